@@ -1,0 +1,1 @@
+"""Decoders for the runtime, one module an engine. Found by entry point, never imported by the runtime."""

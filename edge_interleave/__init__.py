@@ -1,0 +1,1 @@
+"""LLaVA-NeXT-Interleave on the edge: several images, a video or a live camera, asked about locally."""

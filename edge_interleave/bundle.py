@@ -1,0 +1,312 @@
+"""What lies on disk: a bundle is a folder with a manifest (`bundle.json`) and the files it names.
+
+Knows nothing about engines: it says which files there are, what they claim to be, and whether they are whole.
+
+    bundle.json      the manifest: schema version, architecture, sizes, precisions, source, SHA-256 of each file
+    decoder.gguf     the decoder for llama.cpp, and/or decoder-mlx/ for MLX
+    vision.onnx      vision tower and projector: pixels (n, 3, H, W) float32 -> (n, tokens, hidden)
+    tokenizer.json   the tokenizer, in the format of Hugging Face tokenizers
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar, cast
+
+from .errors import BundleError
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "bundle.json"
+MANIFEST_BYTES_MAX = 4 << 20
+TOKENIZER_NAME = "tokenizer.json"
+VISION_NAME = "vision.onnx"
+GGUF_NAME = "decoder.gguf"
+
+RESAMPLES = ("bicubic", "bilinear", "lanczos", "nearest")
+POOLING_MODES = ("average", "bilinear", "max")
+
+
+@dataclass(frozen=True)
+class DecoderInfo:
+    """The decoder's architecture."""
+
+    type: str
+    """`qwen2` or `llama`."""
+    hidden_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab_size: int
+    """Rows of the embedding matrix; may be padded past the tokenizer's size."""
+    context_length: int
+    """Positions the model was trained on."""
+    parameters: int
+
+
+@dataclass(frozen=True)
+class VisionInfo:
+    """The vision tower, the projector and how pixels must be prepared for them."""
+
+    type: str
+    """`siglip` or `clip`."""
+    image_size: int
+    """Pixels, height and width."""
+    patch_size: int
+    grid: int
+    """Visual tokens are grid x grid, row by row: 27 for a 384-pixel image and 14-pixel patches."""
+    resize: str
+    """`squash` (SigLIP: straight to image_size x image_size) or `crop` (CLIP: shortest edge, then centre crop)."""
+    resample: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    parameters: int
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens of one image at pooling stride 1."""
+        return self.grid * self.grid
+
+
+@dataclass(frozen=True)
+class PromptInfo:
+    """What turns messages into a prompt."""
+
+    chat_template: str
+    """Jinja2 source, rendered in a sandbox."""
+    image_token: str
+    """The marker of an image in the rendered prompt, usually `<image>`."""
+    bos_token: str | None
+    """Put before the prompt where the tokenizer asks for it; None for Qwen."""
+    eos_token: str
+    eos_token_ids: tuple[int, ...]
+    """Any of these ends an answer."""
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """Size and digest of one file of the bundle."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of `bundle.json`."""
+
+    name: str
+    source: str
+    """Where the checkpoint came from: a Hub repository id or a folder's name."""
+    decoder: DecoderInfo
+    vision: VisionInfo
+    prompt: PromptInfo
+    pooling_mode: str
+    """`average`, `bilinear` or `max`: the mode the model's config names."""
+    precisions: dict[str, str]
+    """File name to precision: {"decoder.gguf": "q4_k_m", "vision.onnx": "int8"}."""
+    files: dict[str, FileInfo]
+    created_by: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A manifest and the folder it describes."""
+
+    folder: Path
+    manifest: Manifest = field(repr=False)
+
+    def file(self, name: str) -> Path:
+        """Path of a file of the bundle. Raises BundleError where the manifest does not name it."""
+        if name not in self.manifest.files:
+            held = ", ".join(sorted(self.manifest.files))
+            raise BundleError(f"{self.folder}: bundle has no {name} (it holds {held})")
+        return self.folder / name
+
+    def has(self, name: str) -> bool:
+        """Whether the manifest names the file, or files inside a folder of that name."""
+        return name in self.manifest.files or any(key.startswith(f"{name}/") for key in self.manifest.files)
+
+
+def open_bundle(folder: Path | str) -> Bundle:
+    """Read a bundle's manifest and check that its files are there, with the sizes it claims.
+
+    Digests are not computed here (`verify` does): a bundle of gigabytes opens at once.
+    Raises BundleError.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise BundleError(f"{folder}: no such folder; give a bundle folder or the name of a pulled model")
+    manifest = read_manifest(folder / MANIFEST_NAME)
+    for name, info in manifest.files.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise BundleError(f"{path}: leads out of the bundle folder; convert or pull the model again")
+        if not path.is_file():
+            raise BundleError(f"{path}: missing; convert or pull the model again")
+        if path.stat().st_size != info.bytes:
+            raise BundleError(
+                f"{path}: {path.stat().st_size} bytes where bundle.json says {info.bytes}; "
+                "the file is cut off or was changed: convert or pull the model again"
+            )
+    return Bundle(folder, manifest)
+
+
+def verify(bundle: Bundle) -> None:
+    """Compare every file's SHA-256 with the manifest. Raises BundleError for the first that differs."""
+    for name, info in bundle.manifest.files.items():
+        if digest(bundle.folder / name) != info.sha256:
+            raise BundleError(f"{bundle.folder / name}: SHA-256 differs from bundle.json; convert or pull again")
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_files(folder: Path) -> dict[str, FileInfo]:
+    """Size and digest of every file below a folder, but for the manifest itself, by POSIX path."""
+    return {
+        path.relative_to(folder).as_posix(): FileInfo(path.stat().st_size, digest(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST_NAME
+    }
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `bundle.json` into the folder (the caller builds beside and renames the folder)."""
+    (folder / MANIFEST_NAME).write_text(json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Parse and check `bundle.json`. Raises BundleError naming the field that is wrong."""
+    try:
+        if path.stat().st_size > MANIFEST_BYTES_MAX:
+            raise BundleError(f"{path}: {path.stat().st_size} bytes is too large for a manifest")
+        raw: Any = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise BundleError(
+            f"{path.parent}: not a bundle (no {MANIFEST_NAME}); make one with 'edge-interleave convert'"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: not readable as JSON ({error}); convert or pull the model again") from error
+    return _Reader(path).manifest(raw)
+
+
+T = TypeVar("T")
+
+
+class _Reader:
+    """Checks types and ranges while it reads, so that a manifest from a stranger can be trusted afterwards."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def manifest(self, raw: Any) -> Manifest:
+        if not isinstance(raw, dict):
+            raise self.error("", "an object")
+        version = self.integer(raw, "schema_version", 1, 10**6)
+        if version > SCHEMA_VERSION:
+            raise BundleError(f"{self.path}: schema version {version} is newer than this edge-interleave; upgrade it")
+        return Manifest(
+            schema_version=version,
+            name=self.text(raw, "name"),
+            source=self.text(raw, "source"),
+            created_by=self.text(raw, "created_by"),
+            decoder=self.decoder(self.object(raw, "decoder")),
+            vision=self.vision(self.object(raw, "vision")),
+            prompt=self.prompt(self.object(raw, "prompt")),
+            pooling_mode=self.choice(raw, "pooling_mode", POOLING_MODES),
+            precisions={key: self.text(self.object(raw, "precisions"), key) for key in self.object(raw, "precisions")},
+            files=self.files(self.object(raw, "files")),
+        )
+
+    def decoder(self, raw: Mapping[str, Any]) -> DecoderInfo:
+        return DecoderInfo(
+            type=self.choice(raw, "type", ("qwen2", "llama")),
+            hidden_size=self.integer(raw, "hidden_size", 1, 1 << 17),
+            layers=self.integer(raw, "layers", 1, 1 << 10),
+            heads=self.integer(raw, "heads", 1, 1 << 10),
+            kv_heads=self.integer(raw, "kv_heads", 1, 1 << 10),
+            head_dim=self.integer(raw, "head_dim", 1, 1 << 12),
+            vocab_size=self.integer(raw, "vocab_size", 1, 1 << 22),
+            context_length=self.integer(raw, "context_length", 1, 1 << 24),
+            parameters=self.integer(raw, "parameters", 0, 1 << 44),
+        )
+
+    def vision(self, raw: Mapping[str, Any]) -> VisionInfo:
+        return VisionInfo(
+            type=self.choice(raw, "type", ("siglip", "clip")),
+            image_size=self.integer(raw, "image_size", 1, 4096),
+            patch_size=self.integer(raw, "patch_size", 1, 4096),
+            grid=self.integer(raw, "grid", 1, 256),
+            resize=self.choice(raw, "resize", ("squash", "crop")),
+            resample=self.choice(raw, "resample", RESAMPLES),
+            mean=self.triple(raw, "mean"),
+            std=self.triple(raw, "std"),
+            parameters=self.integer(raw, "parameters", 0, 1 << 44),
+        )
+
+    def prompt(self, raw: Mapping[str, Any]) -> PromptInfo:
+        ids = raw.get("eos_token_ids")
+        if not isinstance(ids, list) or not ids or not all(type(i) is int and i >= 0 for i in ids):
+            raise self.error("eos_token_ids", "a list of token ids")
+        bos = raw.get("bos_token")
+        return PromptInfo(
+            chat_template=self.text(raw, "chat_template"),
+            image_token=self.text(raw, "image_token"),
+            bos_token=None if bos is None else self.text(raw, "bos_token"),
+            eos_token=self.text(raw, "eos_token"),
+            eos_token_ids=tuple(ids),
+        )
+
+    def files(self, raw: Mapping[str, Any]) -> dict[str, FileInfo]:
+        files = {}
+        for name in raw:
+            parts = PurePosixPath(name).parts
+            if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in name or "\0" in name:
+                raise BundleError(
+                    f"{self.path}: file name {name!r} leads out of the bundle folder; do not trust this bundle"
+                )
+            entry = self.object(raw, name)
+            files[name] = FileInfo(self.integer(entry, "bytes", 0, 1 << 50), self.text(entry, "sha256"))
+        return files
+
+    def object(self, raw: Mapping[str, Any], key: str) -> dict[str, Any]:
+        return cast("dict[str, Any]", self.typed(raw, key, dict, "an object"))
+
+    def text(self, raw: Mapping[str, Any], key: str) -> str:
+        return self.typed(raw, key, str, "a string")
+
+    def integer(self, raw: Mapping[str, Any], key: str, least: int, most: int) -> int:
+        value = raw.get(key)
+        if type(value) is not int or not least <= value <= most:
+            raise self.error(key, f"a whole number from {least} to {most}")
+        return value
+
+    def choice(self, raw: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> str:
+        value = self.text(raw, key)
+        if value not in choices:
+            raise self.error(key, f"one of {', '.join(choices)}")
+        return value
+
+    def triple(self, raw: Mapping[str, Any], key: str) -> tuple[float, float, float]:
+        value = raw.get(key)
+        if not isinstance(value, list) or len(value) != 3 or not all(type(v) in (int, float) for v in value):
+            raise self.error(key, "three numbers")
+        return (float(value[0]), float(value[1]), float(value[2]))
+
+    def typed(self, raw: Mapping[str, Any], key: str, kind: type[T], what: str) -> T:
+        value = raw.get(key)
+        if not isinstance(value, kind):
+            raise self.error(key, what)
+        return value
+
+    def error(self, key: str, what: str) -> BundleError:
+        return BundleError(f"{self.path}: field {key!r} must be {what}; convert or pull the model again")

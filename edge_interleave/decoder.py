@@ -1,0 +1,133 @@
+"""The Decoder protocol, and the look-up of backends by entry point.
+
+A decoder is a language model with a timeline: the entries of its KV cache, each with a position. It takes token ids
+or embedding rows and gives logits. It knows nothing about images, prompts, chat templates or sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import BackendError
+
+if TYPE_CHECKING:
+    from .bundle import Bundle
+
+FloatArray = npt.NDArray[np.float32]
+
+ENTRY_POINT_GROUP = "edge_interleave.backends"
+
+
+@dataclass(frozen=True)
+class DecoderFacts:
+    """What a decoder is, in numbers that do not change while it is open."""
+
+    hidden_size: int
+    vocab_size: int
+    trained_context: int
+    """Positions the model was trained on; a position at or beyond it is refused."""
+    capacity: int
+    """Entries the KV cache holds."""
+    bytes_per_token: int
+    """KV cache bytes for one entry, keys and values of all layers."""
+
+
+@dataclass(frozen=True)
+class DecoderOptions:
+    """How to open a decoder."""
+
+    context: int = 4096
+    """Entries the KV cache shall hold."""
+    threads: int | None = None
+    """CPU threads; None leaves it to the backend."""
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """One timeline in one engine. Not thread-safe: one thread at a time."""
+
+    @property
+    def facts(self) -> DecoderFacts:
+        """Sizes of this decoder."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """Entries in the KV cache."""
+        ...
+
+    @property
+    def position(self) -> int:
+        """The position the next entry will have: `length` plus the gaps that `evict` left."""
+        ...
+
+    def append_tokens(self, ids: Sequence[int]) -> FloatArray:
+        """Extend the timeline by tokens and return the logits of the last, float32 of shape (vocab_size,).
+
+        Raises ContextFullError, with the timeline unchanged, where they do not fit.
+        """
+        ...
+
+    def append_embeddings(self, rows: FloatArray) -> FloatArray:
+        """Extend the timeline by embeddings, float32 of shape (n, hidden_size); logits as `append_tokens`."""
+        ...
+
+    def truncate(self, position: int) -> None:
+        """Forget every entry at `position` and after."""
+        ...
+
+    def evict(self, start: int, end: int) -> None:
+        """Forget the entries at positions start <= p < end; later ones keep their positions (a gap)."""
+        ...
+
+    def rebase(self) -> None:
+        """Close the gaps: entries are renumbered 0, 1, 2, ... by re-rotating the keys (RoPE)."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write the timeline's KV state to a file, atomically."""
+        ...
+
+    def load(self, path: Path) -> None:
+        """Replace the timeline by a saved one. Raises InputError where the file is not of this decoder."""
+        ...
+
+    def close(self) -> None:
+        """Free the engine's memory. A second call does nothing."""
+        ...
+
+
+class Backend(Protocol):
+    """What a package registers under the entry-point group: a factory of decoders."""
+
+    name: str
+    decoder_file: str
+    """The file or folder of a bundle this backend runs, e.g. `decoder.gguf`."""
+
+    def open(self, bundle: Bundle, options: DecoderOptions) -> Decoder:
+        """Open the bundle's decoder. Raises BundleError or BackendError."""
+        ...
+
+
+def backend_names() -> list[str]:
+    """Names of the installed backends, sorted. Imports none of them."""
+    return sorted({point.name for point in entry_points(group=ENTRY_POINT_GROUP)})
+
+
+def find_backend(name: str) -> Backend:
+    """The backend of that name. Raises BackendError where it is not installed or cannot be imported."""
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        if point.name == name:
+            try:
+                return cast(Backend, point.load())
+            except ImportError as error:
+                raise BackendError(f"backend {name!r} cannot be imported: {error}") from error
+    known = ", ".join(backend_names()) or "none"
+    raise BackendError(f"no backend named {name!r}; installed: {known}")

@@ -1,0 +1,1 @@
+"""The small bundle that ships with the package."""

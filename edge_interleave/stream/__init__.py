@@ -1,0 +1,1 @@
+"""Files, video and cameras to frames."""
