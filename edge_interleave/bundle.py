@@ -25,6 +25,8 @@ MANIFEST_BYTES_MAX = 4 << 20
 TOKENIZER_NAME = "tokenizer.json"
 VISION_NAME = "vision.onnx"
 GGUF_NAME = "decoder.gguf"
+VISION_INPUT = "pixels"
+VISION_OUTPUT = "visual_tokens"
 
 RESAMPLES = ("bicubic", "bilinear", "lanczos", "nearest")
 POOLING_MODES = ("average", "bilinear", "max")

@@ -1,0 +1,189 @@
+"""Builds an ONNX graph whose weights are made one by one, while the file is being written.
+
+`onnx.save` wants the whole model in memory, twice while it serializes. Here a weight is a name, a shape, a type and a
+function that makes its values; the graph is checked without them, and the file is written with one weight in memory at
+a time. Knows the ONNX file format (a protobuf message), nothing about what the graph computes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from edge_interleave.errors import CheckpointError
+
+Array = npt.NDArray[Any]
+Progress = Callable[[int, int], None]
+"""Called with bytes written so far and bytes in all."""
+
+OPSET = 17
+"""The first with LayerNormalization; older is more widely supported by execution providers."""
+IR_VERSION = 8
+FILE_BYTES_MAX = 2**31 - 1
+"""A protobuf message cannot be larger."""
+
+# Keys (field number << 3 | wire type 2, length-delimited) of the three messages that are written by hand.
+_MODEL_GRAPH = bytes([7 << 3 | 2])
+_GRAPH_INITIALIZER = bytes([5 << 3 | 2])
+_TENSOR_RAW_DATA = bytes([9 << 3 | 2])
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A weight before it is made."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def bytes(self) -> int:
+        """Size of the values."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class _Group:
+    specs: tuple[Spec, ...]
+    make: Callable[[], Sequence[Array]]
+
+
+class GraphBuilder:
+    """Nodes in the order they are added, and weights that are made when the file is written."""
+
+    def __init__(self, name: str, doc: str, metadata: Mapping[str, str]) -> None:
+        self._name = name
+        self._doc = doc
+        self._metadata = dict(metadata)
+        self._nodes: list[onnx.NodeProto] = []
+        self._groups: list[_Group] = []
+        self._constants: dict[str, onnx.TensorProto] = {}
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: list[onnx.ValueInfoProto] = []
+
+    def input(self, name: str, dtype: npt.DTypeLike, shape: Sequence[int | str]) -> str:
+        """Declare an input of the graph; a string in the shape names a dynamic dimension."""
+        self._inputs.append(helper.make_tensor_value_info(name, _onnx_type(np.dtype(dtype)), shape))
+        return name
+
+    def output(self, name: str, dtype: npt.DTypeLike, shape: Sequence[int | str]) -> None:
+        """Declare an output of the graph."""
+        self._outputs.append(helper.make_tensor_value_info(name, _onnx_type(np.dtype(dtype)), shape))
+
+    def op(self, kind: str, *inputs: str, name: str, **attributes: Any) -> str:
+        """Add a node of the default domain with one output, which is called as the node."""
+        return self.ops(kind, *inputs, names=(name,), **attributes)[0]
+
+    def ops(self, kind: str, *inputs: str, names: Sequence[str], **attributes: Any) -> tuple[str, ...]:
+        """Add a node with several outputs."""
+        self._nodes.append(helper.make_node(kind, inputs, names, name=names[0], **attributes))
+        return tuple(names)
+
+    def weights(self, specs: Sequence[Spec], make: Callable[[], Sequence[Array]]) -> tuple[str, ...]:
+        """Declare weights that one call of `make` gives, in the order of `specs`."""
+        self._groups.append(_Group(tuple(specs), make))
+        return tuple(spec.name for spec in specs)
+
+    def constant(self, name: str, values: Array) -> str:
+        """A small tensor, held in memory. The same name twice is the same constant."""
+        self._constants.setdefault(name, numpy_helper.from_array(np.asarray(values), name))
+        return name
+
+    def write(self, path: Path, progress: Progress | None = None) -> None:
+        """Check the graph and write it to `path`, atomically.
+
+        Raises CheckpointError where the file would be larger than ONNX allows.
+        """
+        model = self._model()
+        self._check(model)
+        graph = model.graph.SerializeToString()
+        model.ClearField("graph")
+        head = model.SerializeToString()
+        specs = [spec for group in self._groups for spec in group.specs]
+        length = len(graph) + sum(len(_before_values(spec)) + spec.bytes for spec in specs)
+        total = len(head) + len(_MODEL_GRAPH) + len(_varint(length)) + length
+        if total > FILE_BYTES_MAX:
+            raise CheckpointError(
+                f"{path}: would need {total / 2**30:.2f} GiB and an ONNX file holds less than 2; "
+                "choose a smaller vision precision (fp16 or int8)"
+            )
+        part = path.with_name(path.name + ".part")
+        try:
+            with part.open("wb") as file:
+                file.write(head + _MODEL_GRAPH + _varint(length) + graph)
+                for group in self._groups:
+                    _write_group(file, group)
+                    if progress is not None:
+                        progress(file.tell(), total)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _model(self) -> onnx.ModelProto:
+        graph = helper.make_graph(
+            self._nodes, self._name, self._inputs, self._outputs, list(self._constants.values()), self._doc
+        )
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="edge-interleave",
+            doc_string=self._doc,
+        )
+        helper.set_model_props(model, self._metadata)
+        return model
+
+    def _check(self, model: onnx.ModelProto) -> None:
+        """Check types and shapes through the whole graph, with the weights as if they were inputs."""
+        skeleton = onnx.ModelProto()
+        skeleton.CopyFrom(model)
+        skeleton.graph.input.extend(
+            helper.make_tensor_value_info(spec.name, _onnx_type(spec.dtype), spec.shape)
+            for group in self._groups
+            for spec in group.specs
+        )
+        onnx.checker.check_model(skeleton)
+        onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True)
+
+
+def _write_group(file: BinaryIO, group: _Group) -> None:
+    arrays = group.make()
+    for spec, array in zip(group.specs, arrays, strict=True):
+        if array.shape != spec.shape:
+            raise CheckpointError(f"tensor for {spec.name} has shape {array.shape}, expected {spec.shape}")
+        little = spec.dtype.newbyteorder("<")
+        file.write(_before_values(spec))
+        file.write(np.ascontiguousarray(array, dtype=little).reshape(-1).view(np.uint8).data)
+
+
+def _before_values(spec: Spec) -> bytes:
+    """All of a weight's entry in the graph message but its values: GraphProto.initializer = TensorProto {...}."""
+    entry = TensorProto(name=spec.name, dims=spec.shape, data_type=_onnx_type(spec.dtype))
+    tensor: bytes = entry.SerializeToString()
+    tensor += _TENSOR_RAW_DATA + _varint(spec.bytes)
+    return _GRAPH_INITIALIZER + _varint(len(tensor) + spec.bytes) + tensor
+
+
+def _varint(value: int) -> bytes:
+    """Protobuf's base-128 integer."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _onnx_type(dtype: np.dtype[Any]) -> int:
+    return int(helper.np_dtype_to_tensor_dtype(dtype))
