@@ -1,0 +1,97 @@
+"""What the architecture of a checkpoint is. Knows nothing about the files that say so (`config_layouts.py` does)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How rotary frequencies are stretched past the context of the first training."""
+
+    type: str
+    """`linear` or `llama3`."""
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_context: int = 8192
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The decoder's architecture."""
+
+    type: str
+    """`qwen2` or `llama`."""
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab_size: int
+    """Rows of the embedding matrix; may be more than the tokenizer has tokens."""
+    context_length: int
+    rope_theta: float
+    rms_norm_eps: float
+    tie_word_embeddings: bool
+    """What the config says; `Checkpoint.tied` says what is in the file."""
+    attention_bias: bool
+    """Biases on the q, k and v projections (and on o where `type` is `llama`)."""
+    mlp_bias: bool = False
+    rope_scaling: RopeScaling | None = None
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The vision tower's architecture, and which of its features the projector takes."""
+
+    type: str
+    """`siglip` or `clip`."""
+    image_size: int
+    patch_size: int
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    layer_norm_eps: float
+    hidden_act: str
+    """As transformers names it: `gelu_pytorch_tanh`, `quick_gelu`, `gelu`."""
+    feature_layer: int
+    """Index into transformers' `hidden_states`: 0 the embeddings, -1 the last block's output before the post-layernorm."""
+    select_strategy: str
+    """`default` (without the first token) or `full`."""
+    projector_act: str
+    projector_bias: bool = True
+
+    @property
+    def layers_used(self) -> int:
+        """Blocks to run to get the features; later ones may be missing from the file."""
+        return self.feature_layer if self.feature_layer >= 0 else self.layers + 1 + self.feature_layer
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def positions(self) -> int:
+        """Rows of the position embedding."""
+        return self.grid**2 + (1 if self.type == "clip" else 0)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that a checkpoint's `config.json` says and that conversion needs."""
+
+    layout: str
+    """`hf` or `original`."""
+    decoder: DecoderConfig
+    vision: VisionConfig
+    image_token_id: int | None
+    """Id of the image marker; None in the original layout, whose tokenizer has none."""
+    pooling_mode: str
+    """`average`, `bilinear` or `max`."""
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    """Ids that end an answer, as generation config or config say; may be empty."""

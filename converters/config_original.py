@@ -1,0 +1,109 @@
+"""`config.json` of the original LLaVA-NeXT layout: a decoder's config with `mm_*` fields, the tower by name only.
+
+Facts from the LLaVA-NeXT code: for a SigLIP tower the last block is deleted, the features are the last hidden state of
+what is left, and `mm_vision_select_layer` is not read; for a CLIP tower it is, and `mm_vision_select_feature` says
+whether the CLS token is dropped (`patch`) or kept (`cls_patch`). The tower's weights are in the checkpoint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from edge_interleave.errors import CheckpointError
+
+from .config import ModelConfig, VisionConfig
+from .config_parts import parse_decoder, parse_vision, pooling_mode, token_ids
+from .config_reader import Reader, read_json, shown
+
+_SO400M = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+}
+_CLIP_LARGE = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+}
+# The configs that these towers publish, by the last part of their name: authors also train from local copies.
+TOWERS: dict[str, dict[str, Any]] = {
+    "siglip-so400m-patch14-384": {**_SO400M, "image_size": 384},
+    "siglip-so400m-patch14-224": {**_SO400M, "image_size": 224},
+    "clip-vit-large-patch14-336": {**_CLIP_LARGE, "image_size": 336},
+    "clip-vit-large-patch14": {**_CLIP_LARGE, "image_size": 224},
+}
+_PROJECTORS = {"mlp2x_gelu": "gelu"}
+
+
+def parse_original(reader: Reader, generation: Any = None) -> ModelConfig:
+    """The config of a LLaVA-NeXT checkpoint. Raises CheckpointError."""
+    projector = reader.text("mm_projector_type", "linear")
+    if projector not in _PROJECTORS:
+        raise reader.error("mm_projector_type", "'mlp2x_gelu'")
+    vision = _tower(reader, _PROJECTORS[projector])
+    if reader.integer("mm_hidden_size", vision.hidden_size) != vision.hidden_size:
+        raise reader.error("mm_hidden_size", f"{vision.hidden_size}, the vision tower's hidden size")
+    bos = token_ids("bos_token_id", generation, reader.raw)
+    return ModelConfig(
+        layout="original",
+        decoder=parse_decoder(reader, _decoder_type(reader)),
+        vision=vision,
+        image_token_id=None,
+        pooling_mode=pooling_mode(reader),
+        bos_token_id=bos[0] if bos else None,
+        eos_token_ids=token_ids("eos_token_id", generation, reader.raw),
+    )
+
+
+def _decoder_type(reader: Reader) -> str:
+    named = reader.raw.get("architectures") or [reader.text("model_type", "")]
+    name = str(named[0]) if isinstance(named, list) and named else shown(named)
+    if name in ("LlavaQwenForCausalLM", "LlavaQwen2ForCausalLM", "llava_qwen", "llava_qwen2"):
+        return "qwen2"
+    if name in ("LlavaLlamaForCausalLM", "llava_llama"):
+        return "llama"
+    raise CheckpointError(
+        f"{reader.path}: architecture {shown(name)} is not supported "
+        "(LlavaQwenForCausalLM, LlavaLlamaForCausalLM and LlavaForConditionalGeneration are)"
+    )
+
+
+def _tower(reader: Reader, projector_act: str) -> VisionConfig:
+    name = reader.text("mm_vision_tower", "")
+    tower = Reader(reader.path, _tower_config(reader, name), "vision tower ")
+    select = reader.text("mm_vision_select_feature", "patch")
+    if select not in ("patch", "cls_patch"):
+        raise reader.error("mm_vision_select_feature", "'patch' or 'cls_patch'")
+    siglip = tower.text("model_type", "").startswith("siglip")
+    vision = parse_vision(
+        tower,
+        feature_layer=-1 if siglip else reader.integer("mm_vision_select_layer", -2, least=-1024, most=1024),
+        select_strategy="full" if siglip or select == "cls_patch" else "default",
+        projector_act=projector_act,
+        projector_bias=True,
+    )
+    return replace(vision, layers=vision.layers - 1) if siglip else vision
+
+
+def _tower_config(reader: Reader, name: str) -> Any:
+    """The tower's own config: beside the checkpoint where it names a folder there, else by a known name."""
+    folder = reader.path.parent
+    beside = folder / name / "config.json"
+    inside = bool(name) and beside.resolve().is_relative_to(folder.resolve())
+    if inside and beside.resolve() != reader.path.resolve() and beside.is_file():
+        return read_json(beside)
+    known = TOWERS.get(PurePosixPath(Path(name).as_posix()).name.lower())
+    if known is None:
+        raise CheckpointError(
+            f"{reader.path}: vision tower {shown(name)} is not known ({', '.join(sorted(TOWERS))} are); "
+            "put its folder with its config.json beside this file"
+        )
+    return known
