@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -182,8 +183,10 @@ def describe_files(folder: Path) -> dict[str, FileInfo]:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `bundle.json` into the folder (the caller builds beside and renames the folder)."""
-    (folder / MANIFEST_NAME).write_text(json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n", "utf-8")
+    """Write `bundle.json` into the folder, atomically (`bundle_writer` builds and renames whole folders)."""
+    beside = folder / f".{MANIFEST_NAME}.partial"
+    beside.write_text(json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n", "utf-8")
+    beside.replace(folder / MANIFEST_NAME)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -250,8 +253,8 @@ class _Reader:
             grid=self.integer(raw, "grid", 1, 256),
             resize=self.choice(raw, "resize", ("squash", "crop")),
             resample=self.choice(raw, "resample", RESAMPLES),
-            mean=self.triple(raw, "mean"),
-            std=self.triple(raw, "std"),
+            mean=self.triple(raw, "mean", -1e6),
+            std=self.triple(raw, "std", 1e-6),
             parameters=self.integer(raw, "parameters", 0, 1 << 44),
         )
 
@@ -276,8 +279,14 @@ class _Reader:
                 raise BundleError(
                     f"{self.path}: file name {name!r} leads out of the bundle folder; do not trust this bundle"
                 )
+            # Not printable covers lone surrogates, which no file system takes.
+            if name == MANIFEST_NAME or not name.isprintable() or str(PurePosixPath(name)) != name:
+                raise BundleError(f"{self.path}: file name {name!r} is not one a bundle can have; do not trust it")
             entry = self.object(raw, name)
-            files[name] = FileInfo(self.integer(entry, "bytes", 0, 1 << 50), self.text(entry, "sha256"))
+            sha256 = self.text(entry, "sha256")
+            if not re.fullmatch("[0-9a-f]{64}", sha256):
+                raise self.error("sha256", f"64 hex digits (of {name})")
+            files[name] = FileInfo(self.integer(entry, "bytes", 0, 1 << 50), sha256)
         return files
 
     def object(self, raw: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -298,10 +307,14 @@ class _Reader:
             raise self.error(key, f"one of {', '.join(choices)}")
         return value
 
-    def triple(self, raw: Mapping[str, Any], key: str) -> tuple[float, float, float]:
+    def triple(self, raw: Mapping[str, Any], key: str, least: float) -> tuple[float, float, float]:
         value = raw.get(key)
-        if not isinstance(value, list) or len(value) != 3 or not all(type(v) in (int, float) for v in value):
-            raise self.error(key, "three numbers")
+        if (
+            not isinstance(value, list)
+            or len(value) != 3
+            or not all(type(v) in (int, float) and least <= v <= 1e6 for v in value)
+        ):
+            raise self.error(key, f"three numbers, none below {least:g}")
         return (float(value[0]), float(value[1]), float(value[2]))
 
     def typed(self, raw: Mapping[str, Any], key: str, kind: type[T], what: str) -> T:

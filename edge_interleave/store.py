@@ -1,0 +1,160 @@
+"""Where pulled bundles live, and which folder a model's name means. Knows nothing about the Hub or about engines.
+
+The folder is `EDGE_INTERLEAVE_HOME`, or `models` in the user's data folder; each bundle is a folder of its name there.
+`embedded` names the small bundle that ships with the package.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .bundle import MANIFEST_NAME, open_bundle, read_manifest
+from .bundle_writer import discard_partial
+from .errors import BundleError, UsageError
+
+EMBEDDED = "embedded"
+HOME_VARIABLE = "EDGE_INTERLEAVE_HOME"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """One bundle of the store, or the embedded one."""
+
+    name: str
+    folder: Path
+    bytes: int
+    """Size of its files together."""
+    source: str
+    """The checkpoint it was made of."""
+    precisions: dict[str, str] = field(default_factory=dict)
+    """File name to precision."""
+    problem: str | None = None
+    """Why it cannot be loaded; None where nothing is seen to be wrong."""
+
+
+def models_folder() -> Path:
+    """Where pulled bundles live. The folder need not exist."""
+    home = os.environ.get(HOME_VARIABLE)
+    if home:
+        return Path(home).expanduser()
+    from platformdirs import user_data_path
+
+    return user_data_path("edge-interleave") / "models"
+
+
+def embedded_folder() -> Path:
+    """The bundle that ships with the package."""
+    return Path(__file__).parent / "embedded" / "bundle"
+
+
+def resolve(model: str | Path | None = None) -> Path:
+    """The bundle folder that a model's name, a Hub id that was pulled, or a path means; None: the embedded model.
+
+    A name of the store goes before a folder of that name in the working directory (`./name` means the folder).
+    Raises BundleError, naming what there is, where nothing is found.
+    """
+    if model is None or model == EMBEDDED:
+        if not (embedded_folder() / MANIFEST_NAME).is_file():
+            raise BundleError("this installation has no embedded model; reinstall edge-interleave, or name a model")
+        return embedded_folder()
+    text = str(model)
+    if isinstance(model, str) and _NAME.fullmatch(text) and (models_folder() / text).is_dir():
+        return models_folder() / text
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise BundleError(f"{path}: a file; give the bundle's folder, the one that holds {MANIFEST_NAME}")
+    if isinstance(model, str) and re.fullmatch(rf"{_NAME.pattern}/{_NAME.pattern}", text, re.ASCII):
+        stored = models_folder() / short_name(text)
+        if stored.is_dir() and _source(stored) == text:
+            return stored
+        raise BundleError(f"{text}: no such folder, nor a pulled model; try 'edge-interleave pull {text}'")
+    raise BundleError(_unknown(text))
+
+
+def list_models() -> list[StoredModel]:
+    """The embedded model, where the package has one, then the store's by name. Damaged ones carry a `problem`."""
+    models = []
+    if (embedded_folder() / MANIFEST_NAME).is_file():
+        models.append(_stored(EMBEDDED, embedded_folder()))
+    folder = models_folder()
+    if folder.is_dir():
+        found = (path for path in sorted(folder.iterdir()) if path.is_dir() and _NAME.fullmatch(path.name))
+        models += [_stored(path.name, path) for path in found]
+    return models
+
+
+def remove(name: str) -> int:
+    """Delete a model of the store, and what an interrupted pull of it left; returns the bytes freed.
+
+    Raises BundleError where there is none of that name, and UsageError for the embedded model.
+    """
+    if name == EMBEDDED:
+        raise UsageError("the embedded model is part of the package and cannot be removed")
+    check_name(name)
+    folder = models_folder() / name
+    partial = discard_partial(folder)
+    if folder.is_symlink():
+        folder.unlink()
+        return 0
+    if not folder.is_dir():
+        if partial:
+            return 0
+        raise BundleError(_unknown(name))
+    if not (folder / MANIFEST_NAME).is_file():
+        raise BundleError(f"{folder}: not a bundle, so it is not deleted; look, and delete it yourself")
+    freed = _size(folder)
+    shutil.rmtree(folder)
+    return freed
+
+
+def short_name(repository: str) -> str:
+    """The name a Hub repository's bundle gets: its own, without the `-hf` that names a layout of weights.
+
+    `llava-hf/llava-interleave-qwen-0.5b-hf` becomes `llava-interleave-qwen-0.5b`.
+    """
+    name = repository.rstrip("/").rsplit("/", 1)[-1].removesuffix("-hf")
+    return check_name(name)
+
+
+def check_name(name: str) -> str:
+    """The name itself, where it is one a model can have. Raises UsageError."""
+    if not _NAME.fullmatch(name) or name == EMBEDDED:
+        raise UsageError(
+            f"{name!r} cannot be a model's name; use letters, digits, '.', '_' and '-', beginning with a letter or "
+            f"digit, and not '{EMBEDDED}'"
+        )
+    return name
+
+
+def _stored(name: str, folder: Path) -> StoredModel:
+    try:
+        manifest = open_bundle(folder).manifest
+    except BundleError as error:
+        return StoredModel(name, folder, _size(folder), _source(folder), problem=str(error))
+    return StoredModel(name, folder, _size(folder), manifest.source, manifest.precisions)
+
+
+def _source(folder: Path) -> str:
+    try:
+        return read_manifest(folder / MANIFEST_NAME).source
+    except BundleError:
+        return ""
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _unknown(name: str) -> str:
+    known = [model.name for model in list_models()]
+    close = difflib.get_close_matches(name, known, 1)
+    advice = f"did you mean {close[0]}?" if close else "get one with 'edge-interleave pull REPOSITORY'"
+    return f"no model or folder named {name!r} (there is: {', '.join(known) or 'none'}); {advice}"
