@@ -1,0 +1,134 @@
+"""Pictures to visual tokens: preprocess, tiles, tower, pooling and cache put together.
+
+What the cache holds: embeddings as pooled for the question, not the tower's full grid. A live window or a plan keeps
+one stride for long, and at stride 2 four times as many frames fit in the same memory. Where the full grid of an image
+happens to be held (a question at stride 1), a pooled one is made from it without the tower.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from ..bundle import VisionInfo
+from ..decoder import FloatArray
+from .cache import CacheKey, EmbeddingCache, cache_key
+from .pooling import pool, pooled_grid
+from .preprocess import preprocess
+from .tiles import MAX_PARTS, split_tiles, tile_grid
+
+BATCH = 4
+"""Images the tower gets at once; more would only keep more pixels in memory."""
+
+
+class Tower(Protocol):
+    """The vision tower with its projector."""
+
+    def encode(self, pixels: FloatArray) -> FloatArray:
+        """Pixels float32 (n, 3, H, W) -> visual tokens float32 (n, grid * grid, hidden)."""
+        ...
+
+
+class VisionEncoder:
+    """Makes visual tokens of pictures, each picture once. One thread at a time; the cache may be shared."""
+
+    def __init__(
+        self,
+        tower: Tower,
+        info: VisionInfo,
+        pooling_mode: str,
+        cache: EmbeddingCache | None = None,
+        identity: str | None = None,
+    ) -> None:
+        """`identity` names the tower in a cache that several encoders share, e.g. the SHA-256 of `vision.onnx`.
+
+        Without it, no other encoder finds what this one stored.
+        """
+        pooled_grid(info.grid, 1, pooling_mode)
+        self.info = info
+        self.pooling_mode = pooling_mode
+        self.cache = EmbeddingCache() if cache is None else cache
+        self.encode_seconds = 0.0
+        """Time spent in `encode`, in all."""
+        self.images_encoded = 0
+        """Images that went through the tower, in all; overview and tiles count one each, cached ones not at all."""
+        self._tower = tower
+        self._identity = uuid.uuid4().hex if identity is None else identity
+
+    def encode(self, images: Sequence[Image.Image], *, stride: int = 1, tiles: bool = False) -> list[FloatArray]:
+        """Visual tokens of each image, float32 (tokens, hidden), read-only, in order.
+
+        With `tiles`, an image larger than the tower's size gives its overview's tokens and then those of its tiles,
+        row by row. Raises UsageError for a stride that leaves nothing, MediaError for an image that cannot be decoded.
+        """
+        pooled_grid(self.info.grid, stride, self.pooling_mode)
+        started = time.perf_counter()
+        try:
+            return self._encode(images, stride, tiles)
+        finally:
+            self.encode_seconds += time.perf_counter() - started
+
+    def tokens_for(self, image: Image.Image | None = None, stride: int = 1, tiles: bool = False) -> int:
+        """How many visual tokens `encode` makes of an image; of None, the most it makes of any image."""
+        side = pooled_grid(self.info.grid, stride, self.pooling_mode)
+        if not tiles:
+            return side * side
+        if image is None:
+            return side * side * MAX_PARTS
+        columns, rows = tile_grid(image.size, self.info.image_size)
+        return side * side * (1 if columns * rows == 1 else 1 + columns * rows)
+
+    def _encode(self, images: Sequence[Image.Image], stride: int, tiles: bool) -> list[FloatArray]:
+        done: dict[CacheKey, FloatArray] = {}
+        waiting: dict[CacheKey, FloatArray] = {}
+        keys: list[list[CacheKey]] = []
+        for image in images:
+            keys.append([])
+            parts = split_tiles(image, self.info.image_size, self.info.resample) if tiles else [image]
+            for part in parts:
+                pixels = preprocess(part, self.info)
+                key = cache_key(pixels, self._identity, stride, self.pooling_mode)
+                keys[-1].append(key)
+                if key in done or key in waiting:
+                    continue
+                held = self._held(key)
+                if held is not None:
+                    done[key] = held
+                    continue
+                waiting[key] = pixels
+                if len(waiting) == BATCH:
+                    done.update(self._through_tower(waiting))
+                    waiting.clear()
+        if waiting:
+            done.update(self._through_tower(waiting))
+        return [_joined([done[key] for key in parts]) for parts in keys]
+
+    def _held(self, key: CacheKey) -> FloatArray | None:
+        full = replace(key, stride=1, mode="")
+        if key in self.cache or full not in self.cache:
+            return self.cache.get(key)
+        tokens = self.cache.get(full)
+        return None if tokens is None else self.cache.put(key, self._pool(tokens[np.newaxis], key)[0])
+
+    def _through_tower(self, waiting: dict[CacheKey, FloatArray]) -> dict[CacheKey, FloatArray]:
+        tokens = self._tower.encode(np.stack(list(waiting.values())))
+        self.images_encoded += len(waiting)
+        pooled = self._pool(tokens, next(iter(waiting)))
+        return {key: self.cache.put(key, rows) for key, rows in zip(waiting, pooled, strict=True)}
+
+    def _pool(self, tokens: FloatArray, key: CacheKey) -> FloatArray:
+        return pool(tokens, self.info.grid, key.stride, self.pooling_mode)
+
+
+def _joined(parts: list[FloatArray]) -> FloatArray:
+    if len(parts) == 1:
+        return parts[0]
+    rows = np.concatenate(parts)
+    rows.flags.writeable = False
+    return rows

@@ -1,0 +1,67 @@
+"""Multi-patch ("anyres"): a large picture as an overview and tiles, each of the tower's size.
+
+The choice of LLaVA-NeXT (llava/mm_utils.py: select_best_resolution, resize_and_pad_image, divide_to_patches): of the
+candidate grids the one that keeps most of the picture's own pixels, and of those the one that wastes least; the
+picture is resized into it keeping its shape, centred on black, and cut. What to do with the tokens of the parts
+(overview first, then the tiles row by row: the "flat" merge) is the encoder's business.
+"""
+
+from __future__ import annotations
+
+import math
+
+from PIL import Image
+
+from .image import open_image
+from .preprocess import RESAMPLING
+
+GRIDS = ((2, 1), (1, 2), (2, 2), (1, 3), (3, 1))
+"""Candidates as (columns, rows), in LLaVA-NeXT's order (for 384 pixels: 384x768, 768x384, 768x768, 1152x384,
+384x1152, each height x width), which decides between equals."""
+MAX_PARTS = 1 + max(columns * rows for columns, rows in GRIDS)
+"""An overview and the tiles of the largest grid."""
+
+
+def tile_grid(image_size: tuple[int, int], side: int) -> tuple[int, int]:
+    """The best (columns, rows) of tiles of `side` pixels for a picture of (width, height) pixels.
+
+    (1, 1) where the picture is no larger than one tile: tiles would only magnify it.
+    """
+    width, height = image_size
+    if width <= side and height <= side:
+        return (1, 1)
+    return max(GRIDS, key=lambda grid: _merit(width, height, grid[0] * side, grid[1] * side))
+
+
+def split_tiles(image: Image.Image, side: int, resample: str = "bicubic") -> list[Image.Image]:
+    """The overview and then the tiles, row by row, each RGB of side x side pixels.
+
+    The overview is the whole picture squashed to a square, as LLaVA-NeXT does it. A picture no larger than one tile
+    gives itself alone, at its own size.
+    """
+    image = open_image(image)
+    columns, rows = tile_grid(image.size, side)
+    if (columns, rows) == (1, 1):
+        return [image]
+    width, height = columns * side, rows * side
+    inner = _fit(image.size, width, height)
+    canvas = Image.new("RGB", (width, height))
+    canvas.paste(image.resize(inner, RESAMPLING[resample]), ((width - inner[0]) // 2, (height - inner[1]) // 2))
+    overview = image.resize((side, side), RESAMPLING[resample])
+    corners = [(x, y) for y in range(0, height, side) for x in range(0, width, side)]
+    return [overview, *(canvas.crop((x, y, x + side, y + side)) for x, y in corners)]
+
+
+def _merit(width: int, height: int, grid_width: int, grid_height: int) -> tuple[int, int, float]:
+    """Pixels kept, then pixels not wasted, then the scale: the last decides for pictures thinner than a pixel."""
+    scale = min(grid_width / width, grid_height / height)
+    kept = min(int(width * scale) * int(height * scale), width * height)
+    return (kept, kept - grid_width * grid_height, scale) if kept else (0, 0, scale)
+
+
+def _fit(size: tuple[int, int], width: int, height: int) -> tuple[int, int]:
+    """The picture's size when it fills the grid in one direction; rounded up in the other."""
+    across, down = width / size[0], height / size[1]
+    if across < down:
+        return width, min(math.ceil(size[1] * across), height)
+    return min(math.ceil(size[0] * down), width), height
