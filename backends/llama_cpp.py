@@ -1,0 +1,464 @@
+"""The llama.cpp backend: the Decoder protocol over llama_cpp's low-level API.
+
+Weights are loaded once for all decoders of the same file; each decoder has a context (a KV cache) of its own, with one
+sequence in it. Knows nothing about images, prompts or sampling.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import re
+import tempfile
+import threading
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as low
+import numpy as np
+import numpy.typing as npt
+
+from edge_interleave.bundle import GGUF_NAME, Bundle
+from edge_interleave.decoder import Decoder, DecoderFacts, DecoderOptions, FloatArray
+from edge_interleave.errors import BackendError, BundleError, ContextFullError, InputError
+
+BATCH = 512
+"""Rows that llama.cpp computes at a time."""
+CELLS_MULTIPLE = 256
+"""llama.cpp rounds the number of KV cells up to this."""
+KV_BYTES = 2
+"""Bytes of one f16 element of the KV cache."""
+STATE_MAGIC = b"EDGE-INTERLEAVE-KV-1\n"
+STATE_HEADER_BYTES_MAX = 1 << 20
+
+
+class LlamaCppBackend:
+    """What the entry point `llama-cpp` names."""
+
+    name = "llama-cpp"
+    decoder_file = GGUF_NAME
+
+    def open(self, bundle: Bundle, options: DecoderOptions) -> Decoder:
+        """Open the bundle's GGUF. Raises BundleError where the file is not sound or not of this bundle."""
+        return LlamaCppDecoder(bundle, options)
+
+
+BACKEND = LlamaCppBackend()
+
+
+class LlamaCppDecoder:
+    """One timeline in one llama.cpp context. See `edge_interleave.decoder.Decoder`."""
+
+    def __init__(self, bundle: Bundle, options: DecoderOptions) -> None:
+        info = bundle.manifest.decoder
+        path = bundle.file(GGUF_NAME)
+        self._weights = _acquire(path)
+        try:
+            pointer = self._weights.pointer
+            vocab_size = low.llama_vocab_n_tokens(low.llama_model_get_vocab(pointer))
+            hidden_size = low.llama_model_n_embd(pointer)
+            for what, found, said in (
+                ("hidden size", hidden_size, info.hidden_size),
+                ("vocabulary", vocab_size, info.vocab_size),
+                ("layers", low.llama_model_n_layer(pointer), info.layers),
+            ):
+                if found != said:
+                    raise BundleError(f"{path}: {what} {found} where bundle.json says {said}; convert the model again")
+            trained = low.llama_model_n_ctx_train(pointer)
+            capacity = max(1, min(options.context, trained))
+            self._context = _new_context(self._weights.pointer, capacity, options.threads, path)
+        except BaseException:
+            _release(self._weights)
+            raise
+        self._finalizer = weakref.finalize(self, _free, self._context, self._weights)
+        self._memory = low.llama_get_memory(self._context)
+        self._facts = DecoderFacts(
+            hidden_size=hidden_size,
+            vocab_size=vocab_size,
+            trained_context=trained,
+            capacity=capacity,
+            bytes_per_token=2 * info.layers * info.kv_heads * info.head_dim * KV_BYTES,
+        )
+        self._fingerprint = f"{bundle.manifest.files[GGUF_NAME].sha256} kv=f16"
+        self._ranges: list[tuple[int, int]] = []  # stored positions, ascending, start <= p < end
+        self._shifted = False  # llama.cpp re-rotates the keys at its next decode, not at once
+        self._rows = _BatchRows(BATCH)
+
+    @property
+    def facts(self) -> DecoderFacts:
+        """Sizes of this decoder."""
+        return self._facts
+
+    @property
+    def length(self) -> int:
+        """Entries in the KV cache."""
+        return sum(end - start for start, end in self._ranges)
+
+    @property
+    def position(self) -> int:
+        """The position the next entry will have: one past the last stored one."""
+        return self._ranges[-1][1] if self._ranges else 0
+
+    def append_tokens(self, ids: Sequence[int]) -> FloatArray:
+        """Extend the timeline by tokens; the logits of the last, float32 (vocab_size,).
+
+        Raises ContextFullError (timeline unchanged), ValueError for no ids or one that is not in the vocabulary.
+        """
+        tokens = np.asarray(ids)
+        if tokens.ndim != 1 or not len(tokens) or tokens.dtype.kind not in "iu":
+            raise ValueError("token ids must be a non-empty flat sequence of whole numbers")
+        if tokens.min() < 0 or tokens.max() >= self._facts.vocab_size:
+            raise ValueError(f"token id out of range: the vocabulary has {self._facts.vocab_size}")
+        return self._append(np.ascontiguousarray(tokens, np.int32), embeddings=False)
+
+    def append_embeddings(self, rows: FloatArray) -> FloatArray:
+        """Extend the timeline by embeddings, float32 (n, hidden_size); logits as `append_tokens`.
+
+        Raises ContextFullError (timeline unchanged), ValueError for another shape, dtype or values that are not finite.
+        """
+        shape = (-1, self._facts.hidden_size)
+        if not isinstance(rows, np.ndarray) or rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[1] != shape[1]:
+            raise ValueError(f"embeddings must be a float32 array of shape (n, {shape[1]})")
+        if not len(rows) or not np.isfinite(rows).all():
+            raise ValueError("embeddings must have at least one row and finite values")
+        return self._append(np.ascontiguousarray(rows), embeddings=True)
+
+    def truncate(self, position: int) -> None:
+        """Forget every entry at `position` and after. The next position is one past the last entry kept."""
+        self._remove(position, max(position, self.position))
+
+    def evict(self, start: int, end: int) -> None:
+        """Forget the entries at positions start <= p < end; later ones keep their positions (a gap).
+
+        A range that reaches to the end leaves no gap: it is a truncation.
+        """
+        self._remove(start, end)
+
+    def rebase(self) -> None:
+        """Close the gaps. llama.cpp re-rotates the keys at the next append."""
+        self._alive()
+        ranges, position = [], 0
+        for start, end in self._ranges:
+            if start != position:
+                low.llama_memory_seq_add(self._memory, 0, start, end, position - start)
+                self._shifted = True
+            position += end - start
+        if position:
+            ranges = [(0, position)]
+        self._ranges = ranges
+
+    def save(self, path: Path) -> None:
+        """Write the timeline's KV state to a file, atomically."""
+        self._alive()
+        self._apply_shift()
+        size = low.llama_state_seq_get_size(self._context, 0)
+        state = np.empty(size, np.uint8)
+        written = low.llama_state_seq_get_data(self._context, _pointer(state, ctypes.c_uint8), size, 0)
+        payload = memoryview(state)
+        if written != size:
+            raise BackendError(f"{path}: llama.cpp wrote {written} of {size} bytes of KV state")
+        header = json.dumps(
+            {
+                "decoder": self._fingerprint,
+                "ranges": self._ranges,
+                "bytes": size,
+                "sha256": hashlib.sha256(payload).hexdigest(),
+            }
+        ).encode()
+        path = Path(path)
+        try:
+            descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(STATE_MAGIC + len(header).to_bytes(8, "little") + header)
+                    file.write(payload)
+                os.replace(name, path)
+            except BaseException:
+                Path(name).unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+
+    def load(self, path: Path) -> None:
+        """Replace the timeline by a saved one.
+
+        Raises InputError where the file is not of this decoder; the timeline is unchanged, or empty where
+        llama.cpp refuses a file that passed every check here.
+        """
+        self._alive()
+        state = _read_state(Path(path), self._fingerprint, self._facts)
+        low.llama_memory_clear(self._memory, False)
+        self._ranges, self._shifted = [], False
+        if not state.ranges:
+            return
+        data = np.frombuffer(state.payload, np.uint8)
+        done = low.llama_state_seq_set_data(self._context, _pointer(data, ctypes.c_uint8), len(data), 0)
+        if done != len(data) or low.llama_memory_seq_pos_max(self._memory, 0) != state.ranges[-1][1] - 1:
+            low.llama_memory_clear(self._memory, True)
+            raise InputError(f"{path}: llama.cpp refuses this KV state; prefill again")
+        self._ranges = state.ranges
+
+    def close(self) -> None:
+        """Free the context, and the weights where no other decoder uses them. A second call does nothing."""
+        self._finalizer()
+
+    def _alive(self) -> None:
+        if not self._finalizer.alive:
+            raise BackendError("the decoder is closed; open the model again")
+
+    def _append(self, entries: npt.NDArray[Any], *, embeddings: bool) -> FloatArray:
+        self._alive()
+        count, start = len(entries), self.position
+        if self.length + count > self._facts.capacity:
+            raise ContextFullError(
+                f"the context is full: {self.length} of {self._facts.capacity} entries are used and {count} more are "
+                "needed; use a larger context, fewer images or a larger pooling stride"
+            )
+        if start + count > self._facts.trained_context:
+            raise ContextFullError(
+                f"position {start + count} is past the {self._facts.trained_context} that the model was trained on; "
+                "close the gaps (rebase) or start anew"
+            )
+        for first in range(0, count, BATCH):
+            chunk = entries[first : first + BATCH]
+            status = low.llama_decode(
+                self._context, self._rows.batch(chunk, start + first, embeddings, first + BATCH >= count)
+            )
+            if status != 0:
+                low.llama_memory_seq_rm(self._memory, 0, start, -1)
+                raise BackendError(f"llama.cpp failed to decode (status {status}){_LOG.reason()}")
+        self._shifted = False
+        logits = np.ctypeslib.as_array(low.llama_get_logits_ith(self._context, -1), (self._facts.vocab_size,)).copy()
+        if not np.isfinite(logits).all():
+            low.llama_memory_seq_rm(self._memory, 0, start, -1)
+            raise BackendError("the decoder's logits are not finite; its file may be damaged: convert or pull it again")
+        self._store(start, start + count)
+        return logits
+
+    def _store(self, start: int, end: int) -> None:
+        if self._ranges and self._ranges[-1][1] == start:
+            start = self._ranges.pop()[0]
+        self._ranges.append((start, end))
+
+    def _remove(self, start: int, end: int) -> None:
+        self._alive()
+        if not 0 <= start <= end:
+            raise ValueError(f"no such range of positions: {start} to {end}")
+        if start == end:
+            return
+        if not low.llama_memory_seq_rm(self._memory, 0, start, end):
+            raise BackendError(f"llama.cpp cannot forget the positions {start} to {end}")
+        kept = []
+        for first, last in self._ranges:
+            kept += [(a, b) for a, b in ((first, min(last, start)), (max(first, end), last)) if a < b]
+        self._ranges = kept
+
+    def _apply_shift(self) -> None:
+        """Have pending key rotations done now, by decoding an entry in the spare cell and forgetting it."""
+        if self._shifted and self._ranges:
+            start = self.position
+            status = low.llama_decode(self._context, self._rows.batch(np.zeros(1, np.int32), start, False, True))
+            low.llama_memory_seq_rm(self._memory, 0, start, -1)
+            if status != 0:
+                raise BackendError(f"llama.cpp failed to re-rotate the keys (status {status}){_LOG.reason()}")
+            self._shifted = False
+
+
+class _BatchRows:
+    """The arrays that a llama_batch points to, allocated once."""
+
+    def __init__(self, size: int) -> None:
+        self._positions = np.zeros(size, np.int32)
+        self._counts = np.ones(size, np.int32)
+        self._sequence = (low.llama_seq_id * 1)(0)
+        pointer = ctypes.cast(self._sequence, ctypes.POINTER(low.llama_seq_id))
+        self._sequences = (ctypes.POINTER(low.llama_seq_id) * size)(*[pointer] * size)
+        self._logits = np.zeros(size, np.int8)
+        self._entries: npt.NDArray[Any] | None = None
+
+    def batch(self, entries: npt.NDArray[Any], start: int, embeddings: bool, last: bool) -> Any:
+        """A llama_batch of token ids (int32) or rows (float32), valid until the next call."""
+        count = len(entries)
+        self._entries = entries  # kept alive while llama.cpp reads it
+        self._positions[:count] = np.arange(start, start + count)
+        self._logits[:count] = 0
+        self._logits[count - 1] = last
+        return low.llama_batch(
+            n_tokens=count,
+            token=None if embeddings else _pointer(entries, low.llama_token),
+            embd=_pointer(entries, ctypes.c_float) if embeddings else None,
+            pos=_pointer(self._positions, low.llama_pos),
+            n_seq_id=_pointer(self._counts, ctypes.c_int32),
+            seq_id=self._sequences,
+            logits=_pointer(self._logits, ctypes.c_int8),
+        )
+
+
+def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:
+    return array.ctypes.data_as(ctypes.POINTER(kind))
+
+
+def _new_context(model: Any, capacity: int, threads: int | None, path: Path) -> Any:
+    params = low.llama_context_default_params()
+    # One cell is spare, so that a pending re-rotation can be done when the timeline is full.
+    params.n_ctx = -(-(capacity + 1) // CELLS_MULTIPLE) * CELLS_MULTIPLE
+    params.n_batch = params.n_ubatch = BATCH
+    params.n_seq_max = 1
+    params.n_outputs_max = 1
+    params.n_threads = params.n_threads_batch = threads or _physical_cores()
+    params.type_k = params.type_v = low.GGML_TYPE_F16
+    params.no_perf = True
+    # On CPUs llama.cpp's flash attention accumulates in f16, which costs the logits three digits; on GPUs it does not.
+    gpu = low.llama_supports_gpu_offload()
+    params.flash_attn_type = low.LLAMA_FLASH_ATTN_TYPE_AUTO if gpu else low.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    _LOG.clear()
+    context = low.llama_init_from_model(model, params)
+    if not context:
+        raise BackendError(f"{path}: no room for a context of {capacity} entries{_LOG.reason()}; use a smaller context")
+    return context
+
+
+def _physical_cores() -> int:
+    """Cores that this process may use; two hyperthreads of a core count as one."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    allowed = os.sched_getaffinity(0)
+    cores = set()
+    for cpu in allowed:
+        try:
+            cores.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text())
+        except OSError:
+            return len(allowed)
+    return len(cores)
+
+
+# Weights shared by decoders.
+
+
+@dataclass(eq=False)
+class _Weights:
+    key: tuple[str, int, int]
+    pointer: Any
+    users: int = 1
+
+
+_shared: dict[tuple[str, int, int], _Weights] = {}
+_lock = threading.Lock()
+
+
+def _acquire(path: Path) -> _Weights:
+    stat = path.stat()
+    key = (str(path.resolve()), stat.st_mtime_ns, stat.st_size)
+    with _lock:
+        if key in _shared:
+            _shared[key].users += 1
+            return _shared[key]
+        weights = _Weights(key, _load_weights(path))
+        _shared[key] = weights
+        return weights
+
+
+def _release(weights: _Weights) -> None:
+    with _lock:
+        weights.users -= 1
+        if weights.users == 0:
+            del _shared[weights.key]
+            low.llama_model_free(weights.pointer)
+
+
+def _free(context: Any, weights: _Weights) -> None:
+    low.llama_free(context)
+    _release(weights)
+
+
+def _load_weights(path: Path) -> Any:
+    _LOG.install()
+    low.llama_backend_init()
+    _LOG.clear()
+    pointer = low.llama_model_load_from_file(os.fsencode(path), low.llama_model_default_params())
+    if not pointer:
+        raise BundleError(f"{path}: llama.cpp cannot load it{_LOG.reason()}; convert or pull the model again")
+    return pointer
+
+
+# Saved timelines.
+
+
+@dataclass(frozen=True)
+class _State:
+    ranges: list[tuple[int, int]]
+    payload: bytes = field(repr=False)
+
+
+def _read_state(path: Path, fingerprint: str, facts: DecoderFacts) -> _State:
+    try:
+        with path.open("rb") as file:
+            if file.read(len(STATE_MAGIC)) != STATE_MAGIC:
+                raise InputError(f"{path}: not a saved timeline of edge-interleave")
+            size = int.from_bytes(file.read(8), "little")
+            if size > STATE_HEADER_BYTES_MAX:
+                raise InputError(f"{path}: damaged header; prefill again")
+            try:
+                header = json.loads(file.read(size))
+                ranges = [(int(start), int(end)) for start, end in header["ranges"]]
+                said, bytes_said, digest = str(header["decoder"]), int(header["bytes"]), str(header["sha256"])
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
+                raise InputError(f"{path}: damaged header; prefill again") from error
+            if said != fingerprint:
+                raise InputError(f"{path}: saved by another model; prefill again")
+            edges = [edge for pair in ranges for edge in pair]
+            length = sum(end - start for start, end in ranges)
+            if edges != sorted(set(edges)) or (edges and (edges[0] < 0 or edges[-1] > facts.trained_context)):
+                raise InputError(f"{path}: damaged header; prefill again")
+            if length > facts.capacity:
+                raise InputError(f"{path}: {length} entries, the context holds {facts.capacity}; use a larger context")
+            if os.fstat(file.fileno()).st_size - file.tell() != bytes_said:
+                raise InputError(f"{path}: cut off; prefill again")
+            payload = file.read(bytes_said)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    if hashlib.sha256(payload).hexdigest() != digest:
+        raise InputError(f"{path}: damaged (SHA-256 differs); prefill again")
+    return _State(ranges, payload)
+
+
+# llama.cpp's log: kept for error messages, shown nowhere.
+
+
+class _Log:
+    ERROR_LEVEL = 4
+    CONTINUE_LEVEL = 5
+
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque(maxlen=20)
+        self._level = 0
+        self._callback = low.llama_log_callback(self._take)  # llama.cpp holds no reference to it: we must
+
+    def install(self) -> None:
+        low.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def clear(self) -> None:
+        self._lines.clear()
+
+    def reason(self) -> str:
+        """The first error line that says something, in brackets; empty where there was none."""
+        for line in self._lines:
+            text = re.sub(r"^\w+:\s*", "", "".join(c if c.isprintable() else " " for c in line)).strip()
+            if text:
+                return f" ({text[:200]})"
+        return ""
+
+    def _take(self, level: int, text: bytes, _user: Any) -> None:
+        if level != self.CONTINUE_LEVEL:
+            self._level = level
+        if self._level == self.ERROR_LEVEL:
+            self._lines.append(text.decode("utf-8", "replace"))
+
+
+_LOG = _Log()
