@@ -58,7 +58,7 @@ class VisionConfig:
     hidden_act: str
     """As transformers names it: `gelu_pytorch_tanh`, `quick_gelu`, `gelu`."""
     feature_layer: int
-    """Index into transformers' `hidden_states`: 0 the embeddings, -1 the last block's output before the post-layernorm."""
+    """Index into transformers' `hidden_states`: 0 the embeddings, -1 the last block's output (no post-layernorm)."""
     select_strategy: str
     """`default` (without the first token) or `full`."""
     projector_act: str
