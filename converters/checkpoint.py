@@ -124,7 +124,7 @@ class Checkpoint:
         return file.entries[old]
 
     def _settle_head(self) -> bool:
-        """As transformers: where the config ties the head, one of the two may be missing, and two that differ stay two."""
+        """As transformers does: where the config ties them, either may be missing, and two that differ stay two."""
         if not self.config.decoder.tie_word_embeddings:
             return False
         if EMBEDDING not in self._names and HEAD in self._names:

@@ -6,6 +6,7 @@ Downloads resume, and `HF_ENDPOINT`, `HF_HUB_OFFLINE`, `HF_HOME` and `HF_TOKEN` 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,13 @@ def is_repository_id(source: str) -> bool:
     return _REPOSITORY.fullmatch(source) is not None and ".." not in source and "--" not in source
 
 
-def download(repository: str, revision: str | None, progress: Progress | None) -> Path:
-    """Fetch what is missing in the cache and return the snapshot's folder. Raises CheckpointError."""
+def download(
+    repository: str, revision: str | None, progress: Progress | None, patterns: Sequence[str] = PATTERNS
+) -> Path:
+    """Fetch the files of these names, where the cache lacks them, and return the snapshot's folder.
+
+    Raises CheckpointError. A name that the repository does not have is no error.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -37,7 +43,7 @@ def download(repository: str, revision: str | None, progress: Progress | None) -
 
     try:
         folder = snapshot_download(
-            repository, revision=revision, allow_patterns=list(PATTERNS), tqdm_class=_reporter(progress)
+            repository, revision=revision, allow_patterns=list(patterns), tqdm_class=_reporter(progress)
         )
     except GatedRepoError as error:
         raise CheckpointError(f"{repository}: gated; accept its terms on the Hub, then set HF_TOKEN") from error
@@ -56,33 +62,23 @@ def download(repository: str, revision: str | None, progress: Progress | None) -
 
 
 def _reporter(progress: Progress | None) -> Any:
-    """A tqdm class that shows nothing and adds up the bars that count bytes."""
+    """A tqdm class that shows nothing; the bar that adds up the bytes of all files reports to `progress`."""
     from huggingface_hub.utils.tqdm import tqdm
 
-    state = {"done": 0, "total": 0}
-
     class Reporter(tqdm):
-        """Reports bytes to `progress`."""
+        """Several bars are made of one class; the one of the whole snapshot has a name."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            self.counts_bytes = kwargs.get("unit") == "B"
-            self.reported = 0
+            self.whole = kwargs.get("name") == "huggingface_hub.snapshot_download"
+            self.done = int(kwargs.get("initial") or 0)
             kwargs["disable"] = True
             super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
-            self.amount = kwargs.get("initial") or 0
-            self.report()
 
         def update(self, n: float | None = 1) -> bool | None:
             """A part arrived."""
-            self.amount += n or 0
-            self.report()
-            return super().update(n)  # type: ignore[no-any-return]
-
-        def report(self) -> None:
-            if self.counts_bytes and progress is not None:
-                state["done"] += int(self.amount) - self.reported
-                self.reported = int(self.amount)
-                state["total"] = max(state["total"], state["done"], int(getattr(self, "total", 0) or 0))
-                progress("download", state["done"], state["total"])
+            self.done += int(n or 0)
+            if self.whole and progress is not None:
+                progress("download", self.done, max(self.done, int(self.total or 0)))
+            return None
 
     return Reporter

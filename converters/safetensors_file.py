@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,7 +54,7 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file: BinaryIO = path.open("rb")
+            self._file = path.open("rb")
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be opened ({error.strerror}); download it again") from error
         try:
@@ -91,14 +92,14 @@ def widen(raw: npt.NDArray[np.uint8], dtype: str) -> FloatArray:
     return raw.view("<f4").astype(np.float32, copy=False)
 
 
-def _read_header(path: Path, file: BinaryIO) -> dict[str, Entry]:
+def _read_header(path: Path, file: BufferedReader) -> dict[str, Entry]:
     size = path.stat().st_size
     prefix = file.read(8)
-    if prefix.startswith((b"version ", b"PK\x03\x04", b"\x80")):
-        kind = "a Git LFS pointer" if prefix.startswith(b"version ") else "a PyTorch pickle"
-        raise CheckpointError(f"{path}: {kind} and not safetensors; download the safetensors file")
     length = int.from_bytes(prefix, "little") if len(prefix) == 8 else 0
     if not 2 <= length <= min(HEADER_BYTES_MAX, size - 8):
+        for start, kind in ((b"version ", "a Git LFS pointer"), (b"PK", "a PyTorch pickle"), (b"\x80", "a pickle")):
+            if prefix.startswith(start):
+                raise CheckpointError(f"{path}: {kind} and not safetensors; download the safetensors file itself")
         raise CheckpointError(f"{path}: not a safetensors file, or cut off ({size} bytes); download it again")
     try:
         raw: Any = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_no_duplicates)
