@@ -30,7 +30,9 @@ class BundleWriter:
     folder: Path
     """Where it lies until then."""
     recipe: Mapping[str, str]
+    """What the files are made from: a build is taken up only where this is the same."""
     done: dict[str, FileInfo]
+    """The files that are finished."""
 
     def add(self, name: str, make: Callable[[Path], object]) -> Path:
         """Have `make(path)` write a file of the bundle, unless an earlier, interrupted build finished it."""
@@ -90,8 +92,10 @@ def build_bundle(out: Path, recipe: Mapping[str, str], *, force: bool = False) -
             shutil.rmtree(folder, ignore_errors=True)
             raise
         finally:
-            if folder.is_dir():
-                _sweep(folder, keep=writer.done)
+            # Both do nothing after `publish`, which has renamed the folder.
+            _sweep(folder, keep=writer.done)
+            if not writer.done:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_target(out: Path, *, force: bool) -> None:

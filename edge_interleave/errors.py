@@ -47,3 +47,9 @@ class ContextFullError(EdgeInterleaveError):
     """The prompt needs more positions than the context holds."""
 
     exit_code = 4
+
+
+class ResourceError(EdgeInterleaveError):
+    """This machine lacks the disk space that the work needs."""
+
+    exit_code = 4

@@ -1,0 +1,146 @@
+"""Checkpoint to bundle: has the files made, one by one, and describes them. Knows no weights and no file format."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from edge_interleave.bundle import (
+    GGUF_NAME,
+    TOKENIZER_NAME,
+    VISION_NAME,
+    Bundle,
+    DecoderInfo,
+    Manifest,
+)
+from edge_interleave.bundle_writer import BundleWriter, build_bundle, check_target
+from edge_interleave.errors import ResourceError, UsageError
+
+from .checkpoint import Checkpoint, open_checkpoint
+from .gguf import QUANTIZATIONS, write_gguf
+from .onnx_vision import PRECISIONS, write_vision_onnx
+from .preprocess_info import read_vision_info
+from .progress import Progress
+from .prompt_info import read_prompt_info
+from .tokenizer import load_tokenizer
+
+# Bytes a weight takes, generously: to know beforehand whether the disk has room.
+_DECODER_BYTES = {"q4_0": 0.7, "q4_k_m": 0.75, "q5_k_m": 0.85, "q6_k": 0.95, "q8_0": 1.1, "f16": 2.0}
+_VISION_BYTES = {"int8": 1.2, "fp16": 2.05, "fp32": 4.05}
+_MARGIN_BYTES = 64 << 20
+# Of smaller files the content counts, not only the time.
+_SMALL_FILE_BYTES = 1 << 20
+
+
+def convert(
+    source: Path | str,
+    out: Path,
+    *,
+    quantization: str = "q4_k_m",
+    vision_precision: str = "int8",
+    name: str | None = None,
+    revision: str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Make the bundle folder `out` of a checkpoint: a folder, or a Hub repository id, which is downloaded.
+
+    `name` is what the bundle calls itself (default: `out`'s name). Nobody sees the bundle before it is whole; an
+    interrupted run is taken up by the next one with the same arguments. With `force` a bundle at `out` is replaced.
+    `progress` hears of the download, then of each file.
+    Raises UsageError, CheckpointError, InputError where `out` is taken, ResourceError where the disk is too full.
+    """
+    if quantization not in QUANTIZATIONS:
+        raise UsageError(f"quantization {quantization!r}: choose one of {', '.join(QUANTIZATIONS)}")
+    if vision_precision not in PRECISIONS:
+        raise UsageError(f"vision precision {vision_precision!r}: choose one of {', '.join(PRECISIONS)}")
+    out = Path(out)
+    check_target(out, force=force)
+    with open_checkpoint(source, revision=revision, progress=progress) as checkpoint:
+        config = checkpoint.config
+        tokenizer, image_token = load_tokenizer(checkpoint.folder, config.decoder.vocab_size, config.image_token_id)
+        manifest = Manifest(
+            name=name or out.resolve().name,
+            source=checkpoint.source,
+            decoder=_decoder_info(checkpoint),
+            vision=read_vision_info(checkpoint.folder, config.vision, _parameters(checkpoint, "vision.", "projector.")),
+            prompt=read_prompt_info(checkpoint.folder, config, tokenizer, image_token),
+            pooling_mode=config.pooling_mode,
+            precisions={GGUF_NAME: quantization, VISION_NAME: vision_precision},
+            files={},
+            created_by=f"edge-interleave {version('edge-interleave')}",
+        )
+        recipe = {
+            "checkpoint": fingerprint(checkpoint.folder),
+            "quantization": quantization,
+            "vision_precision": vision_precision,
+            "created_by": manifest.created_by,
+        }
+        with build_bundle(out, recipe, force=force) as build:
+            _check_disk(build, manifest)
+            _add_files(build, checkpoint, tokenizer, manifest, progress)
+            return build.publish(manifest)
+
+
+def fingerprint(folder: Path) -> str:
+    """Tells whether a checkpoint is still the one it was, without reading its weights: names, sizes, times."""
+    state = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in (".json", ".safetensors", ".jinja", ".txt") or not path.is_file():
+            continue
+        about = path.stat()
+        state.update(f"{path.name}\0{about.st_size}\0{about.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
+        if about.st_size <= _SMALL_FILE_BYTES:
+            state.update(hashlib.sha256(path.read_bytes()).digest())
+    return state.hexdigest()
+
+
+def _add_files(
+    build: BundleWriter, checkpoint: Checkpoint, tokenizer: Tokenizer, manifest: Manifest, progress: Progress | None
+) -> None:
+    quantization, precision = (manifest.precisions[name] for name in (GGUF_NAME, VISION_NAME))
+    build.add(TOKENIZER_NAME, lambda path: path.write_text(tokenizer.to_str(), "utf-8"))
+    build.add(VISION_NAME, lambda path: write_vision_onnx(checkpoint, path, precision, progress))
+    build.add(GGUF_NAME, lambda path: write_gguf(checkpoint, path, quantization, progress))
+
+
+def _decoder_info(checkpoint: Checkpoint) -> DecoderInfo:
+    decoder = checkpoint.config.decoder
+    return DecoderInfo(
+        type=decoder.type,
+        hidden_size=decoder.hidden_size,
+        layers=decoder.layers,
+        heads=decoder.heads,
+        kv_heads=decoder.kv_heads,
+        head_dim=decoder.head_dim,
+        vocab_size=decoder.vocab_size,
+        context_length=decoder.context_length,
+        parameters=_parameters(checkpoint, "decoder."),
+    )
+
+
+def _parameters(checkpoint: Checkpoint, *prefixes: str) -> int:
+    return sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names() if name.startswith(prefixes))
+
+
+def _check_disk(build: BundleWriter, manifest: Manifest) -> None:
+    """Refuse before the work where the disk has no room for what is still to be written. Raises ResourceError."""
+    quantization, precision = (manifest.precisions[name] for name in (GGUF_NAME, VISION_NAME))
+    need = _MARGIN_BYTES
+    if VISION_NAME not in build.done:
+        need += int(manifest.vision.parameters * _VISION_BYTES[precision])
+    if GGUF_NAME not in build.done:
+        # Quantizing starts from an f16 file, which is deleted afterwards.
+        weights = _DECODER_BYTES[quantization] + (0.0 if quantization == "f16" else 2.0)
+        need += int(manifest.decoder.parameters * weights)
+    free = shutil.disk_usage(build.folder).free
+    if free < need:
+        raise ResourceError(
+            f"{build.out.parent}: {free / 1e9:.1f} GB free where converting needs about {need / 1e9:.1f} GB; "
+            "free some, or give a place on another disk"
+        )

@@ -1,0 +1,109 @@
+"""`edge-interleave convert`: a checkpoint to a bundle's folder; and what `pull` shares with it.
+
+The converters are found by name, like backends: nothing here is imported from them before they are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+import click
+
+from ..bundle import Bundle
+from . import output
+
+QUANTIZATIONS = ("q4_k_m", "q4_0", "q5_k_m", "q6_k", "q8_0", "f16")
+PRECISIONS = ("int8", "fp16", "fp32")
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class ConvertCall(Protocol):
+    """`edge_interleave.converters.convert.convert`."""
+
+    def __call__(
+        self,
+        source: Path | str,
+        out: Path,
+        *,
+        quantization: str,
+        vision_precision: str,
+        name: str | None,
+        revision: str | None,
+        force: bool,
+        progress: output.ProgressCall | None,
+    ) -> Bundle:
+        """Make the bundle."""
+        ...
+
+
+def converter() -> ConvertCall:
+    """The converters' entry, imported now."""
+    return cast(ConvertCall, import_module("edge_interleave.converters.convert").convert)
+
+
+def precision_options(command: _F) -> _F:
+    """`--quantization` and `--vision-precision`."""
+    decoder = click.option(
+        "--quantization",
+        type=click.Choice(QUANTIZATIONS, case_sensitive=False),
+        default="q4_k_m",
+        show_default=True,
+        help="Of the decoder.",
+    )
+    vision = click.option(
+        "--vision-precision",
+        type=click.Choice(PRECISIONS, case_sensitive=False),
+        default="int8",
+        show_default=True,
+        help="Of the vision tower; int8 is the fastest on CPUs.",
+    )
+    return decoder(vision(command))
+
+
+@click.command()
+@click.argument("source")
+@click.argument("out", type=click.Path(path_type=Path))
+@precision_options
+@click.option("--name", help="What the bundle calls itself (default: OUT's name).")
+@click.option("--revision", help="Branch, tag or commit, where SOURCE is a Hub repository.")
+@click.option("--force", is_flag=True, help="Replace the bundle that lies at OUT; it stays until the new one is whole.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def convert(
+    source: str,
+    out: Path,
+    quantization: str,
+    vision_precision: str,
+    name: str | None,
+    revision: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Convert the checkpoint SOURCE, a folder or a Hub repository, into the bundle folder OUT.
+
+    An interrupted conversion is taken up by the next one with the same arguments.
+    """
+    with output.progress() as progress:
+        bundle = converter()(
+            source,
+            out,
+            quantization=quantization,
+            vision_precision=vision_precision,
+            name=name,
+            revision=revision,
+            force=force,
+            progress=progress,
+        )
+    tell(bundle, str(out), as_json)
+
+
+def tell(bundle: Bundle, model: str, as_json: bool) -> None:
+    """Say what was made, and what to do with it."""
+    size = sum(file.bytes for file in bundle.manifest.files.values())
+    if as_json:
+        output.print_json({"name": bundle.manifest.name, "folder": str(bundle.folder), "bytes": size, "model": model})
+        return
+    output.note(f"{bundle.folder}: {output.size(size)}")
+    output.note(f"try: edge-interleave ask 'What changed?' --image a.png --image b.png --model {model}")

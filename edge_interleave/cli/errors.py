@@ -1,0 +1,91 @@
+"""What the user sees, and which exit code the shell gets, when a command does not work out.
+
+Errors that this package raises on purpose carry their own line and code; 130 is an interruption, 70 a mistake of ours.
+With `--json` the line goes to stderr all the same, and stdout gets one object, `{"error": ..., "exit_code": ...}`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import click
+
+from ..errors import EdgeInterleaveError
+
+DEBUG_VARIABLE = "EDGE_INTERLEAVE_DEBUG"
+INTERRUPTED = 130
+INTERNAL = 70
+BROKEN_PIPE = 141
+_BAD_FILE = 3
+_NOT_HERE = 4
+
+
+def run(command: click.Command, args: list[str]) -> int:
+    """Run the command; returns the exit code and raises nothing but SystemExit."""
+    as_json = "--json" in args
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # A terminal that cannot show a character must not end an answer.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        result = command.main(args, prog_name="edge-interleave", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        if isinstance(error, click.UsageError) and not as_json:
+            error.show()
+        else:
+            _tell(error.format_message(), error.exit_code, as_json)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        if as_json:
+            _tell("interrupted", INTERRUPTED, as_json)
+        return INTERRUPTED
+    except BrokenPipeError:
+        _silence()
+        return BROKEN_PIPE
+    except Exception as error:
+        return _failed(error, as_json)
+
+
+def _failed(error: Exception, as_json: bool) -> int:
+    if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, EdgeInterleaveError):
+        return _tell(str(error), error.exit_code, as_json)
+    if isinstance(error, MemoryError):
+        return _tell("out of memory; close other programs, or take a smaller model or --context", _NOT_HERE, as_json)
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return _tell(f"{where}{error.strerror}", _BAD_FILE, as_json)
+    return _tell(
+        f"internal error ({type(error).__name__}: {error}); please report it, with the traceback that "
+        f"{DEBUG_VARIABLE}=1 shows",
+        INTERNAL,
+        as_json,
+    )
+
+
+def _tell(message: str, code: int, as_json: bool) -> int:
+    """One line for the user, and the object for a program."""
+    line = " ".join(message.split())
+    try:
+        if as_json:
+            print(json.dumps({"error": line, "exit_code": code}, ensure_ascii=False), flush=True)
+        click.echo(f"error: {line}", err=True)
+    except BrokenPipeError:
+        _silence()
+    return code
+
+
+def _silence() -> None:
+    """Point stdout at nothing, so that Python's own flush at exit finds no broken pipe."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())

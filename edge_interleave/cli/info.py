@@ -1,0 +1,134 @@
+"""`edge-interleave info`: what a bundle is made of, or what is installed here."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import click
+
+from .. import store
+from ..bundle import Bundle, open_bundle, verify
+from ..decoder import backend_names, find_backend
+from ..errors import BackendError
+from . import output
+
+_LIBRARIES = ("llama-cpp-python", "onnxruntime", "opencv-python", "pillow", "numpy", "tokenizers", "huggingface_hub")
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option("--verify", "check", is_flag=True, help="Compare every file with its SHA-256 in bundle.json.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def info(model: str | None, check: bool, as_json: bool) -> None:
+    """What MODEL (a name, a folder, or `embedded`) is made of; without MODEL, what is installed here."""
+    if model is None:
+        if check:
+            raise click.UsageError("--verify needs a MODEL")
+        facts = _installation()
+    else:
+        bundle = open_bundle(store.resolve(model))
+        if check:
+            verify(bundle)
+        facts = _bundle(bundle)
+        if check:
+            facts["verified"] = True
+    if as_json:
+        output.print_json(facts)
+        return
+    output.out().print(output.table(("", ""), _rows(facts)))
+    if check:
+        output.note("every file is as bundle.json says")
+
+
+def _bundle(bundle: Bundle) -> dict[str, Any]:
+    manifest = bundle.manifest
+    decoder, vision = manifest.decoder, manifest.vision
+    return {
+        "name": manifest.name,
+        "folder": str(bundle.folder),
+        "source": manifest.source,
+        "created_by": manifest.created_by,
+        "schema_version": manifest.schema_version,
+        "bytes": sum(file.bytes for file in manifest.files.values()),
+        "decoder": {
+            "type": decoder.type,
+            "parameters": decoder.parameters,
+            "layers": decoder.layers,
+            "hidden_size": decoder.hidden_size,
+            "heads": decoder.heads,
+            "kv_heads": decoder.kv_heads,
+            "vocab_size": decoder.vocab_size,
+            "context_length": decoder.context_length,
+        },
+        "vision": {
+            "type": vision.type,
+            "parameters": vision.parameters,
+            "image_size": vision.image_size,
+            "patch_size": vision.patch_size,
+            "tokens_per_image": vision.tokens,
+            "pooling_mode": manifest.pooling_mode,
+        },
+        "files": {
+            name: {"bytes": file.bytes, "precision": manifest.precisions.get(name), "sha256": file.sha256}
+            for name, file in manifest.files.items()
+        },
+    }
+
+
+def _installation() -> dict[str, Any]:
+    return {
+        "edge-interleave": _version("edge-interleave"),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "models_folder": str(store.models_folder()),
+        "backends": {name: _backend_problem(name) or "ready" for name in backend_names()},
+        "execution_providers": _providers(),
+        "libraries": {name: _version(name) for name in _LIBRARIES},
+    }
+
+
+def _rows(facts: dict[str, Any], indent: str = "") -> list[tuple[str, str]]:
+    """Names and values, with what is inside indented."""
+    rows: list[tuple[str, str]] = []
+    for name, value in facts.items():
+        if name == "files":
+            rows.append((name, ""))
+            for file, about in value.items():
+                size = output.size(about["bytes"])
+                rows.append((f"  {file}", f"{size}, {about['precision']}" if about["precision"] else size))
+        elif isinstance(value, dict):
+            rows += [(indent + name, ""), *_rows(value, indent + "  ")]
+        elif isinstance(value, list):
+            rows.append((indent + name, ", ".join(value)))
+        elif name == "bytes":
+            rows.append((indent + "size", output.size(value)))
+        elif name == "parameters":
+            rows.append((indent + name, f"{value / 1e6:,.1f} M"))
+        else:
+            rows.append((indent + name.replace("_", " "), str(value)))
+    return rows
+
+
+def _backend_problem(name: str) -> str | None:
+    try:
+        find_backend(name)
+    except BackendError as error:
+        return str(error)
+    return None
+
+
+def _providers() -> list[str]:
+    try:
+        import onnxruntime
+    except ImportError:
+        return []
+    return [str(name) for name in onnxruntime.get_available_providers()]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

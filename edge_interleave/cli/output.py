@@ -1,0 +1,111 @@
+"""What the commands print, and where: results to stdout, all else to stderr. Knows no command.
+
+Rich's markup is off throughout: names, answers and messages come from files of strangers.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+ProgressCall = Callable[[str, int, int], None]
+"""Called with the stage's name, the bytes done so far and the bytes in all."""
+
+
+def out() -> Console:
+    """The console of stdout."""
+    return Console(markup=False, highlight=False, emoji=False)
+
+
+def err() -> Console:
+    """The console of stderr."""
+    return Console(markup=False, highlight=False, emoji=False, stderr=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on one line of stdout."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def write(text: str) -> None:
+    """A piece of an answer to stdout, at once; without control characters, which a terminal would obey."""
+    sys.stdout.write(printable(text))
+    sys.stdout.flush()
+
+
+def printable(text: str) -> str:
+    """The text without control characters other than newline and tab."""
+    return "".join(c for c in text if c in "\n\t" or not (ord(c) < 32 or 127 <= ord(c) < 160))
+
+
+def note(text: str) -> None:
+    """A line for the user on stderr."""
+    err().print(printable(text), soft_wrap=True)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> Table:
+    """A plain table; the columns in `right` are set to the right."""
+    made = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns))
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(printable(cell)) for cell in row))
+    return made
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    if count < 1000:
+        return f"{count} B"
+    value = float(count)
+    for unit in ("kB", "MB", "GB", "TB"):
+        value /= 1000
+        if value < 999.5 or unit == "TB":
+            break
+    return f"{value:.3g} {unit}"
+
+
+@contextmanager
+def progress() -> Iterator[ProgressCall]:
+    """Show how far long work is, on stderr: a bar with the time left on a terminal, else a line every tenth."""
+    console = err()
+    if not console.is_terminal:
+        yield _Lines()
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=console) as shown:
+        tasks: dict[str, TaskID] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = shown.add_task(stage, total=None)
+            shown.update(tasks[stage], completed=done, total=total or None)
+
+        yield report
+
+
+class _Lines:
+    """Progress where nobody watches: one line for each tenth of a stage."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, int] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        tenth = done * 10 // total if total else 0
+        if tenth > self.told.get(stage, -1):
+            self.told[stage] = tenth
+            print(f"{stage}: {tenth * 10} % of {size(total)}", file=sys.stderr, flush=True)

@@ -1,0 +1,102 @@
+"""`edge-interleave pull`: a model from the Hugging Face Hub into the store, converted where it is a checkpoint."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .. import store
+from ..bundle import MANIFEST_NAME, Bundle, Manifest, digest, read_manifest
+from ..bundle_writer import build_bundle, check_target
+from ..errors import BundleError, ResourceError, UsageError
+from . import output
+from .convert import converter, precision_options, tell
+
+
+@click.command()
+@click.argument("repository")
+@click.option("--name", help="The name it is stored under (default: the repository's own, without -hf).")
+@precision_options
+@click.option("--revision", help="Branch, tag or commit.")
+@click.option("--force", is_flag=True, help="Replace the model of that name; it stays until the new one is whole.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def pull(
+    repository: str,
+    name: str | None,
+    quantization: str,
+    vision_precision: str,
+    revision: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Download REPOSITORY (owner/name) from the Hugging Face Hub, convert it, and store it under a short name.
+
+    A repository that holds a bundle is downloaded as it is. An interrupted pull is taken up by the next one.
+    HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE are honoured.
+    """
+    hub: Any = import_module("edge_interleave.converters.hub")
+    if not hub.is_repository_id(repository):
+        raise UsageError(f"{repository!r} is not a Hub repository (owner/name); for a folder use 'convert'")
+    stored = store.check_name(name) if name else store.short_name(repository)
+    out = store.models_folder() / stored
+    check_target(out, force=force)
+    # config.json is asked for as well, so that a checkpoint's answer is not empty.
+    found = hub.download(repository, revision, None, (MANIFEST_NAME, "config.json"))
+    with output.progress() as progress:
+        if (found / MANIFEST_NAME).is_file():
+            bundle = _pull_bundle(hub, repository, found, out, force, progress)
+        else:
+            bundle = converter()(
+                repository,
+                out,
+                quantization=quantization,
+                vision_precision=vision_precision,
+                name=stored,
+                revision=revision,
+                force=force,
+                progress=progress,
+            )
+    tell(bundle, stored, as_json)
+
+
+def _pull_bundle(
+    hub: Any, repository: str, found: Path, out: Path, force: bool, progress: output.ProgressCall
+) -> Bundle:
+    """Download a bundle and check it. `found` is the snapshot with its manifest; its folder's name is the commit."""
+    manifest = read_manifest(found / MANIFEST_NAME)
+    recipe = {"repository": repository, "manifest": digest(found / MANIFEST_NAME)}
+    with build_bundle(out, recipe, force=force) as build:
+        wanted = [name for name in manifest.files if name not in build.done]
+        _check_disk(out, manifest, wanted)
+        if wanted:
+            found = hub.download(repository, found.name, progress, [glob.escape(name) for name in wanted])
+        for name in wanted:
+            if not (found / name).is_file():
+                raise BundleError(f"{repository}: bundle.json names {name}, which the repository lacks; tell its owner")
+            build.add(name, lambda path, name=name: _take(found / name, path))  # type: ignore[misc]
+        for name, info in build.done.items():
+            if info != manifest.files[name]:
+                raise BundleError(f"{repository}: {name} is not what bundle.json says; do not trust it, tell its owner")
+        return build.publish(manifest)
+
+
+def _take(cached: Path, path: Path) -> None:
+    """Link a file out of the Hub's cache, or copy it where the store is on another disk."""
+    real = os.path.realpath(cached)
+    try:
+        os.link(real, path)
+    except OSError:
+        shutil.copyfile(real, path)
+
+
+def _check_disk(out: Path, manifest: Manifest, wanted: list[str]) -> None:
+    need = sum(manifest.files[name].bytes for name in wanted) + (64 << 20)
+    free = shutil.disk_usage(out.parent).free
+    if free < need:
+        raise ResourceError(f"{out.parent}: {free / 1e9:.1f} GB free where {need / 1e9:.1f} GB are needed; free some")
