@@ -26,8 +26,8 @@ from .gguf import QUANTIZATIONS, write_gguf
 from .onnx_vision import PRECISIONS, write_vision_onnx
 from .preprocess_info import read_vision_info
 from .progress import Progress
-from .prompt_info import read_prompt_info
-from .tokenizer import load_tokenizer
+from .prompt_info import prompt_info
+from .tokenizer_files import read_tokenizer
 
 # Bytes a weight takes, generously: to know beforehand whether the disk has room.
 _DECODER_BYTES = {"q4_0": 0.7, "q4_k_m": 0.75, "q5_k_m": 0.85, "q6_k": 0.95, "q8_0": 1.1, "f16": 2.0}
@@ -63,13 +63,13 @@ def convert(
     check_target(out, force=force)
     with open_checkpoint(source, revision=revision, progress=progress) as checkpoint:
         config = checkpoint.config
-        tokenizer, image_token = load_tokenizer(checkpoint.folder, config.decoder.vocab_size, config.image_token_id)
+        tokenizer = read_tokenizer(checkpoint)
         manifest = Manifest(
             name=name or out.resolve().name,
             source=checkpoint.source,
             decoder=_decoder_info(checkpoint),
             vision=read_vision_info(checkpoint.folder, config.vision, _parameters(checkpoint, "vision.", "projector.")),
-            prompt=read_prompt_info(checkpoint.folder, config, tokenizer, image_token),
+            prompt=prompt_info(checkpoint, tokenizer),
             pooling_mode=config.pooling_mode,
             precisions={GGUF_NAME: quantization, VISION_NAME: vision_precision},
             files={},
@@ -83,7 +83,7 @@ def convert(
         }
         with build_bundle(out, recipe, force=force) as build:
             _check_disk(build, manifest)
-            _add_files(build, checkpoint, tokenizer, manifest, progress)
+            _add_files(build, checkpoint, tokenizer.tokenizer, manifest, progress)
             return build.publish(manifest)
 
 

@@ -1,7 +1,7 @@
 """How a checkpoint wants its pixels prepared, from its image processor's config. Touches no pixels.
 
-`preprocessor_config.json`, or `image_processor` in `processor_config.json` (transformers 5). Where there is neither (the
-original layout), what the tower's own processor does: SigLIP resizes straight to the square, CLIP crops the centre.
+`preprocessor_config.json`, or `image_processor` in `processor_config.json` (transformers 5). Where neither is there (as
+in the original layout), what the tower's own processor does: SigLIP resizes straight to the square, CLIP crops.
 """
 
 from __future__ import annotations

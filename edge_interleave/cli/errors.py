@@ -37,11 +37,9 @@ def run(command: click.Command, args: list[str]) -> int:
         error.show()
         return error.exit_code
     except click.ClickException as error:
-        if isinstance(error, click.UsageError) and not as_json:
-            error.show()
-        else:
-            _tell(error.format_message(), error.exit_code, as_json)
-        return error.exit_code
+        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else None
+        hint = f" (see '{where} --help')" if where else ""
+        return _tell(error.format_message() + hint, error.exit_code, as_json)
     except (KeyboardInterrupt, click.Abort):
         if as_json:
             _tell("interrupted", INTERRUPTED, as_json)
