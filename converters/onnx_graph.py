@@ -22,9 +22,6 @@ from onnx import TensorProto, helper, numpy_helper
 from edge_interleave.errors import CheckpointError
 
 Array = npt.NDArray[Any]
-Progress = Callable[[int, int], None]
-"""Called with bytes written so far and bytes in all."""
-
 OPSET = 17
 """The first with LayerNormalization; older is more widely supported by execution providers."""
 IR_VERSION = 8
@@ -98,8 +95,8 @@ class GraphBuilder:
         self._constants.setdefault(name, numpy_helper.from_array(np.asarray(values), name))
         return name
 
-    def write(self, path: Path, progress: Progress | None = None) -> None:
-        """Check the graph and write it to `path`, atomically.
+    def write(self, path: Path, progress: Callable[[int, int], None] | None = None) -> None:
+        """Check the graph and write it to `path`, atomically; `progress` hears of bytes written and bytes in all.
 
         Raises CheckpointError where the file would be larger than ONNX allows.
         """
@@ -161,7 +158,7 @@ def _write_group(file: BinaryIO, group: _Group) -> None:
     arrays = group.make()
     for spec, array in zip(group.specs, arrays, strict=True):
         if array.shape != spec.shape:
-            raise CheckpointError(f"tensor for {spec.name} has shape {array.shape}, expected {spec.shape}")
+            raise CheckpointError(f"{spec.name} has shape {array.shape} where {spec.shape} was declared")
         little = spec.dtype.newbyteorder("<")
         file.write(_before_values(spec))
         file.write(np.ascontiguousarray(array, dtype=little).reshape(-1).view(np.uint8).data)

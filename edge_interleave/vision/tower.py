@@ -6,6 +6,7 @@ Knows nothing about where pixels come from, how they are prepared, nor about wha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,14 @@ from ..errors import BackendError, BundleError, UsageError
 FloatArray = npt.NDArray[np.float32]
 
 CPU_PROVIDER = "CPUExecutionProvider"
-CHUNK = 4
-"""Images encoded at once. Larger chunks cost memory and gain no time: one image already fills the cores."""
 SILENT = 4
 """ONNX Runtime's log severity "fatal": what goes wrong comes as an exception, which is turned into one line."""
+PROBE = (
+    b'\x08\x08:\\\n\x18\n\x01a\n\x01b\x12\x01y"\rMatMulInteger\x12\x01gZ\x13\n\x01a\x12\x0e\n\x0c\x08\x02\x12\x08\n\x02'
+    b"\x08\x04\n\x02\x08@Z\x13\n\x01b\x12\x0e\n\x0c\x08\x03\x12\x08\n\x02\x08@\n\x02\x08\x10b\x13\n\x01y\x12\x0e\n\x0c"
+    b"\x08\x06\x12\x08\n\x02\x08\x04\n\x02\x08\x10B\x04\n\x00\x10\x11"
+)
+"""An ONNX graph of one node: y int32 (4, 16) = MatMulInteger(a uint8 (4, 64), b int8 (64, 16))."""
 
 
 class VisionTower:
@@ -61,6 +66,10 @@ class VisionTower:
     def encode(self, pixels: FloatArray) -> FloatArray:
         """Pixels float32 (n, 3, H, W), prepared as the model wants them, to float32 (n, tokens, hidden_size).
 
+        One image after the other: one fills the cores, so more at once would cost memory and gain no time; and an
+        int8 graph scales its activations to all that goes through it together, so that an image's tokens would
+        depend on its company.
+
         Raises UsageError for another shape or type, BackendError where the engine fails.
         """
         if self._session is None:
@@ -71,9 +80,9 @@ class VisionTower:
                 f"pixels are {pixels.dtype} {pixels.shape}; the vision tower takes float32 (n, 3, {size}, {size})"
             )
         out = np.empty((len(pixels), tokens, self._hidden_size), np.float32)
-        for start in range(0, len(pixels), CHUNK):
-            part = out[start : start + CHUNK]
-            part[...] = self._run(np.ascontiguousarray(pixels[start : start + CHUNK]), part.shape)
+        for number in range(len(pixels)):
+            part = slice(number, number + 1)
+            out[part] = self._run(np.ascontiguousarray(pixels[part]), (1, tokens, self._hidden_size))
         return out
 
     def close(self) -> None:
@@ -96,10 +105,15 @@ class VisionTower:
 def _open_session(path: Path, threads: int | None, providers: list[str]) -> Any:
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.log_severity_level = SILENT
+    options = _session_options()
     if threads is not None:
         options.intra_op_num_threads = threads
+    # Packed copies of the weights, and an arena that keeps what one run needed, double what a tower holds in memory.
+    # They gain nothing here: a product has hundreds of rows, so packing the weights anew is lost in it.
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.enable_cpu_mem_arena = False
+    if _int8_products_saturate():
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if not path.is_file():
         raise BundleError(f"{path}: missing; convert or pull the model again")
     try:
@@ -109,6 +123,28 @@ def _open_session(path: Path, threads: int | None, providers: list[str]) -> Any:
             f"{path}: not a vision tower that ONNX Runtime can open ({_one_line(error)}); "
             "convert or pull the model again"
         ) from error
+
+
+def _session_options() -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = SILENT
+    return options
+
+
+@cache
+def _int8_products_saturate() -> bool:
+    """Whether sums of uint8 x int8 products overflow on this CPU: x86 without VNNI adds them pairwise in 16 bits.
+
+    ONNX Runtime has an option against it, which turns weights to uint8, exact and slower; but it takes CPUs that have
+    VNNI for ones that have not. So the engine is asked for a product whose value is known.
+    """
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(PROBE, _session_options(), providers=[CPU_PROVIDER])
+    (y,) = session.run(None, {"a": np.full((4, 64), 255, np.uint8), "b": np.full((64, 16), 127, np.int8)})
+    return not bool((y == 64 * 255 * 127).all())
 
 
 def _checked_providers(wanted: Sequence[str] | None) -> list[str]:
