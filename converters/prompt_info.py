@@ -1,4 +1,4 @@
-"""What a bundle says about prompts, of what a checkpoint says: chat template, image token, tokens that begin and end."""
+"""What a bundle says about prompts: chat template, image token, the tokens that begin and end. Renders nothing."""
 
 from __future__ import annotations
 

@@ -163,7 +163,11 @@ def _locked(folder: Path) -> Iterator[None]:
         # Between opening and locking, the other process may have finished and renamed the folder.
         if not folder.exists() or not os.path.samestat(os.fstat(descriptor), folder.stat()):
             raise InputError(f"{folder}: another process has just built this bundle; look, and try again")
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                folder.rmdir()  # only where nothing is in it
     finally:
         os.close(descriptor)
 
