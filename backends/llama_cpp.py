@@ -158,9 +158,9 @@ class LlamaCppDecoder:
         self._alive()
         self._apply_shift()
         size = low.llama_state_seq_get_size(self._context, 0)
-        state = np.empty(size, np.uint8)
-        written = low.llama_state_seq_get_data(self._context, _pointer(state, ctypes.c_uint8), size, 0)
-        payload = memoryview(state)
+        payload = bytearray(size)
+        target = (ctypes.c_uint8 * size).from_buffer(payload)
+        written = low.llama_state_seq_get_data(self._context, target, size, 0)
         if written != size:
             raise BackendError(f"{path}: llama.cpp wrote {written} of {size} bytes of KV state")
         header = json.dumps(

@@ -1,1 +1,79 @@
-"""LLaVA-NeXT-Interleave on the edge: several images, a video or a live camera, asked about locally."""
+"""LLaVA-NeXT-Interleave on the edge: several images, a video or a live camera, asked about locally.
+
+    import edge_interleave as ei
+    from pathlib import Path
+
+    model = ei.load()
+    print(model.ask(["What changed between the two images?", Path("a.png"), Path("b.png")]))
+
+The names below are imported when they are first used, so that importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .chat import AnswerStream, Chat
+    from .errors import (
+        BackendError,
+        BundleError,
+        CheckpointError,
+        ContextFullError,
+        EdgeInterleaveError,
+        InputError,
+        MediaError,
+        UsageError,
+    )
+    from .messages import Image, Message, Video
+    from .model import Model, load
+    from .sampling import SamplingOptions
+    from .session import Answer, Choice
+    from .stats import Stats
+
+__all__ = [
+    "Answer",
+    "AnswerStream",
+    "BackendError",
+    "BundleError",
+    "Chat",
+    "CheckpointError",
+    "Choice",
+    "ContextFullError",
+    "EdgeInterleaveError",
+    "Image",
+    "InputError",
+    "MediaError",
+    "Message",
+    "Model",
+    "SamplingOptions",
+    "Stats",
+    "UsageError",
+    "Video",
+    "load",
+]
+
+_HOMES = {
+    "Answer": "session",
+    "AnswerStream": "chat",
+    "Chat": "chat",
+    "Choice": "session",
+    "Image": "messages",
+    "Message": "messages",
+    "Model": "model",
+    "SamplingOptions": "sampling",
+    "Stats": "stats",
+    "Video": "messages",
+    "load": "model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOMES.get(name, 'errors')}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

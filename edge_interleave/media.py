@@ -1,0 +1,78 @@
+"""Images and videos of messages to visual tokens: opened, sampled, encoded. Knows nothing about text or decoders."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from .bundle import VISION_NAME, Bundle
+from .errors import BundleError, UsageError
+from .messages import Image, Media
+from .session import VisualInput
+
+if TYPE_CHECKING:
+    from .vision.encoder import VisionEncoder
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What images and videos became."""
+
+    visuals: tuple[VisualInput, ...] = ()
+    """One an image or frame."""
+    counts: tuple[int, ...] = ()
+    """How many of those each image and video is."""
+    seconds: float = 0.0
+
+    def __add__(self, more: Seen) -> Seen:
+        return Seen(self.visuals + more.visuals, self.counts + more.counts, self.seconds + more.seconds)
+
+
+class Eyes:
+    """Opens and encodes images and videos. The tower is opened when it is first needed."""
+
+    def __init__(self, bundle: Bundle, threads: int | None) -> None:
+        self._bundle = bundle
+        self._threads = threads
+
+    def look(self, media: Sequence[Media], *, frames: int, stride: int, tiles: bool) -> Seen:
+        """Visual tokens of images and videos, in order."""
+        if frames < 1:
+            raise UsageError(f"frames must be a whole number from 1, not {frames}")
+        if stride < 1:
+            raise UsageError(f"pool must be a whole number from 1, not {stride}")
+        if not media:
+            return Seen()
+        from .stream.clip import sample_clip
+        from .vision.image import open_image
+
+        started = time.perf_counter()
+        pictures, counts = [], []
+        for item in media:
+            shown = (
+                [open_image(item.source)]
+                if isinstance(item, Image)
+                else [frame.image for frame in sample_clip(item.path, item.frames or frames)]
+            )
+            pictures += shown
+            counts.append(len(shown))
+        rows = self._encoder.encode(pictures, stride=stride, tiles=tiles)
+        return Seen(tuple(map(VisualInput, rows)), tuple(counts), time.perf_counter() - started)
+
+    @cached_property
+    def _encoder(self) -> VisionEncoder:
+        from .vision.encoder import VisionEncoder
+        from .vision.tower import VisionTower
+
+        manifest = self._bundle.manifest
+        tower = VisionTower(self._bundle.file(VISION_NAME), manifest.vision, self._threads)
+        if tower.hidden_size != manifest.decoder.hidden_size:
+            raise BundleError(
+                f"{self._bundle.folder / VISION_NAME}: visual tokens of {tower.hidden_size} values, the decoder takes "
+                f"{manifest.decoder.hidden_size}; convert again"
+            )
+        identity = manifest.files[VISION_NAME].sha256
+        return VisionEncoder(tower, manifest.vision, manifest.pooling_mode, identity=identity)
