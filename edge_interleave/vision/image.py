@@ -102,7 +102,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(_eight_bits(np.asarray(image)))
     elif image.mode == "La":
         image = image.convert("LA")
-    if "A" in image.getbands() or "a" in image.getbands() or image.info.get("transparency") is not None:
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image.convert("RGBA"))
     rgb = image.convert("RGB")
@@ -201,7 +201,7 @@ def _eight_bits(values: npt.NDArray[np.int32] | npt.NDArray[np.float32]) -> npt.
     floats = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     least, greatest = float(floats.min()), float(floats.max())
     if least < 0 or greatest > 65535 or (greatest > 255 and values.dtype.kind == "f"):
-        floats = (floats - least) * (255 / (greatest - least) if greatest > least else 0.0)
+        floats = (floats - least) * 255 / ((greatest - least) or 1.0)
     elif greatest > 255:
         floats /= 257
     elif greatest <= 1 and values.dtype.kind == "f":

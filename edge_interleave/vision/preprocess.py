@@ -6,6 +6,8 @@ the tower's VisionInfo and nothing else about it.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from PIL import Image
 
@@ -19,8 +21,8 @@ RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
     "nearest": Image.Resampling.NEAREST,
 }
-_LONG_MAX = 16
-"""Times the image size that the long edge may become before only the part that the crop keeps is resized."""
+WHOLE_PIXELS = 16_000_000
+"""A picture is resized whole before its middle is kept, if it then has at most so many pixels."""
 
 
 def preprocess(image: Image.Image, info: VisionInfo) -> FloatArray:
@@ -42,13 +44,27 @@ def _crop(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Im
     short, long = min(image.size), max(image.size)
     new_long = int(size * long / short)
     start = (new_long - size) // 2
-    if new_long > _LONG_MAX * size:
-        # A picture of 1 x 5000 would become one of 336 x 1,680,000. Resizing a box is the same sum over the same
-        # source pixels; its edges are single precision, hence not the way for every picture.
-        box = (start * long / new_long, 0.0, (start + size) * long / new_long, float(short))
-        left, top, right, bottom = box
-        wide = image.width > image.height
-        return image.resize((size, size), resample, box=box if wide else (top, left, bottom, right))
-    if image.width >= image.height:
+    wide = image.width >= image.height
+    if size * new_long > WHOLE_PIXELS:
+        return _middle(image, size, resample, start * long / new_long, (start + size) * long / new_long)
+    if wide:
         return image.resize((new_long, size), resample).crop((start, 0, start + size, size))
     return image.resize((size, new_long), resample).crop((0, start, size, start + size))
+
+
+def _middle(image: Image.Image, size: int, resample: Image.Resampling, start: float, end: float) -> Image.Image:
+    """The long edge's part from `start` to `end`, the same as if the whole had been resized.
+
+    A picture of 1 x 5000 would otherwise become one of 336 x 1,680,000.
+    """
+    short, long = min(image.size), max(image.size)
+    # The source pixels that count: Pillow's widest kernel reaches 3 pixels, of the smaller of the two pictures.
+    reach = math.ceil(3 * max(1.0, short / size)) + 2
+    first, last = max(0, math.floor(start) - reach), min(long, math.ceil(end) + reach)
+    if image.width > image.height:
+        part, box = image.crop((first, 0, last, short)), (start - first, 0.0, end - first, float(short))
+    else:
+        part, box = image.crop((0, first, short, last)), (0.0, start - first, float(short), end - first)
+    # In two steps, since Pillow rounds to 8 bits after each: rows first, as it does for the whole.
+    rows = part.resize((size, part.height), resample, box=(box[0], 0.0, box[2], float(part.height)))
+    return rows.resize((size, size), resample, box=(0.0, box[1], float(size), box[3]))

@@ -52,11 +52,11 @@ def split_tiles(image: Image.Image, side: int, resample: str = "bicubic") -> lis
     return [overview, *(canvas.crop((x, y, x + side, y + side)) for x, y in corners)]
 
 
-def _merit(width: int, height: int, grid_width: int, grid_height: int) -> tuple[int, int, float]:
-    """Pixels kept, then pixels not wasted, then the scale: the last decides for pictures thinner than a pixel."""
+def _merit(width: int, height: int, grid_width: int, grid_height: int) -> tuple[int, int]:
+    """Pixels of the picture that are kept, then pixels of the grid that are not wasted (a number below zero)."""
     scale = min(grid_width / width, grid_height / height)
     kept = min(int(width * scale) * int(height * scale), width * height)
-    return (kept, kept - grid_width * grid_height, scale) if kept else (0, 0, scale)
+    return kept, kept - grid_width * grid_height
 
 
 def _fit(size: tuple[int, int], width: int, height: int) -> tuple[int, int]:
