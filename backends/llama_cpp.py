@@ -7,16 +7,9 @@ sequence in it. Knows nothing about images, prompts or sampling.
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import json
 import os
-import re
-import tempfile
-import threading
 import weakref
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +21,15 @@ from edge_interleave.bundle import GGUF_NAME, Bundle
 from edge_interleave.decoder import Decoder, DecoderFacts, DecoderOptions, FloatArray
 from edge_interleave.errors import BackendError, BundleError, ContextFullError, InputError
 
+from .llama_cpp_state import SavedState, read_state, write_state
+from .llama_cpp_weights import LOG, Weights, acquire, release
+
 BATCH = 512
 """Rows that llama.cpp computes at a time."""
 CELLS_MULTIPLE = 256
 """llama.cpp rounds the number of KV cells up to this."""
 KV_BYTES = 2
 """Bytes of one f16 element of the KV cache."""
-STATE_MAGIC = b"EDGE-INTERLEAVE-KV-1\n"
-STATE_HEADER_BYTES_MAX = 1 << 20
 
 
 class LlamaCppBackend:
@@ -58,7 +52,7 @@ class LlamaCppDecoder:
     def __init__(self, bundle: Bundle, options: DecoderOptions) -> None:
         info = bundle.manifest.decoder
         path = bundle.file(GGUF_NAME)
-        self._weights = _acquire(path)
+        self._weights = acquire(path)
         try:
             pointer = self._weights.pointer
             vocab_size = low.llama_vocab_n_tokens(low.llama_model_get_vocab(pointer))
@@ -74,7 +68,7 @@ class LlamaCppDecoder:
             capacity = max(1, min(options.context, trained))
             self._context = _new_context(self._weights.pointer, capacity, options.threads, path)
         except BaseException:
-            _release(self._weights)
+            release(self._weights)
             raise
         self._finalizer = weakref.finalize(self, _free, self._context, self._weights)
         self._memory = low.llama_get_memory(self._context)
@@ -163,27 +157,7 @@ class LlamaCppDecoder:
         written = low.llama_state_seq_get_data(self._context, target, size, 0)
         if written != size:
             raise BackendError(f"{path}: llama.cpp wrote {written} of {size} bytes of KV state")
-        header = json.dumps(
-            {
-                "decoder": self._fingerprint,
-                "ranges": self._ranges,
-                "bytes": size,
-                "sha256": hashlib.sha256(payload).hexdigest(),
-            }
-        ).encode()
-        path = Path(path)
-        try:
-            descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(STATE_MAGIC + len(header).to_bytes(8, "little") + header)
-                    file.write(payload)
-                os.replace(name, path)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+        write_state(Path(path), SavedState(self._fingerprint, self._ranges, payload))
 
     def load(self, path: Path) -> None:
         """Replace the timeline by a saved one.
@@ -192,7 +166,7 @@ class LlamaCppDecoder:
         llama.cpp refuses a file that passed every check here.
         """
         self._alive()
-        state = _read_state(Path(path), self._fingerprint, self._facts)
+        state = read_state(Path(path), self._fingerprint, self._facts)
         low.llama_memory_clear(self._memory, False)
         self._ranges, self._shifted = [], False
         if not state.ranges:
@@ -232,7 +206,7 @@ class LlamaCppDecoder:
             )
             if status != 0:
                 low.llama_memory_seq_rm(self._memory, 0, start, -1)
-                raise BackendError(f"llama.cpp failed to decode (status {status}){_LOG.reason()}")
+                raise BackendError(f"llama.cpp failed to decode (status {status}){LOG.reason()}")
         self._shifted = False
         logits = np.ctypeslib.as_array(low.llama_get_logits_ith(self._context, -1), (self._facts.vocab_size,)).copy()
         if not np.isfinite(logits).all():
@@ -266,7 +240,7 @@ class LlamaCppDecoder:
             status = low.llama_decode(self._context, self._rows.batch(np.zeros(1, np.int32), start, False, True))
             low.llama_memory_seq_rm(self._memory, 0, start, -1)
             if status != 0:
-                raise BackendError(f"llama.cpp failed to re-rotate the keys (status {status}){_LOG.reason()}")
+                raise BackendError(f"llama.cpp failed to re-rotate the keys (status {status}){LOG.reason()}")
             self._shifted = False
 
 
@@ -317,10 +291,10 @@ def _new_context(model: Any, capacity: int, threads: int | None, path: Path) -> 
     # On CPUs llama.cpp's flash attention accumulates in f16, which costs the logits three digits; on GPUs it does not.
     gpu = low.llama_supports_gpu_offload()
     params.flash_attn_type = low.LLAMA_FLASH_ATTN_TYPE_AUTO if gpu else low.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    _LOG.clear()
+    LOG.clear()
     context = low.llama_init_from_model(model, params)
     if not context:
-        raise BackendError(f"{path}: no room for a context of {capacity} entries{_LOG.reason()}; use a smaller context")
+        raise BackendError(f"{path}: no room for a context of {capacity} entries{LOG.reason()}; use a smaller context")
     return context
 
 
@@ -338,127 +312,6 @@ def _physical_cores() -> int:
     return len(cores)
 
 
-# Weights shared by decoders.
-
-
-@dataclass(eq=False)
-class _Weights:
-    key: tuple[str, int, int]
-    pointer: Any
-    users: int = 1
-
-
-_shared: dict[tuple[str, int, int], _Weights] = {}
-_lock = threading.Lock()
-
-
-def _acquire(path: Path) -> _Weights:
-    stat = path.stat()
-    key = (str(path.resolve()), stat.st_mtime_ns, stat.st_size)
-    with _lock:
-        if key in _shared:
-            _shared[key].users += 1
-            return _shared[key]
-        weights = _Weights(key, _load_weights(path))
-        _shared[key] = weights
-        return weights
-
-
-def _release(weights: _Weights) -> None:
-    with _lock:
-        weights.users -= 1
-        if weights.users == 0:
-            del _shared[weights.key]
-            low.llama_model_free(weights.pointer)
-
-
-def _free(context: Any, weights: _Weights) -> None:
+def _free(context: Any, weights: Weights) -> None:
     low.llama_free(context)
-    _release(weights)
-
-
-def _load_weights(path: Path) -> Any:
-    _LOG.install()
-    low.llama_backend_init()
-    _LOG.clear()
-    pointer = low.llama_model_load_from_file(os.fsencode(path), low.llama_model_default_params())
-    if not pointer:
-        raise BundleError(f"{path}: llama.cpp cannot load it{_LOG.reason()}; convert or pull the model again")
-    return pointer
-
-
-# Saved timelines.
-
-
-@dataclass(frozen=True)
-class _State:
-    ranges: list[tuple[int, int]]
-    payload: bytes = field(repr=False)
-
-
-def _read_state(path: Path, fingerprint: str, facts: DecoderFacts) -> _State:
-    try:
-        with path.open("rb") as file:
-            if file.read(len(STATE_MAGIC)) != STATE_MAGIC:
-                raise InputError(f"{path}: not a saved timeline of edge-interleave")
-            size = int.from_bytes(file.read(8), "little")
-            if size > STATE_HEADER_BYTES_MAX:
-                raise InputError(f"{path}: damaged header; prefill again")
-            try:
-                header = json.loads(file.read(size))
-                ranges = [(int(start), int(end)) for start, end in header["ranges"]]
-                said, bytes_said, digest = str(header["decoder"]), int(header["bytes"]), str(header["sha256"])
-            except (ValueError, TypeError, KeyError, RecursionError) as error:
-                raise InputError(f"{path}: damaged header; prefill again") from error
-            if said != fingerprint:
-                raise InputError(f"{path}: saved by another model; prefill again")
-            edges = [edge for pair in ranges for edge in pair]
-            length = sum(end - start for start, end in ranges)
-            if edges != sorted(set(edges)) or (edges and (edges[0] < 0 or edges[-1] > facts.trained_context)):
-                raise InputError(f"{path}: damaged header; prefill again")
-            if length > facts.capacity:
-                raise InputError(f"{path}: {length} entries, the context holds {facts.capacity}; use a larger context")
-            if os.fstat(file.fileno()).st_size - file.tell() != bytes_said:
-                raise InputError(f"{path}: cut off; prefill again")
-            payload = file.read(bytes_said)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    if hashlib.sha256(payload).hexdigest() != digest:
-        raise InputError(f"{path}: damaged (SHA-256 differs); prefill again")
-    return _State(ranges, payload)
-
-
-# llama.cpp's log: kept for error messages, shown nowhere.
-
-
-class _Log:
-    ERROR_LEVEL = 4
-    CONTINUE_LEVEL = 5
-
-    def __init__(self) -> None:
-        self._lines: deque[str] = deque(maxlen=20)
-        self._level = 0
-        self._callback = low.llama_log_callback(self._take)  # llama.cpp holds no reference to it: we must
-
-    def install(self) -> None:
-        low.llama_log_set(self._callback, ctypes.c_void_p(0))
-
-    def clear(self) -> None:
-        self._lines.clear()
-
-    def reason(self) -> str:
-        """The first error line that says something, in brackets; empty where there was none."""
-        for line in self._lines:
-            text = re.sub(r"^\w+:\s*", "", "".join(c if c.isprintable() else " " for c in line)).strip()
-            if text:
-                return f" ({text[:200]})"
-        return ""
-
-    def _take(self, level: int, text: bytes, _user: Any) -> None:
-        if level != self.CONTINUE_LEVEL:
-            self._level = level
-        if self._level == self.ERROR_LEVEL:
-            self._lines.append(text.decode("utf-8", "replace"))
-
-
-_LOG = _Log()
+    release(weights)

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
         MediaError,
         UsageError,
     )
+    from .generation import Answer
     from .messages import Image, Message, Video
     from .model import Model, load
     from .sampling import SamplingOptions
-    from .session import Answer, Choice
+    from .session import Choice
     from .stats import Stats
 
 __all__ = [
@@ -53,7 +54,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Answer": "session",
+    "Answer": "generation",
     "AnswerStream": "chat",
     "Chat": "chat",
     "Choice": "session",

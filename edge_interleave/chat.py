@@ -8,12 +8,14 @@ from dataclasses import replace
 from types import TracebackType
 
 from .errors import UsageError
+from .generation import Answer, Generation, GenerationOptions
 from .media import Eyes, Seen
 from .messages import Content, Message, media_of, messages_of
 from .prompt import ImageSegment, PromptBuilder, Segment
 from .sampling import SamplingOptions
-from .session import Answer, Generation, GenerationOptions, Input, Session, TextInput, VisualInput
+from .session import Session
 from .stats import rate
+from .timeline import Input, TextInput, VisualInput
 
 GREEDY = SamplingOptions()
 MAX_TOKENS = 256

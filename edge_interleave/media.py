@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from .bundle import VISION_NAME, Bundle
 from .errors import BundleError, UsageError
 from .messages import Image, Media
-from .session import VisualInput
+from .timeline import VisualInput
 
 if TYPE_CHECKING:
     from .vision.encoder import VisionEncoder

@@ -18,11 +18,12 @@ from .bundle import Bundle, open_bundle
 from .chat import FRAMES, GREEDY, MAX_TOKENS, AnswerStream, Chat, asking, inputs_of, stops_of
 from .decoder import Backend, Decoder, DecoderOptions, backend_names, find_backend
 from .errors import BackendError, UsageError
+from .generation import Answer, GenerationOptions
 from .media import Eyes
 from .messages import Content, Message, media_of
 from .prompt import PromptBuilder
 from .sampling import SamplingOptions
-from .session import Answer, Choice, GenerationOptions, Session
+from .session import Choice, Session
 from .tokenizer import TextTokenizer
 
 CONTEXT = 4096

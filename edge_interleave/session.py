@@ -6,77 +6,19 @@ counts as the same where its visual tokens are. Knows nothing about messages, te
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from .decoder import Decoder, FloatArray
 from .errors import ContextFullError, UsageError
-from .sampling import Sampler, SamplingOptions, log_softmax, softmax
-from .stats import Stats, peak_memory_bytes, rate
-from .timeline import Key, Timeline
+from .generation import Generation, GenerationOptions, Prefill
+from .sampling import log_softmax, softmax
+from .timeline import Input, Key, TextInput, Timeline, VisualInput
 from .tokenizer import TextTokenizer
-
-STOP, LENGTH, CANCELLED = "stop", "length", "cancelled"
-
-
-@dataclass(frozen=True)
-class TextInput:
-    """Text tokens of a prompt."""
-
-    ids: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class VisualInput:
-    """The visual tokens of one image in a prompt."""
-
-    rows: FloatArray = field(repr=False)
-    """float32 (tokens, hidden)."""
-
-    def __post_init__(self) -> None:
-        digest = hashlib.blake2b(np.ascontiguousarray(self.rows).data, digest_size=16).digest()
-        object.__setattr__(self, "key", digest)
-
-    key: bytes = field(init=False)
-
-
-Input = TextInput | VisualInput
-
-
-@dataclass(frozen=True)
-class GenerationOptions:
-    """When an answer ends and how it is drawn."""
-
-    max_tokens: int = 256
-    stop: tuple[str, ...] = ()
-    """The answer ends before the first of these texts."""
-    sampling: SamplingOptions = field(default_factory=SamplingOptions)
-
-    def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise UsageError(f"max_tokens must be a whole number from 1, not {self.max_tokens}")
-        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
-            raise UsageError("stop must be texts, none of them empty")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the model said. `str(answer)` is the text."""
-
-    text: str
-    finish_reason: str
-    """`stop` (the model's own end, or a stop text), `length` (max_tokens, or the context is full) or `cancelled`."""
-    stats: Stats
-    token_ids: tuple[int, ...] = field(default=(), repr=False)
-    """The answer's tokens, without the one that ended it."""
-
-    def __str__(self) -> str:
-        return self.text
 
 
 @dataclass(frozen=True)
@@ -90,17 +32,6 @@ class Choice:
     """Natural logarithm of the probability that the model answers this and then ends its turn."""
 
 
-@dataclass(frozen=True)
-class Prefill:
-    """A prompt that lies in the timeline."""
-
-    logits: FloatArray = field(repr=False)
-    prompt_tokens: int
-    visual_tokens: int
-    cached_tokens: int
-    seconds: float
-
-
 class Session:
     """One timeline. Not thread-safe, but for the events that cancel."""
 
@@ -109,7 +40,8 @@ class Session:
         self._decoder = decoder
         self._tokenizer = tokenizer
         self._eos = frozenset(eos_token_ids)
-        self._turn = 0
+        self.turn = 0
+        """Counts the uses of the timeline; an answer that is not finished when the next use begins is cancelled."""
 
     @property
     def decoder(self) -> Decoder:
@@ -121,7 +53,7 @@ class Session:
 
         Raises ContextFullError, with the timeline unchanged, where it does not fit.
         """
-        self._turn += 1
+        self.turn += 1
         started = time.perf_counter()
         units = _units(prompt)
         if not units:
@@ -152,7 +84,7 @@ class Session:
         cancel: threading.Event | None = None,
     ) -> Generation:
         """Answer a prompt. Nothing happens before the first piece of text is asked for."""
-        return Generation(self, prompt, options, cancel)
+        return Generation(self, self._tokenizer, self._eos, prompt, options, cancel)
 
     def choose(self, prompt: Sequence[Input], options: Sequence[str]) -> list[Choice]:
         """How likely each of the given answers is, in the order given. The timeline then holds the prompt.
@@ -186,21 +118,27 @@ class Session:
             for option, probability, score in zip(options, probabilities, scores, strict=True)
         ]
 
+    def append_token(self, token: int) -> FloatArray:
+        """Put one token at the end; gives its logits. Raises ContextFullError."""
+        logits = self._decoder.append_tokens([token])
+        self.timeline.add(token)
+        return logits
+
     def reset(self) -> None:
         """Forget everything."""
-        self._turn += 1
+        self.turn += 1
         self._decoder.truncate(self.timeline.truncate(0))
 
     def close(self) -> None:
         """Free the decoder."""
-        self._turn += 1
+        self.turn += 1
         self._decoder.close()
 
     def _score(self, logits: FloatArray, answer: Sequence[int]) -> float:
         score = 0.0
         for token in answer:
             score += float(log_softmax(logits)[token])
-            logits = self._append_token(token)
+            logits = self.append_token(token)
         ends = log_softmax(logits)[[token for token in self._eos if token < len(logits)]]
         return score + float(np.logaddexp.reduce(ends))
 
@@ -227,164 +165,6 @@ class Session:
         for unit in run:
             self.timeline.add(unit.key, unit.size)
         return logits
-
-    def _append_token(self, token: int) -> FloatArray:
-        logits = self._decoder.append_tokens([token])
-        self.timeline.add(token)
-        return logits
-
-
-class Generation(Iterator[str]):
-    """An answer as it comes: an iterator of pieces of text, then `answer`. Leaving it early cancels it."""
-
-    def __init__(
-        self,
-        session: Session,
-        prompt: Sequence[Input],
-        options: GenerationOptions,
-        cancel: threading.Event | None,
-    ) -> None:
-        self._answer: Answer | None = None
-        self._pieces = self._generate(session, prompt, options, cancel)
-
-    @property
-    def answer(self) -> Answer:
-        """The whole answer, once the pieces are through. Raises UsageError before."""
-        if self._answer is None:
-            raise UsageError("the answer is not finished; go through its pieces first, or close it")
-        return self._answer
-
-    def __next__(self) -> str:
-        return next(self._pieces)
-
-    def close(self) -> None:
-        """End the answer here. What has been computed stays in the timeline."""
-        self._pieces.close()
-        if self._answer is None:
-            self._answer = _Figures().answer("", CANCELLED, ())
-
-    def _generate(
-        self,
-        session: Session,
-        prompt: Sequence[Input],
-        options: GenerationOptions,
-        cancel: threading.Event | None,
-    ) -> Generator[str, None, None]:
-        figures = _Figures()
-        prefill = session.prefill(prompt, cancel)
-        if prefill is None:
-            self._answer = figures.answer("", CANCELLED, ())
-            return
-        figures.prefill = prefill
-        turn = session._turn
-        sampler, text, hold = Sampler(options.sampling), session._tokenizer.stream(), _Hold(options.stop)
-        history = [token for part in prompt if isinstance(part, TextInput) for token in part.ids]
-        ids: list[int] = []
-        said: list[str] = []
-        reason = CANCELLED
-        try:
-            logits = prefill.logits
-            while True:
-                token = sampler.pick(logits, history)
-                figures.picked()
-                if token in session._eos:
-                    reason = STOP
-                    break
-                ids.append(token)
-                history.append(token)
-                piece = hold.push(text.push(token))
-                if piece:
-                    said.append(piece)
-                    yield piece
-                if hold.stopped or len(ids) >= options.max_tokens:
-                    reason = STOP if hold.stopped else LENGTH
-                    break
-                if session._turn != turn or (cancel is not None and cancel.is_set()):
-                    break
-                figures.resume()
-                try:
-                    logits = session._append_token(token)
-                except ContextFullError:
-                    reason = LENGTH
-                    break
-            rest = hold.rest()
-            if rest:
-                said.append(rest)
-                yield rest
-        finally:
-            whole = "".join(said)
-            answer_ids = session._tokenizer.encode_plain(whole) if hold.stopped else ids
-            self._answer = figures.answer(whole, reason, answer_ids)
-
-
-class _Hold:
-    """Holds back text that may be the beginning of a stop text."""
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self.stopped = False
-        self._stops = stops
-        self._held = ""
-
-    def push(self, piece: str) -> str:
-        """What can be said for certain."""
-        self._held += piece
-        found = [index for index in map(self._held.find, self._stops) if index >= 0]
-        if found:
-            self.stopped = True
-            said, self._held = self._held[: min(found)], ""
-            return said
-        keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
-        said, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return said
-
-    def rest(self) -> str:
-        """What was held back, once no more comes."""
-        return self._held
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of the text that is a beginning of the stop text."""
-    return next((size for size in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:size])), 0)
-
-
-class _Figures:
-    """Takes the times of one answer. The time that the reader of the pieces takes is not counted."""
-
-    def __init__(self) -> None:
-        self.prefill = Prefill(np.empty(0, np.float32), 0, 0, 0, 0.0)
-        self._started = time.perf_counter()
-        self._first_s: float | None = None
-        self._resumed = 0.0
-        self._decode_s = 0.0
-        self._steps = 0
-
-    def picked(self) -> None:
-        now = time.perf_counter()
-        if self._first_s is None:
-            self._first_s = now - self._started
-        else:
-            self._decode_s += now - self._resumed
-            self._steps += 1
-
-    def resume(self) -> None:
-        self._resumed = time.perf_counter()
-
-    def answer(self, text: str, reason: str, ids: Sequence[int]) -> Answer:
-        prefill = self.prefill
-        stats = Stats(
-            prompt_tokens=prefill.prompt_tokens,
-            visual_tokens=prefill.visual_tokens,
-            cached_tokens=prefill.cached_tokens,
-            answer_tokens=len(ids),
-            encode_s=0.0,
-            prefill_s=prefill.seconds,
-            first_token_s=self._first_s or 0.0,
-            decode_tokens_per_s=rate(self._steps, self._decode_s),
-            prefill_tokens_per_s=rate(prefill.prompt_tokens - prefill.cached_tokens, prefill.seconds),
-            encode_images_per_s=0.0,
-            peak_memory_bytes=peak_memory_bytes(),
-        )
-        return Answer(text, reason, stats, tuple(ids))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The timeline's bookkeeping: what lies in the KV cache, and where. Knows nothing about engines.
+"""The timeline's bookkeeping: what goes into the KV cache, what lies there, and where. Knows nothing about engines.
 
 An entry is one text token or one run of visual tokens. Entries are told apart by keys: a token's id, or the digest of
 an image's visual tokens. Positions may have gaps after an eviction, as in the decoder.
@@ -6,10 +6,39 @@ an image's visual tokens. Positions may have gaps after an eviction, as in the d
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from .decoder import FloatArray
+
 Key = int | bytes
+
+
+@dataclass(frozen=True)
+class TextInput:
+    """Text tokens of a prompt."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class VisualInput:
+    """The visual tokens of one image in a prompt."""
+
+    rows: FloatArray = field(repr=False)
+    """float32 (tokens, hidden)."""
+
+    def __post_init__(self) -> None:
+        digest = hashlib.blake2b(np.ascontiguousarray(self.rows).data, digest_size=16).digest()
+        object.__setattr__(self, "key", digest)
+
+    key: bytes = field(init=False)
+
+
+Input = TextInput | VisualInput
 
 
 @dataclass(frozen=True, slots=True)

@@ -395,13 +395,14 @@ class TestDamagedGguf:
 
 
 def test_weights_are_loaded_once_and_freed_with_the_last_decoder(tiny: Bundle) -> None:
-    from edge_interleave.backends import llama_cpp as backend
+    from edge_interleave.backends import llama_cpp_weights as weights
+    from edge_interleave.backends.llama_cpp import BACKEND
 
-    before = len(backend._shared)
-    first = backend.BACKEND.open(tiny, DecoderOptions(context=64))
-    second = backend.BACKEND.open(tiny, DecoderOptions(context=64))
-    assert len(backend._shared) == before + 1
+    before = len(weights._shared)
+    first = BACKEND.open(tiny, DecoderOptions(context=64))
+    second = BACKEND.open(tiny, DecoderOptions(context=64))
+    assert len(weights._shared) == before + 1
     first.close()
-    assert len(backend._shared) == before + 1
+    assert len(weights._shared) == before + 1
     second.close()
-    assert len(backend._shared) == before
+    assert len(weights._shared) == before

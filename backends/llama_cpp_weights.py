@@ -1,0 +1,99 @@
+"""llama.cpp's weights, loaded once for all decoders of a file; its log, kept for error messages and shown nowhere."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import threading
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as low
+
+from edge_interleave.errors import BundleError
+
+
+@dataclass(eq=False)
+class Weights:
+    """An open model file."""
+
+    key: tuple[str, int, int]
+    pointer: Any
+    """llama.cpp's `llama_model *`."""
+    users: int = 1
+
+
+_shared: dict[tuple[str, int, int], Weights] = {}
+_lock = threading.Lock()
+
+
+def acquire(path: Path) -> Weights:
+    """The weights of a GGUF file, loaded where no decoder has them yet. Raises BundleError. `release` them once."""
+    stat = path.stat()
+    key = (str(path.resolve()), stat.st_mtime_ns, stat.st_size)
+    with _lock:
+        if key in _shared:
+            _shared[key].users += 1
+            return _shared[key]
+        weights = Weights(key, _load_weights(path))
+        _shared[key] = weights
+        return weights
+
+
+def release(weights: Weights) -> None:
+    """Free the weights where nobody else uses them."""
+    with _lock:
+        weights.users -= 1
+        if weights.users == 0:
+            del _shared[weights.key]
+            low.llama_model_free(weights.pointer)
+
+
+def _load_weights(path: Path) -> Any:
+    LOG.install()
+    low.llama_backend_init()
+    LOG.clear()
+    pointer = low.llama_model_load_from_file(os.fsencode(path), low.llama_model_default_params())
+    if not pointer:
+        raise BundleError(f"{path}: llama.cpp cannot load it{LOG.reason()}; convert or pull the model again")
+    return pointer
+
+
+class Log:
+    """Keeps llama.cpp's latest error lines."""
+
+    ERROR_LEVEL = 4
+    CONTINUE_LEVEL = 5
+
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque(maxlen=20)
+        self._level = 0
+        self._callback = low.llama_log_callback(self._take)  # llama.cpp holds no reference to it: we must
+
+    def install(self) -> None:
+        """Have llama.cpp log here, and no longer to the terminal."""
+        low.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def clear(self) -> None:
+        """Forget what was logged."""
+        self._lines.clear()
+
+    def reason(self) -> str:
+        """The first error line that says something, in brackets; empty where there was none."""
+        for line in self._lines:
+            text = re.sub(r"^\w+:\s*", "", "".join(c if c.isprintable() else " " for c in line)).strip()
+            if text:
+                return f" ({text[:200]})"
+        return ""
+
+    def _take(self, level: int, text: bytes, _user: Any) -> None:
+        if level != self.CONTINUE_LEVEL:
+            self._level = level
+        if self._level == self.ERROR_LEVEL:
+            self._lines.append(text.decode("utf-8", "replace"))
+
+
+LOG = Log()
