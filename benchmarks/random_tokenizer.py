@@ -160,14 +160,16 @@ def _llama2(rows: int) -> tuple[Tokenizer, tuple[str, ...]]:
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     learner.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=300, show_progress=False))
-    learnt = json.loads(learner.to_str())["model"]
+    learnt = learner.get_vocab()
+    pieces = sorted(learnt, key=lambda token: learnt[token])
     specials = ("<unk>", "<s>", "</s>")
-    vocab = [*specials, *(f"<0x{byte:02X}>" for byte in range(256))]
-    vocab += sorted(learnt["vocab"], key=lambda token: learnt["vocab"][token])
+    vocab = [*specials, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
+    # SentencePiece joins any two pieces that make a piece, the earliest learnt first; so do the merges here.
+    splits = ((piece[:i], piece[i:]) for piece in pieces for i in range(1, len(piece)))
     tokenizer = Tokenizer(
         models.BPE(
             vocab={token: i for i, token in enumerate(vocab)},
-            merges=[tuple(merge) for merge in learnt["merges"]],
+            merges=[pair for pair in splits if pair[0] in learnt and pair[1] in learnt],
             unk_token="<unk>",
             fuse_unk=True,
             byte_fallback=True,

@@ -1,0 +1,315 @@
+"""The decoder of a checkpoint to a GGUF file for llama.cpp: streamed, then quantized by llama.cpp itself.
+
+The file is a text model in its own right: weights, hyper-parameters, tokenizer and chat template, as llama.cpp's own
+converter lays them out. Memory stays at some rows of a tensor: the checkpoint's matrices go as they are (bf16 stays
+bf16, and so on) into a file beside the target, from which llama.cpp makes the quantized one.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol, cast
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from edge_interleave.errors import UsageError
+
+from .checkpoint import Checkpoint
+from .config import DecoderConfig
+from .gguf_quantize import quantize
+from .gguf_vocab import Vocabulary, make_vocabulary
+from .progress import Progress
+from .tokenizer_files import TokenizerFiles, read_tokenizer
+
+FloatArray = npt.NDArray[np.float32]
+
+QUANTIZATIONS = ("q4_k_m", "q4_0", "q5_k_m", "q6_k", "q8_0", "f16")
+DEFAULT_QUANTIZATION = "q4_k_m"
+
+_FILE_TYPES = {
+    "f32": gguf.LlamaFileType.ALL_F32,
+    "f16": gguf.LlamaFileType.MOSTLY_F16,
+    "bf16": gguf.LlamaFileType.MOSTLY_BF16,
+    "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
+    "q4_k_m": gguf.LlamaFileType.MOSTLY_Q4_K_M,
+    "q5_k_m": gguf.LlamaFileType.MOSTLY_Q5_K_M,
+    "q6_k": gguf.LlamaFileType.MOSTLY_Q6_K,
+    "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+}
+_TYPES = {
+    "f32": gguf.GGMLQuantizationType.F32,
+    "f16": gguf.GGMLQuantizationType.F16,
+    "bf16": gguf.GGMLQuantizationType.BF16,
+}
+_CHUNK_VALUES = 1 << 23
+_F16_MAX = 65504.0
+
+
+@dataclass(frozen=True)
+class GgufSummary:
+    """What was written."""
+
+    quantization: str
+    bytes: int
+    tensors: int
+    fallbacks: int
+    """Tensors whose rows are no multiple of the quantization's block, and which llama.cpp gave a less compact type."""
+
+
+def write_gguf(
+    checkpoint: Checkpoint,
+    path: Path,
+    quantization: str = DEFAULT_QUANTIZATION,
+    progress: Progress | None = None,
+) -> GgufSummary:
+    """Write the decoder of `checkpoint` to `path`, atomically.
+
+    `quantization` is one of QUANTIZATIONS, or `f32` for comparisons. `progress` hears of the stages `decoder` (bytes of
+    the checkpoint's tensors) and `quantize` (tensors begun). Needs disk beside `path` for the decoder as the
+    checkpoint has it. Raises UsageError, CheckpointError, and BackendError where llama.cpp fails.
+    """
+    if quantization not in (*QUANTIZATIONS, "f32"):
+        raise UsageError(f"quantization {quantization!r}: choose one of {', '.join(QUANTIZATIONS)}")
+    files = read_tokenizer(checkpoint)
+    plain = path.with_name(f".{path.name}.plain")
+    packed = path.with_name(f".{path.name}.packed")
+    direct = quantization in ("f16", "f32")
+    fallbacks = 0
+    try:
+        tensors = _write_plain(checkpoint, files, plain, quantization if direct else None, progress)
+        if not direct:
+
+            def on_tensor(done: int, total: int) -> None:
+                if progress is not None:
+                    progress("quantize", done, total)
+
+            fallbacks = quantize(plain, packed, int(_FILE_TYPES[quantization]), on_tensor)
+        done = plain if direct else packed
+        size = done.stat().st_size
+        with done.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(done, path)
+    finally:
+        plain.unlink(missing_ok=True)
+        packed.unlink(missing_ok=True)
+    return GgufSummary(quantization, size, tensors, fallbacks)
+
+
+def _write_plain(
+    checkpoint: Checkpoint, files: TokenizerFiles, path: Path, matrix_type: str | None, progress: Progress | None
+) -> int:
+    """Write an unquantized file and return its number of tensors. None keeps each matrix's type."""
+    decoder = checkpoint.config.decoder
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[_arch(decoder)])
+    try:
+        _add_parameters(writer, checkpoint, matrix_type)
+        vocabulary = make_vocabulary(files.tokenizer, decoder.vocab_size)
+        _add_vocabulary(writer, vocabulary, files, checkpoint.config.bos_token_id)
+        tensors = list(_tensors(checkpoint, matrix_type))
+        for tensor in tensors:
+            # The writer takes the type from the third argument only where the fifth is not given.
+            writer.add_tensor_info(
+                tensor.gguf_name, tensor.shape, np.dtype(np.float32), tensor.nbytes, _TYPES[tensor.type]
+            )
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        done, total = 0, sum(tensor.nbytes for tensor in tensors)
+        for tensor in tensors:
+            # Of an array the writer takes the size and `tofile`; so rows can be streamed past it.
+            writer.write_tensor_data(cast("npt.NDArray[np.float32]", tensor))
+            done += tensor.nbytes
+            if progress is not None:
+                progress("decoder", done, total)
+    finally:
+        writer.close()
+    return len(tensors)
+
+
+def _arch(decoder: DecoderConfig) -> gguf.MODEL_ARCH:
+    return {"qwen2": gguf.MODEL_ARCH.QWEN2, "llama": gguf.MODEL_ARCH.LLAMA}[decoder.type]
+
+
+def _add_parameters(writer: gguf.GGUFWriter, checkpoint: Checkpoint, matrix_type: str | None) -> None:
+    decoder = checkpoint.config.decoder
+    kind = matrix_type or checkpoint.dtype("decoder.layers.0.mlp.gate_proj.weight")
+    writer.add_type(gguf.GGUFType.MODEL)
+    writer.add_name(checkpoint.source.rsplit("/", 1)[-1])
+    writer.add_file_type(int(_FILE_TYPES[kind]))
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_context_length(decoder.context_length)
+    writer.add_embedding_length(decoder.hidden_size)
+    writer.add_block_count(decoder.layers)
+    writer.add_feed_forward_length(decoder.intermediate_size)
+    writer.add_head_count(decoder.heads)
+    writer.add_head_count_kv(decoder.kv_heads)
+    writer.add_key_length(decoder.head_dim)
+    writer.add_value_length(decoder.head_dim)
+    writer.add_layer_norm_rms_eps(decoder.rms_norm_eps)
+    writer.add_rope_dimension_count(decoder.head_dim)
+    writer.add_rope_freq_base(decoder.rope_theta)
+    writer.add_vocab_size(decoder.vocab_size)
+    if decoder.rope_scaling is not None and decoder.rope_scaling.type == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(decoder.rope_scaling.factor)
+
+
+def _add_vocabulary(
+    writer: gguf.GGUFWriter, vocabulary: Vocabulary, files: TokenizerFiles, configured_bos: int | None
+) -> None:
+    tokenizer = files.tokenizer
+    eos = tokenizer.token_to_id(files.eos_token)
+    bos = tokenizer.token_to_id(files.bos_token) if files.bos_token is not None else configured_bos
+    pad = None if files.pad_token is None else tokenizer.token_to_id(files.pad_token)
+    turn_end = tokenizer.token_to_id("<|im_end|>")
+    writer.add_tokenizer_model(vocabulary.model)
+    writer.add_tokenizer_pre(vocabulary.pre)
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_types(vocabulary.types)
+    if vocabulary.model == "llama":
+        writer.add_token_scores(vocabulary.scores)
+        writer.add_add_space_prefix(vocabulary.adds_space)
+    else:
+        writer.add_token_merges(vocabulary.merges)
+    if vocabulary.unknown_id is not None:
+        writer.add_unk_token_id(vocabulary.unknown_id)
+    assert eos is not None  # read_tokenizer saw to it
+    writer.add_eos_token_id(eos)
+    # Without one llama.cpp takes an id of its own choice.
+    writer.add_bos_token_id(eos if bos is None or bos >= len(vocabulary.tokens) else bos)
+    if pad is not None:
+        writer.add_pad_token_id(pad)
+    if turn_end is not None:
+        writer.add_eot_token_id(turn_end)
+    writer.add_add_bos_token(files.adds_bos)
+    if files.text_template is not None:
+        writer.add_chat_template(files.text_template)
+
+
+class _Tensor(Protocol):
+    """What the writer needs to know of a tensor before it is read."""
+
+    gguf_name: str
+    shape: tuple[int, ...]
+    type: str
+    nbytes: int
+
+    def tofile(self, file: BinaryIO) -> None:
+        """Write the values."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor of the checkpoint, read while it is written."""
+
+    checkpoint: Checkpoint
+    name: str
+    gguf_name: str
+    shape: tuple[int, ...]
+    type: str
+    interleaved_heads: int
+    """Not 0: the rows are rotated in pairs of neighbours by llama.cpp's Llama, in halves by transformers."""
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * (4 if self.type == "f32" else 2)
+
+    def tofile(self, file: BinaryIO) -> None:
+        if self.interleaved_heads:
+            file.write(_narrow(_interleave(self.checkpoint.tensor(self.name), self.interleaved_heads), self.type))
+            return
+        for rows in _chunks(self.checkpoint, self.name):
+            file.write(_narrow(rows, self.type))
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """A tensor that the checkpoint does not have."""
+
+    values: FloatArray
+    gguf_name: str
+    type: str = "f32"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes
+
+    def tofile(self, file: BinaryIO) -> None:
+        file.write(self.values.tobytes())
+
+
+def _tensors(checkpoint: Checkpoint, matrix_type: str | None) -> Iterator[_Stored | _Computed]:
+    decoder = checkpoint.config.decoder
+    names = gguf.get_tensor_name_map(_arch(decoder), decoder.layers)
+    factors = _rope_factors(decoder)
+    if factors is not None:
+        yield _Computed(factors, "rope_freqs.weight")
+    for name in checkpoint.names():
+        if not name.startswith("decoder."):
+            continue
+        spelt = name.removeprefix("decoder.")
+        gguf_name = names.get_name(spelt if spelt.startswith("lm_head.") else f"model.{spelt}", (".weight", ".bias"))
+        assert gguf_name is not None, name
+        heads = 0
+        if decoder.type == "llama" and ".self_attn.q_proj." in name:
+            heads = decoder.heads
+        elif decoder.type == "llama" and ".self_attn.k_proj." in name:
+            heads = decoder.kv_heads
+        yield _Stored(checkpoint, name, gguf_name, checkpoint.shape(name), _type(checkpoint, name, matrix_type), heads)
+
+
+def _type(checkpoint: Checkpoint, name: str, matrix_type: str | None) -> str:
+    """Norms and biases are always f32. f16 is not for values beyond its range: such a matrix keeps its type."""
+    own = checkpoint.dtype(name)
+    if len(checkpoint.shape(name)) < 2:
+        return "f32"
+    if matrix_type == "f16" and own != "f16" and any(np.abs(r).max() > _F16_MAX for r in _chunks(checkpoint, name)):
+        return own
+    return matrix_type or own
+
+
+def _chunks(checkpoint: Checkpoint, name: str) -> Iterator[FloatArray]:
+    shape = checkpoint.shape(name)
+    step = max(1, _CHUNK_VALUES // max(1, math.prod(shape[1:])))
+    for start in range(0, shape[0], step):
+        yield checkpoint.rows(name, start, min(start + step, shape[0]))
+
+
+def _narrow(values: FloatArray, kind: str) -> bytes:
+    if kind == "bf16":  # exact: only tensors that are bf16 in the checkpoint come here
+        return (np.ascontiguousarray(values).view(np.uint32) >> 16).astype("<u2").tobytes()
+    return values.astype("<f2" if kind == "f16" else "<f4").tobytes()
+
+
+def _interleave(values: FloatArray, heads: int) -> FloatArray:
+    """Rows of each head: first half, second half -> pairs of one each."""
+    rows = values.shape[0]
+    halves = values.reshape(heads, 2, rows // heads // 2, *values.shape[1:])
+    return halves.swapaxes(1, 2).reshape(values.shape)
+
+
+def _rope_factors(decoder: DecoderConfig) -> FloatArray | None:
+    """Llama 3's stretching of the rotary wavelengths, as divisors of each frequency (transformers' `llama3` type)."""
+    scaling = decoder.rope_scaling
+    if scaling is None or scaling.type != "llama3":
+        return None
+    exponents = np.arange(0, decoder.head_dim, 2, dtype=np.float64) / decoder.head_dim
+    wavelength = 2 * math.pi * decoder.rope_theta**exponents
+    smooth = (scaling.original_context / wavelength - scaling.low_freq_factor) / (
+        scaling.high_freq_factor - scaling.low_freq_factor
+    )
+    # 1 for short waves, `factor` for long ones, and between them a mean of the frequencies.
+    between = 1 / ((1 - smooth) / scaling.factor + smooth)
+    factors = np.where(smooth >= 1, 1.0, np.where(smooth <= 0, scaling.factor, between))
+    return factors.astype(np.float32)
