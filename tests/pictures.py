@@ -18,7 +18,7 @@ PHOTOGRAPHS = (
     "page.png",
     "no_time_for_that_tiny.gif",
 )
-SIZES = ((64, 48), (48, 64), (1, 1), (3, 2), (1, 700), (700, 1), (5000, 1), (1, 5000), (33, 500), (201, 3), (300, 299))
+SIZES = ((64, 48), (48, 64), (1, 1), (3, 2), (1, 700), (700, 1), (5000, 1), (1, 5000), (500, 33), (201, 3), (300, 299))
 
 
 def vision_info(resize: str = "squash", size: int = 24, resample: str = "bicubic", grid: int = 3) -> VisionInfo:

@@ -248,5 +248,7 @@ def _opencv() -> Any:
             "'pip install opencv-python-headless' in place of opencv-python"
         ) from error
     if not chosen:
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        # OpenCV 4 has it at the top, OpenCV 5 in a module of its own; 0 is LOG_LEVEL_SILENT.
+        set_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
+        set_level(0)
     return cv2
