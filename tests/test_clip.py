@@ -369,3 +369,20 @@ def test_the_environment_is_as_it_was(before: str | None, mp4: Path, monkeypatch
     with pytest.raises(MediaError):
         sample_clip(clip("bikes.mp4").parent / "missing", 2)
     assert os.environ.get(name) == before
+
+
+def test_without_opencv_pictures_still_work_and_videos_say_what_to_install(mp4: Path, tmp_path: Path) -> None:
+    picture().save(tmp_path / "still.gif")
+    script = (
+        "import sys\n"
+        "sys.modules['cv2'] = None\n"
+        "from edge_interleave.errors import BackendError\n"
+        "from edge_interleave.stream.clip import sample_clip\n"
+        "print(len(sample_clip(sys.argv[1], 3)))\n"
+        "try: sample_clip(sys.argv[2], 3)\n"
+        "except BackendError as error: print(error)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "still.gif"), str(mp4)]
+    frames, said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+    assert frames == "1"
+    assert "opencv-python-headless" in said
