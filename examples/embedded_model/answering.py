@@ -1,0 +1,130 @@
+"""Stage two: the decoder learns to answer. The tower is frozen; what it sees of the pool is stored once.
+
+Besides the answers' tokens, the decoder's third layer is asked at every visual token which image of the sequence the
+token belongs to: nothing else in the prompt says so, and "which image" and "in image 3" hang on it.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import evaluate_in_torch
+import lean_decoder
+import numpy as np
+import torch
+import torch.nn.functional as F
+from optimizers import make_optimizers, set_rate, step_all
+from packing import IGNORE, Packed, Packer
+from pool import GRID, Pool
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration
+
+ORDINAL_LAYER = 3
+ORDINALS = 8
+# The last steps, by share of the decaying learning rate, that train through 4-bit rounding.
+QUANTIZED_SHARE = 0.6
+
+
+class Student(nn.Module):
+    """Projector and decoder as they train: features in, losses out."""
+
+    def __init__(self, model: LlavaForConditionalGeneration) -> None:
+        super().__init__()
+        self.projector = model.model.multi_modal_projector
+        self.decoder = model.model.language_model
+        self.ordinal = nn.Linear(model.config.text_config.hidden_size, ORDINALS)
+        self.image_id = model.config.image_token_id
+        self.four_bits = False
+
+    def hidden(self, packed: Packed, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states (n, t, width) of the last layer, normalised, and of layer ORDINAL_LAYER.
+
+        features: the batch's images, (images, tokens, tower width).
+        """
+        visual = self.projector(features)
+        if packed.stride > 1:
+            grid = visual.float().permute(0, 2, 1).unflatten(2, (GRID, GRID))
+            visual = F.avg_pool2d(grid, packed.stride).flatten(2).permute(0, 2, 1)
+        rows = self.decoder.embed_tokens(packed.ids)
+        rows = rows.masked_scatter((packed.ids == self.image_id)[..., None], visual.to(rows.dtype))
+        return lean_decoder.forward(
+            self.decoder, rows, packed.positions, packed.mask, ORDINAL_LAYER, four_bits=self.four_bits
+        )
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits over the vocabulary: the head is the embedding matrix."""
+        return hidden @ self.decoder.embed_tokens.weight.to(hidden.dtype).T
+
+    def loss(self, packed: Packed, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean cross entropy of the answers' tokens, and of the ordinals."""
+        last, middle = self.hidden(packed, features)
+        wanted = packed.targets != IGNORE
+        answers = F.cross_entropy(self.logits(last[wanted]).float(), packed.targets[wanted])
+        visual = packed.ordinals != IGNORE
+        ordinals = F.cross_entropy(self.ordinal(middle[visual]).float(), packed.ordinals[visual])
+        return answers, ordinals
+
+
+def train(
+    model: LlavaForConditionalGeneration,
+    tokenizer: Tokenizer,
+    pool: Pool,
+    features: Tensor,
+    steps: int,
+    checkpoint: Path,
+    *,
+    batch: int = 32,
+    rate: float = 2e-3,
+    easy_steps: int = 300,
+    decay_share: float = 0.35,
+) -> None:
+    """Train for `steps` steps in all; goes on from `checkpoint` where it exists."""
+    student = Student(model)
+    optimizers = make_optimizers(student, rate)
+    exam = evaluate_in_torch.Exam(model, tokenizer, seed=77, count=60)
+    start = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        student.load_state_dict(state["student"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            peaks = [group["peak"] for group in optimizer.param_groups]
+            optimizer.load_state_dict(saved)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["peak"] = peak
+        start = state["step"]
+    began, losses = time.monotonic(), []
+    for step in range(start, steps):
+        left = (steps - step) / (decay_share * steps)
+        set_rate(optimizers, min(1.0, (step + 1) / 100, left))
+        packer = Packer(pool, tokenizer, random.Random(f"pack/{step}")) if step == start else packer
+        packer.rng.seed(f"pack/{step}")
+        student.four_bits = left < QUANTIZED_SHARE
+        packed = packer.batch(batch, easy=step < easy_steps)
+        seen = noisy(features[packed.images].float(), packer.rng)
+        with torch.autocast("cpu", torch.bfloat16):
+            answers, ordinals = student.loss(packed, seen)
+        (answers + 0.1 * ordinals).backward()
+        step_all(optimizers, student.parameters())
+        losses.append((answers.item(), ordinals.item()))
+        if (step + 1) % 50 == 0:
+            means = np.mean(losses[-50:], axis=0)
+            speed = (time.monotonic() - began) / (step + 1 - start)
+            print(f"{step + 1}/{steps} answers {means[0]:.4f} ordinals {means[1]:.4f} {speed:.2f} s/step", flush=True)
+        if (step + 1) % 250 == 0 or step + 1 == steps:
+            state = {
+                "student": student.state_dict(),
+                "optimizers": [o.state_dict() for o in optimizers],
+                "step": step + 1,
+            }
+            torch.save(state, checkpoint.with_suffix(".partial"))
+            checkpoint.with_suffix(".partial").rename(checkpoint)
+        if (step + 1) % 500 == 0 or step + 1 == steps:
+            print(exam.report(student), flush=True)
+
+
+def noisy(features: Tensor, rng: random.Random) -> Tensor:
+    """Features with a little noise, so that the decoder does not lean on their last digits (int8 has none)."""
+    return features + rng.choice((0.0, 0.03, 0.06)) * features.std() * torch.randn(features.shape)

@@ -1,0 +1,64 @@
+"""How well the model in training answers fresh samples: exact match of the whole answer, task by task.
+
+Teacher-forced: greedy decoding gives the right answer if and only if every token's argmax is right given the right
+tokens before it. The figures that count come from `evaluate.py`, through the runtime and the quantized bundle.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import packing
+import pool
+import tasks
+import torch
+from teach_tower import extract
+from tokenizers import Tokenizer
+from transformers import LlavaForConditionalGeneration
+
+if TYPE_CHECKING:
+    from answering import Student
+
+
+class Exam:
+    """Held-out samples of every task, with their features."""
+
+    def __init__(self, model: LlavaForConditionalGeneration, tokenizer: Tokenizer, seed: int, count: int) -> None:
+        self.tokenizer = tokenizer
+        self.samples = {
+            t: [tasks.draw_sample(t, random.Random(f"{seed}/{t}/{i}")) for i in range(count)] for t in tasks.TASKS
+        }
+        scenes = [scene for samples in self.samples.values() for sample in samples for scene in sample.scenes]
+        self.rows = {id(scene): row for row, scene in enumerate(scenes)}
+        self.features = extract(model, np.stack([pool.picture(scene) for scene in scenes])).float()
+
+    @torch.no_grad()
+    def score(self, student: Student, samples: Sequence[tasks.Sample], stride: int) -> list[bool]:
+        """For each sample: is the whole answer right?"""
+        right = []
+        for first in range(0, len(samples), 20):
+            part = samples[first : first + 20]
+            talks = [
+                packing.Conversation(
+                    tuple(self.rows[id(s)] for s in sample.scenes), ((sample.question, sample.answer),)
+                )
+                for sample in part
+            ]
+            packed = packing.pack(talks, self.tokenizer, random.Random(0), stride, gap_share=0.0)
+            with torch.autocast("cpu", torch.bfloat16):
+                last, _ = student.hidden(packed, self.features[packed.images])
+                guess = student.logits(last).argmax(-1)
+            wanted = packed.targets != packing.IGNORE
+            right += ((guess == packed.targets) | ~wanted).all(1).tolist()
+        return right
+
+    def report(self, student: Student) -> str:
+        """One line a stride: accuracy by task."""
+        lines = []
+        for stride in (1, 2):
+            scores = {task: np.mean(self.score(student, samples, stride)) for task, samples in self.samples.items()}
+            lines.append(f"  stride {stride}: " + ", ".join(f"{task} {score:.2f}" for task, score in scores.items()))
+        return "\n".join(lines)

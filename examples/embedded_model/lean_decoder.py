@@ -1,0 +1,74 @@
+"""Qwen2's forward pass for training on a CPU: the module's own weights, bf16 products, fp32 residual stream.
+
+transformers' module casts every activation several times under autocast; here each is cast once. The two agree (the
+training script checks it at its start). Knows nothing about images or losses.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import Qwen2Model
+
+HALF = torch.bfloat16
+
+
+def forward(
+    decoder: Qwen2Model, rows: Tensor, positions: Tensor, mask: Tensor, middle: int, *, four_bits: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Last hidden states after the final norm, and the residual stream after `middle` layers; both (n, t, width).
+
+    rows: (n, t, width) embeddings; positions: (n, t) int64; mask: (n, 1, t, t) bool.
+    With `four_bits` every matrix is rounded as 4-bit quantization will round it (gradients pass straight through), so
+    that the weights learn to bear it.
+    """
+    config = decoder.config
+    size = config.hidden_size // config.num_attention_heads
+    angles = positions[..., None].float() * decoder.rotary_emb.inv_freq
+    cos, sin = angles.cos()[:, None].to(HALF), angles.sin()[:, None].to(HALF)
+    bias = torch.zeros(mask.shape, dtype=HALF).masked_fill(~mask, -1e9)
+    shape = (rows.shape[0], rows.shape[1], -1, size)
+    groups = config.num_attention_heads // config.num_key_value_heads
+    stream, kept = rows.float(), rows
+    for index, layer in enumerate(decoder.layers):
+        if index == middle:
+            kept = stream
+        attention = layer.self_attn
+        normed = _norm(stream, layer.input_layernorm)
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        q, k, v = (_linear(normed, p, four_bits).view(shape).transpose(1, 2) for p in projections)
+        q, k = _rotate(q * size**-0.5, cos, sin), _rotate(k, cos, sin)
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+        weights = torch.softmax(q @ k.transpose(2, 3) + bias, -1)
+        mixed = (weights @ v).transpose(1, 2).flatten(2)
+        stream = stream + _linear(mixed, attention.o_proj, four_bits)
+        normed = _norm(stream, layer.post_attention_layernorm)
+        gate, up = (_linear(normed, p, four_bits) for p in (layer.mlp.gate_proj, layer.mlp.up_proj))
+        stream = stream + _linear(F.silu(gate) * up, layer.mlp.down_proj, four_bits)
+    return _norm(stream, decoder.norm), kept
+
+
+def _linear(x: Tensor, module: torch.nn.Linear, four_bits: bool) -> Tensor:
+    bias = None if module.bias is None else module.bias.to(HALF)
+    weight = module.weight + (_rounded(module.weight) - module.weight).detach() if four_bits else module.weight
+    return F.linear(x, weight.to(HALF), bias)
+
+
+@torch.no_grad()
+def _rounded(weight: Tensor) -> Tensor:
+    """Blocks of 32 weights on 16 levels between their least and greatest, as ggml's Q4_K does (ggml-quants.c)."""
+    blocks = weight.view(-1, 32)
+    low, high = blocks.amin(1, keepdim=True).clamp(max=0), blocks.amax(1, keepdim=True)
+    step = ((high - low) / 15).clamp(min=1e-8)
+    return (((blocks - low) / step).round() * step + low).view_as(weight)
+
+
+def _norm(x: Tensor, module: torch.nn.Module) -> Tensor:
+    scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + module.variance_epsilon)
+    return (x * scale).to(HALF) * module.weight.to(HALF)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, -1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)

@@ -1,0 +1,38 @@
+"""The optimizers of both stages: Muon for matrices, AdamW for the rest. Knows nothing about models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+
+
+def make_optimizers(module: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan 2024, as PyTorch ships it) for the weights of linear layers, AdamW for all other parameters."""
+    matrices = [p for m in module.modules() if isinstance(m, nn.Linear) for p in (m.weight,) if p.requires_grad]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in module.parameters() if id(p) not in chosen and p.requires_grad]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(matrices, lr=rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak"] = rate
+    return optimizers
+
+
+def set_rate(optimizers: Sequence[torch.optim.Optimizer], share: float) -> None:
+    """Set every learning rate to a share of its peak."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * share
+
+
+def step_all(optimizers: Sequence[torch.optim.Optimizer], parameters: Iterable[nn.Parameter]) -> None:
+    """Clip the gradients' norm at 1, step and clear."""
+    nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)

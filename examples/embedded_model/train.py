@@ -1,0 +1,49 @@
+"""Make the embedded model: draw the world, teach the tower, teach the decoder to answer, save the checkpoint.
+
+    python examples/embedded_model/train.py --runs runs/embedded --out examples/embedded_model/checkpoint
+
+Stops and goes on: every stage keeps its state under --runs. Needs the `oracle` extra (PyTorch, transformers).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import answering
+import build
+import pool
+import teach_tower
+import torch
+
+POOL = {"single": 40000, "change": 14000, "twins": 8000, "motion": 5000}
+
+
+def main() -> None:
+    """Run the stages that are not done yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/embedded"), help="where drawings and states are kept")
+    parser.add_argument("--out", type=Path, required=True, help="the checkpoint's folder")
+    parser.add_argument("--tower-steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=3000, help="steps of the second stage in all")
+    arguments = parser.parse_args()
+
+    began = time.monotonic()
+    drawn = pool.load_pool(arguments.runs / "pool", POOL, seed=1)
+    tokenizer = build.build_tokenizer()
+    model = build.build_model(tokenizer)
+    teach_tower.teach(model, tokenizer, drawn, arguments.tower_steps, arguments.runs / "tower.pt")
+    model.model.vision_tower.requires_grad_(False)
+    features_path = arguments.runs / "features.pt"
+    if not features_path.exists():
+        torch.save(teach_tower.extract(model, drawn.pixels), features_path)
+    features = torch.load(features_path, weights_only=True)
+    print(f"tower and features ready after {time.monotonic() - began:.0f} s", flush=True)
+    answering.train(model, tokenizer, drawn, features, arguments.steps, arguments.runs / "answers.pt")
+    build.save_checkpoint(model, tokenizer, arguments.out)
+    print(f"saved {arguments.out} after {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
