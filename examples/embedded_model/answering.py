@@ -95,11 +95,11 @@ def train(
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["peak"] = peak
         start = state["step"]
+    packer = Packer(pool, tokenizer, random.Random())
     began, losses = time.monotonic(), []
     for step in range(start, steps):
         left = (steps - step) / (decay_share * steps)
         set_rate(optimizers, min(1.0, (step + 1) / 100, left))
-        packer = Packer(pool, tokenizer, random.Random(f"pack/{step}")) if step == start else packer
         packer.rng.seed(f"pack/{step}")
         student.four_bits = left < QUANTIZED_SHARE
         packed = packer.batch(batch, easy=step < easy_steps)

@@ -1,6 +1,6 @@
 """How well a bundle answers freshly drawn samples: exact match of the whole answer, through the runtime.
 
-    python examples/embedded_model/evaluate.py                    # the embedded bundle, 500 samples a task, strides 1, 2
+    python examples/embedded_model/evaluate.py     # the embedded bundle, 500 samples a task and stride
     python examples/embedded_model/evaluate.py --bundle FOLDER --count 100 --json
 
 The samples come from a seed that training never used. Needs the package alone, no PyTorch.
@@ -15,12 +15,13 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import edge_interleave as ei
 import tasks
 import world
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+
+import edge_interleave as ei
 
 SEED = 20261
 FLOORS = {

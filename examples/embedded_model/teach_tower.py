@@ -116,7 +116,7 @@ def teach(
 
 
 def prepare(pixels: np.ndarray, rng: np.random.Generator | None = None) -> Tensor:
-    """(n, side, side, 3) uint8 to (n, 3, side, side) float32 in -1 ... 1; with `rng`, slightly changed light and grain."""
+    """(n, side, side, 3) uint8 to (n, 3, side, side) float32 in -1 ... 1; with `rng`, changed light and grain."""
     values = torch.from_numpy(pixels).float().permute(0, 3, 1, 2) / 127.5 - 1
     if rng is None:
         return values
@@ -130,7 +130,7 @@ def prepare(pixels: np.ndarray, rng: np.random.Generator | None = None) -> Tenso
 
 
 def pooled_labels(labels: Tensor) -> Tensor:
-    """Labels of 2 x 2 patches as one: the item of most of them; in doubt where patches are in doubt and none is sure."""
+    """Labels of 2 x 2 patches as one: the item of most of them; in doubt where some are in doubt and none is sure."""
     n, side = labels.shape[:2]
     cells = (
         labels.view(n, side // 2, 2, side // 2, 2, 2).permute(0, 1, 3, 2, 4, 5).reshape(n, side // 2, side // 2, 4, 2)
