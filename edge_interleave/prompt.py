@@ -175,19 +175,16 @@ def _order(message: Message, media: Sequence[Media], numbers: Sequence[int]) -> 
     parts: list[str | int] = [first]
     for other in others:
         parts += [next(remaining), other]
-    return _without_leading_space(parts)
+    return _tidy(parts)
 
 
-def _without_leading_space(parts: Sequence[str | int]) -> tuple[str | int, ...]:
-    """Drop empty texts, and white space between the images that a message begins with and after them."""
-    kept: list[str | int] = []
-    for part in parts:
-        if isinstance(part, str):
-            part = part.lstrip() if all(isinstance(before, int) for before in kept) and kept else part
-            if not part or (not kept and not part.strip()):
-                continue
-        kept.append(part)
-    return tuple(kept)
+def _tidy(parts: Sequence[str | int]) -> tuple[str | int, ...]:
+    """Without empty texts; where all text comes last, without the white space that sets the images apart from it."""
+    solid = [part for part in parts if isinstance(part, int) or part.strip()]
+    if all(isinstance(part, int) for part in solid[:-1]) and solid:
+        last = solid[-1]
+        return (*solid[:-1], last.lstrip() if isinstance(last, str) and len(solid) > 1 else last)
+    return tuple(part for part in parts if part != "")
 
 
 def _spaced(parts: Sequence[str | int]) -> tuple[str | int, ...]:
