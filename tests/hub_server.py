@@ -1,8 +1,8 @@
 """A Hugging Face Hub on this machine: the parts of its API that `huggingface_hub`'s downloads use.
 
 Facts from the client's own requests: `GET /api/models/ID/revision/REV`, `GET /api/models/ID/tree/COMMIT`, and `HEAD`
-and `GET` (with `Range`) of `/ID/resolve/COMMIT/PATH`. Errors say what they are in `X-Error-Code`; a file's `ETag` is its
-SHA-256 where it is large ("LFS") and its Git blob id where it is not.
+and `GET` (with `Range`) of `/ID/resolve/COMMIT/PATH`. Errors say what they are in `X-Error-Code`; the `ETag` is
+the SHA-256 of a large file ("LFS") and the Git blob id of a small one.
 """
 
 from __future__ import annotations

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 ProgressCall = Callable[[str, int, int], None]
-"""Called with the stage's name, the bytes done so far and the bytes in all."""
+"""Called with the stage's name, how much of it is done, and how much it is in all."""
+_SECONDS_A_LINE = 2.0
 
 
 def out() -> Console:
@@ -76,15 +78,16 @@ def size(count: int) -> str:
 
 @contextmanager
 def progress() -> Iterator[ProgressCall]:
-    """Show how far long work is, on stderr: a bar with the time left on a terminal, else a line every tenth."""
+    """Show how far long work is, on stderr: a bar with the time left on a terminal, else now and then a line."""
     console = err()
     if not console.is_terminal:
         yield _Lines()
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description:<10}"),
         BarColumn(),
-        DownloadColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[amount]}"),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
     )
     with Progress(*columns, console=console) as shown:
@@ -92,20 +95,22 @@ def progress() -> Iterator[ProgressCall]:
 
         def report(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = shown.add_task(stage, total=None)
-            shown.update(tasks[stage], completed=done, total=total or None)
+                tasks[stage] = shown.add_task(stage, total=None, amount="")
+            amount = f"{size(done)} of {size(total)}" if stage == "download" else ""
+            shown.update(tasks[stage], completed=done, total=total or None, amount=amount)
 
         yield report
 
 
 class _Lines:
-    """Progress where nobody watches: one line for each tenth of a stage."""
+    """Progress where nobody watches: a line for each tenth of a stage, where it takes its time."""
 
     def __init__(self) -> None:
-        self.told: dict[str, int] = {}
+        self._told: tuple[str, int] = ("", 0)
+        self._when = time.monotonic()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        tenth = done * 10 // total if total else 0
-        if tenth > self.told.get(stage, -1):
-            self.told[stage] = tenth
-            print(f"{stage}: {tenth * 10} % of {size(total)}", file=sys.stderr, flush=True)
+        now = (stage, done * 10 // total if total else 0)
+        if now != self._told and time.monotonic() - self._when >= _SECONDS_A_LINE:
+            self._told, self._when = now, time.monotonic()
+            print(f"{stage}: {now[1] * 10} %", file=sys.stderr, flush=True)

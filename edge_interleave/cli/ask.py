@@ -1,0 +1,113 @@
+"""`edge-interleave ask`: one question about images and videos, one answer."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import UsageError
+from . import output
+from .options import Choices, MediaCommand, answer_options, media_in_order, media_options, model_options
+
+if TYPE_CHECKING:
+    from ..generation import Answer
+    from ..session import Choice
+    from ..stats import Stats
+
+_QUESTION_CHARACTERS_MAX = 1 << 20
+
+
+@click.command(cls=MediaCommand)
+@click.argument("question")
+@media_options
+@model_options
+@click.option("--choose", "options", multiple=True, metavar="ANSWER", help="Give answers to choose from, with each.")
+@click.option("--system", help="A message that goes before the conversation.")
+@answer_options
+@click.option("--stats", "with_stats", is_flag=True, help="Show what the answer cost, on stderr.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def ask(
+    ctx: click.Context,
+    /,
+    question: str,
+    image: tuple[Path, ...],
+    video: tuple[Path, ...],
+    model: str | None,
+    backend: str | None,
+    context: int,
+    threads: int | None,
+    options: tuple[str, ...],
+    system: str | None,
+    with_stats: bool,
+    as_json: bool,
+    chosen: Choices,
+) -> None:
+    """Ask QUESTION about images and videos; `-` reads it from stdin.
+
+    Images and videos come before the question, in the order given; <image> markers in the question put each in its
+    place. Without --model the small embedded model answers, which knows drawn shapes and nothing else.
+    """
+    text = _from_stdin() if question == "-" else question
+    content: list[Any] = [{"role": "user", "content": [*media_in_order(ctx, image, video), text]}]
+    if system is not None:
+        content.insert(0, {"role": "system", "content": system})
+    shown: dict[str, Any] = {"frames": chosen.frames, "pool": chosen.pool, "tiles": chosen.tiles}
+    from ..model import load
+
+    with load(model, backend=backend, context=context, threads=threads) as opened:
+        if options:
+            _tell_choices(opened.choose(content, options, **shown), as_json)
+            return
+        stream = opened.stream(
+            content, max_tokens=chosen.max_tokens, stop=chosen.stop, sampling=chosen.sampling, **shown
+        )
+        for piece in stream:
+            if not as_json:
+                output.write(piece)
+        answer = stream.answer
+    if as_json:
+        output.print_json(answer_json(answer))
+        return
+    output.write("\n")
+    if with_stats:
+        output.note(stats_lines(answer.stats))
+
+
+def answer_json(answer: Answer) -> dict[str, Any]:
+    """The object that `--json` prints."""
+    return {"answer": answer.text, "finish_reason": answer.finish_reason, "stats": asdict(answer.stats)}
+
+
+def stats_lines(stats: Stats) -> str:
+    """What an answer cost, for people."""
+    cached = f", {stats.cached_tokens} of them known already" if stats.cached_tokens else ""
+    return (
+        f"prompt   {stats.prompt_tokens} tokens, {stats.visual_tokens} of them visual{cached}\n"
+        f"encode   {stats.encode_s:.2f} s   prefill {stats.prefill_s:.2f} s, {stats.prefill_tokens_per_s:.0f} tokens/s"
+        f"   first token after {stats.first_token_s:.2f} s\n"
+        f"answer   {stats.answer_tokens} tokens, {stats.decode_tokens_per_s:.1f} tokens/s"
+        f"   peak memory {output.size(stats.peak_memory_bytes)}"
+    )
+
+
+def _tell_choices(found: list[Choice], as_json: bool) -> None:
+    best = max(found, key=lambda choice: choice.probability)
+    if as_json:
+        output.print_json({"answer": best.option, "choices": [asdict(choice) for choice in found]})
+        return
+    for choice in sorted(found, key=lambda choice: choice.probability, reverse=True):
+        output.write(f"{choice.probability:6.1%}  {choice.option}\n")
+
+
+def _from_stdin() -> str:
+    text = sys.stdin.read(_QUESTION_CHARACTERS_MAX + 1).strip()
+    if len(text) > _QUESTION_CHARACTERS_MAX:
+        raise UsageError(f"the question on stdin is longer than {_QUESTION_CHARACTERS_MAX} characters")
+    if not text:
+        raise UsageError("the question on stdin is empty")
+    return text
