@@ -24,7 +24,7 @@ from random_tokenizer import SPECIALS, write_tokenizer
 
 GENERATIONS = ("original", "hf-2024", "hf-4.52", "hf-5")
 DTYPES = {"bf16": ("BF16", 2), "f16": ("F16", 2), "f32": ("F32", 4)}
-_BLOCK = 1 << 22  # values; larger tensors repeat a block of them
+_BLOCK = 1 << 20  # values; larger tensors repeat a block of them
 
 _TINY_DECODER = DecoderConfig(
     type="qwen2",
@@ -227,7 +227,10 @@ def _values(
     while left:
         take = min(left, _BLOCK)
         start = int(rng.integers(0, _BLOCK))
-        yield np.roll(block, -start)[:take] * np.float32(spread) + np.float32(mean)
+        part = block[start : start + take]
+        if part.size < take:
+            part = np.concatenate((part, block[: take - part.size]))
+        yield part * np.float32(spread) + np.float32(mean)
         left -= take
 
 
