@@ -8,8 +8,9 @@ post-layernorm, and layers after the feature layer are not exported. Knows nothi
 
 Precisions:
 
-- `fp32`, and `fp16`: weights and arithmetic in that type.
-- `int8`: dynamic quantization of every linear layer, in the operators that ONNX Runtime's `quantize_dynamic` emits
+- `fp32`, and `fp16`: weights and arithmetic in that type. `fp16` is for GPUs and NPUs: on a CPU, ONNX Runtime turns
+  the weights back to fp32 when it loads them.
+- `int8`: for CPUs; dynamic quantization of every linear layer, in the operators that ONNX Runtime's `quantize_dynamic` emits
   (DynamicQuantizeLinear, MatMulInteger, a scale), but made tensor by tensor, so that the fp32 model is never in
   memory. Weights are signed 8 bits, symmetric, with a scale for each output: the type that CPUs have instructions for.
   On x86 CPUs without VNNI such products saturate; `edge_interleave.vision.tower` finds that out and has them done

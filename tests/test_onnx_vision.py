@@ -58,7 +58,11 @@ def test_int8_is_as_good_as_onnxruntimes_own_dynamic_quantization(tmp_path: Path
     images = pixels(tower)
     exact = VisionTower(export(tmp_path, tower, "fp32"), tower.info, threads=1).encode(images)
     quantization.quantize_dynamic(
-        tmp_path / "vision.onnx", tmp_path / "theirs.onnx", ["MatMul"], per_channel=True, weight_type=1
+        tmp_path / "vision.onnx",
+        tmp_path / "theirs.onnx",
+        ["MatMul"],
+        per_channel=True,
+        weight_type=quantization.QuantType.QInt8,
     )
     theirs = VisionTower(tmp_path / "theirs.onnx", tower.info, threads=1).encode(images)
     ours = VisionTower(export(tmp_path, tower, "int8"), tower.info, threads=1).encode(images)
