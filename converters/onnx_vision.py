@@ -10,8 +10,8 @@ Precisions:
 
 - `fp32`, and `fp16`: weights and arithmetic in that type. `fp16` is for GPUs and NPUs: on a CPU, ONNX Runtime turns
   the weights back to fp32 when it loads them.
-- `int8`: for CPUs; dynamic quantization of every linear layer, in the operators that ONNX Runtime's `quantize_dynamic` emits
-  (DynamicQuantizeLinear, MatMulInteger, a scale), but made tensor by tensor, so that the fp32 model is never in
+- `int8`: for CPUs; dynamic quantization of every linear layer, in the operators that ONNX Runtime's `quantize_dynamic`
+  emits (DynamicQuantizeLinear, MatMulInteger, a scale), but made tensor by tensor, so that the fp32 model is never in
   memory. Weights are signed 8 bits, symmetric, with a scale for each output: the type that CPUs have instructions for.
   On x86 CPUs without VNNI such products saturate; `edge_interleave.vision.tower` finds that out and has them done
   another way. Patch embedding, norms, softmax and the products between activations stay fp32.
