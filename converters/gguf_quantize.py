@@ -59,11 +59,19 @@ def quantize(source: Path, target: Path, file_type: int, on_tensor: Callable[[in
 
 @contextlib.contextmanager
 def listening(heard: Callable[[int, str], None]) -> Iterator[None]:
-    """Send llama.cpp's log to a function (level, text) instead of stderr. The log is one for the whole process."""
+    """Send llama.cpp's log to a function (level, text) instead of stderr. The log is one for the whole process.
+
+    What the function raises (ctrl-C, too, comes up there) cannot pass through llama.cpp, and is raised afterwards.
+    """
     import llama_cpp
 
+    raised: list[BaseException] = []
+
     def callback(level: int, text: bytes, _: object) -> None:
-        heard(level, text.decode("utf-8", "replace"))
+        try:
+            heard(level, text.decode("utf-8", "replace"))
+        except BaseException as error:
+            raised.append(error)
 
     before, data = llama_cpp._logger.llama_log_callback, ctypes.c_void_p(0)
     if hasattr(llama_cpp, "llama_log_get"):
@@ -75,6 +83,8 @@ def listening(heard: Callable[[int, str], None]) -> Iterator[None]:
         yield
     finally:
         llama_cpp.llama_log_set(before, data)
+    if raised:
+        raise raised[0]
 
 
 def _drop_mapped_pages(path: Path) -> None:

@@ -1,8 +1,10 @@
-"""Fixtures shared by the tests of the runtime."""
+"""Fixtures that several tests share."""
 
 from pathlib import Path
 
 import pytest
+from edge_interleave.converters.convert import convert
+from random_checkpoint import model_config, write_random_checkpoint
 from tiny import tiny_bundle
 
 from edge_interleave.bundle import Bundle
@@ -18,3 +20,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def tiny_gguf(tiny: Bundle) -> Path:
     """That bundle's GGUF. Read only."""
     return tiny.file("decoder.gguf")
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with random weights, tower and projector included. Read only."""
+    return write_random_checkpoint(tmp_path_factory.mktemp("checkpoint") / "random", model_config())
+
+
+@pytest.fixture(scope="session")
+def converted(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundle that `convert` makes of it. Read only."""
+    return convert(random_checkpoint, tmp_path_factory.mktemp("converted") / "random")

@@ -1,0 +1,175 @@
+"""`edge-interleave demo`: a short tour with the embedded model, from pictures that ship with the package.
+
+`embedded/demo/tour.json` is the script: a list of stops, each `{"title", "images": [file], "video": file or null,
+"question", "follow_up": question or null}`; the files lie beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .. import store
+from ..errors import InputError
+from ..messages import Image, Media, Video
+from . import output
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+    from ..generation import Answer
+    from ..model import Model
+
+_FRAMES = 8
+_PURPOSE = (
+    "This is the embedded model ({size:.1f} million parameters, {bytes} on disk). It was made to try edge-interleave "
+    "without a download, and knows one small world: drawn shapes, their colours and places, several images at a time, "
+    "short videos. Of photographs it knows nothing."
+)
+_NEXT = (
+    "Ask it yourself:    edge-interleave ask 'Describe the image.' --image drawing.png\n"
+    "Get the real model: edge-interleave pull llava-hf/llava-interleave-qwen-0.5b-hf"
+)
+
+
+@dataclass(frozen=True)
+class Stop:
+    """One stop of the tour."""
+
+    title: str
+    question: str
+    images: tuple[str, ...] = ()
+    video: str | None = None
+    follow_up: str | None = None
+
+
+@dataclass
+class Told:
+    """What was asked and answered at a stop."""
+
+    stop: Stop
+    pictures: list[Picture] = field(repr=False)
+    exchanges: list[tuple[str, Answer]] = field(default_factory=list)
+
+
+def tour_folder() -> Path:
+    """Where the tour that ships with the package lies."""
+    return Path(store.__file__).parent / "embedded" / "demo"
+
+
+@click.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("edge-interleave-demo.png"),
+    show_default=True,
+    help="Where the sheet with all pictures and answers is saved.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def demo(out: Path, as_json: bool) -> None:
+    """A short tour with the embedded model: several images, a video, a follow-up question."""
+    from ..model import load
+
+    stops = read_tour(tour_folder())
+    with load() as model:
+        told = run_tour(model, tour_folder(), stops, out, quiet=as_json)
+    if as_json:
+        output.print_json({"model": model.bundle.manifest.name, "sheet": str(out), "stops": [_json(t) for t in told]})
+
+
+def read_tour(folder: Path) -> list[Stop]:
+    """The stops of a tour. Raises InputError where there is no sound `tour.json`."""
+    path = folder / "tour.json"
+    try:
+        stops = [
+            Stop(raw["title"], raw["question"], tuple(raw.get("images") or ()), raw.get("video"), raw.get("follow_up"))
+            for raw in json.loads(path.read_text("utf-8"))
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: no sound tour ({type(error).__name__}: {error}); reinstall edge-interleave"
+        ) from error
+    return stops
+
+
+def run_tour(model: Model, folder: Path, stops: list[Stop], out: Path, *, quiet: bool) -> list[Told]:
+    """Go through the stops, telling and showing each unless `quiet`, and save the sheet to `out`."""
+    from .pictures import SheetPart, row, save_sheet, show
+
+    console = output.out()
+    manifest = model.bundle.manifest
+    purpose = _PURPOSE.format(
+        size=(manifest.decoder.parameters + manifest.vision.parameters) / 1e6,
+        bytes=output.size(sum(file.bytes for file in manifest.files.values())),
+    )
+    if not quiet:
+        console.print(purpose)
+    told = []
+    for number, stop in enumerate(stops, 1):
+        media, pictures = _open(folder, stop)
+        here = Told(stop, pictures)
+        if not quiet:
+            console.print(f"\n{number}. {stop.title}", style="bold")
+            if not show(console, row(pictures)):
+                console.print(f"[{_described(stop, len(pictures))}]", style="dim")
+        with model.chat() as talk:
+            parts: list[Any] = list(media)
+            for question in filter(None, (stop.question, stop.follow_up)):
+                if not quiet:
+                    console.print(f"   > {question}", style="cyan")
+                answer = talk.ask([*parts, question])
+                here.exchanges.append((question, answer))
+                parts = []
+                if not quiet:
+                    console.print(f"   {output.printable(answer.text)}", end="")
+                    console.print(f"   ({_cost(answer)})", style="dim")
+        told.append(here)
+    heading = "edge-interleave demo"
+    save_sheet(out, heading, [SheetPart(t.stop.title, t.pictures, [(q, a.text) for q, a in t.exchanges]) for t in told])
+    if not quiet:
+        console.print(f"\nAll pictures and answers: {out}\n\n{_NEXT}", soft_wrap=True)
+    return told
+
+
+def _open(folder: Path, stop: Stop) -> tuple[list[Media], list[Picture]]:
+    from ..stream.clip import sample_clip
+    from ..vision.image import open_image
+
+    media: list[Media] = [Image(folder / name) for name in stop.images]
+    pictures = [open_image(folder / name) for name in stop.images]
+    if stop.video:
+        media.append(Video(folder / stop.video, _FRAMES))
+        pictures += [frame.image for frame in sample_clip(folder / stop.video, _FRAMES)]
+    return media, pictures
+
+
+def _described(stop: Stop, pictures: int) -> str:
+    if stop.video:
+        return f"{stop.video}: {pictures - len(stop.images)} frames" + (
+            f", {len(stop.images)} images" * bool(stop.images)
+        )
+    return f"{pictures} image{'s' if pictures > 1 else ''}: {', '.join(stop.images)}"
+
+
+def _cost(answer: Answer) -> str:
+    stats = answer.stats
+    new = stats.prompt_tokens - stats.cached_tokens
+    known = f"; {stats.cached_tokens} were known already" if stats.cached_tokens else ""
+    return f"first token after {stats.first_token_s:.2f} s; {new} new tokens{known}"
+
+
+def _json(told: Told) -> dict[str, Any]:
+    exchanges = [
+        {
+            "question": question,
+            "answer": answer.text,
+            "finish_reason": answer.finish_reason,
+            "stats": asdict(answer.stats),
+        }
+        for question, answer in told.exchanges
+    ]
+    return {**asdict(told.stop), "exchanges": exchanges}
