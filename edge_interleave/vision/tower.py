@@ -112,6 +112,8 @@ def _open_session(path: Path, threads: int | None, providers: list[str]) -> Any:
     # They gain nothing here: a product has hundreds of rows, so packing the weights anew is lost in it.
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.enable_cpu_mem_arena = False
+    # Threads that wait in a loop for work would take the cores from the decoder, which runs at the same time.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if _int8_products_saturate():
         options.add_session_config_entry("session.x64quantprecision", "1")
     if not path.is_file():
