@@ -76,8 +76,8 @@ def train(
     steps: int,
     checkpoint: Path,
     *,
-    batch: int = 32,
-    rate: float = 2e-3,
+    batch: int = 20,
+    rate: float = 1.8e-3,
     easy_steps: int = 300,
     decay_share: float = 0.35,
 ) -> None:

@@ -21,7 +21,7 @@ from pool import GRID, Pool
 from tokenizers import Tokenizer
 
 IGNORE = -100
-RECIPES = {"single": 0.30, "album": 0.26, "change": 0.16, "twins": 0.12, "motion": 0.09, "appearance": 0.07}
+RECIPES = {"single": 0.24, "album": 0.26, "change": 0.19, "twins": 0.12, "motion": 0.11, "appearance": 0.08}
 
 
 @dataclass(frozen=True)
