@@ -1,0 +1,44 @@
+"""Runs `edge-interleave` as a user's shell does: a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+PROGRAM = [sys.executable, "-c", "from edge_interleave.cli import main; main()"]
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """This process's environment, with the store and the Hub's cache below `home`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "EDGE_INTERLEAVE_"))}
+    return {
+        **kept,
+        "EDGE_INTERLEAVE_HOME": str(home / "models"),
+        "HF_HOME": str(home / "hub"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "COLUMNS": "100",
+        **more,
+    }
+
+
+def run(
+    *arguments: object, env: Mapping[str, str], stdin: str = "", cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the program to its end."""
+    command = [*PROGRAM, *map(str, arguments)]
+    return subprocess.run(
+        command, env=env, input=stdin, cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def told(result: subprocess.CompletedProcess[str], code: int) -> str:
+    """The one line that a failed run says on stderr; checks that it is one, and the exit code."""
+    assert result.returncode == code, result.stderr
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: "), result.stderr
+    return lines[0]
