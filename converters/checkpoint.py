@@ -102,9 +102,17 @@ class Checkpoint:
         return self.rows(name, 0, shape[0] if shape else 1)
 
     def rows(self, name: str, start: int, stop: int) -> FloatArray:
-        """Rows start <= i < stop of a tensor's first axis, widened to float32; the caller's own copy."""
+        """Rows start <= i < stop of a tensor's first axis, widened to float32; the caller's own copy.
+
+        Raises CheckpointError where the file is cut off meanwhile, or holds values that are no finite numbers.
+        """
         file, old = self._places[self._names[name]]
-        return file.rows(old, start, stop)
+        values = file.rows(old, start, stop)
+        if not np.isfinite(values).all():
+            raise CheckpointError(
+                f"{file.path}: tensor {old} holds values that are no finite numbers; download it again"
+            )
+        return values
 
     def close(self) -> None:
         """Let go of the files. A second call does nothing."""

@@ -18,7 +18,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from edge_interleave.errors import UsageError
+from edge_interleave.errors import BackendError, UsageError
 
 from .checkpoint import Checkpoint
 from .config import DecoderConfig
@@ -89,7 +89,10 @@ def write_gguf(
                 if progress is not None:
                     progress("quantize", done, total)
 
-            fallbacks = quantize(plain, packed, int(_FILE_TYPES[quantization]), on_tensor)
+            try:
+                fallbacks = quantize(plain, packed, int(_FILE_TYPES[quantization]), on_tensor)
+            except BackendError as error:
+                raise BackendError(f"{path}: {error}") from error
         done = plain if direct else packed
         size = done.stat().st_size
         with done.open("rb") as file:

@@ -419,6 +419,15 @@ def test_an_original_checkpoint_of_another_kind_is_refused(
     assert expected in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_no_numbers_are_refused_when_they_are_read(tmp_path: Path, value: float) -> None:
+    folder = write_random_checkpoint(tmp_path / "c", model_config(), Options(dtype="f32"))
+    raw = np.full((64, 32), value, "<f4").tobytes()
+    rewrite(folder / "model.safetensors", lambda tensors: tensors.update({PROJECTOR: ("F32", [64, 32], raw)}))
+    with open_checkpoint(folder) as checkpoint, pytest.raises(CheckpointError, match="no finite numbers"):
+        checkpoint.tensor("projector.linear_1.weight")
+
+
 def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     folder = write_random_checkpoint(tmp_path / "c", model_config(), Options(shard_bytes=100_000))
     first, second = sorted(folder.glob("*.safetensors"))[:2]

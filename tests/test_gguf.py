@@ -190,10 +190,22 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypa
     monkeypatch.setattr(module, "quantize", damaged)
     with open_checkpoint(make(tmp_path / "c")) as checkpoint, pytest.raises(BackendError) as caught:
         write_gguf(checkpoint, path)
-    assert "llama.cpp did not quantize it (" in str(caught.value)
+    assert f"{path}: llama.cpp did not quantize the decoder (" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == b"the old one"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_interruption_ends_the_work_at_once_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+
+    def interrupted(stage: str, done: int, total: int) -> None:
+        if stage == "quantize":
+            raise KeyboardInterrupt
+
+    with open_checkpoint(make(tmp_path / "c")) as checkpoint, pytest.raises(KeyboardInterrupt):
+        write_gguf(checkpoint, tmp_path / "out" / "d.gguf", "q8_0", interrupted)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_an_unknown_quantization_is_a_usage_error(tmp_path: Path) -> None:
