@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -36,9 +37,9 @@ def run(
 
 
 def told(result: subprocess.CompletedProcess[str], code: int) -> str:
-    """The one line that a failed run says on stderr; checks that it is one, and the exit code."""
+    """The one line that a failed run says on stderr, progress aside; checks that it is one, and the exit code."""
     assert result.returncode == code, result.stderr
-    lines = result.stderr.splitlines()
+    lines = [line for line in result.stderr.splitlines() if not re.fullmatch(r"[a-z]+: \d+ %", line)]
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("error: "), result.stderr
     return lines[0]

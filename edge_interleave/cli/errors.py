@@ -17,7 +17,8 @@ from ..errors import EdgeInterleaveError
 DEBUG_VARIABLE = "EDGE_INTERLEAVE_DEBUG"
 INTERRUPTED = 130
 INTERNAL = 70
-BROKEN_PIPE = 141
+BROKEN_PIPE = 1
+"""What Click says, too, where a reader such as `head` goes away."""
 _BAD_FILE = 3
 _NOT_HERE = 4
 
