@@ -1,0 +1,92 @@
+"""What conversion costs: peak memory and seconds, at the released models' dimensions, with random weights.
+
+    python benchmarks/convert.py [--size 0.5b|7b] [--quantization q4_k_m] [--vision-precision int8] [--json]
+
+Writes a checkpoint into a temporary folder (0.5b: 1.8 GB; 7b: 16 GB, in shards), converts it in a process of its own,
+and deletes both. Targets on two cores: 0.5b in at most 2.5 GiB and 120 s, 7b in at most 6 GiB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from random_checkpoint import Options, model_config, write_random_checkpoint
+
+GIB = 1 << 30
+TARGETS = {"0.5b": {"peak_gib": 2.5, "seconds": 120.0}, "7b": {"peak_gib": 6.0}}
+# The process reports its own peak: the parent's count for children would include whatever else it started.
+_CONVERT = """
+import json, resource, sys, time
+from pathlib import Path
+started = time.perf_counter()
+from edge_interleave.converters.convert import convert
+stages = {}
+def progress(stage, done, total):
+    stages.setdefault(stage, [time.perf_counter(), 0.0])[1] = time.perf_counter()
+bundle = convert(sys.argv[1], Path(sys.argv[2]), quantization=sys.argv[3], vision_precision=sys.argv[4],
+                 progress=progress)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({
+    "seconds": time.perf_counter() - started,
+    "peak_bytes": peak if sys.platform == "darwin" else peak * 1024,
+    "stage_seconds": {stage: end - start for stage, (start, end) in stages.items()},
+    "files": {name: info.bytes for name, info in bundle.manifest.files.items()},
+}))
+"""
+
+
+def measure(size: str, quantization: str, vision_precision: str, folder: Path) -> dict[str, object]:
+    """Make a checkpoint in `folder`, convert it in a process of its own, and return what that cost."""
+    started = time.perf_counter()
+    checkpoint = write_random_checkpoint(folder / "checkpoint", model_config(size), Options(vocabulary="full"))
+    made = time.perf_counter() - started
+    weights = sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
+    arguments = [str(checkpoint), str(folder / "bundle"), quantization, vision_precision]
+    result = subprocess.run([sys.executable, "-c", _CONVERT, *arguments], stdout=subprocess.PIPE, text=True, check=True)
+    cost = json.loads(result.stdout)
+    return {
+        "size": size,
+        "quantization": quantization,
+        "vision_precision": vision_precision,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "checkpoint_bytes": weights,
+        "checkpoint_seconds": made,
+        "peak_gib": cost.pop("peak_bytes") / GIB,
+        **cost,
+    }
+
+
+def main() -> None:
+    """Measure, print, and say whether the targets are met: exit code 1 where not."""
+    parser = argparse.ArgumentParser(description="Peak memory and seconds of a conversion.")
+    parser.add_argument("--size", choices=tuple(TARGETS), default="0.5b")
+    parser.add_argument("--quantization", default="q4_k_m")
+    parser.add_argument("--vision-precision", default="int8")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--folder", type=Path, help="where the temporary files go (default: the system's place)")
+    given = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="edge-interleave-convert-", dir=given.folder))
+    try:
+        cost = measure(given.size, given.quantization, given.vision_precision, folder)
+    finally:
+        shutil.rmtree(folder)
+    missed = {name: most for name, most in TARGETS[given.size].items() if float(str(cost[name])) > most}
+    if given.json:
+        print(json.dumps({**cost, "targets": TARGETS[given.size], "met": not missed}))
+    else:
+        for name, value in cost.items():
+            print(f"{name:20} {value:.2f}" if isinstance(value, float) else f"{name:20} {value}")
+        print("targets met" if not missed else f"targets missed: {missed}")
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()
