@@ -52,7 +52,7 @@ class LlamaCppDecoder:
     def __init__(self, bundle: Bundle, options: DecoderOptions) -> None:
         info = bundle.manifest.decoder
         path = bundle.file(GGUF_NAME)
-        self._weights = acquire(path)
+        self._weights = acquire(path, info)
         try:
             pointer = self._weights.pointer
             vocab_size = low.llama_vocab_n_tokens(low.llama_model_get_vocab(pointer))
