@@ -33,25 +33,26 @@ def load(
     model: str | Path | None = None,
     *,
     backend: str | None = None,
-    context: int = CONTEXT,
+    context: int | None = None,
     threads: int | None = None,
 ) -> Model:
     """Load a model.
 
     `model`: a bundle folder, or the name of a pulled model; None: the small model that ships with the package.
     `backend`: `llama-cpp` or another installed one; None: the first that runs one of the bundle's decoders.
-    `context`: entries the KV cache shall hold, text and visual tokens of prompt and answer together; never more than
-    the model was trained on. `threads`: CPU threads; None: as many as there are cores.
+    `context`: entries the KV cache shall hold, text and visual tokens of prompt and answer together, at most what the
+    model was trained on; None: 4096, and more once a prompt needs it.
+    `threads`: CPU threads; None: as many as there are cores.
     Raises BundleError, BackendError, UsageError.
     """
-    if context < 1:
+    if context is not None and context < 1:
         raise UsageError(f"context must be a whole number from 1, not {context}")
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be a whole number from 1, not {threads}")
     from .store import resolve
 
     bundle = open_bundle(resolve(model))
-    return Model(bundle, _backend_for(bundle, backend), DecoderOptions(context=context, threads=threads))
+    return Model(bundle, _backend_for(bundle, backend), context, threads)
 
 
 class Model:
@@ -65,15 +66,17 @@ class Model:
     Asked again about the same beginning (the same images, say), only what is new is computed.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend, options: DecoderOptions) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend, context: int | None, threads: int | None) -> None:
         """Use `load`. Opens the decoder now, the vision tower when the first image comes."""
         self.bundle = bundle
         self.backend_name = backend.name
         self._tokenizer = TextTokenizer.open(bundle)
         self._prompts = PromptBuilder(bundle, self._tokenizer)
-        self._eyes = Eyes(bundle, options.threads)
-        self._open_decoder: Callable[[], Decoder] = lambda: backend.open(bundle, options)
-        self._spare: Decoder | None = self._open_decoder()
+        self._eyes = Eyes(bundle, threads)
+        self._open_decoder: Callable[[int], Decoder] = lambda size: backend.open(bundle, DecoderOptions(size, threads))
+        self._context = context or CONTEXT
+        self._may_grow = context is None
+        self._spare: Decoder | None = self._open_decoder(self._context)
         self._session: Session | None = None
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._closed = False
@@ -173,8 +176,9 @@ class Model:
         if self._closed:
             raise UsageError("the model is closed; load it again")
         # The decoder that was opened to see whether the bundle is sound serves the first session.
-        decoder, self._spare = self._spare or self._open_decoder(), None
-        session = Session(decoder, self._tokenizer, self.bundle.manifest.prompt.eos_token_ids)
+        decoder, self._spare = self._spare or self._open_decoder(self._context), None
+        reopen = self._open_decoder if self._may_grow else None
+        session = Session(decoder, self._tokenizer, self.bundle.manifest.prompt.eos_token_ids, reopen)
         self._sessions.add(session)
         return session
 

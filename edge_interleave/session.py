@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .decoder import Decoder, FloatArray
-from .errors import ContextFullError, UsageError
+from .errors import ContextFullError, EdgeInterleaveError, UsageError
 from .generation import Generation, GenerationOptions, Prefill
 from .sampling import log_softmax, softmax
 from .timeline import Input, Key, TextInput, Timeline, VisualInput
 from .tokenizer import TextTokenizer
+
+ANSWER_ROOM = 512
+"""Entries kept free for an answer when the KV cache grows with a prompt."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,17 @@ class Choice:
 class Session:
     """One timeline. Not thread-safe, but for the events that cancel."""
 
-    def __init__(self, decoder: Decoder, tokenizer: TextTokenizer, eos_token_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokenizer: TextTokenizer,
+        eos_token_ids: Sequence[int],
+        reopen: Callable[[int], Decoder] | None = None,
+    ) -> None:
+        """`reopen` opens the same decoder with a KV cache of so many entries, for prompts that need a larger one."""
         self.timeline = Timeline()
         self._decoder = decoder
+        self._reopen = reopen
         self._tokenizer = tokenizer
         self._eos = frozenset(eos_token_ids)
         self.turn = 0
@@ -58,10 +69,11 @@ class Session:
         units = _units(prompt)
         if not units:
             raise UsageError("the prompt is empty; give a question, an image or both")
+        total = sum(unit.size for unit in units)
+        self._grow(total)
         # The last unit is computed even where it is there: its logits are wanted.
         kept = min(self.timeline.common_prefix([unit.key for unit in units]), len(units) - 1)
         cached = sum(unit.size for unit in units[:kept])
-        total = sum(unit.size for unit in units)
         self._make_room(kept, total - cached, total)
         logits = None
         for run in _runs(units[kept:]):
@@ -141,6 +153,20 @@ class Session:
             logits = self.append_token(token)
         ends = log_softmax(logits)[[token for token in self._eos if token < len(logits)]]
         return score + float(np.logaddexp.reduce(ends))
+
+    def _grow(self, total: int) -> None:
+        """A larger KV cache where the prompt and an answer need it: by doubling, so that a long chat rarely pays."""
+        facts = self._decoder.facts
+        needed = min(total + ANSWER_ROOM, facts.trained_context)
+        if self._reopen is None or needed <= facts.capacity or total > facts.trained_context:
+            return
+        self._decoder.close()
+        self.timeline.truncate(0)
+        try:
+            self._decoder = self._reopen(1 << (needed - 1).bit_length())
+        except EdgeInterleaveError:
+            self._decoder = self._reopen(facts.capacity)
+            raise
 
     def _make_room(self, kept: int, needed: int, total: int) -> None:
         facts = self._decoder.facts

@@ -10,7 +10,7 @@ from tiny import HIDDEN, tiny_bundle
 
 import edge_interleave as ei
 from edge_interleave.bundle import Bundle
-from edge_interleave.decoder import DecoderOptions, find_backend
+from edge_interleave.decoder import Decoder, DecoderOptions, find_backend
 from edge_interleave.errors import BundleError, ContextFullError, UsageError
 from edge_interleave.generation import GenerationOptions
 from edge_interleave.sampling import SamplingOptions, log_softmax
@@ -48,6 +48,40 @@ def endless(tiny: Bundle) -> Iterator[Session]:
 def model(tiny: Bundle) -> Iterator[ei.Model]:
     with ei.load(tiny.folder, context=500, threads=1) as model:
         yield model
+
+
+def test_without_a_given_size_the_kv_cache_grows_with_the_prompt(tiny: Bundle) -> None:
+    def open_decoder(size: int) -> Decoder:
+        return find_backend("llama-cpp").open(tiny, DecoderOptions(context=size, threads=1))
+
+    growing = Session(open_decoder(64), TextTokenizer.open(tiny), (IM_END,), open_decoder)
+    fixed = make_session(tiny, context=400)
+    prompt = [image(1), text("x" * 150)]
+    try:
+        grown, wanted = growing.prefill(prompt), fixed.prefill(prompt)
+        assert grown is not None
+        assert wanted is not None
+        np.testing.assert_allclose(grown.logits, wanted.logits, atol=1e-3)
+        assert growing.decoder.facts.capacity > 150
+        again = growing.prefill([*prompt, text("more")])
+        assert again is not None
+        assert again.cached_tokens == 166
+    finally:
+        growing.close()
+        fixed.close()
+
+
+def test_a_prompt_past_the_trained_context_is_refused_without_growing(tiny: Bundle) -> None:
+    def open_decoder(size: int) -> Decoder:
+        return find_backend("llama-cpp").open(tiny, DecoderOptions(context=size, threads=1))
+
+    session = Session(open_decoder(64), TextTokenizer.open(tiny), (IM_END,), open_decoder)
+    try:
+        with pytest.raises(ContextFullError, match="use fewer images"):
+            session.prefill([text("x" * (session.decoder.facts.trained_context + 1))])
+        assert session.decoder.facts.capacity == 64
+    finally:
+        session.close()
 
 
 def image(seed: int, tokens: int = 16) -> VisualInput:

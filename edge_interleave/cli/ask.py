@@ -39,7 +39,7 @@ def ask(
     video: tuple[Path, ...],
     model: str | None,
     backend: str | None,
-    context: int,
+    context: int | None,
     threads: int | None,
     options: tuple[str, ...],
     system: str | None,

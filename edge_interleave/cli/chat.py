@@ -44,7 +44,7 @@ def chat(
     video: tuple[Path, ...],
     model: str | None,
     backend: str | None,
-    context: int,
+    context: int | None,
     threads: int | None,
     system: str | None,
     chosen: Choices,

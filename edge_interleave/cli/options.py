@@ -53,7 +53,7 @@ def model_options(command: _F) -> _F:
         command,
         click.option("--model", metavar="NAME_OR_FOLDER", help="A pulled model or a bundle (default: the embedded)."),
         click.option("--backend", help="What runs the decoder (default: the first that can)."),
-        click.option("--context", type=int, default=4096, show_default=True, help="Tokens that fit, answer included."),
+        click.option("--context", type=int, help="Tokens that fit, answer included (default: as many as needed)."),
         click.option("--threads", type=int, help="CPU threads (default: one a core)."),
     )
 

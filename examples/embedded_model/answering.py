@@ -84,7 +84,7 @@ def train(
     """Train for `steps` steps in all; goes on from `checkpoint` where it exists."""
     student = Student(model)
     optimizers = make_optimizers(student, rate)
-    exam = evaluate_in_torch.Exam(model, tokenizer, seed=77, count=60)
+    exam = evaluate_in_torch.Exam(model, tokenizer, seed=77, count=40)
     start = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -113,7 +113,7 @@ def train(
             means = np.mean(losses[-50:], axis=0)
             speed = (time.monotonic() - began) / (step + 1 - start)
             print(f"{step + 1}/{steps} answers {means[0]:.4f} ordinals {means[1]:.4f} {speed:.2f} s/step", flush=True)
-        if (step + 1) % 250 == 0 or step + 1 == steps:
+        if (step + 1) % 100 == 0 or step + 1 == steps:
             state = {
                 "student": student.state_dict(),
                 "optimizers": [o.state_dict() for o in optimizers],
