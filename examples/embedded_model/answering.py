@@ -1,7 +1,8 @@
 """Stage two: the decoder learns to answer. The tower is frozen; what it sees of the pool is stored once.
 
-Besides the answers' tokens, the decoder's third layer is asked at every visual token which image of the sequence the
-token belongs to: nothing else in the prompt says so, and "which image" and "in image 3" hang on it.
+Besides the answers' tokens, two things are asked of the decoder's third layer at every visual token: which image of the
+sequence the token belongs to (nothing else in the prompt says so, and "which image" and "in image 3" hang on it), and
+what lay at the same place in the image before (on which hang change, motion and appearance).
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ import torch.nn.functional as F
 from optimizers import make_optimizers, set_rate, step_all
 from packing import IGNORE, Packed, Packer
 from pool import GRID, Pool
+from teach_tower import DOUBT, EMPTY, pooled_labels
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 ORDINAL_LAYER = 3
 ORDINALS = 8
+KINDS = 8
+"""Shapes, and colours; one class more stands for nothing."""
 # The last steps, by share of the decaying learning rate, that train through 4-bit rounding.
 QUANTIZED_SHARE = 0.6
 
@@ -36,6 +40,7 @@ class Student(nn.Module):
         self.projector = model.model.multi_modal_projector
         self.decoder = model.model.language_model
         self.ordinal = nn.Linear(model.config.text_config.hidden_size, ORDINALS)
+        self.before = nn.Linear(model.config.text_config.hidden_size, 2 * (KINDS + 1))
         self.image_id = model.config.image_token_id
         self.four_bits = False
 
@@ -58,14 +63,33 @@ class Student(nn.Module):
         """Logits over the vocabulary: the head is the embedding matrix."""
         return hidden @ self.decoder.embed_tokens.weight.to(hidden.dtype).T
 
-    def loss(self, packed: Packed, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean cross entropy of the answers' tokens, and of the ordinals."""
+    def loss(self, packed: Packed, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean cross entropy of the answers' tokens, and of what the third layer is asked.
+
+        labels: the images' patch labels, (images, GRID, GRID, 2) int64 as `pool.patch_labels`.
+        """
         last, middle = self.hidden(packed, features)
         wanted = packed.targets != IGNORE
         answers = F.cross_entropy(self.logits(last[wanted]).float(), packed.targets[wanted])
         visual = packed.ordinals != IGNORE
-        ordinals = F.cross_entropy(self.ordinal(middle[visual]).float(), packed.ordinals[visual])
-        return answers, ordinals
+        ordinals = packed.ordinals[visual]
+        asked = F.cross_entropy(self.ordinal(middle[visual]).float(), ordinals)
+        guesses = self.before(middle[visual]).float().unflatten(-1, (2, KINDS + 1))
+        earlier = labels_before(labels, packed.stride, ordinals)
+        if (earlier != IGNORE).any():
+            weight = torch.ones(KINDS + 1)
+            weight[-1] = 0.2
+            asked = asked + sum(F.cross_entropy(guesses[:, kind], earlier[:, kind], weight=weight) for kind in range(2))
+        return answers, asked
+
+
+def labels_before(labels: Tensor, stride: int, ordinals: Tensor) -> Tensor:
+    """For each visual token, shape and colour at its place in the image before: (tokens, 2); IGNORE in first images."""
+    if stride > 1:
+        labels = pooled_labels(labels)
+    earlier = labels.roll(1, 0).flatten(0, 2)
+    earlier = torch.where(earlier == EMPTY, KINDS, earlier)
+    return torch.where((earlier == DOUBT) | (ordinals == 0)[:, None], IGNORE, earlier)
 
 
 def train(
@@ -76,7 +100,7 @@ def train(
     steps: int,
     checkpoint: Path,
     *,
-    batch: int = 20,
+    batch: int = 5600,
     rate: float = 1.8e-3,
     easy_steps: int = 300,
     decay_share: float = 0.35,
@@ -88,8 +112,10 @@ def train(
     start = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
-        student.load_state_dict(state["student"])
+        student.load_state_dict(state["student"], strict=False)
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            if len(saved["state"]) != len(optimizer.param_groups[0]["params"]):
+                continue
             peaks = [group["peak"] for group in optimizer.param_groups]
             optimizer.load_state_dict(saved)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
@@ -105,14 +131,14 @@ def train(
         packed = packer.batch(batch, easy=step < easy_steps)
         seen = noisy(features[packed.images].float(), packer.rng)
         with torch.autocast("cpu", torch.bfloat16):
-            answers, ordinals = student.loss(packed, seen)
-        (answers + 0.1 * ordinals).backward()
+            answers, asked = student.loss(packed, seen, torch.from_numpy(pool.labels[packed.images].astype(np.int64)))
+        (answers + 0.1 * asked).backward()
         step_all(optimizers, student.parameters())
-        losses.append((answers.item(), ordinals.item()))
+        losses.append((answers.item(), asked.item()))
         if (step + 1) % 50 == 0:
             means = np.mean(losses[-50:], axis=0)
             speed = (time.monotonic() - began) / (step + 1 - start)
-            print(f"{step + 1}/{steps} answers {means[0]:.4f} ordinals {means[1]:.4f} {speed:.2f} s/step", flush=True)
+            print(f"{step + 1}/{steps} answers {means[0]:.4f} asked {means[1]:.4f} {speed:.2f} s/step", flush=True)
         if (step + 1) % 100 == 0 or step + 1 == steps:
             state = {
                 "student": student.state_dict(),

@@ -32,8 +32,13 @@ CHAT_TEMPLATE = (
 )
 
 
+def load_tokenizer() -> Tokenizer:
+    """The tokenizer kept beside this file: other sentences must not renumber what has been trained."""
+    return Tokenizer.from_file(str(Path(__file__).with_name("tokenizer.json")))
+
+
 def build_tokenizer() -> Tokenizer:
-    """A byte-level BPE of Qwen2's make, whose merges come from the world's own sentences."""
+    """How that tokenizer was made: a byte-level BPE like Qwen2's, with merges from the world's own sentences."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -1,6 +1,6 @@
 """Draw the pictures and the clip of `edge-interleave demo` and write its script.
 
-    python examples/embedded_model/make_tour.py edge_interleave/embedded/demo
+python examples/embedded_model/make_tour.py edge_interleave/embedded/demo
 """
 
 from __future__ import annotations

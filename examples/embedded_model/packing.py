@@ -21,7 +21,7 @@ from pool import GRID, Pool
 from tokenizers import Tokenizer
 
 IGNORE = -100
-RECIPES = {"single": 0.22, "album": 0.22, "change": 0.21, "twins": 0.11, "motion": 0.14, "appearance": 0.10}
+RECIPES = {"single": 0.20, "album": 0.20, "change": 0.22, "twins": 0.12, "motion": 0.14, "appearance": 0.12}
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,12 @@ class Packer:
         self.easy = [i for i in self.by_kind["single"] if len(pool.groups[i].scenes[0].items) <= 2]
         self.appeared = [i for i in self.by_kind["change"] if pool.groups[i].change == "appear"]
 
-    def batch(self, size: int, strides: Sequence[int] = (1, 2), easy: bool = False) -> Packed:
-        """A batch of one recipe and one stride; only scenes of one or two items where `easy`."""
+    def batch(self, positions: int, strides: Sequence[int] = (1, 2), easy: bool = False) -> Packed:
+        """A batch of one recipe and one stride, of about so many positions in all.
+
+        Short sequences come in large batches: a clip costs a third of a picture with twelve questions. Only scenes of
+        one or two items where `easy`.
+        """
         recipe = self.rng.choices(tuple(RECIPES), tuple(RECIPES.values()))[0]
         pictures = self.rng.choice((2, 2, 3, 3, 4, 5, 6))
         make: Callable[[], Conversation] = {
@@ -75,8 +79,12 @@ class Packer:
             "motion": self._motion,
             "appearance": self._appearance,
         }[recipe]
-        conversations = [make() for _ in range(size)]
-        return pack(conversations, self.tokenizer, self.rng, self.rng.choice(strides), chain_share=0.12)
+        stride = self.rng.choice(strides)
+        conversations, room = [], positions
+        while room > 0:
+            conversations.append(make())
+            room -= length(conversations[-1], self.tokenizer, stride)
+        return pack(conversations, self.tokenizer, self.rng, stride, chain_share=0.12)
 
     def _single(self, easy: bool) -> Conversation:
         index = self.rng.choice(self.easy if easy else self.by_kind["single"])
@@ -133,6 +141,12 @@ class Packer:
         first = self.pool.first_image[index]
         count = len(self.pool.groups[index].scenes)
         return Conversation(tuple(range(first, first + count)), _distinct(turns))
+
+
+def length(conversation: Conversation, tokenizer: Tokenizer, stride: int) -> int:
+    """About how many positions a conversation takes."""
+    visual = len(conversation.images) * ((GRID // stride) ** 2 + 1)
+    return 25 + visual + sum(len(_ids(tokenizer, q)) + len(_ids(tokenizer, a)) + 7 for q, a in conversation.turns)
 
 
 def pack(

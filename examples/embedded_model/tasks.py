@@ -122,14 +122,15 @@ def in_image(rng: random.Random, scenes: Sequence[Scene]) -> QA:
 
 
 def true_or_false(rng: random.Random, scenes: Sequence[Scene]) -> QA | None:
-    """A statement about two images: both hold an item, or each holds its own."""
+    """A statement about two images: both hold an item, or each holds its own. The answer gives its reasons first."""
     first, second = ({item.name for item in scene.items} for scene in scenes)
     truth = rng.random() < 0.5
     if rng.random() < 0.65:
         names = sorted(first & second if truth else first ^ second)
         if not names:
             return None
-        statement = f"both images contain {article(rng.choice(names))}"
+        one = two = rng.choice(names)
+        statement = f"both images contain {article(one)}"
     else:
         one, two = rng.choice(sorted(first)), rng.choice(sorted(second))
         if not truth:
@@ -138,7 +139,9 @@ def true_or_false(rng: random.Random, scenes: Sequence[Scene]) -> QA | None:
             else:
                 two = _absent(rng, second, first)
         statement = f"image 1 contains {article(one)} and image 2 contains {article(two)}"
-    return f"True or false: {statement}.", "True." if truth else "False."
+    found = [article(name) if name in names else f"no {name}" for name, names in ((one, first), (two, second))]
+    verdict = "True." if truth else "False."
+    return f"True or false: {statement}.", f"Image 1 contains {found[0]} and image 2 contains {found[1]}. {verdict}"
 
 
 def changed(rng: random.Random, group: pool.Group) -> QA:

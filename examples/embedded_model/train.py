@@ -31,7 +31,7 @@ def main() -> None:
 
     began = time.monotonic()
     drawn = pool.load_pool(arguments.runs / "pool", POOL, seed=1)
-    tokenizer = build.build_tokenizer()
+    tokenizer = build.load_tokenizer()
     model = build.build_model(tokenizer)
     teach_tower.teach(model, tokenizer, drawn, arguments.tower_steps, arguments.runs / "tower.pt")
     model.model.vision_tower.requires_grad_(False)
