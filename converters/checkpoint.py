@@ -217,7 +217,10 @@ def _no_weights(folder: Path) -> CheckpointError:
             f"{folder}: only PyTorch pickles ({pickles[0]}), which can run code and are not read; "
             "save the model as safetensors"
         )
-    return CheckpointError(f"{folder}: neither {WEIGHTS_NAME} nor {INDEX_NAME} is there; download the whole checkpoint")
+    return CheckpointError(
+        f"{folder}: neither {WEIGHTS_NAME} nor {INDEX_NAME} is there; download the whole checkpoint, "
+        "or save the model as safetensors if it is published as pickles only"
+    )
 
 
 def _is_plain(name: Any) -> bool:

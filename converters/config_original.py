@@ -97,7 +97,8 @@ def _tower_config(reader: Reader, name: str) -> Any:
     """The tower's own config: beside the checkpoint where it names a folder there, else by a known name."""
     folder = reader.path.parent
     beside = folder / name / "config.json"
-    inside = bool(name) and beside.resolve().is_relative_to(folder.resolve())
+    # By its name, not by where it leads: the Hub's cache links every file out of its folder.
+    inside = bool(name) and not Path(name).is_absolute() and ".." not in Path(name).parts
     if inside and beside.resolve() != reader.path.resolve() and beside.is_file():
         return read_json(beside)
     known = TOWERS.get(PurePosixPath(Path(name).as_posix()).name.lower())
