@@ -1,0 +1,154 @@
+"""How near converted bundles come to transformers, by precision, on the golden prompts of the embedded model.
+
+    python benchmarks/parity.py                 # the table: every quantization, fp32 and int8 tower
+    python benchmarks/parity.py --json
+    python benchmarks/parity.py --checkpoint FOLDER --golden FOLDER
+
+What transformers said is stored (`golden_prompts`), so this needs the package alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from edge_interleave.converters.convert import convert
+from edge_interleave.converters.gguf import QUANTIZATIONS
+from golden_prompts import CHECKPOINT, FOLDER, MAX_TOKENS, Golden, fingerprint, load
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import edge_interleave as ei
+from edge_interleave.bundle import GGUF_NAME, VISION_NAME, Bundle
+from edge_interleave.chat import asking, inputs_of
+from edge_interleave.decoder import DecoderOptions, find_backend
+from edge_interleave.media import Eyes
+from edge_interleave.messages import media_of
+from edge_interleave.prompt import PromptBuilder
+from edge_interleave.session import Session
+from edge_interleave.tokenizer import TextTokenizer
+
+VISION_PRECISIONS = ("fp32", "int8")
+THREADS = 1
+CONTEXT = 1024
+
+
+@dataclass(frozen=True)
+class Parity:
+    """One bundle against transformers."""
+
+    quantization: str
+    vision_precision: str
+    vision_cosine: float
+    """Of a picture's visual tokens, the least over the pictures."""
+    logits_cosine: float
+    """After the prompt's last token, the least over the prompts."""
+    same_answers: int
+    answers: int
+
+
+def main() -> None:
+    """Print a table, or JSON with --json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
+    parser.add_argument("--golden", type=Path, default=FOLDER)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    golden = load(arguments.golden)
+    if golden.checkpoint != fingerprint(arguments.checkpoint):
+        parser.error("the golden files are of another checkpoint; run examples/embedded_model/make_golden.py")
+    jobs = [(quantization, precision) for quantization in QUANTIZATIONS for precision in VISION_PRECISIONS]
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [
+            measure(
+                convert(
+                    arguments.checkpoint,
+                    Path(folder) / f"{quantization}-{precision}",
+                    quantization=quantization,
+                    vision_precision=precision,
+                ),
+                golden,
+            )
+            for quantization, precision in track(jobs, "comparing", console=Console(stderr=True), transient=True)
+        ]
+    if arguments.json:
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+        return
+    table = Table("decoder", "vision", "vision cosine", "logits cosine", "same answers")
+    for row in rows:
+        same = f"{row.same_answers} of {row.answers}"
+        table.add_row(
+            row.quantization, row.vision_precision, f"{row.vision_cosine:.6f}", f"{row.logits_cosine:.6f}", same
+        )
+    Console().print(table)
+
+
+def measure(bundle: Bundle, golden: Golden) -> Parity:
+    """All figures of a bundle."""
+    precisions = bundle.manifest.precisions
+    different = differing_answers(bundle, golden)
+    return Parity(
+        precisions[GGUF_NAME],
+        precisions[VISION_NAME],
+        min(vision_cosines(bundle, golden)),
+        min(logits_cosines(bundle, golden)),
+        len(golden.prompts) - len(different),
+        len(golden.prompts),
+    )
+
+
+def vision_cosines(bundle: Bundle, golden: Golden) -> list[float]:
+    """Cosine of our visual tokens and transformers', picture by picture."""
+    pictures = asking([*(golden.pictures[name] for name in golden.features), "?"])
+    seen = Eyes(bundle, THREADS).look(media_of(pictures), frames=1, stride=1, tiles=False)
+    return [cosine(ours.rows, theirs) for ours, theirs in zip(seen.visuals, golden.features.values(), strict=True)]
+
+
+def logits_cosines(bundle: Bundle, golden: Golden) -> list[float]:
+    """Cosine of our logits after the prompt and transformers', prompt by prompt, from pixels on."""
+    tokenizer, eyes = TextTokenizer.open(bundle), Eyes(bundle, THREADS)
+    prompts = PromptBuilder(bundle, tokenizer)
+    decoder = find_backend("llama-cpp").open(bundle, DecoderOptions(CONTEXT, THREADS))
+    session = Session(decoder, tokenizer, bundle.manifest.prompt.eos_token_ids)
+    cosines = []
+    for number, theirs in golden.logits.items():
+        prompt = golden.prompts[number]
+        messages = asking([*golden.shown(prompt), prompt.question])
+        seen = eyes.look(media_of(messages), frames=1, stride=prompt.stride, tiles=False)
+        prefill = session.prefill(inputs_of(prompts.build(messages, seen.counts), seen.visuals))
+        assert prefill is not None
+        cosines.append(cosine(prefill.logits, theirs))
+    session.close()
+    return cosines
+
+
+def differing_answers(bundle: Bundle, golden: Golden) -> list[str]:
+    """Ask all prompts; a line for each whose answer, or prompt's length, is not transformers'."""
+    different = []
+    with ei.load(bundle.folder, context=CONTEXT, threads=THREADS) as model:
+        for prompt in golden.prompts:
+            answer = model.ask([*golden.shown(prompt), prompt.question], pool=prompt.stride, max_tokens=MAX_TOKENS)
+            if answer.text != prompt.answer:
+                different.append(f"{prompt.task}: {prompt.question} -> {answer.text} (transformers: {prompt.answer})")
+            elif answer.stats.prompt_tokens != prompt.prompt_tokens:
+                tokens = f"{answer.stats.prompt_tokens} tokens (transformers: {prompt.prompt_tokens})"
+                different.append(f"{prompt.task}: {prompt.question} is a prompt of {tokens}")
+    return different
+
+
+def cosine(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
+    """Cosine of two arrays as vectors. Raises ValueError where their shapes differ."""
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if x.shape != y.shape:
+        raise ValueError(f"shapes {x.shape} and {y.shape} differ")
+    return float((x * y).sum() / np.linalg.norm(x) / np.linalg.norm(y))
+
+
+if __name__ == "__main__":
+    main()
