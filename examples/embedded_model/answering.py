@@ -2,13 +2,15 @@
 
 Besides the answers' tokens, two things are asked of the decoder's third layer at every visual token: which image of the
 sequence the token belongs to (nothing else in the prompt says so, and "which image" and "in image 3" hang on it), and
-what lay at the same place in the image before (on which hang change, motion and appearance).
+what lay at the same place in the image before (on which hang change, motion and appearance). And one attention head of
+that layer is shown where to look: from the name of a thing in a question to the visual tokens where it lies.
 """
 
 from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import evaluate_in_torch
@@ -16,6 +18,7 @@ import lean_decoder
 import numpy as np
 import torch
 import torch.nn.functional as F
+import world
 from optimizers import make_optimizers, set_rate, step_all
 from packing import IGNORE, Packed, Packer
 from pool import GRID, Pool
@@ -24,7 +27,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
-ORDINAL_LAYER = 3
+MIDDLE = 3
 ORDINALS = 8
 KINDS = 8
 """Shapes, and colours; one class more stands for nothing."""
@@ -35,8 +38,10 @@ QUANTIZED_SHARE = 0.6
 class Student(nn.Module):
     """Projector and decoder as they train: features in, losses out."""
 
-    def __init__(self, model: LlavaForConditionalGeneration) -> None:
+    def __init__(self, model: LlavaForConditionalGeneration, tokenizer: Tokenizer) -> None:
         super().__init__()
+        self.shape_of = ids_of_words(tokenizer, world.SHAPES, len(model.get_input_embeddings().weight))
+        self.colour_of = ids_of_words(tokenizer, world.COLOURS, len(model.get_input_embeddings().weight))
         self.projector = model.model.multi_modal_projector
         self.decoder = model.model.language_model
         self.ordinal = nn.Linear(model.config.text_config.hidden_size, ORDINALS)
@@ -44,8 +49,8 @@ class Student(nn.Module):
         self.image_id = model.config.image_token_id
         self.four_bits = False
 
-    def hidden(self, packed: Packed, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states (n, t, width) of the last layer, normalised, and of layer ORDINAL_LAYER.
+    def hidden(self, packed: Packed, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden states (n, t, width) of the last layer, normalised, and of layer MIDDLE; that layer's first head.
 
         features: the batch's images, (images, tokens, tower width).
         """
@@ -55,9 +60,7 @@ class Student(nn.Module):
             visual = F.avg_pool2d(grid, packed.stride).flatten(2).permute(0, 2, 1)
         rows = self.decoder.embed_tokens(packed.ids)
         rows = rows.masked_scatter((packed.ids == self.image_id)[..., None], visual.to(rows.dtype))
-        return lean_decoder.forward(
-            self.decoder, rows, packed.positions, packed.mask, ORDINAL_LAYER, four_bits=self.four_bits
-        )
+        return lean_decoder.forward(self.decoder, rows, packed.positions, packed.mask, MIDDLE, four_bits=self.four_bits)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits over the vocabulary: the head is the embedding matrix."""
@@ -68,25 +71,59 @@ class Student(nn.Module):
 
         labels: the images' patch labels, (images, GRID, GRID, 2) int64 as `pool.patch_labels`.
         """
-        last, middle = self.hidden(packed, features)
+        last, middle, looks = self.hidden(packed, features)
         wanted = packed.targets != IGNORE
         answers = F.cross_entropy(self.logits(last[wanted]).float(), packed.targets[wanted])
         visual = packed.ordinals != IGNORE
         ordinals = packed.ordinals[visual]
         asked = F.cross_entropy(self.ordinal(middle[visual]).float(), ordinals)
         guesses = self.before(middle[visual]).float().unflatten(-1, (2, KINDS + 1))
-        earlier = labels_before(labels, packed.stride, ordinals)
+        if packed.stride > 1:
+            labels = pooled_labels(labels)
+        asked = asked + self.astray(packed, looks, labels.flatten(0, 2))
+        earlier = labels_before(labels, ordinals)
         if (earlier != IGNORE).any():
             weight = torch.ones(KINDS + 1)
             weight[-1] = 0.2
             asked = asked + sum(F.cross_entropy(guesses[:, kind], earlier[:, kind], weight=weight) for kind in range(2))
         return answers, asked
 
+    def astray(self, packed: Packed, looks: Tensor, labels: Tensor) -> Tensor:
+        """How little the guided head looks, from a name in a question, at the tokens where that thing lies.
 
-def labels_before(labels: Tensor, stride: int, ordinals: Tensor) -> Tensor:
+        The mean of -log(share of attention on them). labels: (visual tokens, 2).
+        """
+        visual = packed.ordinals != IGNORE
+        lies = torch.full((*packed.ids.shape, 2), -1)
+        lies[visual] = labels
+        shape, colour = self.shape_of[packed.ids], self.colour_of[packed.ids]
+        before = torch.cat([torch.full_like(colour[:, :1], -1), colour[:, :-1]], 1)
+        # After a shape's name the colour before it counts as well: "red star".
+        colour = torch.where(shape >= 0, before, colour)
+        named = ((shape >= 0) | (colour >= 0)) & (packed.targets == IGNORE) & ~visual
+        row, at = named.nonzero(as_tuple=True)
+        shape, colour = shape[row, at, None], colour[row, at, None]
+        there = visual[row] & ((shape < 0) | (lies[row, :, 0] == shape)) & ((colour < 0) | (lies[row, :, 1] == colour))
+        some = there.any(1)
+        if not some.any():
+            return looks.new_zeros((), dtype=torch.float32)
+        share = (looks[row, at].float() * there).sum(1)[some]
+        return -share.clamp(min=1e-4).log().mean()
+
+
+def ids_of_words(tokenizer: Tokenizer, words: Sequence[str], rows: int) -> Tensor:
+    """(rows,) int64: which word a token is, in the singular or the plural; -1 for any other token."""
+    found = torch.full((rows,), -1)
+    for number, word in enumerate(words):
+        for form in (word, f"{word}s", f"{word}es"):
+            token = tokenizer.token_to_id(f"Ġ{form}")
+            if token is not None:
+                found[token] = number
+    return found
+
+
+def labels_before(labels: Tensor, ordinals: Tensor) -> Tensor:
     """For each visual token, shape and colour at its place in the image before: (tokens, 2); IGNORE in first images."""
-    if stride > 1:
-        labels = pooled_labels(labels)
     earlier = labels.roll(1, 0).flatten(0, 2)
     earlier = torch.where(earlier == EMPTY, KINDS, earlier)
     return torch.where((earlier == DOUBT) | (ordinals == 0)[:, None], IGNORE, earlier)
@@ -106,7 +143,7 @@ def train(
     decay_share: float = 0.35,
 ) -> None:
     """Train for `steps` steps in all; goes on from `checkpoint` where it exists."""
-    student = Student(model)
+    student = Student(model, tokenizer)
     optimizers = make_optimizers(student, rate)
     exam = evaluate_in_torch.Exam(model, tokenizer, seed=77, count=40)
     start = 0

@@ -49,7 +49,7 @@ class Exam:
             ]
             packed = packing.pack(talks, self.tokenizer, random.Random(0), stride, gap_share=0.0)
             with torch.autocast("cpu", torch.bfloat16):
-                last, _ = student.hidden(packed, self.features[packed.images])
+                last, *_ = student.hidden(packed, self.features[packed.images])
                 guess = student.logits(last).argmax(-1)
             wanted = packed.targets != packing.IGNORE
             right += ((guess == packed.targets) | ~wanted).all(1).tolist()

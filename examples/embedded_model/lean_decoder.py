@@ -16,8 +16,10 @@ HALF = torch.bfloat16
 
 def forward(
     decoder: Qwen2Model, rows: Tensor, positions: Tensor, mask: Tensor, middle: int, *, four_bits: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Last hidden states after the final norm, and the residual stream after `middle` layers; both (n, t, width).
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Last hidden states after the final norm, the residual stream after `middle` layers; both (n, t, width).
+
+    And what the first head of layer `middle` looks at: (n, t, t), rows sum to 1.
 
     rows: (n, t, width) embeddings; positions: (n, t) int64; mask: (n, 1, t, t) bool.
     With `four_bits` every matrix is rounded as 4-bit quantization will round it (gradients pass straight through), so
@@ -30,7 +32,7 @@ def forward(
     bias = torch.zeros(mask.shape, dtype=HALF).masked_fill(~mask, -1e9)
     shape = (rows.shape[0], rows.shape[1], -1, size)
     groups = config.num_attention_heads // config.num_key_value_heads
-    stream, kept = rows.float(), rows
+    stream, kept, looks = rows.float(), rows, rows
     for index, layer in enumerate(decoder.layers):
         if index == middle:
             kept = stream
@@ -41,12 +43,14 @@ def forward(
         q, k = _rotate(q * size**-0.5, cos, sin), _rotate(k, cos, sin)
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
         weights = torch.softmax(q @ k.transpose(2, 3) + bias, -1)
+        if index == middle:
+            looks = weights[:, 0]
         mixed = (weights @ v).transpose(1, 2).flatten(2)
         stream = stream + _linear(mixed, attention.o_proj, four_bits)
         normed = _norm(stream, layer.post_attention_layernorm)
         gate, up = (_linear(normed, p, four_bits) for p in (layer.mlp.gate_proj, layer.mlp.up_proj))
         stream = stream + _linear(F.silu(gate) * up, layer.mlp.down_proj, four_bits)
-    return _norm(stream, decoder.norm), kept
+    return _norm(stream, decoder.norm), kept, looks
 
 
 def _linear(x: Tensor, module: torch.nn.Linear, four_bits: bool) -> Tensor:
