@@ -3,7 +3,8 @@
 Besides the answers' tokens, two things are asked of the decoder's third layer at every visual token: which image of the
 sequence the token belongs to (nothing else in the prompt says so, and "which image" and "in image 3" hang on it), and
 what lay at the same place in the image before (on which hang change, motion and appearance). And one attention head of
-that layer is shown where to look: from the name of a thing in a question to the visual tokens where it lies.
+that layer is shown where to look, from the name of a thing in a question to the visual tokens where it lies; after the
+layer, the name's own position must tell what the thing is, where it lies and in which image.
 """
 
 from __future__ import annotations
@@ -45,12 +46,15 @@ class Student(nn.Module):
         self.projector = model.model.multi_modal_projector
         self.decoder = model.model.language_model
         self.ordinal = nn.Linear(model.config.text_config.hidden_size, ORDINALS)
+        self.told = nn.ModuleList(
+            nn.Linear(model.config.text_config.hidden_size, n) for n in (KINDS, KINDS, 9, ORDINALS)
+        )
         self.before = nn.Linear(model.config.text_config.hidden_size, 2 * (KINDS + 1))
         self.image_id = model.config.image_token_id
         self.four_bits = False
 
-    def hidden(self, packed: Packed, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Hidden states (n, t, width) of the last layer, normalised, and of layer MIDDLE; that layer's first head.
+    def hidden(self, packed: Packed, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What `lean_decoder.forward` gives, with MIDDLE as the layer in the middle.
 
         features: the batch's images, (images, tokens, tower width).
         """
@@ -71,7 +75,7 @@ class Student(nn.Module):
 
         labels: the images' patch labels, (images, GRID, GRID, 2) int64 as `pool.patch_labels`.
         """
-        last, middle, looks = self.hidden(packed, features)
+        last, middle, after, looks = self.hidden(packed, features)
         wanted = packed.targets != IGNORE
         answers = F.cross_entropy(self.logits(last[wanted]).float(), packed.targets[wanted])
         visual = packed.ordinals != IGNORE
@@ -80,7 +84,7 @@ class Student(nn.Module):
         guesses = self.before(middle[visual]).float().unflatten(-1, (2, KINDS + 1))
         if packed.stride > 1:
             labels = pooled_labels(labels)
-        asked = asked + self.astray(packed, looks, labels.flatten(0, 2))
+        asked = asked + self.names(packed, looks, after, labels.flatten(0, 2))
         earlier = labels_before(labels, ordinals)
         if (earlier != IGNORE).any():
             weight = torch.ones(KINDS + 1)
@@ -88,10 +92,12 @@ class Student(nn.Module):
             asked = asked + sum(F.cross_entropy(guesses[:, kind], earlier[:, kind], weight=weight) for kind in range(2))
         return answers, asked
 
-    def astray(self, packed: Packed, looks: Tensor, labels: Tensor) -> Tensor:
-        """How little the guided head looks, from a name in a question, at the tokens where that thing lies.
+    def names(self, packed: Packed, looks: Tensor, after: Tensor, labels: Tensor) -> Tensor:
+        """Two things of every name in a question, added up.
 
-        The mean of -log(share of attention on them). labels: (visual tokens, 2).
+        How little the guided head looks from it at the tokens where that thing lies: the mean of -log(share of
+        attention on them). And, where the name means one thing, how badly its position after the layer tells the
+        thing's shape, colour, place and image: the mean cross entropy. labels: (visual tokens, 2).
         """
         visual = packed.ordinals != IGNORE
         lies = torch.full((*packed.ids.shape, 2), -1)
@@ -108,7 +114,20 @@ class Student(nn.Module):
         if not some.any():
             return looks.new_zeros((), dtype=torch.float32)
         share = (looks[row, at].float() * there).sum(1)[some]
-        return -share.clamp(min=1e-4).log().mean()
+        loss = -share.clamp(min=1e-4).log().mean()
+        count = GRID // packed.stride
+        lines = torch.arange(count) * 3 // count
+        cells = (lines[:, None] * 3 + lines).flatten().repeat(len(labels) // count**2)
+        facts = torch.cat([lies, torch.full((*lies.shape[:2], 2), -1)], 2)
+        facts[visual] = torch.stack([labels[:, 0], labels[:, 1], cells, packed.ordinals[visual]], 1)
+        states = after[row, at]
+        for number, head in enumerate(self.told):
+            fact = facts[row, :, number]
+            least = fact.masked_fill(~there, ORDINALS + 9).amin(1)
+            one = some & (least == fact.masked_fill(~there, -1).amax(1))
+            if one.any():
+                loss = loss + F.cross_entropy(head(states[one]).float(), least[one])
+        return loss
 
 
 def ids_of_words(tokenizer: Tokenizer, words: Sequence[str], rows: int) -> Tensor:

@@ -16,8 +16,8 @@ HALF = torch.bfloat16
 
 def forward(
     decoder: Qwen2Model, rows: Tensor, positions: Tensor, mask: Tensor, middle: int, *, four_bits: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Last hidden states after the final norm, the residual stream after `middle` layers; both (n, t, width).
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Last hidden states after the final norm, the residual stream before and after layer `middle`: (n, t, width).
 
     And what the first head of layer `middle` looks at: (n, t, t), rows sum to 1.
 
@@ -32,7 +32,7 @@ def forward(
     bias = torch.zeros(mask.shape, dtype=HALF).masked_fill(~mask, -1e9)
     shape = (rows.shape[0], rows.shape[1], -1, size)
     groups = config.num_attention_heads // config.num_key_value_heads
-    stream, kept, looks = rows.float(), rows, rows
+    stream, kept, after, looks = rows.float(), rows, rows, rows
     for index, layer in enumerate(decoder.layers):
         if index == middle:
             kept = stream
@@ -50,7 +50,9 @@ def forward(
         normed = _norm(stream, layer.post_attention_layernorm)
         gate, up = (_linear(normed, p, four_bits) for p in (layer.mlp.gate_proj, layer.mlp.up_proj))
         stream = stream + _linear(F.silu(gate) * up, layer.mlp.down_proj, four_bits)
-    return _norm(stream, decoder.norm), kept, looks
+        if index == middle:
+            after = stream
+    return _norm(stream, decoder.norm), kept, after, looks
 
 
 def _linear(x: Tensor, module: torch.nn.Linear, four_bits: bool) -> Tensor:
