@@ -155,7 +155,7 @@ class _Header:
             try:
                 for _ in range(count):
                     at += 8 + length(data, at)[0]
-            except struct.error:
+            except (struct.error, OverflowError):
                 raise _ShortError from None
             self._at = at
             self._skip(0)

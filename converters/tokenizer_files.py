@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from edge_interleave.errors import CheckpointError
+from edge_interleave.chat_template import ChatTemplate
+from edge_interleave.errors import BundleError, CheckpointError, UsageError
+from edge_interleave.tokenizer_check import check_tokenizer
 
 from .checkpoint import Checkpoint
 from .config_reader import read_json, shown
@@ -92,15 +93,10 @@ def read_tokenizer(checkpoint: Checkpoint) -> TokenizerFiles:
 
 def takes_strings(template: str) -> bool:
     """Whether a chat template shows the content of a message that is a plain string."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
     messages = [{"role": "user", "content": "content of the message"}]
     try:
-        shown_text = environment.from_string(template).render(
-            messages=messages, add_generation_prompt=True, bos_token="", eos_token="", raise_exception=str
-        )
-    except Exception:  # whatever a stranger's template does; the sandbox keeps it from more
+        shown_text = ChatTemplate(template).render(messages)
+    except (BundleError, UsageError):
         return False
     return messages[0]["content"] in shown_text
 
@@ -111,10 +107,15 @@ def _load(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
         if path.stat().st_size > TOKENIZER_BYTES_MAX:
             raise CheckpointError(f"{path}: {path.stat().st_size} bytes is too large for a tokenizer")
         try:
-            return Tokenizer.from_file(str(path))
+            content = path.read_bytes()
+            check_tokenizer(content)
+            tokenizer = Tokenizer.from_buffer(content)
         except Exception as error:  # `tokenizers` raises bare Exceptions
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"{path}: not a tokenizer ({reason}); download it again") from error
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
     vocab, merges = folder / "vocab.json", folder / "merges.txt"
     if vocab.is_file() and merges.is_file():
         return _from_slow_files(folder, config)

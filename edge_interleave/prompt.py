@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .bundle import Bundle
+from .bundle import MANIFEST_NAME, Bundle
 from .chat_template import ChatTemplate
 from .errors import BundleError, UsageError
 from .messages import Media, Message
@@ -58,7 +58,10 @@ class PromptBuilder:
         self._image_token = info.image_token
         self._bos_token = info.bos_token
         self._tokenizer = tokenizer
-        self._template = ChatTemplate(info.chat_template, bos_token=info.bos_token, eos_token=info.eos_token)
+        self._name = f"{bundle.folder / MANIFEST_NAME}: the chat template"
+        self._template = ChatTemplate(
+            info.chat_template, bos_token=info.bos_token, eos_token=info.eos_token, name=self._name
+        )
         self.structured = self._takes_parts()
         """Whether the template takes lists of parts rather than text."""
 
@@ -71,6 +74,8 @@ class PromptBuilder:
         """
         arranged = _arranged(messages, counts)
         text = self._render(arranged)
+        if not text:
+            raise BundleError(f"{self._name} gives no text; convert the model again")
         if self._bos_token and not text.startswith(self._bos_token):
             text = self._bos_token + text
         return self._segments(text, _images(arranged), first=0)
@@ -123,9 +128,7 @@ class PromptBuilder:
         if run:
             segments.append(TextSegment(tuple(run)))
         if index - first != images:
-            raise BundleError(
-                f"the model's chat template places {index - first} of {images} images; put them into user messages"
-            )
+            raise BundleError(f"{self._name} places {index - first} of {images} images; put them into user messages")
         return segments
 
     def _takes_parts(self) -> bool:

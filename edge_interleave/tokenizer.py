@@ -19,6 +19,7 @@ from tokenizers.decoders import DecodeStream
 
 from .bundle import TOKENIZER_NAME, Bundle
 from .errors import BundleError
+from .tokenizer_check import check_tokenizer
 
 IMAGE = -1
 """Stands for an image marker among token ids."""
@@ -65,7 +66,7 @@ class TextTokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids, special tokens recognised, nothing put before or after; an image marker gives IMAGE."""
         ids: list[int] = []
-        for token in self._tokenizer.encode(text, add_special_tokens=False).ids:
+        for token in self._tokenizer.encode(_unicode(text), add_special_tokens=False).ids:
             if token == self._image_id:
                 ids.append(IMAGE)
             elif token in self._originals:
@@ -76,7 +77,7 @@ class TextTokenizer:
 
     def encode_plain(self, text: str) -> list[int]:
         """Token ids of text in which nothing is special."""
-        return list(self._plain.encode(text, add_special_tokens=False).ids)
+        return list(self._plain.encode(_unicode(text), add_special_tokens=False).ids)
 
     def token_id(self, token: str) -> int | None:
         """The id of a token of the vocabulary, None where it has no such token."""
@@ -107,9 +108,19 @@ def _read(path: Path) -> Tokenizer:
     try:
         if path.stat().st_size > FILE_BYTES_MAX:
             raise BundleError(f"{path}: larger than {FILE_BYTES_MAX >> 20} MiB, not a tokenizer; convert again")
-        return Tokenizer.from_buffer(path.read_bytes())
+        content = path.read_bytes()
+        check_tokenizer(content)
+        tokenizer = Tokenizer.from_buffer(content)
     except BundleError:
         raise
     except Exception as error:  # the library raises bare Exceptions
         reason = " ".join(str(error).split())[:200]
         raise BundleError(f"{path}: not a tokenizer ({reason}); convert or pull the model again") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _unicode(text: str) -> str:
+    """The text without lone surrogates, which arguments that are no UTF-8 hold, and no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")

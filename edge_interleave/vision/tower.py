@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ..bundle import VISION_INPUT, VISION_OUTPUT, VisionInfo
 from ..errors import BackendError, BundleError, UsageError
+from .onnx_check import check_onnx
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -99,12 +100,16 @@ class VisionTower:
                 f"{self._path}: gave visual tokens of shape {rows.shape} where {shape} was promised; "
                 "convert or pull the model again"
             )
+        if not np.isfinite(rows).all():
+            raise BundleError(f"{self._path}: gave visual tokens that are no numbers; convert or pull the model again")
         return rows
 
 
 def _open_session(path: Path, threads: int | None, providers: list[str]) -> Any:
     import onnxruntime as ort
 
+    # Part of the engine logs by itself, whatever a session's options say.
+    ort.set_default_logger_severity(SILENT)
     options = _session_options()
     if threads is not None:
         options.intra_op_num_threads = threads
@@ -118,6 +123,7 @@ def _open_session(path: Path, threads: int | None, providers: list[str]) -> Any:
         options.add_session_config_entry("session.x64quantprecision", "1")
     if not path.is_file():
         raise BundleError(f"{path}: missing; convert or pull the model again")
+    check_onnx(path)
     try:
         return ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no base class but this.
