@@ -70,6 +70,7 @@ class LlamaCppDecoder:
         except BaseException:
             release(self._weights)
             raise
+        self._path = path
         self._finalizer = weakref.finalize(self, _free, self._context, self._weights)
         self._memory = low.llama_get_memory(self._context)
         self._facts = DecoderFacts(
@@ -211,7 +212,7 @@ class LlamaCppDecoder:
         logits = np.ctypeslib.as_array(low.llama_get_logits_ith(self._context, -1), (self._facts.vocab_size,)).copy()
         if not np.isfinite(logits).all():
             low.llama_memory_seq_rm(self._memory, 0, start, -1)
-            raise BackendError("the decoder's logits are not finite; its file may be damaged: convert or pull it again")
+            raise BackendError(f"{self._path}: gives logits that are not finite; convert or pull the model again")
         self._store(start, start + count)
         return logits
 
