@@ -21,7 +21,7 @@ from pool import GRID, Pool
 from tokenizers import Tokenizer
 
 IGNORE = -100
-RECIPES = {"single": 0.20, "album": 0.20, "change": 0.22, "twins": 0.12, "motion": 0.14, "appearance": 0.12}
+RECIPES = {"single": 0.40, "album": 0.26, "change": 0.14, "twins": 0.08, "motion": 0.06, "appearance": 0.06}
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Packer:
     def _single(self, easy: bool) -> Conversation:
         index = self.rng.choice(self.easy if easy else self.by_kind["single"])
         scene = self.pool.groups[index].scenes[0]
-        kinds = ["describe", *["colour"] * 3, "shape", "shape", *["place"] * 3, "at_place", "count", "count"]
+        kinds = ["describe", *["colour"] * 4, "shape", "place", "place", "at_place", *["count"] * 4]
         return self._conversation(index, [tasks.SCENE_QUESTIONS[kind](self.rng, scene) for kind in kinds])
 
     def _album(self, pictures: int, easy: bool) -> Conversation:
