@@ -157,7 +157,7 @@ def test_weights_that_are_not_finite_are_refused_and_the_old_file_stays(
     (tmp_path / "vision.onnx").write_bytes(b"the old file")
     weights = random_weights(Tower())
     weights["vision_tower.vision_model.encoder.layers.1.mlp.fc2.weight"][3, 3] = value
-    with pytest.raises(CheckpointError, match=r"vision\.layers\.1\.mlp\.fc2\.weight .* not finite"):
+    with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.fc2\.weight holds values that are no finite numbers"):
         export(tmp_path, Tower(), precision, weights)
     assert [path.name for path in tmp_path.glob("vision.onnx*")] == ["vision.onnx"]
     assert (tmp_path / "vision.onnx").read_bytes() == b"the old file"

@@ -133,7 +133,7 @@ class Ours:
 
     def answer(self, prompt: list[Input]) -> tuple[np.ndarray, list[int]]:
         """First logits, and the greedy answer, no end heeded."""
-        session = Session(self.model._open_decoder(), self.tokenizer, [10**6])
+        session = Session(self.model._open_decoder(1024), self.tokenizer, [10**6])
         prefilled = session.prefill(prompt)
         assert prefilled is not None
         stream = session.stream(prompt, GenerationOptions(STEPS))

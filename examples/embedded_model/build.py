@@ -102,6 +102,11 @@ def build_model(tokenizer: Tokenizer, seed: int = 0) -> LlavaForConditionalGener
     return model
 
 
+def load_checkpoint(folder: Path) -> LlavaForConditionalGeneration:
+    """A saved checkpoint, in fp32, to train on."""
+    return LlavaForConditionalGeneration.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
+
+
 def save_checkpoint(model: LlavaForConditionalGeneration, tokenizer: Tokenizer, folder: Path) -> None:
     """Write the checkpoint as fp16 safetensors with tokenizer and processor files, loadable by transformers."""
     folder.mkdir(parents=True, exist_ok=True)

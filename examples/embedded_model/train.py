@@ -25,6 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/embedded"), help="where drawings and states are kept")
     parser.add_argument("--out", type=Path, required=True, help="the checkpoint's folder")
+    parser.add_argument("--start", type=Path, help="a checkpoint to go on from; its tower is kept as it is")
     parser.add_argument("--tower-steps", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=3000, help="steps of the second stage in all")
     arguments = parser.parse_args()
@@ -32,8 +33,11 @@ def main() -> None:
     began = time.monotonic()
     drawn = pool.load_pool(arguments.runs / "pool", POOL, seed=1)
     tokenizer = build.load_tokenizer()
-    model = build.build_model(tokenizer)
-    teach_tower.teach(model, tokenizer, drawn, arguments.tower_steps, arguments.runs / "tower.pt")
+    if arguments.start:
+        model = build.load_checkpoint(arguments.start)
+    else:
+        model = build.build_model(tokenizer)
+        teach_tower.teach(model, tokenizer, drawn, arguments.tower_steps, arguments.runs / "tower.pt")
     model.model.vision_tower.requires_grad_(False)
     features_path = arguments.runs / "features.pt"
     if not features_path.exists():
