@@ -33,6 +33,7 @@ class TextTokenizer:
 
     def __init__(self, path: Path, image_token: str, vocab_size: int) -> None:
         """Read a `tokenizer.json`. Raises BundleError where it is not one or has ids past the decoder's vocabulary."""
+        self._path = path
         self._tokenizer = _read(path)
         self._plain = _read(path)  # recognises no special tokens
         self._plain.encode_special_tokens = True
@@ -66,7 +67,7 @@ class TextTokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids, special tokens recognised, nothing put before or after; an image marker gives IMAGE."""
         ids: list[int] = []
-        for token in self._tokenizer.encode(_unicode(text), add_special_tokens=False).ids:
+        for token in self._encoded(self._tokenizer, text):
             if token == self._image_id:
                 ids.append(IMAGE)
             elif token in self._originals:
@@ -77,7 +78,18 @@ class TextTokenizer:
 
     def encode_plain(self, text: str) -> list[int]:
         """Token ids of text in which nothing is special."""
-        return list(self._plain.encode(_unicode(text), add_special_tokens=False).ids)
+        return self._encoded(self._plain, text)
+
+    def _encoded(self, tokenizer: Tokenizer, text: str) -> list[int]:
+        try:
+            return list(tokenizer.encode(_unicode(text), add_special_tokens=False).ids)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic of the library is no Exception
+            reason = " ".join(str(error).split())[:200]
+            raise BundleError(
+                f"{self._path}: the tokenizer fails ({reason}); convert or pull the model again"
+            ) from error
 
     def token_id(self, token: str) -> int | None:
         """The id of a token of the vocabulary, None where it has no such token."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 STEPS_MAX = 16
@@ -80,8 +81,25 @@ def _check_texts(key: str, step: dict[str, Any]) -> None:
     text = pattern.get("String", pattern.get("Regex")) if isinstance(pattern, dict) else None
     if not isinstance(text, str) or not 1 <= len(text) <= REGEX_MAX:
         raise ValueError(f"its {key} has no pattern, or one too long")
+    if "Regex" in pattern and _repeats_group(text):
+        raise ValueError(f"its {key} repeats a group, which can take for ever")
     if step["type"] == "Replace" and ("String" not in pattern or len(str(step.get("content"))) > len(text)):
         raise ValueError(f"its {key} replaces by patterns, or by longer texts")
+
+
+def _repeats_group(regex: str) -> bool:
+    """Whether a group is repeated without end: in one that holds a repetition, the ways to match grow by powers."""
+    escaped = inside = False
+    for character, following in pairwise(regex):
+        if escaped:
+            escaped = False
+        elif character == "\\":
+            escaped = True
+        elif inside or character == "[":
+            inside = character != "]"
+        elif character == ")" and following in "*+{":
+            return True
+    return False
 
 
 def _shown(value: Any) -> str:

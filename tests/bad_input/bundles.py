@@ -245,6 +245,12 @@ CONTENTS: dict[str, tuple[Damage, str]] = {
         ),
         TOKENIZER,
     ),
+    "tokenizer with a pattern that takes for ever": (
+        tokenizer(
+            pre_tokenizer={"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+        ),
+        "repeats a group",
+    ),
     "tokenizer that cuts into nothing": (tokenizer(pre_tokenizer={"type": "FixedLength", "length": 0}), "FixedLength"),
     "tokenizer that replaces the empty text": (
         tokenizer(normalizer={"type": "Replace", "pattern": {"String": ""}, "content": "a"}),

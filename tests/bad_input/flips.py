@@ -25,10 +25,21 @@ def flipped(content: bytes, chance: random.Random, start: int, end: int) -> byte
     return bytes(raw)
 
 
+def other_digits(content: bytes, chance: random.Random) -> bytes:
+    """One to four digits of a text replaced by others."""
+    raw = bytearray(content)
+    digits = [place for place, byte in enumerate(raw) if chr(byte).isdigit()]
+    for place in chance.choices(digits, k=chance.choice((1, 1, 2, 4))):
+        raw[place] = ord(chance.choice("0123456789"))
+    return bytes(raw)
+
+
 def manifest(place: Path, chance: random.Random, checkpoint: Path, bundle: Path) -> list[object]:
     shutil.copytree(bundle, place)
     path = place / "bundle.json"
-    path.write_bytes(flipped(path.read_bytes(), chance, 0, 1 << 30))
+    raw = path.read_bytes()
+    # Most turned bits make it no JSON; other digits leave it one.
+    path.write_bytes(chance.choice((flipped(raw, chance, 0, len(raw)), other_digits(raw, chance))))
     return asked(place)
 
 
