@@ -75,7 +75,9 @@ def test_a_bundle_of_hostile_files_is_refused(
     damage, says = CONTENTS[name]
     damage(bundle)
     before = snapshot(tmp_path)
-    outcome = here(capfd, "ask", "What is this?", "--image", picture, "--model", bundle, "--context", 256)
+    outcome = here(
+        capfd, "ask", "What is this?", "--image", picture, "--model", bundle, "--context", 256, "--threads", 1
+    )
     assert_refused(outcome, says, codes=(3, 4))
     assert str(bundle) in outcome.err
     assert snapshot(tmp_path) == before

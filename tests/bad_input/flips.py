@@ -70,7 +70,7 @@ def image(place: Path, chance: random.Random, checkpoint: Path, bundle: Path) ->
 
 
 def asked(bundle: Path) -> list[object]:
-    return ["ask", "Hi", "--model", bundle, "--context", "256", "--max-tokens", "2", "--json"]
+    return ["ask", "Hi", "--model", bundle, "--context", "256", "--max-tokens", "2", "--threads", "1", "--json"]
 
 
 FLIPS: dict[str, Made] = {

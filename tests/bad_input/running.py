@@ -39,7 +39,7 @@ def here(capfd: pytest.CaptureFixture[str], *arguments: object) -> Outcome:
 
 
 def in_another_process(
-    commands: Sequence[Sequence[object]], env: Mapping[str, str], timeout: float = 120
+    commands: Sequence[Sequence[object]], env: Mapping[str, str], timeout: float = 300
 ) -> list[Outcome]:
     """Run the program once for each command, one after the other in a process that must outlive them all."""
     lines = "".join(json.dumps([str(part) for part in command]) + "\n" for command in commands)
