@@ -21,7 +21,7 @@ from .timeline import Input, Key, TextInput, Timeline, VisualInput
 from .tokenizer import TextTokenizer
 
 ANSWER_ROOM = 512
-"""Entries kept free for an answer when the KV cache grows with a prompt."""
+"""Entries kept free for an answer when the KV cache grows with a prompt; positions, before gaps are closed."""
 
 
 @dataclass(frozen=True)
@@ -71,23 +71,36 @@ class Session:
             raise UsageError("the prompt is empty; give a question, an image or both")
         total = sum(unit.size for unit in units)
         self._grow(total)
+        self._check_room(total)
         # The last unit is computed even where it is there: its logits are wanted.
         kept = min(self.timeline.common_prefix([unit.key for unit in units]), len(units) - 1)
         cached = sum(unit.size for unit in units[:kept])
-        self._make_room(kept, total - cached, total)
-        logits = None
-        for run in _runs(units[kept:]):
-            if cancel is not None and cancel.is_set():
-                return None
-            logits = self._append(run)
-        assert logits is not None
-        return Prefill(
-            logits=logits,
-            prompt_tokens=total,
-            visual_tokens=sum(len(part.rows) for part in prompt if isinstance(part, VisualInput)),
-            cached_tokens=cached,
-            seconds=time.perf_counter() - started,
-        )
+        self._decoder.truncate(self.timeline.truncate(kept))
+        return self._compute(units[kept:], prompt, cached, started, cancel)
+
+    def extend(self, more: Sequence[Input], cancel: threading.Event | None = None) -> Prefill | None:
+        """Compute more after what lies in the timeline; None where it was cancelled, with a part of it computed.
+
+        Closes the gaps that evictions left only where positions would pass the trained context.
+        Raises ContextFullError, with the timeline unchanged, where it does not fit.
+        """
+        self.turn += 1
+        started = time.perf_counter()
+        units = _units(more)
+        if not units:
+            raise UsageError("there is nothing to add; give a question, an image or both")
+        self._check_room(self.timeline.length + sum(unit.size for unit in units))
+        return self._compute(units, more, self.timeline.length, started, cancel)
+
+    def truncate(self, count: int) -> None:
+        """Keep the timeline's first `count` entries."""
+        self.turn += 1
+        self._decoder.truncate(self.timeline.truncate(count))
+
+    def evict(self, first: int, last: int) -> None:
+        """Forget the timeline's entries first <= index < last; nothing else is computed anew."""
+        self.turn += 1
+        self._decoder.evict(*self.timeline.evict(first, last))
 
     def stream(
         self,
@@ -105,13 +118,17 @@ class Session:
         "2" does not stand for "20"); the probabilities are the scores' softmax. Longer options are not favoured back.
         Raises UsageError for no options, empty or repeated ones; ContextFullError.
         """
-        if isinstance(options, str) or not options or not all(isinstance(o, str) and o.strip() for o in options):
-            raise UsageError("give one or more options, none of them empty")
-        if len(set(options)) != len(options):
-            raise UsageError("the same option is given twice")
-        answers = [self._tokenizer.encode_plain(option) for option in options]
+        self._tokenized(options)
         prefilled = self.prefill(prompt)
         assert prefilled is not None
+        return self.weigh(prefilled.logits, options)
+
+    def weigh(self, logits: FloatArray, options: Sequence[str]) -> list[Choice]:
+        """As `choose`, of what lies in the timeline already, whose last logits are given; the timeline stays as it is.
+
+        Raises UsageError, ContextFullError.
+        """
+        answers = self._tokenized(options)
         longest = max(map(len, answers))
         facts = self._decoder.facts
         room = min(facts.capacity - self.timeline.length, facts.trained_context - self.timeline.position)
@@ -121,7 +138,7 @@ class Session:
         scores = []
         for answer in answers:
             try:
-                scores.append(self._score(prefilled.logits, answer))
+                scores.append(self._score(logits, answer))
             finally:
                 self._decoder.truncate(self.timeline.truncate(count))
         probabilities = softmax(np.array(scores))
@@ -146,6 +163,13 @@ class Session:
         self.turn += 1
         self._decoder.close()
 
+    def _tokenized(self, options: Sequence[str]) -> list[list[int]]:
+        if isinstance(options, str) or not options or not all(isinstance(o, str) and o.strip() for o in options):
+            raise UsageError("give one or more options, none of them empty")
+        if len(set(options)) != len(options):
+            raise UsageError("the same option is given twice")
+        return [self._tokenizer.encode_plain(option) for option in options]
+
     def _score(self, logits: FloatArray, answer: Sequence[int]) -> float:
         score = 0.0
         for token in answer:
@@ -168,18 +192,40 @@ class Session:
             self._decoder = self._reopen(facts.capacity)
             raise
 
-    def _make_room(self, kept: int, needed: int, total: int) -> None:
-        facts = self._decoder.facts
-        most = min(facts.capacity, facts.trained_context)
+    def _check_room(self, total: int) -> None:
+        most = min(self._decoder.facts.capacity, self._decoder.facts.trained_context)
         if total > most:
             raise ContextFullError(
                 f"the prompt needs {total} entries, the context holds {most}; "
                 "use fewer images or frames, a larger pooling stride, or a larger context"
             )
-        self._decoder.truncate(self.timeline.truncate(kept))
-        if self.timeline.position + needed > facts.trained_context:
+
+    def _compute(
+        self,
+        units: Sequence[_Unit],
+        given: Sequence[Input],
+        cached: int,
+        started: float,
+        cancel: threading.Event | None,
+    ) -> Prefill | None:
+        new = sum(unit.size for unit in units)
+        gaps = self.timeline.position > self.timeline.length
+        if gaps and self.timeline.position + new + ANSWER_ROOM > self._decoder.facts.trained_context:
             self._decoder.rebase()
             self.timeline.rebase()
+        logits = None
+        for run in _runs(units):
+            if cancel is not None and cancel.is_set():
+                return None
+            logits = self._append(run)
+        assert logits is not None
+        return Prefill(
+            logits=logits,
+            prompt_tokens=cached + new,
+            visual_tokens=sum(len(part.rows) for part in given if isinstance(part, VisualInput)),
+            cached_tokens=cached,
+            seconds=time.perf_counter() - started,
+        )
 
     def _append(self, run: Sequence[_Unit]) -> FloatArray:
         rows = run[0].rows

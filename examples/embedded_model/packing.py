@@ -89,7 +89,7 @@ class Packer:
     def _single(self, easy: bool) -> Conversation:
         index = self.rng.choice(self.easy if easy else self.by_kind["single"])
         scene = self.pool.groups[index].scenes[0]
-        kinds = ["describe", *["colour"] * 4, "shape", "place", "place", "at_place", *["count"] * 4]
+        kinds = ["describe", *["colour"] * 4, "shape", "place", "place", "at_place", *["count"] * 6]
         return self._conversation(index, [tasks.SCENE_QUESTIONS[kind](self.rng, scene) for kind in kinds])
 
     def _album(self, pictures: int, easy: bool) -> Conversation:

@@ -1,0 +1,142 @@
+"""A window of frames in a session's timeline: each frame computed once, the oldest forgotten in place.
+
+    sink | frame | frame | question, answer | frame | ... | question
+
+The sink (the system message and the opening of the user's turn) stays for good, as attention sinks do in StreamingLLM
+(Xiao et al., 2023). A question lies in the timeline while it is answered, and is then forgotten, or kept as text.
+Knows nothing about pixels, sources of frames, threads or time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .decoder import FloatArray
+from .errors import ContextFullError, UsageError
+from .generation import Prefill
+from .live_prompt import LivePrompt
+from .session import Session
+from .timeline import Input, TextInput, VisualInput
+
+SLIDING, EXACT = "sliding", "exact"
+MODES = (SLIDING, EXACT)
+KEPT_ANSWERS = 3
+"""Answers that stay as text where answers are kept."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of the window: its visual tokens and what follows them."""
+
+    inputs: tuple[Input, ...]
+
+    @property
+    def entries(self) -> int:
+        """Entries of the timeline: an image is one, a token is one."""
+        return sum(len(part.ids) if isinstance(part, TextInput) else 1 for part in self.inputs)
+
+    @property
+    def size(self) -> int:
+        """Entries of the KV cache."""
+        return sum(len(part.ids) if isinstance(part, TextInput) else len(part.rows) for part in self.inputs)
+
+
+class Turn(Frame):
+    """A question with its answer, kept as text."""
+
+
+class FrameWindow:
+    """The latest frames in one timeline. It answers as a session does (`generation.Appendable`).
+
+    `sliding`: a frame is computed when it comes, beside the frames that are there, and never again. What a later frame
+    saw of one that has since left stays in its keys and values: that is the approximation, and its cost is constant.
+    `exact`: a question computes the whole window as if nothing had been before it.
+    """
+
+    def __init__(
+        self, session: Session, prompt: LivePrompt, frames: int, mode: str = SLIDING, keep_answers: bool = False
+    ) -> None:
+        """`frames`: how many of the latest frames stay. The session is the window's alone from now on."""
+        if frames < 1:
+            raise UsageError(f"a window of {frames} frames makes no sense; give 1 or more")
+        if mode not in MODES:
+            raise UsageError(f"no mode {mode!r}; choose one of {', '.join(MODES)}")
+        self.frames = frames
+        self.mode = mode
+        self.turn = 0
+        self._session = session
+        self._prompt = prompt
+        self._keep_answers = keep_answers
+        self._items: deque[Frame] = deque()
+        session.reset()
+        session.prefill([TextInput(prompt.sink)])
+
+    def __len__(self) -> int:
+        """Frames in the window now."""
+        return sum(not isinstance(item, Turn) for item in self._items)
+
+    def add(self, rows: FloatArray) -> None:
+        """Take the visual tokens of a new frame, float32 (tokens, hidden); the oldest leaves where the window is full.
+
+        Raises ContextFullError, with the window unchanged but for the frame that left, where the KV cache is too small.
+        """
+        self._forget_question()
+        while len(self) >= self.frames:
+            self._evict(next(i for i, item in enumerate(self._items) if not isinstance(item, Turn)))
+        after = (TextInput(self._prompt.after_frame),) if self._prompt.after_frame else ()
+        frame = Frame((VisualInput(rows), *after))
+        if self.mode == SLIDING:
+            self._session.extend(frame.inputs)
+        self._items.append(frame)
+
+    def prefill(self, prompt: Sequence[Input], cancel: threading.Event | None = None) -> Prefill | None:
+        """Put a question (`LivePrompt.question`) behind the frames. Raises ContextFullError, UsageError."""
+        self._forget_question()
+        self.turn += 1
+        try:
+            if self.mode == EXACT:
+                items = [part for item in self._items for part in item.inputs]
+                return self._session.prefill([TextInput(self._prompt.sink), *items, *prompt], cancel)
+            return self._session.extend(prompt, cancel)
+        except ContextFullError as error:
+            raise ContextFullError(f"{error}; the window holds {len(self)} frames") from error
+
+    def append_token(self, token: int) -> FloatArray:
+        """Put one token of an answer at the end."""
+        return self._session.append_token(token)
+
+    def finish(self, question: Sequence[int], answer: Sequence[int]) -> None:
+        """The answer is through: forget question and answer, or keep them as text."""
+        self._forget_question()
+        if not self._keep_answers:
+            return
+        turn = Turn((TextInput((*question, *answer, *self._prompt.after_answer)),))
+        turns = [i for i, item in enumerate(self._items) if isinstance(item, Turn)]
+        if len(turns) >= KEPT_ANSWERS:
+            self._evict(turns[0])
+        if self.mode == SLIDING:
+            self._session.extend(turn.inputs)
+        self._items.append(turn)
+
+    def close(self) -> None:
+        """Free the decoder."""
+        self.turn += 1
+        self._session.close()
+
+    def _forget_question(self) -> None:
+        """Back to the frames. An answer that is still being drawn ends."""
+        self.turn += 1
+        if self.mode == SLIDING:
+            self._session.truncate(self._start(len(self._items)))
+
+    def _evict(self, index: int) -> None:
+        if self.mode == SLIDING:
+            self._session.evict(self._start(index), self._start(index + 1))
+        del self._items[index]
+
+    def _start(self, index: int) -> int:
+        """Which entry of the timeline an item begins at."""
+        return len(self._prompt.sink) + sum(item.entries for item in list(self._items)[:index])
