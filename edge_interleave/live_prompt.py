@@ -13,16 +13,19 @@ import numpy as np
 from .errors import BundleError
 from .messages import Image, Message
 from .prompt import ImageSegment, PromptBuilder, Segment
+from .tokenizer import TextTokenizer
 
 _SOME_IMAGE = Image(np.zeros((1, 1, 3), np.uint8))
 
 
 class LivePrompt:
-    """Token ids of a live conversation: `sink`, then frames, each followed by `after_frame`, then a question."""
+    """Token ids of a live conversation: `sink`, then frames, each announced and followed by `after_frame`, then a
+    question."""
 
-    def __init__(self, prompts: PromptBuilder, system: str | None = None) -> None:
+    def __init__(self, prompts: PromptBuilder, tokenizer: TextTokenizer, system: str | None = None) -> None:
         """`system`: a message that goes before all frames. Raises BundleError for a template that cannot run live."""
         self._prompts = prompts
+        self._tokenizer = tokenizer
         self._opening = [] if system is None else [Message("system", (system,))]
         self.sink, self.after_frame, rest = self._around_frames("?")
         """The system message and the opening of the user's turn; what follows each frame."""
@@ -30,6 +33,10 @@ class LivePrompt:
             raise BundleError("the chat template does not treat all images of a message alike; it cannot run live")
         self.after_answer = self._between_turns()
         """The end of an answer that is kept, and the opening of the user's next turn."""
+
+    def announce(self, number: int) -> tuple[int, ...]:
+        """Token ids of what says a frame's number, right before its visual tokens."""
+        return tuple(self._tokenizer.encode_plain(f"Frame {number}:"))
 
     def question(self, text: str) -> tuple[int, ...]:
         """Token ids from the question to where the answer begins. Raises UsageError for `<image>` markers in it."""

@@ -1,9 +1,11 @@
 """A window of frames in a session's timeline: each frame computed once, the oldest forgotten in place.
 
-    sink | frame | frame | question, answer | frame | ... | question
+    sink | Frame 7: image | Frame 8: image | question, answer | Frame 9: image | ... | question
 
 The sink (the system message and the opening of the user's turn) stays for good, as attention sinks do in StreamingLLM
 (Xiao et al., 2023). A question lies in the timeline while it is answered, and is then forgotten, or kept as text.
+Every frame is announced by its number. For where an image stands in the window is nothing that its keys and values
+could say: they are computed once, and the frames before it leave. A number stays true.
 Knows nothing about pixels, sources of frames, threads or time.
 """
 
@@ -28,24 +30,17 @@ KEPT_ANSWERS = 3
 
 
 @dataclass(frozen=True)
-class Frame:
-    """One frame of the window: its visual tokens and what follows them."""
+class Item:
+    """What the window holds beside the sink: a frame with its number, or a question with its answer."""
 
     inputs: tuple[Input, ...]
+    number: int | None
+    """The frame's; None for a question with its answer."""
 
     @property
     def entries(self) -> int:
         """Entries of the timeline: an image is one, a token is one."""
         return sum(len(part.ids) if isinstance(part, TextInput) else 1 for part in self.inputs)
-
-    @property
-    def size(self) -> int:
-        """Entries of the KV cache."""
-        return sum(len(part.ids) if isinstance(part, TextInput) else len(part.rows) for part in self.inputs)
-
-
-class Turn(Frame):
-    """A question with its answer, kept as text."""
 
 
 class FrameWindow:
@@ -70,27 +65,38 @@ class FrameWindow:
         self._session = session
         self._prompt = prompt
         self._keep_answers = keep_answers
-        self._items: deque[Frame] = deque()
+        self._items: deque[Item] = deque()
+        self._count = 0
         session.reset()
         session.prefill([TextInput(prompt.sink)])
 
     def __len__(self) -> int:
         """Frames in the window now."""
-        return sum(not isinstance(item, Turn) for item in self._items)
+        return len(self.numbers)
 
-    def add(self, rows: FloatArray) -> None:
-        """Take the visual tokens of a new frame, float32 (tokens, hidden); the oldest leaves where the window is full.
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The numbers of the frames in the window, oldest first. The first frame of all was 1."""
+        return tuple(item.number for item in self._items if item.number is not None)
 
+    def add(self, rows: FloatArray) -> int:
+        """Take the visual tokens of a new frame, float32 (tokens, hidden); gives its number.
+
+        The oldest frame leaves where the window is full.
         Raises ContextFullError, with the window unchanged but for the frame that left, where the KV cache is too small.
         """
         self._forget_question()
         while len(self) >= self.frames:
-            self._evict(next(i for i, item in enumerate(self._items) if not isinstance(item, Turn)))
-        after = (TextInput(self._prompt.after_frame),) if self._prompt.after_frame else ()
-        frame = Frame((VisualInput(rows), *after))
+            self._evict(next(i for i, item in enumerate(self._items) if item.number is not None))
+        number = self._count + 1
+        around = (self._prompt.announce(number), self._prompt.after_frame)
+        before, after = ((TextInput(ids),) if ids else () for ids in around)
+        frame = Item((*before, VisualInput(rows), *after), number)
         if self.mode == SLIDING:
             self._session.extend(frame.inputs)
         self._items.append(frame)
+        self._count = number
+        return number
 
     def prefill(self, prompt: Sequence[Input], cancel: threading.Event | None = None) -> Prefill | None:
         """Put a question (`LivePrompt.question`) behind the frames. Raises ContextFullError, UsageError."""
@@ -113,8 +119,8 @@ class FrameWindow:
         self._forget_question()
         if not self._keep_answers:
             return
-        turn = Turn((TextInput((*question, *answer, *self._prompt.after_answer)),))
-        turns = [i for i, item in enumerate(self._items) if isinstance(item, Turn)]
+        turn = Item((TextInput((*question, *answer, *self._prompt.after_answer)),), None)
+        turns = [i for i, item in enumerate(self._items) if item.number is None]
         if len(turns) >= KEPT_ANSWERS:
             self._evict(turns[0])
         if self.mode == SLIDING:

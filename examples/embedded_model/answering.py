@@ -87,7 +87,8 @@ class Student(nn.Module):
         answers = (surprise * weight).sum() / weight.sum()
         visual = packed.ordinals != IGNORE
         ordinals = packed.ordinals[visual]
-        asked = F.cross_entropy(self.ordinal(middle[visual]).float(), ordinals)
+        # Frames of a live window are told apart by their numbers.
+        asked = middle.new_zeros(()) if packed.live else F.cross_entropy(self.ordinal(middle[visual]).float(), ordinals)
         guesses = self.before(middle[visual]).float().unflatten(-1, (2, KINDS + 1))
         if packed.stride > 1:
             labels = pooled_labels(labels)
@@ -115,8 +116,10 @@ class Student(nn.Module):
         colour = torch.where(shape >= 0, before, colour)
         named = ((shape >= 0) | (colour >= 0)) & (packed.targets == IGNORE) & ~visual
         row, at = named.nonzero(as_tuple=True)
+        # Questions about a live window mean its latest frame.
+        meant = packed.ordinals == packed.last[:, None] if packed.live else visual
         shape, colour = shape[row, at, None], colour[row, at, None]
-        there = visual[row] & ((shape < 0) | (lies[row, :, 0] == shape)) & ((colour < 0) | (lies[row, :, 1] == colour))
+        there = meant[row] & ((shape < 0) | (lies[row, :, 0] == shape)) & ((colour < 0) | (lies[row, :, 1] == colour))
         some = there.any(1)
         if not some.any():
             return looks.new_zeros((), dtype=torch.float32)
@@ -128,7 +131,7 @@ class Student(nn.Module):
         facts = torch.cat([lies, torch.full((*lies.shape[:2], 2), -1)], 2)
         facts[visual] = torch.stack([labels[:, 0], labels[:, 1], cells, packed.ordinals[visual]], 1)
         states = after[row, at]
-        for number, head in enumerate(self.told):
+        for number, head in enumerate(self.told[:3] if packed.live else self.told):
             fact = facts[row, :, number]
             least = fact.masked_fill(~there, ORDINALS + 9).amin(1)
             one = some & (least == fact.masked_fill(~there, -1).amax(1))

@@ -21,7 +21,12 @@ from pool import GRID, Pool
 from tokenizers import Tokenizer
 
 IGNORE = -100
-RECIPES = {"single": 0.40, "album": 0.26, "change": 0.14, "twins": 0.08, "motion": 0.06, "appearance": 0.06}
+ALWAYS = 10**6
+"""Stands for the frame of text that every window sees."""
+RECIPES = {
+    "single": 0.33, "album": 0.20, "change": 0.10, "twins": 0.06, "motion": 0.04, "appearance": 0.04, "live": 0.23,
+}  # fmt: skip
+LIVE_KINDS = {"still": 0.45, "change": 0.35, "motion": 0.20}
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,10 @@ class Packed:
     """(n, t) int64: the next token, or IGNORE."""
     ordinals: torch.Tensor
     """(n, t) int64: at a visual token, which image of the sequence it belongs to (0, 1, ...); IGNORE elsewhere."""
+    last: torch.Tensor
+    """(n,) int64: the ordinal of the sequence's last image."""
+    live: bool
+    """Whether the images are frames of live windows."""
     images: np.ndarray
     """(images,) int64: rows of the feature store, in the order of their visual tokens."""
     stride: int
@@ -49,6 +58,10 @@ class Conversation:
 
     images: tuple[int, ...]
     turns: tuple[tasks.QA, ...]
+    window: int | None = None
+    """Of a live conversation: each image sees so many of the latest, itself included, and the questions likewise."""
+    number: int = 1
+    """Of a live conversation: what its first frame is announced as."""
 
 
 class Packer:
@@ -78,6 +91,7 @@ class Packer:
             "twins": self._twins,
             "motion": self._motion,
             "appearance": self._appearance,
+            "live": self._live,
         }[recipe]
         stride = self.rng.choice(strides)
         conversations, room = [], positions
@@ -89,7 +103,17 @@ class Packer:
     def _single(self, easy: bool) -> Conversation:
         index = self.rng.choice(self.easy if easy else self.by_kind["single"])
         scene = self.pool.groups[index].scenes[0]
-        kinds = ["describe", *["colour"] * 4, "shape", "place", "place", "at_place", *["count"] * 6]
+        kinds = [
+            "describe",
+            *["colour"] * 4,
+            "shape",
+            "place",
+            "place",
+            "at_place",
+            *["count"] * 6,
+            "is there",
+            "is there",
+        ]
         return self._conversation(index, [tasks.SCENE_QUESTIONS[kind](self.rng, scene) for kind in kinds])
 
     def _album(self, pictures: int, easy: bool) -> Conversation:
@@ -98,7 +122,7 @@ class Packer:
         scenes = [self.pool.groups[index].scenes[0] for index in chosen]
         turns: list[tasks.QA | None] = [tasks.which_image(rng, scenes) for _ in range(4)]
         turns += [tasks.in_image(rng, scenes) for _ in range(3)]
-        for kind in rng.choices(("describe", "colour", "place", "count"), k=3):
+        for kind in rng.choices(("describe", "colour", "place", "count", "is there"), k=3):
             number = rng.randrange(pictures)
             turns.append(tasks.SCENE_QUESTIONS[kind](rng, scenes[number], f" in image {number + 1}"))
         if pictures == 2:
@@ -137,6 +161,42 @@ class Packer:
         images = (first,) * (frame - 1) + (first + 1,) * (frames - frame + 1)
         return Conversation(images, _distinct([tasks.appearance(rng, item, frame) for _ in range(3)]))
 
+    def _live(self) -> Conversation:
+        """A window over a stream: what was before it has left, but what came later still knows of it.
+
+        Questions that name no frame are about the latest one.
+        """
+        rng = self.rng
+        window, number = rng.randint(2, 8), rng.randint(1, 92)
+        kind = rng.choices(tuple(LIVE_KINDS), tuple(LIVE_KINDS.values()))[0]
+        index = rng.choice(self.by_kind["single" if kind == "still" else kind])
+        group, first = self.pool.groups[index], self.pool.first_image[index]
+        turns: list[tasks.QA | None] = []
+        if kind == "still":
+            shown = [first] * rng.randint(1, window)
+            about = ["describe", "colour", "colour", "shape", "place", "place", "at_place", "count", "count", "count"]
+        elif kind == "change":
+            later = rng.randint(1, window - 1)
+            shown = [first] * (window - later) + [first + 1] * later
+            turns = [tasks.changed(rng, group) for _ in range(3)]
+            about = ["colour", "place", "count"]
+        else:
+            shown = list(range(first, first + len(group.scenes)))[-window:]
+            turns = [tasks.direction(rng, group) for _ in range(2)]
+            about = ["place"]
+        turns += [tasks.SCENE_QUESTIONS[k](rng, group.scenes[-1]) for k in (*about, "is there", "is there")]
+        # Of three windows, two have been running for a while.
+        before = 0 if len(shown) > window or rng.random() < 0.33 else rng.randint(1, window + 2)
+        if kind == "change" and rng.random() < 0.5:
+            earlier = [first] * before
+        else:
+            earlier = [self.pool.first_image[i] for i in rng.sample(self.small, before)]
+        if kind == "change" and group.change == "appear":
+            assert group.after is not None
+            frame = number + len(earlier) + len(shown) - later
+            turns += [tasks.appearance(rng, group.after, frame) for _ in range(3)]
+        return Conversation((*earlier, *shown), _distinct(turns), window, number)
+
     def _conversation(self, index: int, turns: Sequence[tasks.QA | None]) -> Conversation:
         first = self.pool.first_image[index]
         count = len(self.pool.groups[index].scenes)
@@ -145,7 +205,8 @@ class Packer:
 
 def length(conversation: Conversation, tokenizer: Tokenizer, stride: int) -> int:
     """About how many positions a conversation takes."""
-    visual = len(conversation.images) * ((GRID // stride) ** 2 + 1)
+    around = 1 if conversation.window is None else 9
+    visual = len(conversation.images) * ((GRID // stride) ** 2 + around)
     return 25 + visual + sum(len(_ids(tokenizer, q)) + len(_ids(tokenizer, a)) + 7 for q, a in conversation.turns)
 
 
@@ -171,9 +232,13 @@ def pack(
     for conversation in conversations:
         ids, owner = [*head, *user], []
         owner += [IGNORE] * len(ids)
+        frame = [ALWAYS] * len(ids)
         for number in range(len(conversation.images)):
-            ids += [image_id] * tokens + newline
-            owner += [number] * tokens + [IGNORE] * len(newline)
+            live = conversation.window is not None
+            announced = _ids(tokenizer, f"Frame {conversation.number + number}:") if live else []
+            ids += announced + [image_id] * tokens + newline
+            owner += [IGNORE] * len(announced) + [number] * tokens + [IGNORE] * len(newline)
+            frame += [number] * (len(announced) + tokens + len(newline))
         gap = rng.randint(1, 2500) if rng.random() < gap_share else 0
         prefix = len(ids)
         positions = [i + (gap if i >= len(head) else 0) for i in range(prefix)]
@@ -190,18 +255,24 @@ def pack(
             targets += [IGNORE] * (len(ask) - 1) + reply[:-1] + [IGNORE, IGNORE]
             block += [0 if chained else turn + 1] * (len(ask) + len(reply))
         owner += [IGNORE] * (len(ids) - len(owner))
-        rows.append((ids, positions, targets, owner, block))
+        frame += [ALWAYS] * (len(ids) - len(frame))
+        rows.append((ids, positions, targets, owner, block, frame))
     # Few different lengths: the allocator then finds the blocks of an earlier batch again.
     longest = -(-max(len(row[0]) for row in rows) // 64) * 64
-    pads = (tokenizer.token_to_id("<|endoftext|>"), 0, IGNORE, IGNORE, -1)
+    pads = (tokenizer.token_to_id("<|endoftext|>"), 0, IGNORE, IGNORE, -1, ALWAYS)
     padded = [
-        torch.tensor([row[part] + [pads[part]] * (longest - len(row[part])) for row in rows]) for part in range(5)
+        torch.tensor([row[part] + [pads[part]] * (longest - len(row[part])) for row in rows]) for part in range(6)
     ]
-    ids_, positions_, targets_, owner_, block_ = padded
+    ids_, positions_, targets_, owner_, block_, frame_ = padded
     same = (block_[:, None, :] == block_[:, :, None]) | (block_[:, None, :] == 0)
     mask = (same & torch.ones(longest, longest, dtype=torch.bool).tril())[:, None]
+    last = torch.tensor([len(conversation.images) - 1 for conversation in conversations])
+    windows = torch.tensor([conversation.window or ALWAYS for conversation in conversations])
+    now = torch.where(frame_ == ALWAYS, last[:, None], frame_)
+    mask &= (frame_[:, None, :] > now[:, :, None] - windows[:, None, None])[:, None]
+    live = conversations[0].window is not None
     images = np.array([image for conversation in conversations for image in conversation.images])
-    return Packed(ids_, positions_, mask, targets_, owner_, images, stride)
+    return Packed(ids_, positions_, mask, targets_, owner_, last, live, images, stride)
 
 
 def _ids(tokenizer: Tokenizer, text: str) -> list[int]:

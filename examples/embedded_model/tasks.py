@@ -97,6 +97,18 @@ def count(rng: random.Random, scene: Scene, where: str = "") -> QA:
     return question, f"There {verb} {NUMBERS[number]} {shown}."
 
 
+def is_there(rng: random.Random, scene: Scene, where: str = "") -> QA:
+    """Whether an item is there, named by colour and shape, or by one of them: a plain yes or no."""
+    names = {name for item in scene.items for name in _names(item)}
+    if rng.random() < 0.5:
+        name = rng.choice(_names(rng.choice(scene.items)))
+    else:
+        while (name := rng.choice(_names(_any_item(rng)))) in names:
+            pass
+    question = rng.choice((f"Is there {article(name)}{where}?", f"Do you see {article(name)}{where}?"))
+    return question, "Yes." if name in names else "No."
+
+
 def which_image(rng: random.Random, scenes: Sequence[Scene]) -> QA | None:
     """The one image that holds an item, named by colour and shape, or by one of them."""
     order = list(range(len(scenes)))
@@ -210,9 +222,10 @@ SCENE_QUESTIONS: dict[str, Callable[..., QA | None]] = {
     "place": place,
     "at_place": at_place,
     "count": count,
+    "is there": is_there,
 }
 TASKS = (
-    "describe", "colour", "place", "count", "which image", "in image",
+    "describe", "colour", "place", "count", "is there", "which image", "in image",
     "true or false", "what changed", "direction", "appearance",
 )  # fmt: skip
 
@@ -226,7 +239,7 @@ def draw_sample(task: str, rng: random.Random) -> Sample:
 
 
 def _draw(task: str, rng: random.Random) -> tuple[Sequence[Scene], QA | None]:
-    if task in ("describe", "colour", "place", "count"):
+    if task in SCENE_QUESTIONS:
         scene = world.random_scene(rng)
         return [scene], SCENE_QUESTIONS[task](rng, scene)
     if task in ("which image", "in image"):
@@ -250,6 +263,10 @@ def _draw(task: str, rng: random.Random) -> tuple[Sequence[Scene], QA | None]:
         scenes = [group.scenes[0]] * (frame - 1) + [group.scenes[1]] * (frames - frame + 1)
         return scenes, appearance(rng, group.after, frame)
     raise ValueError(f"unknown task {task!r}; one of {', '.join(TASKS)}")
+
+
+def _any_item(rng: random.Random) -> Item:
+    return Item(rng.choice(world.SHAPES), rng.choice(world.COLOURS), 0.5, 0.5, 0.2, (0, 0, 0))
 
 
 def _names(item: Item) -> tuple[str, str, str]:
