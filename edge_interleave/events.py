@@ -1,0 +1,113 @@
+"""Events on disk: a line of JSON each, and the pictures they name, written so that a crash loses nothing said before.
+
+Knows nothing about models, rules or who is told.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+
+EVENTS_NAME = "events.jsonl"
+PICTURES_NAME = "frames"
+
+
+@dataclass(frozen=True)
+class Alert:
+    """What was watched for is there."""
+
+    time: str
+    """When it was noticed: ISO 8601, UTC, to the millisecond."""
+    question: str
+    probability: float
+    """Of yes, at the look that raised the alert."""
+    frame: int
+    """Number of the frame that raised it."""
+    frame_time_s: float
+    """That frame's time, seconds from the source's beginning."""
+    frames: tuple[str, ...] = ()
+    """Paths of the saved pictures, oldest first: those of the looks that raised the alert."""
+
+    def event(self) -> dict[str, Any]:
+        """As the object that is written, posted and printed."""
+        return {"event": "alert", **asdict(self)}
+
+    def line(self) -> str:
+        """The object as one line of JSON, without the line's end."""
+        return json.dumps(self.event(), ensure_ascii=False)
+
+
+class EventFolder:
+    """A folder with `events.jsonl` and the pictures in `frames/`. One process at a time, one thread at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make the folder where it is missing; what lies there stays. Raises InputError where it cannot be written."""
+        self.path = folder / EVENTS_NAME
+        self.pictures = folder / PICTURES_NAME
+        try:
+            self.pictures.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            # What a crash cut off keeps its line to itself.
+            size = os.fstat(self._file).st_size
+            self._torn = size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
+            _sync_folder(folder)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be written to ({error.strerror}); give another folder") from error
+
+    def append(self, event: Mapping[str, Any]) -> None:
+        """Write one line, and have it on the disk before this returns. Raises OSError, as for a full disk."""
+        line = json.dumps(event, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        if self._torn:
+            line = b"\n" + line
+        self._torn = True
+        written = os.write(self._file, line)
+        while written < len(line):
+            written += os.write(self._file, line[written:])
+        self._torn = False
+        os.fsync(self._file)
+
+    def save(self, name: str, content: bytes) -> Path:
+        """Write a picture, atomically and onto the disk; gives its path. Raises OSError."""
+        path = self.pictures / name
+        beside = self.pictures / f".{name}.partial"
+        try:
+            with beside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        except OSError:
+            with suppress(OSError):
+                beside.unlink()
+            raise
+        _sync_folder(self.pictures)
+        return path
+
+    def close(self) -> None:
+        """Close the file. A second call does nothing."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def now() -> str:
+    """The time: ISO 8601, UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the folder's entries on the disk, where the system can."""
+    with suppress(OSError):
+        entries = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(entries)
+        finally:
+            os.close(entries)
