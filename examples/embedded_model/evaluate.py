@@ -29,6 +29,7 @@ FLOORS = {
     "colour": 0.90,
     "place": 0.85,
     "count": 0.95,
+    "is there": 0.90,
     "which image": 0.85,
     "in image": 0.80,
     "true or false": 0.85,

@@ -1,0 +1,61 @@
+"""Clips for a live window and questions about them: what went before has left the window when the question comes.
+
+A question that names no frame is about the latest one. Knows nothing about tokens or models.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pool
+import tasks
+from world import Scene, random_scene
+
+TASKS = ("describe", "colour", "place", "count", "is there", "what changed", "direction", "appearance")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Frames in order, and a question to ask after the last."""
+
+    task: str
+    scenes: tuple[Scene, ...]
+    question: str
+    answer: str
+
+
+def draw_clip(task: str, rng: random.Random, window: int) -> Clip:
+    """A clip of a task (one of TASKS), drawn from the random source, for a window of so many frames (2 or more).
+
+    At least one frame has left the window when the question is asked. Frames are numbered from 1.
+    """
+    before = rng.randint(1, window + 2)
+    while True:
+        if task in tasks.SCENE_QUESTIONS:
+            scene = random_scene(rng)
+            shown: Sequence[Scene] = [scene] * rng.randint(1, window)
+            qa = tasks.SCENE_QUESTIONS[task](rng, scene)
+            before = max(before, window + 1 - len(shown))
+        elif task == "direction":
+            group = pool.motion(rng, max(3, rng.randint(2, window)))
+            shown, qa = group.scenes, tasks.direction(rng, group)
+            before = max(before, window + 1 - len(shown))
+        elif task in ("what changed", "appearance"):
+            group = pool.change_pair(rng)
+            if task == "appearance" and group.change != "appear":
+                continue
+            later = rng.randint(1, window - 1)
+            shown = [group.scenes[0]] * (window - later) + [group.scenes[1]] * later
+            if task == "what changed":
+                qa = tasks.changed(rng, group)
+            else:
+                assert group.after is not None
+                qa = tasks.appearance(rng, group.after, before + window - later + 1)
+        else:
+            raise ValueError(f"unknown task {task!r}; one of {', '.join(TASKS)}")
+        if qa is not None:
+            break
+    earlier = [random_scene(rng, rng.choice((1, 2, 3))) for _ in range(before)]
+    return Clip(task, (*earlier, *shown), *qa)
