@@ -121,7 +121,7 @@ class Alarm:
 
     def _raise(self, probability: float, frame: int, time_s: float) -> Alert:
         self.alerts += 1
-        alert = Alert(now(), self.rule.question, round(probability, 6), frame, round(time_s, 3))
+        alert = Alert(now(), self.rule.question, frame, round(time_s, 3), round(probability, 6))
         if self._folder is not None:
             alert = self._written(alert, self._folder)
         for outbox in self._outboxes:

@@ -58,7 +58,7 @@ class Outbox:
         self._room = room
         self._waiting: deque[Alert] = deque()
         self._changed = threading.Condition()
-        self._closing = False
+        self._closing = self._busy = False
         self._failing = False
         self._sent = self._failed = self._dropped = 0
         self._worker = threading.Thread(target=self._run, name=f"alerts to {delivery.name}", daemon=True)
@@ -77,6 +77,12 @@ class Outbox:
                 return
             self._waiting.append(alert)
             self._changed.notify()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way or waiting."""
+        with self._changed:
+            return not self._busy and not self._waiting
 
     def stats(self) -> OutboxStats:
         """So far."""
@@ -109,7 +115,9 @@ class Outbox:
 
     def _next(self) -> Alert | None:
         with self._changed:
+            self._busy = False
             self._changed.wait_for(lambda: self._waiting or self._closing)
+            self._busy = bool(self._waiting)
             return self._waiting.popleft() if self._waiting else None
 
     def _count_failure(self, reason: str) -> None:

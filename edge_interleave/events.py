@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from .errors import InputError
 
@@ -21,28 +21,60 @@ PICTURES_NAME = "frames"
 
 
 @dataclass(frozen=True)
-class Alert:
-    """What was watched for is there."""
+class Event:
+    """What is said of one frame."""
 
     time: str
     """When it was noticed: ISO 8601, UTC, to the millisecond."""
     question: str
-    probability: float
-    """Of yes, at the look that raised the alert."""
     frame: int
-    """Number of the frame that raised it."""
+    """Number of the frame, the newest one in the window."""
     frame_time_s: float
     """That frame's time, seconds from the source's beginning."""
-    frames: tuple[str, ...] = ()
-    """Paths of the saved pictures, oldest first: those of the looks that raised the alert."""
+
+    kind: ClassVar[str]
 
     def event(self) -> dict[str, Any]:
         """As the object that is written, posted and printed."""
-        return {"event": "alert", **asdict(self)}
+        return {"event": self.kind, **asdict(self)}
 
     def line(self) -> str:
         """The object as one line of JSON, without the line's end."""
         return json.dumps(self.event(), ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class Answered(Event):
+    """A question was answered."""
+
+    answer: str
+    finish_reason: str
+
+    kind: ClassVar[str] = "answer"
+
+
+@dataclass(frozen=True)
+class Looked(Event):
+    """A yes-or-no question was weighed."""
+
+    probability: float
+    """Of yes."""
+    raised: bool
+    """Whether an alert stands."""
+
+    kind: ClassVar[str] = "look"
+
+
+@dataclass(frozen=True)
+class Alert(Event):
+    """What was watched for is there."""
+
+    probability: float
+    """Of yes, at the look that raised the alert."""
+    frames: tuple[str, ...] = ()
+    """Paths of the saved pictures, oldest first: those of the looks that raised the alert."""
+
+    kind: ClassVar[str] = "alert"
 
 
 class EventFolder:

@@ -28,7 +28,7 @@ from edge_interleave.events import Alert, EventFolder
 
 QUESTION = "Is there a red circle?"
 RULE = Rule(QUESTION, above=0.8, looks=3, below=0.5)
-ALERT = Alert("2025-01-02T03:04:05.678Z", QUESTION, 0.91, 12, 3.5, ("frames/a b.jpg", "frames/c.jpg"))
+ALERT = Alert("2025-01-02T03:04:05.678Z", QUESTION, 12, 3.5, 0.91, ("frames/a b.jpg", "frames/c.jpg"))
 
 
 def raised_at(rule: Rule, probabilities: list[float]) -> list[int]:
@@ -200,7 +200,7 @@ class Kept:
 
 
 def numbered(number: int) -> Alert:
-    return Alert(ALERT.time, QUESTION, 0.9, number, float(number))
+    return Alert(ALERT.time, QUESTION, number, float(number), 0.9)
 
 
 def test_alerts_are_taken_at_once_delivered_in_order_and_dropped_where_too_many_wait() -> None:
@@ -248,7 +248,7 @@ def test_a_command_gets_its_arguments_as_they_are_without_a_shell(tmp_path: Path
         f"{sys.executable} {path} 'two words' '$HOME;`id`' p={{probability}} {{question}} {{number}} {{time}} "
         "{frame} {frames} {unknown} {json}"
     )
-    alert = Alert(ALERT.time, "Is {time} $(here)? '\"", 0.91, 12, 3.5, ALERT.frames)
+    alert = Alert(ALERT.time, "Is {time} $(here)? '\"", 12, 3.5, 0.91, ALERT.frames)
     Command(words).send(alert)
     arguments, stdin, leader = json.loads(out.read_text())
     first, second = (os.path.abspath(frame) for frame in ALERT.frames)

@@ -1,0 +1,40 @@
+"""Lengths of time as people type them: 2s, 500ms, 1.5m, 1h; a bare number is seconds."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_LONGEST_S = 366 * 24 * 3600.0
+
+
+class Duration(click.ParamType):
+    """A length of time, more than none and at most a year; reaches the command as seconds."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it; the command's usage error where it is none."""
+        if isinstance(value, float):
+            return value
+        seconds = parse_duration(str(value))
+        if seconds is None:
+            self.fail(f"{value!r} is not a length of time; give one like 2s, 500ms or 1m", param, ctx)
+        return seconds
+
+
+def parse_duration(text: str) -> float | None:
+    """Seconds; None where the text is no length of time that makes sense."""
+    found = re.fullmatch(r"\s*([0-9]{1,12}(?:\.[0-9]{1,12})?|\.[0-9]{1,12})\s*([a-z]*)\s*", text.lower(), re.ASCII)
+    if found is None or found[2] not in _UNITS:
+        return None
+    seconds = float(found[1]) * _UNITS[found[2]]
+    return seconds if 0 < seconds <= _LONGEST_S else None
+
+
+def clock(seconds: float) -> str:
+    """A time since the beginning, for people: 0:01:02.5."""
+    tenths = round(max(seconds, 0.0) * 10)
+    return f"{tenths // 36000}:{tenths // 600 % 60:02d}:{tenths // 10 % 60:02d}.{tenths % 10}"

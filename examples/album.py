@@ -1,0 +1,59 @@
+"""Several photos, one conversation: what was said before is remembered, and no photo is computed twice.
+
+    python examples/album.py beach.jpg harbour.jpg market.jpg
+    > In which photo is the weather worst?
+    > What are the people there doing?
+
+Questions are read line by line, from the keyboard or from a pipe; `/add PATH` shows one more photo with the next one.
+Without --model the small embedded model answers, which knows drawn shapes only.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import edge_interleave as ei
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Talk about several photos.")
+    parser.add_argument("photos", nargs="+", type=Path)
+    parser.add_argument("--model", help="a pulled model's name, or a bundle's folder")
+    parser.add_argument("--pool", type=int, default=1, help="2: a quarter of the visual tokens, for many photos")
+    options = parser.parse_args()
+
+    try:
+        with ei.load(options.model) as model, model.chat() as chat:
+            new = list(options.photos)  # photos that go with the next question
+            for line in lines():
+                if line.startswith("/add "):
+                    photo = Path(line.removeprefix("/add ").strip()).expanduser()
+                    if photo.is_file():
+                        new.append(photo)
+                    else:
+                        print(f"{photo}: no such file", file=sys.stderr)
+                    continue
+                for piece in chat.stream([*new, line], pool=options.pool):
+                    print(piece, end="", flush=True)
+                print()
+                new = []
+    except ei.EdgeInterleaveError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def lines() -> Iterator[str]:
+    """What is typed, without empty lines, until ctrl-D."""
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        if line:
+            yield line
+
+
+if __name__ == "__main__":
+    sys.exit(main())
