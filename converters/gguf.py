@@ -11,23 +11,21 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
 
 import gguf
 import numpy as np
-import numpy.typing as npt
 
 from edge_interleave.errors import BackendError, UsageError
 
 from .checkpoint import Checkpoint
 from .config import DecoderConfig
 from .gguf_quantize import quantize
+from .gguf_tensors import Computed, FloatArray, Stored, Tensor, stored_type, stream_tensors
 from .gguf_vocab import Vocabulary, make_vocabulary
 from .progress import Progress
 from .tokenizer_files import TokenizerFiles, read_tokenizer
-
-FloatArray = npt.NDArray[np.float32]
 
 QUANTIZATIONS = ("q4_k_m", "q4_0", "q5_k_m", "q6_k", "q8_0", "f16")
 DEFAULT_QUANTIZATION = "q4_k_m"
@@ -42,13 +40,6 @@ _FILE_TYPES = {
     "q6_k": gguf.LlamaFileType.MOSTLY_Q6_K,
     "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
 }
-_TYPES = {
-    "f32": gguf.GGMLQuantizationType.F32,
-    "f16": gguf.GGMLQuantizationType.F16,
-    "bf16": gguf.GGMLQuantizationType.BF16,
-}
-_CHUNK_VALUES = 1 << 23
-_F16_MAX = 65504.0
 
 
 @dataclass(frozen=True)
@@ -115,21 +106,7 @@ def _write_plain(
         vocabulary = make_vocabulary(files.tokenizer, decoder.vocab_size)
         _add_vocabulary(writer, vocabulary, files, checkpoint.config.bos_token_id)
         tensors = list(_tensors(checkpoint, matrix_type))
-        for tensor in tensors:
-            # The writer takes the type from the third argument only where the fifth is not given.
-            writer.add_tensor_info(
-                tensor.gguf_name, tensor.shape, np.dtype(np.float32), tensor.nbytes, _TYPES[tensor.type]
-            )
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        done, total = 0, sum(tensor.nbytes for tensor in tensors)
-        for tensor in tensors:
-            # Of an array the writer takes the size and `tofile`; so rows can be streamed past it.
-            writer.write_tensor_data(cast("npt.NDArray[np.float32]", tensor))
-            done += tensor.nbytes
-            if progress is not None:
-                progress("decoder", done, total)
+        stream_tensors(writer, tensors, None if progress is None else partial(progress, "decoder"))
     finally:
         writer.close()
     return len(tensors)
@@ -195,69 +172,12 @@ def _add_vocabulary(
         writer.add_chat_template(files.text_template)
 
 
-class _Tensor(Protocol):
-    """What the writer needs to know of a tensor before it is read."""
-
-    gguf_name: str
-    shape: tuple[int, ...]
-    type: str
-    nbytes: int
-
-    def tofile(self, file: BinaryIO) -> None:
-        """Write the values."""
-        ...
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """A tensor of the checkpoint, read while it is written."""
-
-    checkpoint: Checkpoint
-    name: str
-    gguf_name: str
-    shape: tuple[int, ...]
-    type: str
-    interleaved_heads: int
-    """Not 0: the rows are rotated in pairs of neighbours by llama.cpp's Llama, in halves by transformers."""
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * (4 if self.type == "f32" else 2)
-
-    def tofile(self, file: BinaryIO) -> None:
-        if self.interleaved_heads:
-            file.write(_narrow(_interleave(self.checkpoint.tensor(self.name), self.interleaved_heads), self.type))
-            return
-        for rows in _chunks(self.checkpoint, self.name):
-            file.write(_narrow(rows, self.type))
-
-
-@dataclass(frozen=True)
-class _Computed:
-    """A tensor that the checkpoint does not have."""
-
-    values: FloatArray
-    gguf_name: str
-    type: str = "f32"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.values.shape
-
-    @property
-    def nbytes(self) -> int:
-        return self.values.nbytes
-
-    def tofile(self, file: BinaryIO) -> None:
-        file.write(self.values.tobytes())
-
-
-def _tensors(checkpoint: Checkpoint, matrix_type: str | None) -> Iterator[_Stored | _Computed]:
+def _tensors(checkpoint: Checkpoint, matrix_type: str | None) -> Iterator[Tensor]:
     decoder = checkpoint.config.decoder
     names = gguf.get_tensor_name_map(_arch(decoder), decoder.layers)
     factors = _rope_factors(decoder)
     if factors is not None:
-        yield _Computed(factors, "rope_freqs.weight")
+        yield Computed(factors, "rope_freqs.weight")
     for name in checkpoint.names():
         if not name.startswith("decoder."):
             continue
@@ -269,37 +189,7 @@ def _tensors(checkpoint: Checkpoint, matrix_type: str | None) -> Iterator[_Store
             heads = decoder.heads
         elif decoder.type == "llama" and ".self_attn.k_proj." in name:
             heads = decoder.kv_heads
-        yield _Stored(checkpoint, name, gguf_name, checkpoint.shape(name), _type(checkpoint, name, matrix_type), heads)
-
-
-def _type(checkpoint: Checkpoint, name: str, matrix_type: str | None) -> str:
-    """Norms and biases are always f32. f16 is not for values beyond its range: such a matrix keeps its type."""
-    own = checkpoint.dtype(name)
-    if len(checkpoint.shape(name)) < 2:
-        return "f32"
-    if matrix_type == "f16" and own != "f16" and any(np.abs(r).max() > _F16_MAX for r in _chunks(checkpoint, name)):
-        return own
-    return matrix_type or own
-
-
-def _chunks(checkpoint: Checkpoint, name: str) -> Iterator[FloatArray]:
-    shape = checkpoint.shape(name)
-    step = max(1, _CHUNK_VALUES // max(1, math.prod(shape[1:])))
-    for start in range(0, shape[0], step):
-        yield checkpoint.rows(name, start, min(start + step, shape[0]))
-
-
-def _narrow(values: FloatArray, kind: str) -> bytes:
-    if kind == "bf16":  # exact: only tensors that are bf16 in the checkpoint come here
-        return (np.ascontiguousarray(values).view(np.uint32) >> 16).astype("<u2").tobytes()
-    return values.astype("<f2" if kind == "f16" else "<f4").tobytes()
-
-
-def _interleave(values: FloatArray, heads: int) -> FloatArray:
-    """Rows of each head: first half, second half -> pairs of one each."""
-    rows = values.shape[0]
-    halves = values.reshape(heads, 2, rows // heads // 2, *values.shape[1:])
-    return halves.swapaxes(1, 2).reshape(values.shape)
+        yield Stored(checkpoint, name, gguf_name, stored_type(checkpoint, name, matrix_type), heads)
 
 
 def _rope_factors(decoder: DecoderConfig) -> FloatArray | None:

@@ -5,6 +5,7 @@ Knows nothing about engines: it says which files there are, what they claim to b
     bundle.json      the manifest: schema version, architecture, sizes, precisions, source, SHA-256 of each file
     decoder.gguf     the decoder for llama.cpp, and/or decoder-mlx/ for MLX
     vision.onnx      vision tower and projector: pixels (n, 3, H, W) float32 -> (n, tokens, hidden)
+    mmproj.gguf      the same for llama-server and Ollama, where it was asked for; nothing here reads it
     tokenizer.json   the tokenizer, in the format of Hugging Face tokenizers
 """
 
@@ -26,6 +27,7 @@ MANIFEST_BYTES_MAX = 4 << 20
 TOKENIZER_NAME = "tokenizer.json"
 VISION_NAME = "vision.onnx"
 GGUF_NAME = "decoder.gguf"
+MMPROJ_NAME = "mmproj.gguf"
 VISION_INPUT = "pixels"
 VISION_OUTPUT = "visual_tokens"
 

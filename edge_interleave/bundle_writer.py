@@ -98,6 +98,24 @@ def build_bundle(out: Path, recipe: Mapping[str, str], *, force: bool = False) -
                 shutil.rmtree(folder, ignore_errors=True)
 
 
+def add_file(bundle: Bundle, name: str, precision: str, make: Callable[[Path], object]) -> Bundle:
+    """Have `make(path)` write one more file of a bundle that lies in its place, and name it in the manifest.
+
+    `make` writes atomically. Cut off before the manifest is written, the file is replaced by the next run.
+    Raises InputError where the bundle has the file already, or another process works on the bundle.
+    """
+    if name in bundle.manifest.files:
+        raise InputError(f"{bundle.folder}: holds {name} already; --force makes the bundle anew")
+    out = Path(os.path.realpath(bundle.folder))
+    with _locked(partial_folder(out)):
+        make(out / name)
+        manifest = read_manifest(out / MANIFEST_NAME)
+        info = FileInfo((out / name).stat().st_size, digest(out / name))
+        files = dict(sorted({**manifest.files, name: info}.items()))
+        write_manifest(out, replace(manifest, files=files, precisions={**manifest.precisions, name: precision}))
+    return open_bundle(bundle.folder)
+
+
 def check_target(out: Path, *, force: bool) -> None:
     """Refuse to build at `out` where something lies that must not be replaced. Raises InputError."""
     if not os.path.lexists(out):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edge_interleave.converters import gguf, onnx_vision
+from edge_interleave.converters import gguf, mmproj, onnx_vision
 from edge_interleave.converters.convert import convert
 from edge_interleave.converters.names import expected_shapes
 from random_checkpoint import GENERATIONS, Options, file_name, model_config, write_random_checkpoint
@@ -268,3 +268,4 @@ def test_unknown_precisions_are_refused(wrong: dict[str, str], random_checkpoint
 def test_the_command_line_offers_what_the_converters_can() -> None:
     assert set(cli_convert.QUANTIZATIONS) == set(gguf.QUANTIZATIONS)
     assert set(cli_convert.PRECISIONS) == set(onnx_vision.PRECISIONS)
+    assert set(cli_convert.MMPROJ_PRECISIONS) == set(mmproj.PRECISIONS)

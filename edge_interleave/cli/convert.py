@@ -12,11 +12,12 @@ from typing import Any, Protocol, TypeVar, cast
 
 import click
 
-from ..bundle import Bundle
+from ..bundle import GGUF_NAME, MMPROJ_NAME, Bundle
 from . import output
 
 QUANTIZATIONS = ("q4_k_m", "q4_0", "q5_k_m", "q6_k", "q8_0", "f16")
 PRECISIONS = ("int8", "fp16", "fp32")
+MMPROJ_PRECISIONS = ("f16", "q8_0")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -30,6 +31,7 @@ class ConvertCall(Protocol):
         *,
         quantization: str,
         vision_precision: str,
+        mmproj: str | None = None,
         name: str | None,
         revision: str | None,
         force: bool,
@@ -67,6 +69,14 @@ def precision_options(command: _F) -> _F:
 @click.argument("source")
 @click.argument("out", type=click.Path(path_type=Path))
 @precision_options
+@click.option(
+    "--mmproj",
+    type=click.Choice(MMPROJ_PRECISIONS, case_sensitive=False),
+    is_flag=False,
+    flag_value="f16",
+    help="Write mmproj.gguf too, for llama-server and Ollama: --mmproj (at the end) or --mmproj=q8_0. "
+    "A bundle that lies at OUT already, of the same checkpoint and precisions, only gets that file.",
+)
 @click.option("--name", help="What the bundle calls itself (default: OUT's name).")
 @click.option("--revision", help="Branch, tag or commit, where SOURCE is a Hub repository.")
 @click.option("--force", is_flag=True, help="Replace the bundle that lies at OUT; it stays until the new one is whole.")
@@ -76,6 +86,7 @@ def convert(
     out: Path,
     quantization: str,
     vision_precision: str,
+    mmproj: str | None,
     name: str | None,
     revision: str | None,
     force: bool,
@@ -91,6 +102,7 @@ def convert(
             out,
             quantization=quantization,
             vision_precision=vision_precision,
+            mmproj=mmproj,
             name=name,
             revision=revision,
             force=force,
@@ -107,3 +119,6 @@ def tell(bundle: Bundle, model: str, as_json: bool) -> None:
         return
     output.note(f"{bundle.folder}: {output.size(size)}")
     output.note(f"try: edge-interleave ask 'What changed?' --image a.png --image b.png --model {model}")
+    if bundle.has(MMPROJ_NAME):
+        decoder, mmproj = (bundle.folder / name for name in (GGUF_NAME, MMPROJ_NAME))
+        output.note(f"or: llama-server --model {decoder} --mmproj {mmproj}")
