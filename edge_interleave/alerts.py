@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -77,22 +77,13 @@ class Hysteresis:
 class Alarm:
     """Looks to alerts: raised, written to disk with their pictures, handed to the outboxes. One thread at a time."""
 
-    def __init__(
-        self,
-        rule: Rule,
-        folder: EventFolder | None = None,
-        outboxes: Sequence[Outbox] = (),
-        say: Callable[[str], None] = lambda line: None,
-    ) -> None:
-        """`folder`: where alerts are kept; None: nowhere. `say` is told once where they cannot be written."""
+    def __init__(self, rule: Rule, folder: EventFolder | None = None, outboxes: Sequence[Outbox] = ()) -> None:
+        """`folder`: where alerts are kept; None: nowhere."""
         self.rule = rule
         self.alerts = 0
-        self.unwritten = 0
-        """Alerts that could not be written down, as on a full disk; they were delivered all the same."""
         self._state = Hysteresis(rule)
         self._folder = folder
         self._outboxes = outboxes
-        self._say = say
         self._pictures: deque[tuple[int, bytes]] = deque(maxlen=KEPT_PICTURES)
 
     @property
@@ -132,21 +123,8 @@ class Alarm:
     def _written(self, alert: Alert, folder: EventFolder) -> Alert:
         """The alert with its pictures' paths, on disk as far as that works."""
         stamp = re.sub("[-:]", "", alert.time)
-        paths: list[str] = []
-        problems: list[OSError] = []
         # The pictures first: a line never names one that is not there.
-        for number, content in self._pictures:
-            try:
-                paths.append(str(folder.save(f"{stamp}-frame-{number:06d}.jpg", content)))
-            except OSError as error:
-                problems.append(error)
-        alert = replace(alert, frames=tuple(paths))
-        try:
-            folder.append(alert.event())
-        except OSError as error:
-            problems.append(error)
-        if problems:
-            self.unwritten += 1
-            if self.unwritten == 1:
-                self._say(f"{folder.path}: an alert could not be written ({problems[0].strerror}); more are counted")
+        saved = [folder.save(f"{stamp}-frame-{number:06d}.jpg", content) for number, content in self._pictures]
+        alert = replace(alert, frames=tuple(str(path) for path in saved if path is not None))
+        folder.append(alert)
         return alert

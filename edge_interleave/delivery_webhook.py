@@ -94,6 +94,9 @@ class Webhook:
                 raise TimeoutError
             connection.request("POST", self._target, body, self._headers)
             status = connection.getresponse().status
+            # What was cut off reads as an answer that ended there.
+            if late.is_set() or self._aborted.is_set():
+                raise TimeoutError
         except (OSError, http.client.HTTPException) as error:
             if self._aborted.is_set():
                 return "cut off, for the watch has ended", False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -78,12 +78,18 @@ class Alert(Event):
 
 
 class EventFolder:
-    """A folder with `events.jsonl` and the pictures in `frames/`. One process at a time, one thread at a time."""
+    """A folder with `events.jsonl` and the pictures in `frames/`. One process at a time, one thread at a time.
 
-    def __init__(self, folder: Path) -> None:
+    What cannot be written later on (a full disk) is said once and counted: it is no reason to stop watching.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None] = lambda line: None) -> None:
         """Make the folder where it is missing; what lies there stays. Raises InputError where it cannot be written."""
         self.path = folder / EVENTS_NAME
         self.pictures = folder / PICTURES_NAME
+        self.unwritten = 0
+        """Lines and pictures that could not be written."""
+        self._say = say
         try:
             self.pictures.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
@@ -94,20 +100,23 @@ class EventFolder:
         except OSError as error:
             raise InputError(f"{folder}: cannot be written to ({error.strerror}); give another folder") from error
 
-    def append(self, event: Mapping[str, Any]) -> None:
-        """Write one line, and have it on the disk before this returns. Raises OSError, as for a full disk."""
-        line = json.dumps(event, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    def append(self, event: Event) -> None:
+        """Write one line, and have it on the disk before this returns."""
+        line = event.line().encode("utf-8", "backslashreplace") + b"\n"
         if self._torn:
             line = b"\n" + line
         self._torn = True
-        written = os.write(self._file, line)
-        while written < len(line):
-            written += os.write(self._file, line[written:])
-        self._torn = False
-        os.fsync(self._file)
+        try:
+            written = os.write(self._file, line)
+            while written < len(line):
+                written += os.write(self._file, line[written:])
+            self._torn = False
+            os.fsync(self._file)
+        except OSError as error:
+            self._count(self.path, error)
 
-    def save(self, name: str, content: bytes) -> Path:
-        """Write a picture, atomically and onto the disk; gives its path. Raises OSError."""
+    def save(self, name: str, content: bytes) -> Path | None:
+        """Write a picture, atomically and onto the disk; gives its path, or None where that did not work."""
         path = self.pictures / name
         beside = self.pictures / f".{name}.partial"
         try:
@@ -116,10 +125,11 @@ class EventFolder:
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(path)
-        except OSError:
+        except OSError as error:
             with suppress(OSError):
                 beside.unlink()
-            raise
+            self._count(path, error)
+            return None
         _sync_folder(self.pictures)
         return path
 
@@ -128,6 +138,11 @@ class EventFolder:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+    def _count(self, path: Path, error: OSError) -> None:
+        self.unwritten += 1
+        if self.unwritten == 1:
+            self._say(f"{path}: could not be written ({error.strerror}); what follows is tried, and counted")
 
 
 def now() -> str:

@@ -143,22 +143,22 @@ def test_events_said_before_a_crash_are_there_and_what_it_cut_off_spoils_no_othe
     script = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from edge_interleave.events import EventFolder\n"
+        "from edge_interleave.events import Alert, EventFolder\n"
         "folder = EventFolder(Path(sys.argv[1]))\n"
-        "for number in range(3): folder.append({'event': 'alert', 'number': number})\n"
+        "for number in range(3): folder.append(Alert('now', 'why', number, 1.0, 0.5))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     died = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, timeout=60)
     assert died.returncode == -signal.SIGKILL
     path = tmp_path / "events.jsonl"
-    assert [json.loads(line)["number"] for line in path.read_text().splitlines()] == [0, 1, 2]
+    assert [json.loads(line)["frame"] for line in path.read_text().splitlines()] == [0, 1, 2]
     with path.open("a") as file:
         file.write('{"event": "al')
     folder = EventFolder(tmp_path)
-    folder.append({"number": 3})
-    folder.append({"number": 4})
+    folder.append(numbered(3))
+    folder.append(numbered(4))
     lines = path.read_text().splitlines()
-    assert [json.loads(line)["number"] for line in [*lines[:3], *lines[4:]]] == [0, 1, 2, 3, 4]
+    assert [json.loads(line)["frame"] for line in [*lines[:3], *lines[4:]]] == [0, 1, 2, 3, 4]
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_at_once(tmp_path: Path) -> None:
@@ -173,11 +173,12 @@ def test_a_full_disk_is_said_once_counted_and_keeps_no_alert_from_its_delivery(t
     said: list[str] = []
     kept = Kept()
     outbox = Outbox(kept, said.append)
-    alarm = Alarm(Rule(QUESTION, looks=1), EventFolder(tmp_path), [outbox], said.append)
+    folder = EventFolder(tmp_path, said.append)
+    alarm = Alarm(Rule(QUESTION, looks=1), folder, [outbox])
     assert len(see(alarm, [0.9, 0.1] * 3)) == 3
     outbox.close(5)
     assert len(kept.alerts) == 3
-    assert alarm.unwritten == 3
+    assert folder.unwritten == 3
     assert len(said) == 1
     assert "No space left" in said[0]
 

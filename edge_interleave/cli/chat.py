@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
@@ -17,6 +14,7 @@ from ..errors import EdgeInterleaveError, MediaError, UsageError
 from ..messages import Image, Media, Video
 from . import output
 from .ask import stats_lines
+from .interrupts import set_by_interrupt
 from .options import Choices, MediaCommand, answer_options, media_in_order, media_options, model_options
 
 if TYPE_CHECKING:
@@ -128,7 +126,7 @@ class _Repl:
 
     def ask(self, question: str) -> None:
         """Answer a question, piece by piece."""
-        with _cancel_on_interrupt() as cancel:
+        with set_by_interrupt() as cancel:
             stream = self.talk.stream(
                 [*self.pending, question],
                 max_tokens=self.chosen.max_tokens,
@@ -157,20 +155,3 @@ def _opened(name: str, path: Path) -> Media:
     if not path.exists():
         raise MediaError(f"{path}: no such file; check the path")
     return Video(path)
-
-
-@contextmanager
-def _cancel_on_interrupt() -> Iterator[threading.Event]:
-    """An event that the first ctrl-C sets; the second interrupts as ever. The engine is never torn off mid-step."""
-    cancel = threading.Event()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if cancel.is_set():
-            raise KeyboardInterrupt
-        cancel.set()
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield cancel
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -10,19 +10,14 @@ _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _LONGEST_S = 366 * 24 * 3600.0
 
 
-class Duration(click.ParamType):
-    """A length of time, more than none and at most a year; reaches the command as seconds."""
-
-    name = "duration"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read it; the command's usage error where it is none."""
-        if isinstance(value, float):
-            return value
-        seconds = parse_duration(str(value))
-        if seconds is None:
-            self.fail(f"{value!r} is not a length of time; give one like 2s, 500ms or 1m", param, ctx)
-        return seconds
+def duration(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """An option's callback: seconds, more than none and at most a year; the command's usage error for other texts."""
+    if value is None:
+        return None
+    seconds = parse_duration(value)
+    if seconds is None:
+        raise click.BadParameter(f"{value!r} is not a length of time; give one like 2s, 500ms or 1m")
+    return seconds
 
 
 def parse_duration(text: str) -> float | None:
