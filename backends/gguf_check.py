@@ -55,15 +55,26 @@ class _Tensor:
     offset: int
 
 
-def check_gguf(path: Path, info: DecoderInfo) -> None:
+@dataclass(frozen=True)
+class GgufFacts:
+    """What a file says that the bundle's manifest does not."""
+
+    feed_forward: int
+    """Width of the layers between attention and attention."""
+    weight_bytes: int
+
+
+def check_gguf(path: Path, info: DecoderInfo) -> GgufFacts:
     """Raise BundleError, in one line, unless the file is a decoder as `info` says and whole."""
     try:
         size = path.stat().st_size
         settings, tensors, start = _read_header(path, size)
         _check_settings(settings, info)
-        shapes = _shapes(info, _whole(settings, f"{info.type}.feed_forward_length", 1 << 20))
+        feed_forward = _whole(settings, f"{info.type}.feed_forward_length", 1 << 20)
+        shapes = _shapes(info, feed_forward)
         for name, tensor in tensors.items():
             _check_tensor(name, tensor, shapes, size - start)
+        return GgufFacts(feed_forward, size - start)
     except _UnsoundError as error:
         raise BundleError(f"{path}: {error}; convert or pull the model again") from None
     except OSError as error:

@@ -18,18 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_interleave.bundle import GGUF_NAME, Bundle
-from edge_interleave.decoder import Decoder, DecoderFacts, DecoderOptions, FloatArray
+from edge_interleave.decoder import Decoder, DecoderFacts, DecoderMemory, DecoderOptions, FloatArray
 from edge_interleave.errors import BackendError, BundleError, ContextFullError, InputError
 
+from .llama_cpp_memory import bytes_per_token, cells, check_precision, decoder_memory
 from .llama_cpp_state import SavedState, read_state, write_state
 from .llama_cpp_weights import LOG, Weights, acquire, release
 
 BATCH = 512
-"""Rows that llama.cpp computes at a time."""
-CELLS_MULTIPLE = 256
-"""llama.cpp rounds the number of KV cells up to this."""
-KV_BYTES = 2
-"""Bytes of one f16 element of the KV cache."""
+"""Rows that llama.cpp computes at a time, at most; more gain no time."""
+_KV_TYPES = {"f16": low.GGML_TYPE_F16, "q8_0": low.GGML_TYPE_Q8_0}
 
 
 class LlamaCppBackend:
@@ -42,6 +40,10 @@ class LlamaCppBackend:
         """Open the bundle's GGUF. Raises BundleError where the file is not sound or not of this bundle."""
         return LlamaCppDecoder(bundle, options)
 
+    def memory(self, bundle: Bundle, options: DecoderOptions) -> DecoderMemory:
+        """What `open` would have llama.cpp allocate on a CPU. Raises BundleError, BackendError."""
+        return decoder_memory(bundle, options, min(options.batch or BATCH, BATCH))
+
 
 BACKEND = LlamaCppBackend()
 
@@ -52,6 +54,8 @@ class LlamaCppDecoder:
     def __init__(self, bundle: Bundle, options: DecoderOptions) -> None:
         info = bundle.manifest.decoder
         path = bundle.file(GGUF_NAME)
+        check_precision(bundle, options.kv_precision)
+        self._batch = min(options.batch or BATCH, BATCH)
         self._weights = acquire(path, info)
         try:
             pointer = self._weights.pointer
@@ -66,7 +70,7 @@ class LlamaCppDecoder:
                     raise BundleError(f"{path}: {what} {found} where bundle.json says {said}; convert the model again")
             trained = low.llama_model_n_ctx_train(pointer)
             capacity = max(1, min(options.context, trained))
-            self._context = _new_context(self._weights.pointer, capacity, options.threads, path)
+            self._context = _new_context(self._weights.pointer, capacity, self._batch, options, path)
         except BaseException:
             release(self._weights)
             raise
@@ -78,12 +82,12 @@ class LlamaCppDecoder:
             vocab_size=vocab_size,
             trained_context=trained,
             capacity=capacity,
-            bytes_per_token=2 * info.layers * info.kv_heads * info.head_dim * KV_BYTES,
+            bytes_per_token=bytes_per_token(info, options.kv_precision),
         )
-        self._fingerprint = f"{bundle.manifest.files[GGUF_NAME].sha256} kv=f16"
+        self._fingerprint = f"{bundle.manifest.files[GGUF_NAME].sha256} kv={options.kv_precision}"
         self._ranges: list[tuple[int, int]] = []  # stored positions, ascending, start <= p < end
         self._shifted = False  # llama.cpp re-rotates the keys at its next decode, not at once
-        self._rows = _BatchRows(BATCH)
+        self._rows = _BatchRows(self._batch)
 
     @property
     def facts(self) -> DecoderFacts:
@@ -200,11 +204,10 @@ class LlamaCppDecoder:
                 f"position {start + count} is past the {self._facts.trained_context} that the model was trained on; "
                 "close the gaps (rebase) or start anew"
             )
-        for first in range(0, count, BATCH):
-            chunk = entries[first : first + BATCH]
-            status = low.llama_decode(
-                self._context, self._rows.batch(chunk, start + first, embeddings, first + BATCH >= count)
-            )
+        for first in range(0, count, self._batch):
+            chunk = entries[first : first + self._batch]
+            last = first + self._batch >= count
+            status = low.llama_decode(self._context, self._rows.batch(chunk, start + first, embeddings, last))
             if status != 0:
                 low.llama_memory_seq_rm(self._memory, 0, start, -1)
                 raise BackendError(f"llama.cpp failed to decode (status {status}){LOG.reason()}")
@@ -279,19 +282,22 @@ def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:
     return array.ctypes.data_as(ctypes.POINTER(kind))
 
 
-def _new_context(model: Any, capacity: int, threads: int | None, path: Path) -> Any:
+def _new_context(model: Any, capacity: int, batch: int, options: DecoderOptions, path: Path) -> Any:
     params = low.llama_context_default_params()
-    # One cell is spare, so that a pending re-rotation can be done when the timeline is full.
-    params.n_ctx = -(-(capacity + 1) // CELLS_MULTIPLE) * CELLS_MULTIPLE
-    params.n_batch = params.n_ubatch = BATCH
+    params.n_ctx = cells(capacity)
+    params.n_batch = params.n_ubatch = batch
     params.n_seq_max = 1
     params.n_outputs_max = 1
-    params.n_threads = params.n_threads_batch = threads or _physical_cores()
-    params.type_k = params.type_v = low.GGML_TYPE_F16
+    params.n_threads = params.n_threads_batch = options.threads or _physical_cores()
+    params.type_k = params.type_v = _KV_TYPES[options.kv_precision]
     params.no_perf = True
-    # On CPUs llama.cpp's flash attention accumulates in f16, which costs the logits three digits; on GPUs it does not.
-    gpu = low.llama_supports_gpu_offload()
-    params.flash_attn_type = low.LLAMA_FLASH_ATTN_TYPE_AUTO if gpu else low.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    # On CPUs llama.cpp's flash attention accumulates in f16, which costs the logits three digits, and is slower; on
+    # GPUs it is neither. Only with it can values be quantized.
+    if options.kv_precision != "f16":
+        params.flash_attn_type = low.LLAMA_FLASH_ATTN_TYPE_ENABLED
+    else:
+        gpu = low.llama_supports_gpu_offload()
+        params.flash_attn_type = low.LLAMA_FLASH_ATTN_TYPE_AUTO if gpu else low.LLAMA_FLASH_ATTN_TYPE_DISABLED
     LOG.clear()
     context = low.llama_init_from_model(model, params)
     if not context:

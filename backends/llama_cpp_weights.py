@@ -64,6 +64,9 @@ def _load_weights(path: Path, info: DecoderInfo) -> Any:
     low.llama_backend_init()
     LOG.clear()
     params = low.llama_model_default_params()
+    if not low.llama_supports_gpu_offload():
+        # A file that is mapped stays in memory beside the copies that llama.cpp arranges anew for the CPU.
+        params.load_mode = low.LLAMA_LOAD_MODE_NONE
     overrides = _without_tokenizer(info)
     params.kv_overrides = overrides
     pointer = low.llama_model_load_from_file(os.fsencode(path), params)

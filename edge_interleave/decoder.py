@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from .errors import BackendError
+from .errors import BackendError, UsageError
 
 if TYPE_CHECKING:
     from .bundle import Bundle
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float32]
 
 ENTRY_POINT_GROUP = "edge_interleave.backends"
+KV_PRECISIONS = ("f16", "q8_0")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,27 @@ class DecoderOptions:
     """Entries the KV cache shall hold."""
     threads: int | None = None
     """CPU threads; None leaves it to the backend."""
+    kv_precision: str = "f16"
+    """`f16`, or `q8_0`: about half the bytes for each entry of the KV cache, and slower on CPUs."""
+    batch: int | None = None
+    """Rows computed at a time; fewer take less memory and more time. None leaves it to the backend."""
+
+    def __post_init__(self) -> None:
+        if self.kv_precision not in KV_PRECISIONS:
+            raise UsageError(f"no KV precision {self.kv_precision!r}; choose one of {', '.join(KV_PRECISIONS)}")
+        if self.batch is not None and self.batch < 1:
+            raise UsageError(f"batch must be a whole number from 1, not {self.batch}")
+
+
+@dataclass(frozen=True)
+class DecoderMemory:
+    """What a backend allocates for a decoder that is opened so, in bytes."""
+
+    weights: int
+    cache: int
+    """The KV cache."""
+    compute: int
+    """Buffers for what is computed between the layers, when the KV cache is full."""
 
 
 @runtime_checkable
@@ -113,6 +135,10 @@ class Backend(Protocol):
 
     def open(self, bundle: Bundle, options: DecoderOptions) -> Decoder:
         """Open the bundle's decoder. Raises BundleError or BackendError."""
+        ...
+
+    def memory(self, bundle: Bundle, options: DecoderOptions) -> DecoderMemory:
+        """What `open` would allocate, without opening. Raises BundleError or BackendError as `open` does."""
         ...
 
 

@@ -50,6 +50,6 @@ class ContextFullError(EdgeInterleaveError):
 
 
 class ResourceError(EdgeInterleaveError):
-    """This machine lacks the disk space that the work needs."""
+    """This machine lacks the disk space or the memory that the work needs, or was not given enough of it."""
 
     exit_code = 4

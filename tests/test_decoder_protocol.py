@@ -1,5 +1,6 @@
 """What any backend's decoder does, whatever the engine. Add a backend to BACKENDS to run it through the same tests."""
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,13 +10,16 @@ import pytest
 from tiny import HIDDEN, TRAINED_CONTEXT, change_manifest, tiny_bundle
 
 from edge_interleave.bundle import Bundle, open_bundle
-from edge_interleave.decoder import Decoder, DecoderOptions, find_backend
-from edge_interleave.errors import BackendError, BundleError, ContextFullError, InputError
+from edge_interleave.decoder import KV_PRECISIONS, Decoder, DecoderOptions, find_backend
+from edge_interleave.errors import BackendError, BundleError, ContextFullError, InputError, UsageError
 
 BACKENDS = ("llama-cpp",)
+HEADS = {"f16": 4, "q8_0": 1}
+"""KV precision to heads of the decoders tried with it: llama.cpp takes q8_0 for heads of 64 values and more."""
 TEXT = [5, 17, 99, 42, 7, 256, 33, 12]
 
 Open = Callable[..., Decoder]
+Make = Callable[..., Bundle]
 
 
 @pytest.fixture(params=BACKENDS)
@@ -23,12 +27,34 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(params=KV_PRECISIONS)
+def precision(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def open_decoder(backend: str, tiny: Bundle) -> Iterator[Open]:
+def make(precision: str) -> Make:
+    return functools.partial(tiny_bundle, heads=HEADS[precision])
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+    folder = tmp_path_factory.mktemp("decoders")
+    return {precision: tiny_bundle(folder / precision, heads=heads) for precision, heads in HEADS.items()}
+
+
+@pytest.fixture
+def tiny(bundles: dict[str, Bundle], precision: str) -> Bundle:
+    return bundles[precision]
+
+
+@pytest.fixture
+def open_decoder(backend: str, precision: str, tiny: Bundle) -> Iterator[Open]:
     opened: list[Decoder] = []
 
-    def open_(bundle: Bundle = tiny, context: int = 200) -> Decoder:
-        opened.append(find_backend(backend).open(bundle, DecoderOptions(context=context, threads=1)))
+    def open_(bundle: Bundle = tiny, context: int = 200, kv: str = precision, batch: int | None = None) -> Decoder:
+        options = DecoderOptions(context=context, threads=1, kv_precision=kv, batch=batch)
+        opened.append(find_backend(backend).open(bundle, options))
         return opened[-1]
 
     yield open_
@@ -42,9 +68,9 @@ def decoder(open_decoder: Open) -> Decoder:
 
 
 @pytest.fixture
-def one_layer(open_decoder: Open, tmp_path: Path) -> Decoder:
+def one_layer(open_decoder: Open, make: Make, tmp_path: Path) -> Decoder:
     """One layer: an entry's key and value depend on that entry alone, so what eviction leaves can be made afresh."""
-    return open_decoder(tiny_bundle(tmp_path / "one", layers=1))
+    return open_decoder(make(tmp_path / "one", layers=1, seed=2))
 
 
 def rows(count: int, seed: int = 0) -> np.ndarray:
@@ -97,8 +123,10 @@ def test_tokens_and_embeddings_interleave(decoder: Decoder) -> None:
     assert not np.allclose(decoder.append_tokens(TEXT[4:]), with_image, atol=0.1)
 
 
-def test_an_append_longer_than_an_engine_batch_equals_short_ones(open_decoder: Open, tmp_path: Path) -> None:
-    decoder = open_decoder(tiny_bundle(tmp_path / "long", context_length=2048), context=1300)
+def test_an_append_longer_than_an_engine_batch_equals_short_ones(
+    open_decoder: Open, make: Make, tmp_path: Path
+) -> None:
+    decoder = open_decoder(make(tmp_path / "long", context_length=2048), context=1300)
     image = rows(1200)
     at_once = decoder.append_embeddings(image)
     decoder.truncate(0)
@@ -271,8 +299,10 @@ def test_a_damaged_timeline_file_is_refused_and_nothing_changes(decoder: Decoder
     assert decoder.length == 9
 
 
-def test_a_timeline_of_another_model_is_refused(open_decoder: Open, decoder: Decoder, tmp_path: Path) -> None:
-    other = open_decoder(tiny_bundle(tmp_path / "other", seed=1))
+def test_a_timeline_of_another_model_is_refused(
+    open_decoder: Open, make: Make, decoder: Decoder, tmp_path: Path
+) -> None:
+    other = open_decoder(make(tmp_path / "other", seed=1))
     other.append_tokens(TEXT)
     other.save(tmp_path / "state")
     with pytest.raises(InputError, match="another model"):
@@ -283,6 +313,38 @@ def test_saving_where_nothing_can_be_written_is_an_input_error(decoder: Decoder,
     decoder.append_tokens(TEXT)
     with pytest.raises(InputError, match="cannot be written"):
         decoder.save(tmp_path / "no" / "such" / "folder")
+
+
+def test_small_batches_change_nothing(open_decoder: Open) -> None:
+    image = rows(100)
+    at_once, in_parts = open_decoder(), open_decoder(batch=7)
+    assert cosine(at_once.append_embeddings(image), in_parts.append_embeddings(image)) > 0.99999
+    assert in_parts.length == 100
+
+
+def test_a_state_is_refused_in_another_precision(
+    open_decoder: Open, bundles: dict[str, Bundle], tmp_path: Path
+) -> None:
+    first, second = (open_decoder(bundles["q8_0"], kv=precision) for precision in ("f16", "q8_0"))
+    first.append_tokens(TEXT)
+    first.save(tmp_path / "state")
+    with pytest.raises(InputError, match="another model"):
+        second.load(tmp_path / "state")
+
+
+def test_q8_0_takes_half_the_memory_and_answers_alike(open_decoder: Open, bundles: dict[str, Bundle]) -> None:
+    f16, q8_0 = (open_decoder(bundles["q8_0"], kv=precision) for precision in ("f16", "q8_0"))
+    assert q8_0.facts.bytes_per_token == f16.facts.bytes_per_token * 34 // 64
+    image = rows(100)
+    logits = f16.append_embeddings(image)
+    assert 0.999 < cosine(logits, q8_0.append_embeddings(image)) < 1
+
+
+def test_a_precision_that_the_decoder_cannot_have_is_refused(open_decoder: Open, bundles: dict[str, Bundle]) -> None:
+    with pytest.raises(BackendError, match=r"q8_0.*take f16"):
+        open_decoder(bundles["f16"], kv="q8_0")
+    with pytest.raises(UsageError, match=r"q4_0.*f16, q8_0"):
+        DecoderOptions(kv_precision="q4_0")
 
 
 @pytest.mark.parametrize("ids", [[], [-1], [10**6], [[1, 2]], [1.5], [True, None]])

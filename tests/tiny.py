@@ -22,7 +22,7 @@ from edge_interleave.bundle import (
     write_manifest,
 )
 
-HIDDEN, HEADS, KV_HEADS, FEED_FORWARD = 64, 4, 2, 96
+HIDDEN, HEADS, FEED_FORWARD = 64, 4, 96
 TRAINED_CONTEXT = 512
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>")
 # The wording of the template that the llava-hf/llava-interleave checkpoints publish.
@@ -62,7 +62,9 @@ def tiny_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def write_tiny_gguf(path: Path, vocab_size: int, *, seed: int = 0, layers: int = 2, context_length: int) -> None:
+def write_tiny_gguf(
+    path: Path, vocab_size: int, *, seed: int = 0, layers: int = 2, context_length: int, heads: int = HEADS
+) -> None:
     """A Qwen2 decoder with random float32 weights; its GGUF holds no tokenizer."""
     random = np.random.default_rng(seed)
 
@@ -74,13 +76,13 @@ def write_tiny_gguf(path: Path, vocab_size: int, *, seed: int = 0, layers: int =
     writer.add_embedding_length(HIDDEN)
     writer.add_block_count(layers)
     writer.add_feed_forward_length(FEED_FORWARD)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(_kv_heads(heads))
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_vocab_size(vocab_size)
     writer.add_tokenizer_model("none")
-    kv = HIDDEN // HEADS * KV_HEADS
+    kv = HIDDEN // heads * _kv_heads(heads)
     writer.add_tensor("token_embd.weight", weights(vocab_size, HIDDEN, scale=1.0))
     writer.add_tensor("output_norm.weight", np.ones(HIDDEN, np.float32))
     writer.add_tensor("output.weight", weights(vocab_size, HIDDEN))
@@ -101,14 +103,17 @@ def write_tiny_gguf(path: Path, vocab_size: int, *, seed: int = 0, layers: int =
     writer.close()
 
 
-def tiny_bundle(folder: Path, *, seed: int = 0, layers: int = 2, context_length: int = TRAINED_CONTEXT) -> Bundle:
-    """A bundle of a tiny decoder and its tokenizer, without a vision tower."""
+def tiny_bundle(
+    folder: Path, *, seed: int = 0, layers: int = 2, context_length: int = TRAINED_CONTEXT, heads: int = HEADS
+) -> Bundle:
+    """A bundle of a tiny decoder and its tokenizer, without a vision tower. Two heads share one of keys."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tiny_tokenizer()
     tokenizer.save(str(folder / TOKENIZER_NAME))
     vocab_size = tokenizer.get_vocab_size()
-    write_tiny_gguf(folder / GGUF_NAME, vocab_size, seed=seed, layers=layers, context_length=context_length)
-    write_manifest(folder, _manifest(folder, vocab_size, layers, context_length))
+    path = folder / GGUF_NAME
+    write_tiny_gguf(path, vocab_size, seed=seed, layers=layers, context_length=context_length, heads=heads)
+    write_manifest(folder, _manifest(folder, vocab_size, layers, context_length, heads))
     return open_bundle(folder)
 
 
@@ -120,12 +125,16 @@ def change_manifest(folder: Path, section: str, **fields: object) -> None:
     path.write_text(json.dumps(manifest), "utf-8")
 
 
-def _manifest(folder: Path, vocab_size: int, layers: int, context_length: int) -> Manifest:
-    head_dim = HIDDEN // HEADS
+def _kv_heads(heads: int) -> int:
+    return max(1, heads // 2)
+
+
+def _manifest(folder: Path, vocab_size: int, layers: int, context_length: int, heads: int) -> Manifest:
+    head_dim = HIDDEN // heads
     return Manifest(
         name="tiny",
         source="random weights",
-        decoder=DecoderInfo("qwen2", HIDDEN, layers, HEADS, KV_HEADS, head_dim, vocab_size, context_length, 0),
+        decoder=DecoderInfo("qwen2", HIDDEN, layers, heads, _kv_heads(heads), head_dim, vocab_size, context_length, 0),
         vision=VisionInfo("siglip", 28, 14, 2, "squash", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 0),
         prompt=PromptInfo(LLAVA_TEMPLATE, "<image>", None, "<|im_end|>", (vocab_size - 2, vocab_size - 4)),
         pooling_mode="average",
