@@ -22,9 +22,17 @@ from PIL import Image
 from random_checkpoint import Options, model_config, write_random_checkpoint
 from safetensors_edit import rewrite
 from tiny_tower import cosines
+from tokenizers import Tokenizer
 
 from edge_interleave.bundle import Bundle, open_bundle, verify
+from edge_interleave.chat import asking, inputs_of
+from edge_interleave.decoder import DecoderOptions, find_backend
 from edge_interleave.errors import CheckpointError, InputError, UsageError
+from edge_interleave.media import Eyes
+from edge_interleave.messages import media_of
+from edge_interleave.prompt import ImageSegment, PromptBuilder
+from edge_interleave.session import Session
+from edge_interleave.tokenizer import TextTokenizer
 from edge_interleave.vision.preprocess import preprocess
 from edge_interleave.vision.tower import VisionTower
 
@@ -174,6 +182,29 @@ def test_a_new_bundle_has_it_as_one_of_its_files(random_checkpoint: Path, tmp_pa
         assert np.array_equal(theirs.first_logits_cached(prompt, [picture, picture], [rows, rows]), logits)
     assert logits.shape == (640,)
     assert np.isfinite(logits).all()
+
+
+def test_llama_cpp_says_what_we_say_about_two_pictures(random_checkpoint: Path, tmp_path: Path) -> None:
+    """Whole prompts: its tokenizer, its tower, its prefill, against ours, from the same two files of a bundle."""
+    made = convert(random_checkpoint, tmp_path / "bundle", quantization="f16", vision_precision="fp32", mmproj="f16")
+    pictures = [np.random.default_rng(seed).integers(0, 256, (28, 28, 3), dtype=np.uint8) for seed in (1, 2)]
+    messages = asking([*pictures, "What changed?"])
+    tokenizer = TextTokenizer.open(made)
+    seen = Eyes(made, 1).look(media_of(messages), frames=1, stride=1, tiles=False)
+    segments = PromptBuilder(made, tokenizer).build(messages, seen.counts)
+    session = Session(find_backend("llama-cpp").open(made, DecoderOptions(256, 1)), tokenizer, (0,))
+    ours = session.prefill(inputs_of(segments, seen.visuals))
+    session.close()
+    assert ours is not None
+    spelt = Tokenizer.from_file(str(made.file("tokenizer.json")))
+    with Mtmd(made.file("decoder.gguf"), made.file("mmproj.gguf"), context=256) as theirs:
+        prompt = "".join(
+            theirs.marker if isinstance(segment, ImageSegment) else spelt.decode(segment.ids, skip_special_tokens=False)
+            for segment in segments
+        )
+        logits = theirs.first_logits(prompt, pictures)
+        other = theirs.first_logits(prompt, pictures[::-1])
+    assert cosines(logits, ours.logits) > 0.999 > cosines(other, ours.logits)
 
 
 def test_the_same_command_adds_it_to_a_bundle_that_is_there(

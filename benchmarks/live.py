@@ -1,0 +1,239 @@
+"""Time from a new frame to the first token of an answer about a window of frames: ours against peers, same weights.
+
+    python benchmarks/live.py                       # the 0.5B model's dimensions, random weights; about 40 minutes
+    python benchmarks/live.py --json
+    python benchmarks/live.py --size tiny --frames 20 --rounds 1      # whether it runs at all, in seconds
+
+Ours encodes the frame, pools it, forgets the window's oldest in place, computes the new one and the question. Peers
+have neither pooling nor a window that slides: they prefill all frames again, at as many visual tokens as the tower
+gives. What of the difference is pooling shows in `exact`: our own window prefilled again, at as many visual tokens as
+ours. Contenders take turns, so that a machine that slows down slows all of them down.
+
+Needs the `oracle` extra for transformers (`--peers mtmd` goes without). Exit code 1 where a floor is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from edge_interleave.converters.convert import convert
+from live_peers import CachedMtmdPeer, MtmdPeer, TransformersPeer
+from mtmd import Mtmd
+from PIL import Image
+from random_checkpoint import Options, model_config, write_random_checkpoint
+from rich.console import Console
+from rich.table import Table
+
+import edge_interleave as ei
+from edge_interleave.bundle import GGUF_NAME, MMPROJ_NAME, Bundle, open_bundle
+
+QUESTION = "What is it?"
+"""Few words: the random checkpoint's tokenizer cuts them small. The output says how many tokens it is."""
+FLOORS = {"mtmd": 25.0, "mtmd-cached": 15.0}
+"""How many times faster ours is, at least."""
+MOST_SPREAD = 1.3
+"""Ours, 95th percentile over median."""
+PEERS = ("mtmd", "transformers")
+FRAME_SIZE = (640, 480)
+TURN = 5
+"""Frames of ours in a turn."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One contender."""
+
+    name: str
+    what: str
+    visual_tokens: int
+    """Of one frame."""
+    seconds: list[float] = field(default_factory=list, repr=False)
+
+    @property
+    def median(self) -> float:
+        """Seconds."""
+        return statistics.median(self.seconds)
+
+
+class Ours:
+    """A live window of ours, through the Python interface that everybody has."""
+
+    def __init__(self, model: ei.Model, window: int, stride: int, mode: str, frames: Iterator[Image.Image]) -> None:
+        self._frames = frames
+        self._live = model.live(window, stride, mode=mode)
+        for _ in range(window):
+            self._live.add(next(frames))
+        self.question_tokens = 0
+        self.next()
+
+    @property
+    def visual_tokens(self) -> int:
+        """Of one frame."""
+        return self._live.frames[-1].tokens
+
+    def next(self) -> float:
+        """Seconds from the next frame to the first token of an answer."""
+        frame = next(self._frames)
+        started = time.perf_counter()
+        self._live.add(frame)
+        answer = self._live.ask(QUESTION, max_tokens=1)
+        seconds = time.perf_counter() - started
+        self.question_tokens = answer.stats.prompt_tokens - answer.stats.cached_tokens
+        return seconds
+
+    def close(self) -> None:
+        """Free the window."""
+        self._live.close()
+
+
+def main() -> None:
+    """Measure, print, and say whether the floors are met: exit code 1 where not."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=("tiny", "0.5b"), default="0.5b")
+    parser.add_argument("--window", type=int, default=8)
+    parser.add_argument("--stride", type=int, default=2, help="pooling stride of ours")
+    parser.add_argument("--frames", type=int, default=300, help="frames of ours, in all")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions of each peer")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1)
+    parser.add_argument("--folder", type=Path, help="where checkpoint and bundle are made, and kept for the next run")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    given = parser.parse_args()
+    folder = given.folder or Path(tempfile.gettempdir()) / f"edge-interleave-live-{given.size}"
+    bundle = prepare(folder, given.size)
+    result = measure(bundle, folder / "checkpoint", given)
+    print(json.dumps(result, indent=1)) if given.json else show(result)
+    sys.exit(0 if result["met"] else 1)
+
+
+def prepare(folder: Path, size: str) -> Bundle:
+    """Checkpoint and bundle with mmproj, made once."""
+    checkpoint = folder / "checkpoint"
+    if not (folder / "bundle").is_dir():
+        vocabulary = "trained" if size == "tiny" else "full"
+        config = model_config(size)
+        config = replace(config, decoder=replace(config.decoder, context_length=32768))
+        write_random_checkpoint(checkpoint, config, Options(vocabulary=vocabulary))
+        convert(checkpoint, folder / "bundle", mmproj="f16")
+    return open_bundle(folder / "bundle")
+
+
+def measure(bundle: Bundle, checkpoint: Path, given: argparse.Namespace) -> dict[str, object]:
+    """All contenders in turns."""
+    say = Console(stderr=True)
+    frames = pictures()
+    with ExitStack() as stack:
+        model = stack.enter_context(ei.load(bundle.folder, threads=given.threads))
+        ours = Ours(model, given.window, given.stride, "sliding", frames)
+        stack.callback(ours.close)
+        exact = Ours(model, given.window, given.stride, "exact", frames)
+        stack.callback(exact.close)
+        info = bundle.manifest.vision
+        own = Timing("ours", "ours: one frame encoded, one forgotten, one computed", ours.visual_tokens)
+        again = Timing("exact", "ours, mode exact: one encoded, all computed", exact.visual_tokens)
+        peers: list[tuple[Timing, Callable[[list[Image.Image], str], float]]] = []
+        if "mtmd" in given.peers:
+            context = given.window * (info.tokens + 32) + 256
+            files = bundle.file(GGUF_NAME), bundle.file(MMPROJ_NAME)
+            engine = stack.enter_context(Mtmd(*files, context=context, threads=given.threads))
+            for mtmd in (MtmdPeer(engine), CachedMtmdPeer(engine)):
+                peers.append((Timing(mtmd.name, mtmd.what, info.tokens), mtmd.first_token))
+        if "transformers" in given.peers:
+            peer = TransformersPeer(checkpoint, given.threads)
+            peers.append((Timing(peer.name, peer.what, info.tokens), peer.first_token))
+
+        window = deque([next(frames) for _ in range(given.window)], maxlen=given.window)
+        with say.status("") as status:
+            for number in range(given.rounds):
+                window.append(next(frames))
+                turns = [*[(own, lambda: ours.next())] * TURN, (again, lambda: exact.next())]
+                turns += [(timing, partial(first_token, list(window), QUESTION)) for timing, first_token in peers]
+                for timing, turn in turns:
+                    status.update(f"round {number + 1} of {given.rounds}: {timing.name}")
+                    timing.seconds.append(turn())
+            while len(own.seconds) < given.frames:
+                status.update(f"ours: frame {len(own.seconds)} of {given.frames}")
+                own.seconds.append(ours.next())
+    return summary([own, again, *(timing for timing, _ in peers)], ours.question_tokens, given)
+
+
+def summary(timings: list[Timing], question_tokens: int, given: argparse.Namespace) -> dict[str, object]:
+    """What is printed. Ratios are to the frames of ours that took turns with the others."""
+    own, *others = timings
+    side_by_side = statistics.median(own.seconds[: TURN * given.rounds])
+    spread = float(np.percentile(own.seconds, 95)) / own.median
+    ratios = {timing.name: timing.median / side_by_side for timing in others}
+    met = all(ratios[name] >= floor for name, floor in FLOORS.items() if name in ratios) and spread <= MOST_SPREAD
+    return {
+        "size": given.size,
+        "window": given.window,
+        "stride": given.stride,
+        "question_tokens": question_tokens,
+        "threads": given.threads,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "ours_beside_peers_s": side_by_side,
+        "contenders": [{**asdict(timing), "median_s": timing.median} for timing in timings],
+        "times_as_long_as_ours": ratios,
+        "percentile_95_over_median": spread,
+        "floors": FLOORS,
+        "most_spread": MOST_SPREAD,
+        "met": met,
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """The table, and what it does not compare."""
+    table = Table("", "visual tokens", "repeated", "median", "times ours")
+    for timing in result["contenders"]:
+        ratio = result["times_as_long_as_ours"].get(timing["name"])
+        table.add_row(
+            timing["what"],
+            str(timing["visual_tokens"]),
+            str(len(timing["seconds"])),
+            f"{timing['median_s']:.2f} s",
+            "" if ratio is None else f"{ratio:.1f}",
+        )
+    console = Console()
+    console.print(
+        f"From a new frame to the first token of an answer: window {result['window']}, a question of", end=" "
+    )
+    console.print(f"{result['question_tokens']} tokens, {result['size']} with random weights, {result['machine']}")
+    console.print(table)
+    pooled, full = (result["contenders"][index]["visual_tokens"] for index in (0, -1))
+    console.print(
+        f"Ours is pooled to stride {result['stride']}, {pooled} visual tokens a frame; the peers have no pooling and "
+        f"take {full}. At equal visual tokens, the window computed again takes "
+        f"{result['times_as_long_as_ours']['exact']:.1f} times as long as ours."
+    )
+    console.print(
+        f"Ours over {len(result['contenders'][0]['seconds'])} frames: 95th percentile "
+        f"{result['percentile_95_over_median']:.2f} times the median (at most {result['most_spread']})"
+    )
+    console.print("floors met" if result["met"] else f"floors missed: {result['floors']}")
+
+
+def pictures() -> Iterator[Image.Image]:
+    """Frames without end, no two alike: coarse noise, as a camera's resolution has it."""
+    random = np.random.default_rng(0)
+    while True:
+        coarse = random.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        yield Image.fromarray(coarse).resize(FRAME_SIZE, Image.Resampling.BICUBIC)
+
+
+if __name__ == "__main__":
+    main()
