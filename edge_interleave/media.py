@@ -15,6 +15,7 @@ from .timeline import VisualInput
 
 if TYPE_CHECKING:
     from .vision.encoder import VisionEncoder
+    from .vision.tower import VisionTower
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,24 @@ class Eyes:
         rows = self._encoder.encode(pictures, stride=stride, tiles=tiles)
         return Seen(tuple(map(VisualInput, rows)), tuple(counts), time.perf_counter() - started)
 
+    def live_encoder(self) -> VisionEncoder:
+        """Another encoder on the same tower, for another thread; it keeps nothing, for no frame comes twice."""
+        from .vision.cache import EmbeddingCache
+        from .vision.encoder import VisionEncoder
+
+        manifest = self._bundle.manifest
+        return VisionEncoder(self._tower, manifest.vision, manifest.pooling_mode, EmbeddingCache(0))
+
     @cached_property
     def _encoder(self) -> VisionEncoder:
         from .vision.encoder import VisionEncoder
+
+        manifest = self._bundle.manifest
+        identity = manifest.files[VISION_NAME].sha256
+        return VisionEncoder(self._tower, manifest.vision, manifest.pooling_mode, identity=identity)
+
+    @cached_property
+    def _tower(self) -> VisionTower:
         from .vision.tower import VisionTower
 
         manifest = self._bundle.manifest
@@ -74,5 +90,4 @@ class Eyes:
                 f"{self._bundle.folder / VISION_NAME}: visual tokens of {tower.hidden_size} values, the decoder takes "
                 f"{manifest.decoder.hidden_size}; convert again"
             )
-        identity = manifest.files[VISION_NAME].sha256
-        return VisionEncoder(tower, manifest.vision, manifest.pooling_mode, identity=identity)
+        return tower

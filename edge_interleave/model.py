@@ -11,20 +11,24 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 from .bundle import Bundle, open_bundle
 from .chat import FRAMES, GREEDY, MAX_TOKENS, AnswerStream, Chat, asking, inputs_of, stops_of
 from .decoder import Backend, Decoder, DecoderOptions, backend_names, find_backend
-from .errors import BackendError, UsageError
+from .errors import BackendError, ContextFullError, UsageError
 from .generation import Answer, GenerationOptions
+from .live import Live
+from .live_prompt import LivePrompt
 from .media import Eyes
 from .messages import Content, Message, media_of
 from .prompt import PromptBuilder
 from .sampling import SamplingOptions
 from .session import Choice, Session
 from .tokenizer import TextTokenizer
+from .window import SLIDING, FrameWindow, entries_needed
 
 CONTEXT = 4096
 
@@ -35,6 +39,8 @@ def load(
     backend: str | None = None,
     context: int | None = None,
     threads: int | None = None,
+    kv_precision: str = "f16",
+    batch: int | None = None,
 ) -> Model:
     """Load a model.
 
@@ -43,6 +49,8 @@ def load(
     `context`: entries the KV cache shall hold, text and visual tokens of prompt and answer together, at most what the
     model was trained on; None: 4096, and more once a prompt needs it.
     `threads`: CPU threads; None: as many as there are cores.
+    `kv_precision`: `f16`, or `q8_0` for about half the memory of the KV cache, slower on CPUs.
+    `batch`: entries computed at a time; fewer take less memory; None leaves it to the backend.
     Raises BundleError, BackendError, UsageError.
     """
     if context is not None and context < 1:
@@ -52,7 +60,8 @@ def load(
     from .store import resolve
 
     bundle = open_bundle(resolve(model))
-    return Model(bundle, _backend_for(bundle, backend), context, threads)
+    options = DecoderOptions(context or CONTEXT, threads, kv_precision, batch)
+    return Model(bundle, backend_for(bundle, backend), options, may_grow=context is None)
 
 
 class Model:
@@ -66,19 +75,23 @@ class Model:
     Asked again about the same beginning (the same images, say), only what is new is computed.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend, context: int | None, threads: int | None) -> None:
-        """Use `load`. Opens the decoder now, the vision tower when the first image comes."""
+    def __init__(self, bundle: Bundle, backend: Backend, options: DecoderOptions, *, may_grow: bool) -> None:
+        """Use `load`. Opens the decoder now, the vision tower when the first image comes.
+
+        `may_grow`: prompts that need a larger KV cache than `options` say get one.
+        """
         self.bundle = bundle
         self.backend_name = backend.name
         self._tokenizer = TextTokenizer.open(bundle)
         self._prompts = PromptBuilder(bundle, self._tokenizer)
-        self._eyes = Eyes(bundle, threads)
-        self._open_decoder: Callable[[int], Decoder] = lambda size: backend.open(bundle, DecoderOptions(size, threads))
-        self._context = context or CONTEXT
-        self._may_grow = context is None
+        self._eyes = Eyes(bundle, options.threads)
+        self._open_decoder: Callable[[int], Decoder] = lambda size: backend.open(bundle, replace(options, context=size))
+        self._context = options.context
+        self._may_grow = may_grow
         self._spare: Decoder | None = self._open_decoder(self._context)
         self._session: Session | None = None
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._lives: weakref.WeakSet[Live] = weakref.WeakSet()
         self._closed = False
 
     def ask(
@@ -150,9 +163,54 @@ class Model:
         messages = [] if system is None else [Message("system", (system,))]
         return Chat(self._new_session(), self._prompts, self._eyes, messages)
 
+    def live(
+        self,
+        window: int = 8,
+        pool: int | Sequence[int] = 1,
+        *,
+        mode: str = SLIDING,
+        memory: str = "none",
+        system: str | None = None,
+    ) -> Live:
+        """A window over a stream of frames, with a KV cache of its own. See `Live`.
+
+        `window`: how many of the latest frames stay. `pool`: pooling stride, or a pattern of strides that repeats, as
+        (1, 4, 4, 4) for key frames in full and those between them at a sixteenth. `mode`: `sliding` computes each frame
+        once, `exact` the whole window for each question (see `window.FrameWindow`). `memory`: `answers` keeps the last
+        few questions and answers as text. `system`: a message that goes before all frames.
+        Raises UsageError, ContextFullError where the model's context, or the one that was asked for, is too small.
+        """
+        strides = (pool,) if isinstance(pool, int) else tuple(pool)
+        if memory not in ("none", "answers"):
+            raise UsageError(f"no memory {memory!r}; choose none or answers")
+        if self._closed:
+            raise UsageError("the model is closed; load it again")
+        prompt = LivePrompt(self._prompts, self._tokenizer, system)
+        encoder = self._eyes.live_encoder()
+        sizes = [encoder.tokens_for(stride=stride) for stride in strides]
+        if not sizes:
+            raise UsageError("give a pooling stride, or several")
+        needed = entries_needed(prompt, window, sizes, memory == "answers")
+        trained = self.bundle.manifest.decoder.context_length
+        limit = trained if self._may_grow else min(trained, self._context)
+        if needed > limit:
+            raise ContextFullError(
+                f"a window of {window} frames needs {needed} entries with questions and answers, the context holds "
+                f"{limit}; take fewer frames, a larger pooling stride, or a larger context"
+            )
+        session = Session(self._decoder(needed), self._tokenizer, self.bundle.manifest.prompt.eos_token_ids)
+        self._sessions.add(session)
+        frames = FrameWindow(session, prompt, window, mode, memory == "answers")
+        eos = self.bundle.manifest.prompt.eos_token_ids
+        live = Live(session, frames, prompt, self._tokenizer, eos, encoder, strides)
+        self._lives.add(live)
+        return live
+
     def close(self) -> None:
         """Free the decoders, those of chats as well. A second call does nothing."""
         self._closed = True
+        for live in list(self._lives):
+            live.close()
         for session in list(self._sessions):
             session.close()
         if self._spare is not None:
@@ -175,15 +233,22 @@ class Model:
     def _new_session(self) -> Session:
         if self._closed:
             raise UsageError("the model is closed; load it again")
-        # The decoder that was opened to see whether the bundle is sound serves the first session.
-        decoder, self._spare = self._spare or self._open_decoder(self._context), None
+        decoder = self._decoder(self._context)
         reopen = self._open_decoder if self._may_grow else None
         session = Session(decoder, self._tokenizer, self.bundle.manifest.prompt.eos_token_ids, reopen)
         self._sessions.add(session)
         return session
 
+    def _decoder(self, size: int) -> Decoder:
+        """A decoder of a session's own. The one that was opened to see whether the bundle is sound serves the first."""
+        if self._spare is None or self._spare.facts.capacity < min(size, self._spare.facts.trained_context):
+            return self._open_decoder(size)
+        decoder, self._spare = self._spare, None
+        return decoder
 
-def _backend_for(bundle: Bundle, name: str | None) -> Backend:
+
+def backend_for(bundle: Bundle, name: str | None) -> Backend:
+    """The named backend; for None the first installed that runs one of the bundle's decoders. Raises BackendError."""
     if name is not None:
         backend = find_backend(name)
         if not bundle.has(backend.decoder_file):

@@ -20,13 +20,16 @@ from .decoder import FloatArray
 from .errors import ContextFullError, UsageError
 from .generation import Prefill
 from .live_prompt import LivePrompt
-from .session import Session
+from .session import ANSWER_ROOM, Session
 from .timeline import Input, TextInput, VisualInput
 
 SLIDING, EXACT = "sliding", "exact"
 MODES = (SLIDING, EXACT)
 KEPT_ANSWERS = 3
 """Answers that stay as text where answers are kept."""
+KEPT_ROOM = 256
+"""Entries for each of them, question included; a longer answer is cut, a longer question not kept."""
+_LONG_NUMBER = 10**7
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,19 @@ class Item:
     def entries(self) -> int:
         """Entries of the timeline: an image is one, a token is one."""
         return sum(len(part.ids) if isinstance(part, TextInput) else 1 for part in self.inputs)
+
+
+def entries_needed(prompt: LivePrompt, frames: int, sizes: Sequence[int], keep_answers: bool) -> int:
+    """KV cache entries that a window takes at most, with room for a question and its answer.
+
+    `sizes`: visual tokens of a frame, or of each frame of a pattern that repeats. The pattern counts where it costs
+    most.
+    """
+    around = len(prompt.announce(_LONG_NUMBER)) + len(prompt.after_frame)
+    pattern = [sizes[index % len(sizes)] for index in range(frames + len(sizes))]
+    most = max(sum(pattern[first : first + frames]) for first in range(len(sizes)))
+    kept = KEPT_ANSWERS * KEPT_ROOM if keep_answers else 0
+    return len(prompt.sink) + most + frames * around + kept + ANSWER_ROOM
 
 
 class FrameWindow:
@@ -119,7 +135,10 @@ class FrameWindow:
         self._forget_question()
         if not self._keep_answers:
             return
-        turn = Item((TextInput((*question, *answer, *self._prompt.after_answer)),), None)
+        room = KEPT_ROOM - len(question) - len(self._prompt.after_answer)
+        if room < 1:
+            return
+        turn = Item((TextInput((*question, *answer[:room], *self._prompt.after_answer)),), None)
         turns = [i for i, item in enumerate(self._items) if item.number is None]
         if len(turns) >= KEPT_ANSWERS:
             self._evict(turns[0])

@@ -1,0 +1,322 @@
+"""A live conversation: frames come in, the latest stay in a window, and questions about them can be asked at any time.
+
+    with model.live(window=8, pool=2) as live:
+        live.watch("camera:0", fps=2)
+        print(live.ask("What is happening?"))
+
+Frames come from a source, which threads read, encode and put into the window while the caller does something else; or
+one by one through `add`. A question waits for the frame that is being computed, frames wait for the answer, and what
+a live source shows meanwhile is counted as late. Knows nothing about how sources are read or windows kept.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .chat import GREEDY, MAX_TOKENS, stops_of
+from .decoder import FloatArray
+from .errors import MediaError, UsageError
+from .generation import Answer, Generation, GenerationOptions
+from .live_answer import LiveAnswer
+from .live_prompt import LivePrompt
+from .live_stats import LiveStats, Pace
+from .sampling import SamplingOptions, softmax
+from .session import Choice, Session
+from .stats import memory_bytes, peak_memory_bytes
+from .timeline import TextInput
+from .tokenizer import TextTokenizer
+from .turns import Turns
+from .window import FrameWindow
+
+if TYPE_CHECKING:
+    from .stream.frame import Frame
+    from .stream.pump import Pump
+    from .stream.source import Source
+    from .vision.encoder import VisionEncoder
+    from .vision.image import ImageSource
+
+YES, NO = ("Yes", "yes", " Yes", " yes"), ("No", "no", " No", " no")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class SeenFrame:
+    """A frame that lies in the window."""
+
+    number: int
+    """Counted from 1 since the beginning; what the model knows the frame by."""
+    time_s: float
+    tokens: int
+    """Visual tokens."""
+
+
+class Live:
+    """A window over a stream. Its methods may be called from any thread."""
+
+    def __init__(
+        self,
+        session: Session,
+        window: FrameWindow,
+        prompt: LivePrompt,
+        tokenizer: TextTokenizer,
+        eos_token_ids: Sequence[int],
+        encoder: VisionEncoder,
+        strides: Sequence[int],
+    ) -> None:
+        """Use `Model.live`."""
+        self._session = session
+        self._window = window
+        self._prompt = prompt
+        self._tokenizer = tokenizer
+        self._eos = frozenset(eos_token_ids)
+        self._encoder = encoder
+        self._strides = tuple(strides)
+        self._turns = Turns()
+        self._news = threading.Condition()
+        self._seen: deque[SeenFrame] = deque(maxlen=window.frames)
+        self._latest: Frame | None = None
+        self._pump: Pump[FloatArray] | None = None
+        self._closed = threading.Event()
+        self._answering: weakref.ref[LiveAnswer] | None = None
+        self._encoded = self._damaged = self._questions = 0
+        self._encode_pace, self._append_pace = Pace(), Pace()
+        self._yes, self._no = _first_tokens(tokenizer)
+
+    def add(self, image: ImageSource, time_s: float | None = None) -> int:
+        """Encode a frame and put it into the window; gives its number.
+
+        `image`: as `open_image` takes it. `time_s`: when it was taken; None: a second after the one before.
+        Raises MediaError, ContextFullError, UsageError while a source is watched.
+        """
+        from .stream.frame import Frame
+        from .vision.image import open_image
+
+        if not self.ended:
+            raise UsageError("frames come from the source that is watched; wait for its end, or open another window")
+        after = self._seen[-1].time_s + 1.0 if self._seen else 0.0
+        frame = Frame(open_image(image), after if time_s is None else time_s, self.number)
+        return self._append(frame, self._encode(frame))
+
+    def watch(
+        self,
+        source: str | Path | Iterable[Any] | Source,
+        *,
+        fps: float | None = None,
+        change: float | None = None,
+        realtime: bool = False,
+        say: Callable[[str], None] | None = None,
+        on_frame: Callable[[int], None] | None = None,
+    ) -> None:
+        """Begin to take frames from a source, in the background, until it ends or `close`.
+
+        `source`: `camera:0`, a video, a folder that fills up, `http(s)://` or `rtsp://`, an iterable of pictures.
+        `fps`: at most so many frames a second. `change`: skip frames that differ less than this from the last one taken
+        (see `stream.worth`). `realtime`: a video plays at its own pace. `say`: gets a line where a source is lost or
+        back. `on_frame`: gets the number of each frame that has come into the window, and may ask about it; the next
+        frame waits until it is through.
+        Raises MediaError where the source cannot be opened, UsageError while another is watched.
+        """
+        from .stream.pump import Pump
+        from .stream.reader import FrameReader
+        from .stream.source import open_source
+
+        if self._closed.is_set():
+            raise UsageError("the window is closed; open another one")
+        if not self.ended:
+            raise UsageError("a source is being watched; wait for its end, or open another window")
+        if self._pump is not None:
+            self._pump.close()
+        reader = FrameReader(open_source(source, realtime=realtime), fps=fps, change=change, say=say)
+
+        def append(frame: Frame, rows: FloatArray) -> None:
+            number = self._append(frame, rows)
+            if on_frame is not None:
+                on_frame(number)
+
+        self._pump = Pump(reader, self._encode_or_skip, append, self._tell)
+
+    def stream(
+        self,
+        question: str,
+        *,
+        max_tokens: int = MAX_TOKENS,
+        stop: Sequence[str] = (),
+        sampling: SamplingOptions = GREEDY,
+        cancel: threading.Event | None = None,
+    ) -> LiveAnswer:
+        """Ask about the frames in the window; the text comes piece by piece. Parameters as `Model.ask`.
+
+        An answer that this thread has begun and not finished is cancelled; those of other threads are waited for.
+        """
+        options = GenerationOptions(max_tokens, stops_of(stop), sampling)
+        ids = self._prompt.question(question)
+        before = None if self._answering is None else self._answering()
+        if before is not None and before.thread == threading.get_ident():
+            before.close()
+        self._questions += 1
+        generation = Generation(self._window, self._tokenizer, self._eos, [TextInput(ids)], options, cancel)
+        answer = LiveAnswer(generation, self._turns, lambda said: self._window.finish(ids, said.token_ids))
+        self._answering = weakref.ref(answer)
+        return answer
+
+    def ask(
+        self,
+        question: str,
+        *,
+        max_tokens: int = MAX_TOKENS,
+        stop: Sequence[str] = (),
+        sampling: SamplingOptions = GREEDY,
+        cancel: threading.Event | None = None,
+    ) -> Answer:
+        """Ask about the frames in the window and wait for the whole answer. Raises UsageError, ContextFullError."""
+        return self.stream(question, max_tokens=max_tokens, stop=stop, sampling=sampling, cancel=cancel).wait()
+
+    def choose(self, question: str, options: Sequence[str]) -> list[Choice]:
+        """The probability of each given answer; see `Session.choose`. The window forgets that it was asked."""
+        return self._weighed(question, lambda logits: self._session.weigh(logits, options))
+
+    def probability(self, question: str) -> float:
+        """How likely the answer begins with yes rather than with no: P(yes) / (P(yes) + P(no)).
+
+        From the logits of the answer's first token, over the first tokens of YES and NO. The window forgets that it
+        was asked.
+        """
+
+        def of_yes(logits: FloatArray) -> float:
+            shares = softmax(logits[[*self._yes, *self._no]])
+            return float(shares[: len(self._yes)].sum())
+
+        return self._weighed(question, of_yes)
+
+    @property
+    def frames(self) -> tuple[SeenFrame, ...]:
+        """The frames in the window, oldest first."""
+        with self._news:
+            return tuple(self._seen)
+
+    @property
+    def number(self) -> int:
+        """The newest frame's number; 0 before the first."""
+        with self._news:
+            return self._seen[-1].number if self._seen else 0
+
+    @property
+    def latest(self) -> Frame | None:
+        """The newest frame in the window, with its picture."""
+        return self._latest
+
+    @property
+    def ended(self) -> bool:
+        """Whether no source is watched: none was, or it is through and all that it gave is in the window."""
+        return self._pump is None or self._pump.ended
+
+    @property
+    def error(self) -> Exception | None:
+        """What ended the source, where it did not end by itself."""
+        return None if self._pump is None else self._pump.error
+
+    def wait_frame(self, after: int, timeout: float) -> int:
+        """Wait for a frame numbered above `after`; gives the newest frame's number.
+
+        Returns after `timeout` seconds at most, and at once when no more frames come.
+        """
+        with self._news:
+            self._news.wait_for(lambda: self.number > after or self.ended or self._closed.is_set(), timeout)
+            return self.number
+
+    def stats(self) -> LiveStats:
+        """What came in, what was left out, and what it took."""
+        return LiveStats(
+            frames=self.number,
+            window=len(self.frames),
+            questions=self._questions,
+            damaged=self._damaged,
+            entries=self._session.timeline.length,
+            capacity=self._session.decoder.facts.capacity,
+            encode_s=self._encode_pace.seconds,
+            append_s=self._append_pace.seconds,
+            frames_per_s=self._append_pace.rate,
+            source=None if self._pump is None else self._pump.reader.stats(),
+            memory_bytes=memory_bytes(),
+            peak_memory_bytes=peak_memory_bytes(),
+        )
+
+    def close(self) -> None:
+        """End the source's threads and any answer, free the KV cache. A second call does nothing.
+
+        Waits for what the engines are at: one frame, or one step of an answer.
+        """
+        self._closed.set()
+        if self._pump is not None:
+            self._pump.stop()
+        self._tell()
+        with self._turns.closing():
+            self._window.close()
+        if self._pump is not None:
+            self._pump.close()
+
+    def __enter__(self) -> Live:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _encode(self, frame: Frame) -> FloatArray:
+        started = time.perf_counter()
+        (rows,) = self._encoder.encode([frame.image], stride=self._strides[self._encoded % len(self._strides)])
+        self._encoded += 1
+        ended = time.perf_counter()
+        self._encode_pace.add(ended - started, ended)
+        return rows
+
+    def _encode_or_skip(self, frame: Frame) -> FloatArray | None:
+        try:
+            return self._encode(frame)
+        except MediaError:
+            self._damaged += 1
+            return None
+
+    def _append(self, frame: Frame, rows: FloatArray) -> int:
+        with self._turns.frame():
+            started = time.perf_counter()
+            number = self._window.add(rows)
+            ended = time.perf_counter()
+        self._append_pace.add(ended - started, ended)
+        with self._news:
+            self._seen.append(SeenFrame(number, frame.time_s, len(rows)))
+            self._latest = frame
+            self._news.notify_all()
+        return number
+
+    def _weighed(self, question: str, weigh: Callable[[FloatArray], _T]) -> _T:
+        ids = self._prompt.question(question)
+        self._questions += 1
+        self._turns.begin_question()
+        try:
+            with self._turns.step():
+                prefilled = self._window.prefill([TextInput(ids)])
+                assert prefilled is not None
+                return weigh(prefilled.logits)
+        finally:
+            self._turns.end_question()
+
+    def _tell(self) -> None:
+        with self._news:
+            self._news.notify_all()
+
+
+def _first_tokens(tokenizer: TextTokenizer) -> tuple[list[int], list[int]]:
+    """The tokens that an answer of yes and one of no can begin with."""
+    yes, no = ({tokenizer.encode_plain(word)[0] for word in words} for words in (YES, NO))
+    # What both begin with (a space of its own, say) tells nothing.
+    return sorted(yes - no), sorted(no - yes)

@@ -1,0 +1,77 @@
+"""Whose turn it is at one decoder: frames come in from one thread, questions from others. Knows neither.
+
+A question has the window to itself until it is answered, and goes before frames that wait. Within its turn the engine
+is held step by step, so that closing waits for one step only, not for a reader who takes the answer's pieces slowly.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .errors import UsageError
+
+
+class Turns:
+    """Lets one question, or one frame, at a time to the engine."""
+
+    def __init__(self) -> None:
+        self._state = threading.Condition()
+        self._engine = threading.Lock()
+        self._waiting = 0
+        self._asked = False
+        self._closed = False
+
+    @contextmanager
+    def frame(self) -> Iterator[None]:
+        """The engine, for a frame: after all questions. Raises UsageError once closed."""
+        while True:
+            with self._state:
+                self._state.wait_for(lambda: self._closed or not (self._asked or self._waiting))
+            with self._engine:
+                # A question may have begun between the two locks: its turn comes first.
+                with self._state:
+                    mine = self._closed or not (self._asked or self._waiting)
+                if mine:
+                    self._check()
+                    yield
+                    return
+
+    def begin_question(self) -> None:
+        """Wait for the questions before and take the turn, until `end_question`. Raises UsageError once closed."""
+        with self._state:
+            self._waiting += 1
+            try:
+                self._state.wait_for(lambda: self._closed or not self._asked)
+                self._check()
+                self._asked = True
+            finally:
+                self._waiting -= 1
+                self._state.notify_all()
+
+    def end_question(self) -> None:
+        """The turn is over. Takes no engine, so that it may be called whenever an answer is dropped."""
+        with self._state:
+            self._asked = False
+            self._state.notify_all()
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """The engine, for one step of the question whose turn it is. Raises UsageError once closed."""
+        with self._engine:
+            self._check()
+            yield
+
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """The engine, for the last time: nobody gets it afterwards."""
+        with self._state:
+            self._closed = True
+            self._state.notify_all()
+        with self._engine:
+            yield
+
+    def _check(self) -> None:
+        if self._closed:
+            raise UsageError("the window is closed; open another one")
