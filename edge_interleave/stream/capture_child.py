@@ -1,0 +1,97 @@
+"""The process in which OpenCV opens what can block for long: a camera, a network stream. Run by `capture_process`.
+
+Reads one line of JSON from its standard input: {"camera": 0} or {"url": "rtsp://...", "options": "...",
+"open_ms": 10000, "read_ms": 10000}. Writes records to its standard output: HEAD (kind, seconds, height, width), and
+behind that of a frame its RGB pixels. It ends with the stream, or as soon as its standard input is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import struct
+import sys
+import threading
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from .capture import Capture, hardware_settings, opencv, with_options
+
+HEAD = struct.Struct("<cdII")
+FRAME, DAMAGED, END, FAILED = b"F", b"D", b"E", b"X"
+"""FAILED: it could not be opened, or gave no first frame. END: no more frames."""
+
+
+def main() -> None:
+    """Serve one source."""
+    # What libraries print must not get between the records.
+    out = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    wanted = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with contextlib.suppress(BrokenPipeError):
+        _serve(wanted, out)
+    # No clean-up: a camera or a stream that hangs is freed by the system.
+    os._exit(0)
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+def _serve(wanted: dict[str, Any], out: BinaryIO) -> None:
+    capture = _opened(wanted, hardware=True)
+    pixels = _first(capture)
+    if pixels is None and capture is not None and capture.hardware:
+        # A hardware decoder may take the stream and then not know its profile.
+        capture.release()
+        capture = _opened(wanted, hardware=False)
+        pixels = _first(capture)
+    if capture is None or pixels is None:
+        _send(out, FAILED)
+        return
+    _send(out, FRAME, 0.0, pixels)
+    index = 1
+    while capture.grab():
+        pixels = capture.pixels()
+        _send(out, DAMAGED if pixels is None else FRAME, capture.time_s(index), pixels)
+        index += 1
+    _send(out, END)
+
+
+def _opened(wanted: dict[str, Any], hardware: bool) -> Capture | None:
+    cv2 = opencv()
+    if "camera" in wanted:
+        system = {"linux": cv2.CAP_V4L2, "darwin": cv2.CAP_AVFOUNDATION}.get(sys.platform, cv2.CAP_ANY)
+        raw = cv2.VideoCapture(wanted["camera"], system)
+    else:
+        limits = [
+            *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, wanted["open_ms"]),
+            *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, wanted["read_ms"]),
+        ]
+        raw = with_options(wanted["options"], wanted["url"], limits + (hardware_settings() if hardware else []))
+    return Capture("source", raw) if raw.isOpened() else None
+
+
+def _first(capture: Capture | None) -> npt.NDArray[np.uint8] | None:
+    return capture.pixels() if capture is not None and capture.grab() else None
+
+
+def _send(out: BinaryIO, kind: bytes, time_s: float = 0.0, pixels: npt.NDArray[np.uint8] | None = None) -> None:
+    height, width = (0, 0) if pixels is None else pixels.shape[:2]
+    _write(out, memoryview(HEAD.pack(kind, time_s, height, width)))
+    if pixels is not None:
+        _write(out, np.ascontiguousarray(pixels).data.cast("B"))
+
+
+def _write(out: BinaryIO, data: memoryview) -> None:
+    while data:
+        data = data[out.write(data) :]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""A source that is an address: MJPEG over HTTP, which cameras speak, or whatever FFmpeg plays over HTTP and RTSP.
+
+MJPEG is read here: the parts of a multipart body, each a JPEG, within caps and time limits. The rest goes to OpenCV's
+FFmpeg in a process of its own, with network protocols and containers alone: nothing in a stream can open a local file,
+and playlists (HLS) are not followed. Frames of a live stream have the time of their arrival.
+"""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import time
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from PIL import Image
+
+from ..errors import MediaError, UsageError
+from ..vision.image import describe, opened, to_rgb
+from .capture import HTTP_OPTIONS, RTSP_OPTIONS
+from .capture_process import MAX_STREAM_PIXELS, CaptureFailed, CaptureLost, CaptureProcess
+from .dial import dial
+from .frame import Frame
+from .http_stream import HttpStream, without_login
+from .multipart import MultipartParser, PartError
+from .source import FrameDamaged, SourceLost
+from .video import Pace
+
+OPEN_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 10.0
+"""A stream that gives no whole frame for so long is lost."""
+_NO_STREAMS = (
+    "text/",
+    "image/",
+    "audio/",
+    "application/json",
+    "application/xml",
+    "application/dash+xml",
+    "application/x-mpegurl",
+    "application/vnd.apple.mpegurl",
+)
+
+
+class _Part(Protocol):
+    """What holds a handle and may be closed by any thread."""
+
+    def close(self) -> None: ...
+
+
+class NetworkSource:
+    """A stream at an http, https, rtsp or rtsps address."""
+
+    def __init__(self, url: str, *, realtime: bool = False) -> None:
+        """`realtime`: a recording plays at its own pace. Raises UsageError where the address makes no sense."""
+        try:
+            parts = urlsplit(url)
+            sensible = bool(parts.hostname) and parts.port != 0 and url.isprintable() and len(url) <= 8192
+        except ValueError:
+            sensible = False
+        if not sensible:
+            raise UsageError(f"{describe(url.rpartition('@')[2])}: not an address; give it as in http://host:port/path")
+        self.name = describe(without_login(url))
+        self.live = True
+        self._url = url
+        self._realtime = realtime
+        self._state = threading.Lock()
+        self._stop = threading.Event()
+        self._handle: _Part | None = None
+        self._reading: _Mjpeg | _Played | None = None
+        self._began: float | None = None
+        self._pace = Pace(self._stop)
+        self._index = 0
+
+    def open(self) -> None:
+        """Connect. Raises MediaError where there is no stream."""
+        self._reading = None
+        try:
+            if urlsplit(self._url).scheme.lower() in ("rtsp", "rtsps"):
+                self._reading = self._play(self._url, RTSP_OPTIONS, recorded=False, ask_first=True)
+            else:
+                self._reading = self._open_http()
+        except BaseException:
+            self._let_go()
+            raise
+        self.live = self._realtime or not self._reading.recorded
+        if self._began is None:
+            self._began = time.monotonic()
+
+    def read(self) -> Frame | None:
+        """The next frame. Raises SourceLost, FrameDamaged. A recording has an end, a live stream is lost there."""
+        reading = self._reading
+        if reading is None or self._stop.is_set():
+            return None
+        try:
+            frame = reading.read()
+        except FrameDamaged:
+            if self._stop.is_set():
+                return None
+            self._index += 1
+            raise
+        except (CaptureLost, OSError, http.client.HTTPException, EOFError) as error:
+            self._let_go()
+            if self._stop.is_set():
+                return None
+            why = "nothing came in time" if isinstance(error, TimeoutError) else str(error) or "the connection broke"
+            raise SourceLost(f"{self.name}: the stream is lost ({why})") from error
+        if frame is None or self._stop.is_set():
+            self._let_go()
+            return None
+        image, time_s = frame
+        index, self._index = self._index, self._index + 1
+        if not reading.recorded:
+            return Frame(image, time.monotonic() - (self._began or 0.0), index)
+        if self._realtime:
+            self._pace.wait(time_s)
+        return Frame(image, time_s, index)
+
+    def close(self) -> None:
+        """Break off the connection."""
+        with self._state:
+            self._stop.set()
+        self._let_go()
+
+    def _open_http(self) -> _Mjpeg | _Played:
+        stream = HttpStream(self._url, self.name, OPEN_TIMEOUT_S)
+        self._hold(stream)
+        stream.connect()
+        if stream.content_type.startswith("multipart/"):
+            try:
+                return _Mjpeg(self.name, stream)
+            except PartError as error:
+                raise MediaError(f"{self.name}: {error}; no MJPEG stream that can be read") from error
+        if stream.content_type.startswith(_NO_STREAMS):
+            raise MediaError(
+                f"{self.name}: sends {describe(stream.content_type)}, which is no stream; give the address of MJPEG "
+                "or of a video"
+            )
+        stream.close()
+        return self._play(stream.url, HTTP_OPTIONS, recorded=stream.length is not None, ask_first=False)
+
+    def _play(self, url: str, options: str, *, recorded: bool, ask_first: bool) -> _Played:
+        if ask_first:
+            self._ask_for_connection(url)
+        limits = {"open_ms": int(OPEN_TIMEOUT_S * 1000), "read_ms": int(READ_TIMEOUT_S * 1000)}
+        wanted: dict[str, Any] = {"url": url, "options": options, **limits}
+        # The process says itself when FFmpeg's limits are reached; ours is for one that hangs.
+        process = CaptureProcess(self.name, wanted, OPEN_TIMEOUT_S + 5, READ_TIMEOUT_S + 5)
+        self._hold(process)
+        try:
+            process.start()
+        except CaptureFailed as error:
+            raise MediaError(
+                f"{self.name}: no video that can be played, or none in {OPEN_TIMEOUT_S:.0f} s; check the address"
+            ) from error
+        return _Played(self.name, process, recorded)
+
+    def _ask_for_connection(self, url: str) -> None:
+        """FFmpeg does not say why it fails; a connection of our own does."""
+        parts = urlsplit(url)
+        port = parts.port or (322 if parts.scheme.lower() == "rtsps" else 554)
+        try:
+            dial(parts.hostname or "", port, time.monotonic() + OPEN_TIMEOUT_S, self._stop).close()
+        except OSError as error:
+            said = "no answer in time" if isinstance(error, TimeoutError) else error.strerror or str(error)
+            raise MediaError(f"{self.name}: cannot be reached ({said}); check the address and that it is on") from error
+
+    def _hold(self, part: _Part) -> None:
+        with self._state:
+            if self._stop.is_set():
+                raise MediaError(f"{self.name}: closed")
+            self._handle = part
+
+    def _let_go(self) -> None:
+        with self._state:
+            handle = self._handle
+        if handle is not None:
+            handle.close()
+
+
+class _Mjpeg:
+    """JPEGs out of a multipart body."""
+
+    recorded = False
+
+    def __init__(self, name: str, stream: HttpStream) -> None:
+        self._name = name
+        self._stream = stream
+        self._parser = MultipartParser(stream.boundary.encode("latin-1", "replace"))
+        self._last = time.monotonic()
+
+    def read(self) -> tuple[Image.Image, float] | None:
+        """Raises FrameDamaged, OSError, HTTPException, EOFError."""
+        try:
+            while (part := self._parser.next()) is None:
+                if self._parser.ended:
+                    raise EOFError("the server ended it")
+                data = self._stream.read(self._left())
+                if not data:
+                    raise EOFError("the server closed the connection")
+                self._parser.feed(data)
+        except PartError as error:
+            self._left()
+            raise FrameDamaged(f"{self._name}: {error}") from error
+        self._last = time.monotonic()
+        return _jpeg(self._name, part), 0.0
+
+    def _left(self) -> float:
+        """What is left of the time in which a frame has to come, however many bytes come meanwhile."""
+        left = self._last + READ_TIMEOUT_S - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+
+class _Played:
+    """Frames that FFmpeg decodes."""
+
+    def __init__(self, name: str, process: CaptureProcess, recorded: bool) -> None:
+        self.recorded = recorded
+        self._name = name
+        self._process = process
+
+    def read(self) -> tuple[Image.Image, float] | None:
+        """Raises FrameDamaged, CaptureLost, EOFError, MediaError where frames are too large."""
+        captured = self._process.read()
+        if captured is None:
+            if self.recorded:
+                return None
+            raise EOFError("it ended, or nothing came in time")
+        if captured.pixels is None:
+            raise FrameDamaged(f"{self._name}: a frame cannot be decoded")
+        return Image.fromarray(captured.pixels), captured.time_s
+
+
+def _jpeg(name: str, data: bytes) -> Image.Image:
+    if not data.startswith(b"\xff\xd8\xff"):
+        raise FrameDamaged(f"{name}: sent something that is no JPEG")
+    try:
+        with opened(data) as image:
+            if image.width * image.height > MAX_STREAM_PIXELS:
+                raise FrameDamaged(f"{name}: a picture of {image.width} x {image.height} is too large")
+            return to_rgb(image)
+    except FrameDamaged:
+        raise
+    except MediaError as error:
+        raise FrameDamaged(f"{name}: {error}") from error
