@@ -1,0 +1,197 @@
+"""`edge-interleave watch`: a camera, a video, a folder or a stream, asked about for as long as it goes on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from click.core import ParameterSource
+
+from ..alerts import Alarm, Rule
+from ..deliveries import Delivery, Outbox
+from ..delivery_command import Command
+from ..delivery_webhook import Webhook
+from ..errors import UsageError
+from ..events import EventFolder
+from . import output
+from .durations import duration
+from .interrupts import set_by_interrupt
+from .options import model_options
+from .watch_looks import AskNowAndThen, LookOut, Looks
+from .watch_views import open_view, stats_lines
+
+if TYPE_CHECKING:
+    from ..live import Live
+    from ..live_stats import LiveStats
+
+ASK_EVERY_S = 2.0
+DELIVERY_PATIENCE_S = 60.0
+"""At a source's end, for alerts that are still under way."""
+_TICK_S = 0.1
+_OUT = Path("edge-interleave-events")
+_ONLY_WHEN = ("above", "looks", "below", "command", "webhook")
+
+
+def strides(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    """A pooling stride, or a pattern of them."""
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(
+            f"{value!r} is no pooling stride; give one like 2, or a pattern like 1,4,4,4"
+        ) from None
+
+
+@click.command()
+@click.argument("source")
+@click.option("--ask", "question", metavar="QUESTION", help="Ask this again and again.")
+@click.option("--when", "when", metavar="QUESTION", help="Raise an alert when the answer to this becomes yes.")
+@click.option(
+    "--every",
+    callback=duration,
+    metavar="TIME",
+    help="How often: 500ms, 2s, 1m (default: 2s; with --when each frame).",
+)
+@click.option("--above", type=float, default=0.8, show_default=True, help="Probability of yes that counts.")
+@click.option("--for", "looks", type=int, default=3, show_default=True, help="So many looks in a row raise an alert.")
+@click.option("--below", type=float, help="Below this the alert is over, and another may come (default: 0.5).")
+@click.option("--exec", "command", metavar="COMMAND", help="Run this for each alert, without a shell (see above).")
+@click.option("--webhook", metavar="URL", help="Post each alert there, as JSON.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Where events and frames are kept.")
+@click.option("--window", type=int, default=8, show_default=True, help="So many of the latest frames are seen.")
+@click.option("--pool", callback=strides, default="2", show_default=True, help="Pooling stride, or a pattern: 1,4,4,4.")
+@click.option(
+    "--mode", type=click.Choice(["sliding", "exact"]), default="sliding", show_default=True, help="exact: slow."
+)
+@click.option("--keep-answers", is_flag=True, help="The model sees its last few answers.")
+@click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="At most so many frames a second.")
+@click.option("--change", type=click.FloatRange(min=0), help="Skip frames that differ less than this from the last.")
+@click.option("--realtime", is_flag=True, help="A video plays at its own pace.")
+@model_options
+@click.option("--stats", "with_stats", is_flag=True, help="Show what it cost at the end, on stderr.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.pass_context
+def watch(
+    ctx: click.Context,
+    /,
+    source: str,
+    question: str | None,
+    when: str | None,
+    every: float | None,
+    above: float,
+    looks: int,
+    below: float | None,
+    command: str | None,
+    webhook: str | None,
+    out: Path | None,
+    window: int,
+    pool: tuple[int, ...],
+    mode: str,
+    keep_answers: bool,
+    fps: float | None,
+    change: float | None,
+    realtime: bool,
+    model: str | None,
+    backend: str | None,
+    context: int | None,
+    threads: int | None,
+    with_stats: bool,
+    as_json: bool,
+) -> None:
+    """Watch SOURCE: camera:0, a video, a folder that fills up, http(s)://... (MJPEG) or rtsp://...
+
+    With --ask, answers come as the frames do. With --when, an alert is raised where the probability of yes has been at
+    or above --above for --for looks in a row, and no other until it has been below --below: a line of JSON with the
+    frames that raised it, in --out (default: ./edge-interleave-events).
+
+    --exec runs a program; in its arguments {time}, {probability}, {question}, {number}, {frame}, {frames} and {json}
+    stand for the alert's time, probability, question, frame number, newest saved picture, all saved pictures, and
+    line.
+
+    A video ends the watch when it is through, with exit code 0; ctrl-C ends it at once, with 130.
+    """
+    if (question is None) == (when is None):
+        raise UsageError("give a question to ask again and again (--ask), or one to be alerted by (--when)")
+    rule = None if when is None else Rule(when, above, looks, below)
+    if rule is None:
+        _refuse(ctx, _ONLY_WHEN)
+    deliveries: list[Delivery] = [] if command is None else [Command(command)]
+    deliveries += [] if webhook is None else [Webhook(webhook)]
+    from ..model import load
+    from ..stream.source import open_source
+
+    frames = open_source(source, realtime=realtime)
+    view = open_view(as_json)
+    out = _OUT if out is None and rule else out
+
+    with ExitStack() as stack:
+        folder = None if out is None else stack.enter_context(closing(EventFolder(out, view.say)))
+        opened = stack.enter_context(load(model, backend=backend, context=context, threads=threads))
+        memory = "answers" if keep_answers else "none"
+        live = stack.enter_context(opened.live(window, pool, mode=mode, memory=memory))
+        outboxes = [stack.enter_context(closing(Outbox(delivery, view.say))) for delivery in deliveries]
+        interrupted = stack.enter_context(set_by_interrupt())
+        looker: Looks
+        if rule is None:
+            looker = AskNowAndThen(live, str(question), every or ASK_EVERY_S, view, folder, interrupted)
+        else:
+            looker = LookOut(live, Alarm(rule, folder, outboxes), every or 0.0, view, interrupted)
+            view.say(f"alerts are kept in {out}")
+        view.begin(live)
+        stack.callback(view.close)
+        live.watch(frames, fps=fps, change=change, say=view.say, on_frame=looker.frame)
+        _until_the_end(live, looker, outboxes, interrupted)
+        view.close()
+        figures, error = live.stats(), live.error
+        live.close()
+        for outbox in outboxes:
+            outbox.close()
+    _tell(figures, folder, outboxes, as_json, with_stats)
+    if interrupted.is_set():
+        raise KeyboardInterrupt
+    if error is not None:
+        raise error
+
+
+def _refuse(ctx: click.Context, names: Sequence[str]) -> None:
+    """Options that say nothing without `--when`."""
+    for parameter in ctx.command.params:
+        if parameter.name in names and ctx.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
+            raise UsageError(f"{parameter.opts[0]} is about alerts; it goes with --when")
+
+
+def _until_the_end(live: Live, looker: Looks, outboxes: Sequence[Outbox], interrupted: threading.Event) -> None:
+    """Until the source has ended and all is said and delivered, or until ctrl-C."""
+    while not live.ended:
+        if interrupted.wait(_TICK_S):
+            return
+    if live.error is None:
+        looker.end()
+    until = time.monotonic() + DELIVERY_PATIENCE_S
+    while not all(outbox.idle for outbox in outboxes) and time.monotonic() < until:
+        if interrupted.wait(_TICK_S):
+            return
+
+
+def _tell(
+    stats: LiveStats, folder: EventFolder | None, outboxes: Sequence[Outbox], as_json: bool, with_stats: bool
+) -> None:
+    """What it cost and what became of the alerts; losses are said in any case."""
+    delivered = {outbox.name: outbox.stats() for outbox in outboxes}
+    unwritten = folder.unwritten if folder else 0
+    if as_json:
+        deliveries = {name: asdict(counts) for name, counts in delivered.items()}
+        output.print_json({"event": "end", "stats": asdict(stats), "unwritten": unwritten, "deliveries": deliveries})
+    if with_stats:
+        output.note(stats_lines(stats))
+    for name, counts in delivered.items():
+        if with_stats or counts.failed or counts.dropped:
+            output.note(f"{name}: {counts.sent} delivered, {counts.failed} failed, {counts.dropped} dropped")
+    if unwritten:
+        output.note(f"{unwritten} lines or pictures could not be written")

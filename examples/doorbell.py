@@ -1,0 +1,61 @@
+"""A doorbell: a line, and a picture on the disk, when somebody comes into view; once a visit.
+
+    python examples/doorbell.py camera:0 --question "Is there a person at the door?" --model llava-interleave-qwen-0.5b
+
+`edge-interleave watch SOURCE --when QUESTION` does the same from the command line, and can run a command or post to a
+URL besides. Without --model the small embedded model looks, which knows drawn shapes only.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import edge_interleave as ei
+from edge_interleave.alerts import Alarm, Rule
+from edge_interleave.events import EventFolder
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Say when somebody comes into view.")
+    parser.add_argument("source", help="camera:0, a video, a folder, http(s)://... or rtsp://...")
+    parser.add_argument("--question", default="Is there a red circle?", help="to be answered with yes or no")
+    parser.add_argument("--above", type=float, default=0.8, help="probability of yes that counts")
+    parser.add_argument("--looks", type=int, default=3, help="so many looks in a row ring")
+    parser.add_argument("--below", type=float, help="the visit is over below this (default: 0.5)")
+    parser.add_argument("--out", type=Path, default=Path("doorbell"), help="where events and pictures are kept")
+    parser.add_argument("--model", help="a pulled model's name, or a bundle's folder")
+    options = parser.parse_args()
+
+    try:
+        rule = Rule(options.question, options.above, options.looks, options.below)
+        alarm = Alarm(rule, EventFolder(options.out, say))
+        with ei.load(options.model) as model, model.live(window=4, pool=2) as live:
+
+            def look(number: int) -> None:
+                """A frame has come in: how likely is a yes? Frames wait until this is through."""
+                frame = live.latest
+                assert frame is not None
+                alert = alarm.look(live.probability(rule.question), number, frame.time_s, frame.image)
+                if alert is not None:
+                    print(f"{alert.time}  ding dong ({alert.probability:.2f})  {alert.frames[-1]}", flush=True)
+
+            live.watch(options.source, fps=2, say=say, on_frame=look)
+            while not live.ended:
+                time.sleep(0.1)
+            if live.error is not None:
+                raise live.error
+    except ei.EdgeInterleaveError as error:
+        say(f"error: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""The webcam, live, with what the model says about its last few frames written on it.
+
+    python examples/webcam_live.py --question "What am I holding?" --model llava-interleave-qwen-0.5b
+
+In the window: `a` to ask something else (type it, Enter asks, Escape does not), `q` or Escape to end. Without --model
+the small embedded model answers, which knows drawn shapes only: hold a red circle before the camera.
+"""
+
+import argparse
+import os
+import sys
+import textwrap
+import threading
+
+import cv2
+import numpy as np
+
+import edge_interleave as ei
+
+TITLE = "edge-interleave"
+ENTER, ESCAPE, BACKSPACE = (10, 13), 27, (8, 127)
+
+
+class Asker(threading.Thread):
+    """Asks again and again, for as long as frames come, while the window goes on."""
+
+    def __init__(self, live, question: str) -> None:
+        super().__init__(daemon=True)
+        self.live = live
+        self.question = question
+        self.answer = ""
+        self.asked = 0
+        self.error = None
+        self.cancel = threading.Event()
+
+    def run(self) -> None:
+        number = 0
+        try:
+            while not self.cancel.is_set():
+                newest = self.live.wait_frame(number, timeout=0.2)
+                if newest == number:
+                    if self.live.ended:
+                        return
+                    continue
+                number, question, said = newest, self.question, ""
+                with self.live.stream(question, max_tokens=60, cancel=self.cancel) as pieces:
+                    for piece in pieces:
+                        said += piece
+                        if question != self.question:
+                            break  # something else was asked meanwhile
+                        self.answer = said
+                self.asked += 1
+        except ei.EdgeInterleaveError as error:
+            self.error = error
+
+
+def draw(image, typed: str | None, asker: Asker) -> np.ndarray:
+    """The frame, enlarged where it is small, with question and answer at its foot."""
+    picture = cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2BGR)
+    scale = max(1.0, 640 / picture.shape[1])
+    picture = cv2.resize(picture, None, fx=scale, fy=scale)
+    asked = f"> {asker.question}" if typed is None else f"> {typed}_"
+    lines = [asked, *textwrap.wrap(asker.answer, picture.shape[1] // 11)]
+    top = picture.shape[0] - 26 * len(lines) - 8
+    picture[max(top, 0) :] //= 3
+    for row, line in enumerate(lines):
+        colour = (120, 220, 255) if row == 0 else (255, 255, 255)
+        cv2.putText(picture, line, (8, top + 24 + 26 * row), cv2.FONT_HERSHEY_SIMPLEX, 0.6, colour, 1, cv2.LINE_AA)
+    return picture
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Ask about a webcam, live.")
+    parser.add_argument("--source", default="camera:0", help="or a video, a folder, http(s)://... or rtsp://...")
+    parser.add_argument("--question", default="Describe the image.")
+    parser.add_argument("--model", help="a pulled model's name, or a bundle's folder")
+    parser.add_argument("--headless", action="store_true", help="no window: print the answers")
+    parser.add_argument("--frames", type=int, help="end after so many frames")
+    options = parser.parse_args()
+    screen = sys.platform != "linux" or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+    if not options.headless and not screen:
+        print("error: no display to open a window on; run it in a desktop session, or with --headless", file=sys.stderr)
+        return 4
+
+    try:
+        with ei.load(options.model) as model, model.live(window=4, pool=2) as live:
+            live.watch(options.source, fps=8, realtime=True, say=lambda line: print(line, file=sys.stderr))
+            asker = Asker(live, options.question)
+            asker.start()
+            window(live, asker, options)
+            asker.cancel.set()
+            asker.join()
+            if asker.error or live.error:
+                raise asker.error or live.error
+            print(f"{live.stats().frames} frames, {asker.asked} answers", file=sys.stderr)
+    except ei.EdgeInterleaveError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except cv2.error:
+        print("error: this OpenCV has no windows; pip install opencv-python, or use --headless", file=sys.stderr)
+        return 4
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def window(live, asker: Asker, options) -> None:
+    """Show frame after frame and take keys, until the end."""
+    typed, told = None, 0
+    while asker.is_alive() and (options.frames is None or live.number < options.frames):
+        frame = live.latest
+        picture = np.zeros((360, 640, 3), np.uint8) if frame is None else draw(frame.image, typed, asker)
+        if options.headless:
+            if asker.asked > told:
+                print(asker.answer, flush=True)
+                told = asker.asked
+            asker.join(0.05)
+            continue
+        cv2.imshow(TITLE, picture)
+        key = cv2.waitKey(30) & 0xFF
+        if typed is None and key in (ord("q"), ESCAPE):
+            return
+        if typed is None and key == ord("a"):
+            typed = ""
+        elif typed is not None and key == ESCAPE:
+            typed = None
+        elif typed is not None and key in ENTER:
+            asker.question, typed = typed.strip() or asker.question, None
+        elif typed is not None and key in BACKSPACE:
+            typed = typed[:-1]
+        elif typed is not None and 32 <= key < 127:
+            typed += chr(key)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
