@@ -1,0 +1,346 @@
+"""Whatever is done to a timeline, its logits are those of the attention pattern that this makes, computed directly.
+
+The decoder runs the embedded model's checkpoint, converted without loss; the reference is `numpy_decoder`, over the
+same weights. Add a backend to BACKENDS to hold it to the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import golden_prompts
+import numpy as np
+import parity
+import pytest
+from edge_interleave.converters.convert import convert
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle as Kept,
+)
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from numpy_decoder import Array, NumpyDecoder, Qwen2
+
+from edge_interleave.bundle import Bundle
+from edge_interleave.chat import asking, inputs_of
+from edge_interleave.decoder import Decoder, DecoderFacts, DecoderOptions, FloatArray, find_backend
+from edge_interleave.errors import ContextFullError
+from edge_interleave.live_prompt import LivePrompt
+from edge_interleave.media import Eyes
+from edge_interleave.messages import media_of
+from edge_interleave.prompt import PromptBuilder
+from edge_interleave.session import Session
+from edge_interleave.timeline import TextInput
+from edge_interleave.tokenizer import TextTokenizer
+from edge_interleave.window import FrameWindow
+
+BACKENDS = ("llama-cpp",)
+SAME = 0.99999
+"""Cosine of logits. 0.9999 is asked for; a sound backend gives 0.999998 at worst, one wrong position 0.9995 or less."""
+CAPACITY = 300
+TRAINED_CONTEXT = 1024
+"""Less than the embedded model's, so that positions get there. It changes nothing else."""
+
+Open = Callable[[int], Decoder]
+
+
+class Mirrored:
+    """A decoder and its reference, told the same, their logits compared. A `Decoder` itself: a session can use it."""
+
+    def __init__(self, decoder: Decoder, reference: NumpyDecoder) -> None:
+        self._decoder = decoder
+        self._reference = reference
+        self.compared = 0
+        self.rebased = 0
+
+    @property
+    def facts(self) -> DecoderFacts:
+        return self._decoder.facts
+
+    @property
+    def length(self) -> int:
+        assert self._decoder.length == self._reference.length
+        return self._decoder.length
+
+    @property
+    def position(self) -> int:
+        assert self._decoder.position == self._reference.position
+        return self._decoder.position
+
+    def append_tokens(self, ids: Sequence[int]) -> FloatArray:
+        return self._compared(self._decoder.append_tokens(ids), self._reference.append_tokens(ids))
+
+    def append_embeddings(self, rows: FloatArray) -> FloatArray:
+        return self._compared(self._decoder.append_embeddings(rows), self._reference.append_embeddings(rows))
+
+    def truncate(self, position: int) -> None:
+        self._decoder.truncate(position)
+        self._reference.truncate(position)
+
+    def evict(self, start: int, end: int) -> None:
+        self._decoder.evict(start, end)
+        self._reference.evict(start, end)
+
+    def rebase(self) -> None:
+        self._decoder.rebase()
+        self._reference.rebase()
+        self.rebased += 1
+
+    def save(self, path: Path) -> Any:
+        self._decoder.save(path)
+        return self._reference.entries
+
+    def load(self, path: Path, entries: Any = None) -> None:
+        self._decoder.load(path)
+        self._reference.entries = entries
+
+    def close(self) -> None:
+        self._decoder.close()
+
+    def _compared(self, logits: FloatArray, wanted: Array) -> FloatArray:
+        assert cosine(logits, wanted) >= SAME
+        self.compared += 1
+        return logits
+
+
+@pytest.fixture(scope="session")
+def lossless(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The embedded model's checkpoint, f16 as it is stored, with a shorter context. Read only."""
+    folder = tmp_path_factory.mktemp("lossless")
+    checkpoint = shutil.copytree(golden_prompts.CHECKPOINT, folder / "checkpoint")
+    config = json.loads((checkpoint / "config.json").read_text("utf-8"))
+    config["text_config"]["max_position_embeddings"] = TRAINED_CONTEXT
+    (checkpoint / "config.json").write_text(json.dumps(config), "utf-8")
+    return convert(checkpoint, folder / "bundle", quantization="f16", vision_precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def reference() -> Qwen2:
+    return Qwen2(golden_prompts.CHECKPOINT)
+
+
+@pytest.fixture(scope="module")
+def images() -> list[FloatArray]:
+    """Visual tokens of real pictures, and rows that are no picture's, each (36, hidden)."""
+    stored = [np.asarray(rows, np.float32) for rows in golden_prompts.load().features.values()]
+    strange = np.random.default_rng(1).standard_normal((2, *stored[0].shape)).astype(np.float32)
+    return [*stored, strange[0] * 0.05, strange[1] * 5]
+
+
+@pytest.fixture(params=BACKENDS)
+def mirrored(request: pytest.FixtureRequest, lossless: Bundle, reference: Qwen2) -> Iterator[Callable[[int], Mirrored]]:
+    opened: list[Decoder] = []
+
+    def open_(context: int = CAPACITY) -> Mirrored:
+        opened.append(find_backend(request.param).open(lossless, DecoderOptions(context=context, threads=1)))
+        return Mirrored(opened[-1], NumpyDecoder(reference))
+
+    yield open_
+    for decoder in opened:
+        decoder.close()
+
+
+def cosine(a: FloatArray | Array, b: FloatArray | Array) -> float:
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    return float(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
+
+
+def test_the_reference_is_what_transformers_computes(lossless: Bundle, reference: Qwen2) -> None:
+    golden = golden_prompts.load()
+    tokenizer, eyes = TextTokenizer.open(lossless), Eyes(lossless, 1)
+    prompts = PromptBuilder(lossless, tokenizer)
+    for number, wanted in golden.logits.items():
+        prompt = golden.prompts[number]
+        messages = asking([*golden.shown(prompt), prompt.question])
+        seen = eyes.look(media_of(messages), frames=1, stride=prompt.stride, tiles=False)
+        inputs = inputs_of(prompts.build(messages, seen.counts), seen.visuals)
+        rows = [reference.embed(i.ids) if isinstance(i, TextInput) else i.rows for i in inputs]
+        logits = NumpyDecoder(reference).append_embeddings(np.concatenate(rows))
+        assert parity.cosine(logits, wanted) > 0.9999999
+
+
+def test_the_references_timeline_is_one_pass_in_which_some_see_some(reference: Qwen2, images: list[FloatArray]) -> None:
+    """What was appended before an eviction saw what left, what came after it did not: a matrix says it all at once."""
+    decoder = NumpyDecoder(reference)
+    head, tail = [3, 200, 41, 7], [9, 300, 11]
+    decoder.append_tokens(head)
+    decoder.append_embeddings(images[0])
+    decoder.append_embeddings(images[1])
+    decoder.evict(4, 40)
+    logits = decoder.append_tokens(tail)
+    rows = np.concatenate((reference.embed(head), images[0], images[1], reference.embed(tail)))
+    visible = np.tri(len(rows), dtype=bool)
+    visible[76:, 4:40] = False
+    at_once, _ = reference.forward(rows, np.arange(len(rows)), reference.nothing(), visible)
+    np.testing.assert_allclose(logits, at_once[-1], atol=1e-9)
+    visible[76:, 4:40] = True
+    seeing_all, _ = reference.forward(rows, np.arange(len(rows)), reference.nothing(), visible)
+    assert cosine(seeing_all[-1], logits) < SAME
+
+
+def test_a_position_or_an_entry_that_is_wrong_would_be_noticed(reference: Qwen2, images: list[FloatArray]) -> None:
+    decoder = NumpyDecoder(reference)
+    decoder.append_tokens([3, 200, 41, 7])
+    for image in images[:4]:
+        decoder.append_embeddings(image)
+    decoder.evict(4, 40)
+    before = decoder.entries
+
+    def next_logits(do: Callable[[], object]) -> Array:
+        decoder.entries = before
+        do()
+        return decoder.append_tokens([9])
+
+    right = next_logits(lambda: None)
+    for wrong in (decoder.rebase, lambda: decoder.evict(60, 61), lambda: decoder.truncate(decoder.position - 1)):
+        assert cosine(next_logits(wrong), right) < SAME
+
+
+fractions = st.floats(0, 1)
+
+
+class Timelines(RuleBasedStateMachine):
+    """Appends, evictions, truncations, rebases, states saved and loaded, in any order."""
+
+    open: Callable[[], Mirrored]
+    images: Sequence[FloatArray]
+    vocabulary: int
+    folder: Path
+
+    saved = Kept("saved")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.timeline = self.open()
+        self.saves = 0
+
+    @rule(ids=st.lists(st.integers(0, 549), min_size=1, max_size=12))
+    def append_text(self, ids: list[int]) -> None:
+        self._append(len(ids), lambda: self.timeline.append_tokens(ids))
+
+    @rule(image=st.integers(0, 9), rows=st.sampled_from((36, 36, 9, 1)))
+    def append_image(self, image: int, rows: int) -> None:
+        self._append(rows, lambda: self.timeline.append_embeddings(self.images[image][:rows]))
+
+    @rule(images=st.lists(st.integers(0, 9), min_size=2, max_size=5))
+    def append_images_at_once(self, images: list[int]) -> None:
+        rows = np.concatenate([self.images[image] for image in images])
+        self._append(len(rows), lambda: self.timeline.append_embeddings(rows))
+
+    @precondition(lambda self: self.timeline.length)
+    @rule(ends=st.tuples(fractions, fractions))
+    def evict(self, ends: tuple[float, float]) -> None:
+        start, end = sorted(round(share * self.timeline.position) for share in ends)
+        self.timeline.evict(start, end)
+
+    @precondition(lambda self: self.timeline.length > 40)
+    @rule(sink=st.integers(0, 8), rows=st.integers(1, 36))
+    def evict_the_oldest(self, sink: int, rows: int) -> None:
+        self.timeline.evict(sink, sink + rows)
+
+    @precondition(lambda self: self.timeline.length)
+    @rule(share=fractions)
+    def truncate(self, share: float) -> None:
+        self.timeline.truncate(round((1 - share**3) * self.timeline.position))
+
+    @rule()
+    def rebase(self) -> None:
+        self.timeline.rebase()
+
+    @rule(target=saved)
+    def save(self) -> tuple[Path, Any]:
+        self.saves += 1
+        path = self.folder / f"{self.saves}.state"
+        return path, self.timeline.save(path)
+
+    @rule(state=saved)
+    def load(self, state: tuple[Path, Any]) -> None:
+        self.timeline.load(*state)
+
+    @rule(state=saved)
+    def go_on_in_another_decoder(self, state: tuple[Path, Any]) -> None:
+        self.timeline.close()
+        self.timeline = self.open()
+        self.timeline.load(*state)
+
+    @invariant()
+    def both_count_alike(self) -> None:
+        assert 0 <= self.timeline.length <= self.timeline.position
+
+    def teardown(self) -> None:
+        self.timeline.close()
+        for file in self.folder.iterdir():
+            os.unlink(file)
+
+    def _append(self, count: int, append: Callable[[], object]) -> None:
+        length, position = self.timeline.length, self.timeline.position
+        if length + count <= CAPACITY and position + count <= TRAINED_CONTEXT:
+            append()
+            return
+        with pytest.raises(ContextFullError):
+            append()
+        assert (self.timeline.length, self.timeline.position) == (length, position)
+
+
+def run_timelines(mirrored: Callable[[], Mirrored], images: list[FloatArray], how: settings) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        kind = type(
+            "Timelines", (Timelines,), {"open": staticmethod(mirrored), "images": images, "folder": Path(folder)}
+        )
+        run_state_machine_as_test(kind, settings=how)
+
+
+def test_any_sequence_of_operations(mirrored: Callable[[], Mirrored], images: list[FloatArray]) -> None:
+    how = settings(
+        max_examples=40,
+        stateful_step_count=25,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_timelines(mirrored, images, how)
+
+
+@pytest.mark.slow
+def test_many_sequences_of_operations(mirrored: Callable[[], Mirrored], images: list[FloatArray]) -> None:
+    how = settings(
+        max_examples=1000,
+        stateful_step_count=60,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_timelines(mirrored, images, how)
+
+
+def test_a_window_that_slides_for_long_with_questions_and_kept_answers(
+    mirrored: Callable[[int], Mirrored], lossless: Bundle, images: list[FloatArray]
+) -> None:
+    tokenizer = TextTokenizer.open(lossless)
+    prompt = LivePrompt(PromptBuilder(lossless, tokenizer), tokenizer)
+    timeline = mirrored(600)
+    window = FrameWindow(Session(timeline, tokenizer, ()), prompt, 4, keep_answers=True)
+    question = prompt.question("What changed?")
+    for number in range(1, 41):
+        window.add(images[number % 8])
+        if number % 6 == 0:
+            window.prefill([TextInput(question)])
+            for token in (20, 30, 40):
+                window.append_token(token)
+            window.finish(question, (20, 30, 40))
+    assert timeline.rebased >= 3
+    assert timeline.compared > 40
+    assert timeline.position > timeline.length
