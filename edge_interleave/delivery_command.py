@@ -48,14 +48,13 @@ class Command:
 
     def words(self, alert: Alert) -> list[str]:
         """The program and its arguments for an alert."""
-        pictures = [os.path.abspath(path) for path in alert.frames]
         values = {
             "time": alert.time,
             "probability": f"{alert.probability:.4f}",
             "question": alert.question,
             "number": str(alert.frame),
-            "frame": pictures[-1] if pictures else "",
-            "frames": "\n".join(pictures),
+            "frame": alert.frames[-1] if alert.frames else "",
+            "frames": "\n".join(alert.frames),
             "json": alert.line(),
         }
         return [self._words[0], *(_filled(word, values) for word in self._words[1:])]
@@ -68,7 +67,7 @@ class Command:
                 raise DeliveryError("not run, for the watch has ended")
             try:
                 # A session of its own: ctrl-C is not for it, and what it starts can be ended with it.
-                self._process = subprocess.Popen(
+                process = subprocess.Popen(
                     words,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
@@ -77,15 +76,16 @@ class Command:
                 )
             except (OSError, ValueError) as error:
                 raise DeliveryError(f"cannot be run ({error})") from error
+            self._process = process
         try:
-            code = self._process.wait(self._limit)
+            code = process.wait(self._limit)
         except subprocess.TimeoutExpired:
-            _kill(self._process)
+            _kill(process)
+            process.wait()
             raise DeliveryError(f"not done within {self._limit:g} s, killed") from None
         finally:
             with self._lock:
-                process, self._process = self._process, None
-        process.wait()
+                self._process = None
         if code:
             raise DeliveryError(f"ended with exit code {code}" if code > 0 else f"ended by signal {-code}")
 

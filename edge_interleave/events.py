@@ -72,7 +72,7 @@ class Alert(Event):
     probability: float
     """Of yes, at the look that raised the alert."""
     frames: tuple[str, ...] = ()
-    """Paths of the saved pictures, oldest first: those of the looks that raised the alert."""
+    """Absolute paths of the saved pictures, oldest first: those of the looks that raised the alert."""
 
     kind: ClassVar[str] = "alert"
 
@@ -85,8 +85,9 @@ class EventFolder:
 
     def __init__(self, folder: Path, say: Callable[[str], None] = lambda line: None) -> None:
         """Make the folder where it is missing; what lies there stays. Raises InputError where it cannot be written."""
-        self.path = folder / EVENTS_NAME
-        self.pictures = folder / PICTURES_NAME
+        # Whoever reads an event may be in another folder.
+        self.path = folder.absolute() / EVENTS_NAME
+        self.pictures = folder.absolute() / PICTURES_NAME
         self.unwritten = 0
         """Lines and pictures that could not be written."""
         self._say = say

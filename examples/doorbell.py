@@ -38,7 +38,7 @@ def main() -> int:
                 assert frame is not None
                 alert = alarm.look(live.probability(rule.question), number, frame.time_s, frame.image)
                 if alert is not None:
-                    print(f"{alert.time}  ding dong ({alert.probability:.2f})  {alert.frames[-1]}", flush=True)
+                    print(f"{alert.time}  ding dong ({alert.probability:.2f})", *alert.frames[-1:], flush=True)
 
             live.watch(options.source, fps=2, say=say, on_frame=look)
             while not live.ended:
