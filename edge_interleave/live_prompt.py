@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .errors import BundleError
+from .errors import BundleError, UsageError
 from .messages import Image, Message
-from .prompt import ImageSegment, PromptBuilder, Segment
+from .prompt import MARKER, ImageSegment, PromptBuilder, Segment
 from .tokenizer import TextTokenizer
 
 _SOME_IMAGE = Image(np.zeros((1, 1, 3), np.uint8))
@@ -40,6 +40,8 @@ class LivePrompt:
 
     def question(self, text: str) -> tuple[int, ...]:
         """Token ids from the question to where the answer begins. Raises UsageError for `<image>` markers in it."""
+        if MARKER in text:
+            raise UsageError("a question about a live window cannot hold <image>; name a frame by its number")
         return self._around_frames(text)[2][len(self.after_frame) :]
 
     def _around_frames(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:

@@ -84,7 +84,8 @@ class FrameWindow:
         self._items: deque[Item] = deque()
         self._count = 0
         session.reset()
-        session.prefill([TextInput(prompt.sink)])
+        if prompt.sink:
+            session.prefill([TextInput(prompt.sink)])
 
     def __len__(self) -> int:
         """Frames in the window now."""
