@@ -7,12 +7,14 @@ process's resident memory beside it; tests hold them to both. Knows nothing abou
 from __future__ import annotations
 
 import os
+from functools import lru_cache
+from pathlib import Path
 
 from edge_interleave.bundle import GGUF_NAME, Bundle, DecoderInfo
 from edge_interleave.decoder import DecoderMemory, DecoderOptions
 from edge_interleave.errors import BackendError
 
-from .gguf_check import check_gguf
+from .gguf_check import GgufFacts, check_gguf
 
 CELLS_MULTIPLE = 256
 """llama.cpp rounds the number of KV cells up to this."""
@@ -54,7 +56,7 @@ def decoder_memory(bundle: Bundle, options: DecoderOptions, batch: int) -> Decod
     """The bytes of weights, KV cache and compute buffers. Raises BundleError, BackendError."""
     check_precision(bundle, options.kv_precision)
     info = bundle.manifest.decoder
-    facts = check_gguf(bundle.file(GGUF_NAME), info)
+    facts = _facts(bundle, info)
     count = cells(max(1, min(options.context, info.context_length)))
     row = _row_bytes(info, facts.feed_forward, count, flash=options.kv_precision != "f16")
     return DecoderMemory(
@@ -62,6 +64,17 @@ def decoder_memory(bundle: Bundle, options: DecoderOptions, batch: int) -> Decod
         cache=count * bytes_per_token(info, options.kv_precision),
         compute=min(batch, count) * row + _FLOAT * info.vocab_size,
     )
+
+
+def _facts(bundle: Bundle, info: DecoderInfo) -> GgufFacts:
+    path = bundle.file(GGUF_NAME)
+    stat = path.stat()
+    return _read(path, info, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, info: DecoderInfo, _changed: int, _size: int) -> GgufFacts:
+    return check_gguf(path, info)
 
 
 def _row_bytes(info: DecoderInfo, feed_forward: int, count: int, flash: bool) -> int:
