@@ -141,7 +141,7 @@ def test_an_alert_is_written_run_and_posted(clip: Path, env: dict[str, str], tmp
     with Image.open(alert["frames"][-1]) as saved:
         assert saved.size == (112, 112)
     rung = json.loads((tmp_path / "rung.json").read_text())
-    assert rung[1:3] == [f"{QUESTION} 3", str(Path(alert["frames"][-1]).absolute())]
+    assert rung[1:3] == [f"{QUESTION} 3", alert["frames"][-1]]
     assert json.loads(rung[3]) == alert
     assert [json.loads(body) for _, _, body in hook.posts] == [alert, alert]
     (end,) = events(result.stdout, "end")
@@ -158,6 +158,16 @@ def test_alerts_go_to_a_folder_of_their_own_where_none_is_named(
     assert line.startswith(f"0:00:02.0  frame 9: ALERT {QUESTION} ")
     assert "alerts are kept in edge-interleave-events" in result.stderr
     assert len((tmp_path / "edge-interleave-events" / "events.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_memory_limit_is_planned_for_and_kept(clip: Path, env: dict[str, str]) -> None:
+    arguments = ["--ask", "Describe the image.", "--every", "1s", "--pool", "2", "--json"]
+    result = run("watch", clip, *arguments, "--memory", "400MB", env=env)
+    assert result.returncode == 0, result.stderr
+    assert re.fullmatch(r"\d+ frames, pooling 2, in \d+MB\n", result.stderr)
+    (end,) = events(result.stdout, "end")
+    assert end["stats"]["frames"] == 12
+    assert 0 < end["stats"]["peak_memory_bytes"] <= 400e6
 
 
 def test_ctrl_c_ends_a_watch_at_once_and_with_its_figures(env: dict[str, str], folder: Path, tmp_path: Path) -> None:
@@ -272,6 +282,8 @@ def on_a_terminal(arguments: list[object], env: dict[str, str], until: str) -> s
         (["--ask", "a", "--every", "0s"], "2s, 500ms or 1m"),
         (["--ask", "a", "--pool", "1,x"], "pattern"),
         (["--ask", "a", "--fps", "0"], "fps"),
+        (["--ask", "a", "--memory", "1GB", "--context", "99"], "--context"),
+        (["--ask", "a", "--memory", "lots"], "lots"),
         (["--when", "a", "--above", "0.5", "--below", "0.6"], "'below'"),
         (["--when", "a", "--exec", "no-such-program-here"], "no-such-program-here"),
         (["--when", "a", "--webhook", "file:///etc/passwd"], "http"),

@@ -19,6 +19,7 @@ from ..delivery_command import Command
 from ..delivery_webhook import Webhook
 from ..errors import UsageError
 from ..events import EventFolder
+from ..memory import in_words
 from . import output
 from .durations import duration
 from .interrupts import set_by_interrupt
@@ -27,6 +28,7 @@ from .watch_looks import AskNowAndThen, LookOut, Looks
 from .watch_views import open_view, stats_lines
 
 if TYPE_CHECKING:
+    from ..budget_plan import Plan
     from ..live import Live
     from ..live_stats import LiveStats
 
@@ -72,6 +74,9 @@ def strides(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple
 @click.option("--keep-answers", is_flag=True, help="The model sees its last few answers.")
 @click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="At most so many frames a second.")
 @click.option("--change", type=click.FloatRange(min=0), help="Skip frames that differ less than this from the last.")
+@click.option(
+    "--memory", metavar="SIZE", help="Stay within 2GB, 800MB or 50% of what is free; plans frames and pooling."
+)
 @click.option("--realtime", is_flag=True, help="A video plays at its own pace.")
 @model_options
 @click.option("--stats", "with_stats", is_flag=True, help="Show what it cost at the end, on stderr.")
@@ -96,6 +101,7 @@ def watch(
     keep_answers: bool,
     fps: float | None,
     change: float | None,
+    memory: str | None,
     realtime: bool,
     model: str | None,
     backend: str | None,
@@ -132,9 +138,17 @@ def watch(
 
     with ExitStack() as stack:
         folder = None if out is None else stack.enter_context(closing(EventFolder(out, view.say)))
-        opened = stack.enter_context(load(model, backend=backend, context=context, threads=threads))
-        memory = "answers" if keep_answers else "none"
-        live = stack.enter_context(opened.live(window, pool, mode=mode, memory=memory))
+        if memory is None:
+            opened = load(model, backend=backend, context=context, threads=threads)
+        else:
+            planned = _planned(ctx, memory, window, pool, keep_answers, model, backend, threads)
+            view.say(
+                f"{planned.frames} frames, pooling {','.join(map(str, planned.pool))}, in {in_words(planned.estimate)}"
+            )
+            window, pool, opened = planned.frames, planned.pool, planned.open()
+        stack.enter_context(opened)
+        live = opened.live(window, pool, mode=mode, memory="answers" if keep_answers else "none")
+        stack.enter_context(live)
         outboxes = [stack.enter_context(closing(Outbox(delivery, view.say))) for delivery in deliveries]
         interrupted = stack.enter_context(set_by_interrupt())
         looker: Looks
@@ -159,10 +173,42 @@ def watch(
         raise error
 
 
+def _planned(
+    ctx: click.Context,
+    memory: str,
+    window: int,
+    pool: tuple[int, ...],
+    keep_answers: bool,
+    model: str | None,
+    backend: str | None,
+    threads: int | None,
+) -> Plan:
+    """A window that fits into the memory; what was not given on the command line is the plan's to choose."""
+    from ..budget import plan
+    from ..bundle import open_bundle
+    from ..store import resolve
+
+    if _given(ctx, "context"):
+        raise UsageError("with --memory the context is planned; leave --context out")
+    return plan(
+        open_bundle(resolve(model)),
+        memory,
+        frames=window if _given(ctx, "window") else None,
+        pool=pool if _given(ctx, "pool") else None,
+        keep_answers=keep_answers,
+        backend=backend,
+        threads=threads,
+    )
+
+
+def _given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
 def _refuse(ctx: click.Context, names: Sequence[str]) -> None:
     """Options that say nothing without `--when`."""
     for parameter in ctx.command.params:
-        if parameter.name in names and ctx.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
+        if parameter.name in names and _given(ctx, parameter.name):
             raise UsageError(f"{parameter.opts[0]} is about alerts; it goes with --when")
 
 
