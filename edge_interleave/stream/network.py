@@ -107,13 +107,13 @@ class NetworkSource:
         if frame is None or self._stop.is_set():
             self._let_go()
             return None
-        image, time_s = frame
+        image, at = frame
         index, self._index = self._index, self._index + 1
         if not reading.recorded:
-            return Frame(image, time.monotonic() - (self._began or 0.0), index)
+            return Frame(image, max(at - (self._began or 0.0), 0.0), index)
         if self._realtime:
-            self._pace.wait(time_s)
-        return Frame(image, time_s, index)
+            self._pace.wait(at)
+        return Frame(image, at, index)
 
     def close(self) -> None:
         """Break off the connection."""
@@ -143,8 +143,8 @@ class NetworkSource:
             self._ask_for_connection(url)
         limits = {"open_ms": int(OPEN_TIMEOUT_S * 1000), "read_ms": int(READ_TIMEOUT_S * 1000)}
         wanted: dict[str, Any] = {"url": url, "options": options, **limits}
-        # The process says itself when FFmpeg's limits are reached; ours is for one that hangs.
-        process = CaptureProcess(self.name, wanted, OPEN_TIMEOUT_S + 5, READ_TIMEOUT_S + 5)
+        # FFmpeg keeps its limits for HTTP; with RTSP it can go on waiting, so they are kept here, too.
+        process = CaptureProcess(self.name, wanted, OPEN_TIMEOUT_S, READ_TIMEOUT_S)
         self._hold(process)
         try:
             process.start()
@@ -189,7 +189,7 @@ class _Mjpeg:
         self._last = time.monotonic()
 
     def read(self) -> tuple[Image.Image, float] | None:
-        """Raises FrameDamaged, OSError, HTTPException, EOFError."""
+        """A picture and when it had come. Raises FrameDamaged, OSError, HTTPException, EOFError."""
         try:
             while (part := self._parser.next()) is None:
                 if self._parser.ended:
@@ -202,7 +202,7 @@ class _Mjpeg:
             self._left()
             raise FrameDamaged(f"{self._name}: {error}") from error
         self._last = time.monotonic()
-        return _jpeg(self._name, part), 0.0
+        return _jpeg(self._name, part), self._last
 
     def _left(self) -> float:
         """What is left of the time in which a frame has to come, however many bytes come meanwhile."""
@@ -221,7 +221,10 @@ class _Played:
         self._process = process
 
     def read(self) -> tuple[Image.Image, float] | None:
-        """Raises FrameDamaged, CaptureLost, EOFError, MediaError where frames are too large."""
+        """A picture and its time: a recording's own, or when it came.
+
+        Raises FrameDamaged, CaptureLost, EOFError, MediaError where frames are too large.
+        """
         captured = self._process.read()
         if captured is None:
             if self.recorded:
@@ -229,7 +232,7 @@ class _Played:
             raise EOFError("it ended, or nothing came in time")
         if captured.pixels is None:
             raise FrameDamaged(f"{self._name}: a frame cannot be decoded")
-        return Image.fromarray(captured.pixels), captured.time_s
+        return Image.fromarray(captured.pixels), captured.time_s if self.recorded else time.monotonic()
 
 
 def _jpeg(name: str, data: bytes) -> Image.Image:
