@@ -107,5 +107,6 @@ def numbered(first: int, last: int) -> bytes:
 
 def flood(connection: socket.socket, server: Server, data: bytes) -> None:
     """Send the same for ever, until the other side has enough."""
+    connection.settimeout(0.5)
     while not server.stopping.is_set():
         connection.sendall(data)

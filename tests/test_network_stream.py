@@ -593,7 +593,7 @@ def test_playlists_over_http_open_no_file_and_no_other_address(tmp_path: Path) -
         assert other.requests == []
     # The threat is real: without the restriction FFmpeg follows the script.
     with serving(film(b"ffconcat version 1.0\nfile neighbour\n")) as server:
-        cv2.VideoCapture(server.url, cv2.CAP_FFMPEG).release()
+        cv2.VideoCapture(server.url, cv2.CAP_FFMPEG, [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 700]).release()
         assert any(request.startswith(b"GET /neighbour ") for request in server.requests)
 
 
