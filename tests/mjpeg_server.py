@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,21 +32,23 @@ class Server:
 
 
 @contextmanager
-def serving(script: Callable[[Server, socket.socket, int], None], port: int = 0) -> Iterator[Server]:
+def serving(
+    script: Callable[[Server, socket.socket, int], None], tls: ssl.SSLContext | None = None
+) -> Iterator[Server]:
     """Serve until the end of the block. `script` gets each connection, and which of `requests` it made.
 
     When the script returns the connection is closed; a script that waits uses `server.stopping`.
     """
-    listener = socket.create_server(("127.0.0.1", port))
+    listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(0.05)
     server = Server(listener.getsockname()[1])
     threads: list[threading.Thread] = []
     counting = threading.Lock()
 
     def talk(connection: socket.socket) -> None:
-        with connection:
+        with contextlib.suppress(OSError), connection:
             connection.settimeout(5)
-            try:
+            with connection if tls is None else tls.wrap_socket(connection, server_side=True) as connection:
                 request = b""
                 while b"\r\n\r\n" not in request:
                     data = connection.recv(4096)
@@ -55,8 +59,6 @@ def serving(script: Callable[[Server, socket.socket, int], None], port: int = 0)
                     number = len(server.requests)
                     server.requests.append(request)
                 script(server, connection, number)
-            except OSError:
-                pass
 
     def accept() -> None:
         while not server.stopping.is_set():

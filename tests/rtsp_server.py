@@ -5,7 +5,9 @@ Just enough for a client to describe, set up and play; afterwards it goes silent
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ PACKET = 7 * 188
 
 
 @contextmanager
-def playing(stream: bytes, *, then_silent: bool) -> Iterator[str]:
+def playing(stream: bytes, *, then_silent: bool, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """The address of a server that sends `stream` once to each who plays, and then nothing, or the end."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(0.05)
@@ -24,23 +26,28 @@ def playing(stream: bytes, *, then_silent: bool) -> Iterator[str]:
     threads: list[threading.Thread] = []
 
     def talk(connection: socket.socket) -> None:
-        with connection:
-            connection.settimeout(0.05)
-            buffer = b""
-            while not stopping.is_set():
-                try:
-                    data = connection.recv(4096)
-                except TimeoutError:
-                    continue
-                except OSError:
+        with contextlib.suppress(OSError), connection:
+            connection.settimeout(5)
+            with connection if tls is None else tls.wrap_socket(connection, server_side=True) as connection:
+                listen(connection)
+
+    def listen(connection: socket.socket) -> None:
+        connection.settimeout(0.05)
+        buffer = b""
+        while not stopping.is_set():
+            try:
+                data = connection.recv(4096)
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+            if not data:
+                return
+            buffer += data
+            while b"\r\n\r\n" in buffer:
+                request, _, buffer = buffer.partition(b"\r\n\r\n")
+                if not answer(connection, request.decode()):
                     return
-                if not data:
-                    return
-                buffer += data
-                while b"\r\n\r\n" in buffer:
-                    request, _, buffer = buffer.partition(b"\r\n\r\n")
-                    if not answer(connection, request.decode()):
-                        return
 
     def answer(connection: socket.socket, request: str) -> bool:
         method = request.split()[0]

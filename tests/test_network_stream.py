@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import socket
+import ssl
 import struct
+import subprocess
 import threading
 import time
 import tracemalloc
@@ -512,6 +515,53 @@ def test_a_reader_keeps_on_through_a_server_that_dies_and_says_so_once() -> None
     assert stats.reconnects >= 1
     assert [line.split(": ", 1)[1].split()[0] for line in said[:2]] == ["the", "back"]
     assert all(server.url in line and "\n" not in line for line in said)
+
+
+# Certificates
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of localhost and its key, which nobody trusts."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the openssl command to make a certificate")
+    path = tmp_path_factory.mktemp("tls") / "localhost.pem"
+    kind = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=DNS:localhost"]
+    command = ["openssl", "req", *kind, *names, "-keyout", str(path), "-out", str(path.with_suffix(".crt"))]
+    subprocess.run(command, check=True, capture_output=True, timeout=30)
+    path.write_text(path.read_text() + path.with_suffix(".crt").read_text())
+    return path
+
+
+def test_servers_have_to_show_a_trusted_certificate(
+    certificate: Path, transport_stream: bytes, monkeypatch: pytest.MonkeyPatch, opened: Callable[[str], Source]
+) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+
+    def secure(url: str) -> str:
+        return url.replace("://127.0.0.1", "s://localhost")
+
+    with (
+        serving(sending(HEAD + numbered(5, 6)), tls) as pictures,
+        serving(film(transport_stream), tls) as video,
+        playing(transport_stream, then_silent=True, tls=tls) as rtsp,
+    ):
+        urls = [secure(url) for url in (pictures.url, video.url, rtsp)]
+        for url in urls:
+            with pytest.raises(MediaError, match="certificate"):
+                opened(url)
+        assert pictures.requests == video.requests == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        for url in urls:
+            assert len(take(opened(url), 1)) == 1
+
+
+def test_a_handshake_that_stalls_is_broken_off_within_a_second() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        break_off(f"https://127.0.0.1:{listener.getsockname()[1]}/")
 
 
 # Video over HTTP, RTSP

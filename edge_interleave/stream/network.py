@@ -8,6 +8,7 @@ and playlists (HLS) are not followed. Frames of a live stream have the time of t
 from __future__ import annotations
 
 import http.client
+import ssl
 import threading
 import time
 from typing import Any, Protocol
@@ -142,15 +143,16 @@ class NetworkSource:
         if ask_first:
             self._ask_for_connection(url)
         limits = {"open_ms": int(OPEN_TIMEOUT_S * 1000), "read_ms": int(READ_TIMEOUT_S * 1000)}
-        wanted: dict[str, Any] = {"url": url, "options": options, **limits}
+        wanted: dict[str, Any] = {"url": url, "options": options + _trusted(), **limits}
         # FFmpeg keeps its limits for HTTP; with RTSP it can go on waiting, so they are kept here, too.
         process = CaptureProcess(self.name, wanted, OPEN_TIMEOUT_S, READ_TIMEOUT_S)
         self._hold(process)
         try:
             process.start()
         except CaptureFailed as error:
+            trust = ", and that its certificate is trusted" if url.lower().startswith("rtsps:") else ""
             raise MediaError(
-                f"{self.name}: no video that can be played, or none in {OPEN_TIMEOUT_S:.0f} s; check the address"
+                f"{self.name}: no video that can be played, or none in {OPEN_TIMEOUT_S:.0f} s; check the address{trust}"
             ) from error
         return _Played(self.name, process, recorded)
 
@@ -175,6 +177,12 @@ class NetworkSource:
             handle = self._handle
         if handle is not None:
             handle.close()
+
+
+def _trusted() -> str:
+    """FFmpeg's options that have it check certificates, which it does not by itself; against what Python trusts."""
+    known = ssl.get_default_verify_paths().cafile
+    return "|tls_verify;1" + (f"|ca_file;{known}" if known else "")
 
 
 class _Mjpeg:
