@@ -23,7 +23,7 @@ from random_checkpoint import Options, model_config, write_random_checkpoint
 from edge_interleave.bundle import open_bundle
 from edge_interleave.memory import parse_memory
 
-BUDGETS = ("1.2GB", "1.35GB", "1.6GB")
+BUDGETS = ("1.25GB", "1.3GB", "1.4GB")
 SIZE = (1280, 720)
 MOST_OFF = 0.1
 RUN = Path(__file__).with_name("memory_run.py")

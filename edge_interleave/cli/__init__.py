@@ -18,6 +18,7 @@ COMMANDS = {
     "pull": ("edge_interleave.cli.pull:pull", "Download a model from the Hugging Face Hub, and convert it."),
     "convert": ("edge_interleave.cli.convert:convert", "Convert a checkpoint into a bundle's folder."),
     "models": ("edge_interleave.cli.models:models", "List the models that are here, or remove one."),
+    "plan": ("edge_interleave.cli.plan:plan", "What a live window can hold in so much memory, and what it costs."),
     "info": ("edge_interleave.cli.info:info", "What a model is made of, or what is installed."),
 }
 

@@ -47,6 +47,16 @@ def media_in_order(ctx: click.Context, image: tuple[Path, ...], video: tuple[Pat
     return [Image(next(images)) if kind == "image" else Video(next(videos)) for kind in ctx.meta[_MEDIA]]
 
 
+def strides(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """A pooling stride, or a pattern of them."""
+    try:
+        return None if value is None else tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(
+            f"{value!r} is no pooling stride; give one like 2, or a pattern like 1,4,4,4"
+        ) from None
+
+
 def model_options(command: _F) -> _F:
     """Which model, and how it is opened."""
     return _decorated(

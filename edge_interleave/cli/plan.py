@@ -1,0 +1,122 @@
+"""`edge-interleave plan`: what a live window can hold in so much memory, and what it costs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .. import store
+from ..bundle import Bundle, open_bundle
+from ..decoder import KV_PRECISIONS
+from . import output
+from .durations import duration
+from .options import strides
+
+if TYPE_CHECKING:
+    from ..budget import Plan
+
+# As in `budget`, whose import costs NumPy: a test holds them together.
+GOALS = ("coverage", "detail", "latency")
+PRESETS = ("10-full", "16-full", "40-pooled", "64-pooled")
+
+
+def pixels(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:
+    """A picture's width and height."""
+    width, _, height = value.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and 0 < int(width) <= 1 << 15 and 0 < int(height) <= 1 << 15):
+        raise click.BadParameter(f"{value!r} is no size in pixels; give one like 1280x720")
+    return int(width), int(height)
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option("--memory", metavar="SIZE", help="2GB, 800MB, or 50% of what is free (default: no limit).")
+@click.option("--goal", type=click.Choice(GOALS), default="coverage", show_default=True, help="What to spend it on.")
+@click.option("--preset", type=click.Choice(PRESETS), help="A window of the LLaVA-NeXT-Interleave paper instead.")
+@click.option("--within", callback=duration, metavar="TIME", help="With --goal latency: for each new frame.")
+@click.option("--frames", type=int, help="Exactly so many.")
+@click.option("--pool", callback=strides, help="Pooling stride, or a pattern: 1,4,4,4 has key frames in full.")
+@click.option("--kv-precision", type=click.Choice(KV_PRECISIONS), help="Of the KV cache (default: what fits best).")
+@click.option("--frame-size", callback=pixels, default="1280x720", show_default=True, help="Of the source's frames.")
+@click.option("--backend", help="What runs the decoder (default: the first that can).")
+@click.option("--threads", type=int, help="CPU threads (default: one a core).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def plan(
+    model: str | None,
+    memory: str | None,
+    goal: str,
+    preset: str | None,
+    within: float | None,
+    frames: int | None,
+    pool: tuple[int, ...] | None,
+    kv_precision: str | None,
+    frame_size: tuple[int, int],
+    backend: str | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """What a live window of MODEL (default: the embedded one) can hold in so much memory, and what that costs.
+
+    coverage: many frames, pooled to a quarter. detail: fewer frames, unpooled, which the paper found better at as many
+    visual tokens. latency: the least pooling that keeps the time for each new frame (--within).
+
+    What the model takes by itself is found out by running it for a moment.
+    """
+    from .. import budget
+
+    bundle = open_bundle(store.resolve(model))
+    made = budget.plan(
+        bundle,
+        memory,
+        goal,
+        preset=preset,
+        frames=frames,
+        pool=pool,
+        seconds=within,
+        kv_precision=kv_precision,
+        frame_size=frame_size,
+        backend=backend,
+        threads=threads,
+    )
+    if as_json:
+        output.print_json(_json(bundle, made))
+        return
+    out = output.out()
+    out.print(output.table(("", ""), _rows(bundle, made)))
+    out.print()
+    costs = [(cost.name, output.size(cost.bytes)) for cost in made.costs]
+    out.print(output.table(("peak memory", "size"), [*costs, ("in all", output.size(made.estimate))], right=("size",)))
+
+
+def _rows(bundle: Bundle, made: Plan) -> list[tuple[str, str]]:
+    tokens = " and ".join(str(count) for count in dict.fromkeys(made.frame_tokens))
+    rows = [
+        ("model", f"{bundle.manifest.name} ({made.backend})"),
+        ("goal", f"{made.goal}: {made.why}"),
+        ("memory", "no limit" if made.memory is None else output.size(made.memory)),
+        ("frames", str(made.frames)),
+        ("pooling stride", ", ".join(map(str, made.pool))),
+        ("visual tokens", f"{made.visual_tokens} in the window, {tokens} a frame"),
+        (
+            "context",
+            f"{made.context} entries of {bundle.manifest.decoder.context_length} that the model was trained on",
+        ),
+        ("KV precision", made.kv_precision),
+        ("batch", f"{made.batch} entries at a time"),
+    ]
+    if made.seconds_per_frame is not None:
+        rows.append(("a new frame", f"{made.seconds_per_frame:.2g} s"))
+    return rows
+
+
+def _json(bundle: Bundle, made: Plan) -> dict[str, Any]:
+    facts = asdict(made)
+    del facts["folder"], facts["threads"], facts["keep_answers"]
+    return {
+        "model": bundle.manifest.name,
+        **facts,
+        "costs": {cost.name: cost.bytes for cost in made.costs},
+        "estimate": made.estimate,
+    }

@@ -1,0 +1,52 @@
+"""A planned live window stays within its memory, and the plan's estimate is what it takes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from memory_run import __file__ as run_file
+from memory_video import write_video
+
+from edge_interleave import store
+from edge_interleave.budget import plan
+from edge_interleave.bundle import Bundle, open_bundle
+
+SIZE = (160, 120)
+FRAMES = 40
+MB = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Bundle:
+    return open_bundle(store.resolve(None))
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_video(tmp_path_factory.mktemp("video") / "video.avi", SIZE, FRAMES)
+
+
+@pytest.fixture(scope="module")
+def least(embedded: Bundle) -> int:
+    """What a window of one frame takes here."""
+    return plan(embedded, frames=1, pool=2, frame_size=SIZE, threads=2).estimate
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is counted differently elsewhere")
+@pytest.mark.parametrize(("more", "goal"), [(1 * MB, "coverage"), (3 * MB, "detail"), (40 * MB, "coverage")])
+def test_the_peak_stays_within_the_memory_and_the_estimate_is_near_it(
+    embedded: Bundle, video: Path, least: int, more: int, goal: str
+) -> None:
+    memory = least + more
+    command = [sys.executable, run_file, embedded.folder, video, f"{SIZE[0]}x{SIZE[1]}", f"{memory}B", goal, "2"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["frames_seen"] == FRAMES
+    assert found["frames"] == min(found["planned_frames"], FRAMES)
+    assert found["memory_bytes"] == memory
+    assert found["estimate_bytes"] <= memory
+    assert found["peak_bytes"] <= memory
+    assert found["estimate_bytes"] == pytest.approx(found["peak_bytes"], rel=0.1)
