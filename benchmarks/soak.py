@@ -97,6 +97,7 @@ class DyingSource:
         self.name = "soak"
         self.live = False
         self.given = self.deaths = 0
+        self._frames = frames
         self._inner = open_source(islice(cycle(draw_pictures()), frames))
         self._die_every = die_every
 
@@ -106,7 +107,7 @@ class DyingSource:
 
     def read(self) -> Frame | None:
         """The next picture; raises SourceLost where it is time to."""
-        if self._die_every and self.given // self._die_every > self.deaths:
+        if self._die_every and self.given // self._die_every > self.deaths and self.given < self._frames:
             self.deaths += 1
             raise SourceLost(f"{self.name}: gone after {self.given} frames")
         frame = self._inner.read()

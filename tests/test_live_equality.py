@@ -47,8 +47,11 @@ from edge_interleave.tokenizer import TextTokenizer
 from edge_interleave.window import FrameWindow
 
 BACKENDS = ("llama-cpp",)
+EQUAL = 0.9999
+"""Least cosine of logits."""
 SAME = 0.99999
-"""Cosine of logits. 0.9999 is asked for; a sound backend gives 0.999998 at worst, one wrong position 0.9995 or less."""
+"""Least cosine of logits less their mean, which is all that a softmax sees: 0.999998 for a sound backend at worst, and
+0.99997 at best with one visual token too few."""
 CAPACITY = 300
 TRAINED_CONTEXT = 1024
 """Less than the embedded model's, so that positions get there. It changes nothing else."""
@@ -110,7 +113,8 @@ class Mirrored:
         self._decoder.close()
 
     def _compared(self, logits: FloatArray, wanted: Array) -> FloatArray:
-        assert cosine(logits, wanted) >= SAME
+        assert parity.cosine(logits, wanted) >= EQUAL
+        assert likeness(logits, wanted) >= SAME
         self.compared += 1
         return logits
 
@@ -152,13 +156,13 @@ def mirrored(request: pytest.FixtureRequest, lossless: Bundle, reference: Qwen2)
         decoder.close()
 
 
-def cosine(a: FloatArray | Array, b: FloatArray | Array) -> float:
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    return float(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
+def likeness(a: FloatArray | Array, b: FloatArray | Array) -> float:
+    return parity.cosine(a - a.mean(), b - b.mean())
 
 
 def test_the_reference_is_what_transformers_computes(lossless: Bundle, reference: Qwen2) -> None:
     golden = golden_prompts.load()
+    assert golden.checkpoint == golden_prompts.fingerprint(golden_prompts.CHECKPOINT), "make the golden files anew"
     tokenizer, eyes = TextTokenizer.open(lossless), Eyes(lossless, 1)
     prompts = PromptBuilder(lossless, tokenizer)
     for number, wanted in golden.logits.items():
@@ -187,7 +191,7 @@ def test_the_references_timeline_is_one_pass_in_which_some_see_some(reference: Q
     np.testing.assert_allclose(logits, at_once[-1], atol=1e-9)
     visible[76:, 4:40] = True
     seeing_all, _ = reference.forward(rows, np.arange(len(rows)), reference.nothing(), visible)
-    assert cosine(seeing_all[-1], logits) < SAME
+    assert likeness(seeing_all[-1], logits) < SAME
 
 
 def test_a_position_or_an_entry_that_is_wrong_would_be_noticed(reference: Qwen2, images: list[FloatArray]) -> None:
@@ -205,7 +209,7 @@ def test_a_position_or_an_entry_that_is_wrong_would_be_noticed(reference: Qwen2,
 
     right = next_logits(lambda: None)
     for wrong in (decoder.rebase, lambda: decoder.evict(60, 61), lambda: decoder.truncate(decoder.position - 1)):
-        assert cosine(next_logits(wrong), right) < SAME
+        assert likeness(next_logits(wrong), right) < SAME
 
 
 fractions = st.floats(0, 1)
@@ -259,18 +263,18 @@ class Timelines(RuleBasedStateMachine):
     def rebase(self) -> None:
         self.timeline.rebase()
 
-    @rule(target=saved)
-    def save(self) -> tuple[Path, Any]:
-        self.saves += 1
-        path = self.folder / f"{self.saves}.state"
-        return path, self.timeline.save(path)
+    @rule(target=saved, rebase=st.booleans())
+    def save(self, rebase: bool) -> tuple[Path, Any]:
+        return self._saved(rebase)
 
     @rule(state=saved)
     def load(self, state: tuple[Path, Any]) -> None:
         self.timeline.load(*state)
 
-    @rule(state=saved)
-    def go_on_in_another_decoder(self, state: tuple[Path, Any]) -> None:
+    @precondition(lambda self: self.timeline.length)
+    @rule(rebase=st.booleans())
+    def go_on_in_another_decoder(self, rebase: bool) -> None:
+        state = self._saved(rebase)
         self.timeline.close()
         self.timeline = self.open()
         self.timeline.load(*state)
@@ -283,6 +287,13 @@ class Timelines(RuleBasedStateMachine):
         self.timeline.close()
         for file in self.folder.iterdir():
             os.unlink(file)
+
+    def _saved(self, rebase: bool) -> tuple[Path, Any]:
+        if rebase:  # an engine may put it off until the next append: what is saved must hold it
+            self.timeline.rebase()
+        self.saves += 1
+        path = self.folder / f"{self.saves}.state"
+        return path, self.timeline.save(path)
 
     def _append(self, count: int, append: Callable[[], object]) -> None:
         length, position = self.timeline.length, self.timeline.position
