@@ -39,7 +39,7 @@ def stored() -> Golden:
     return golden_prompts.load()
 
 
-@pytest.fixture(scope="module", params=[FIFTH, pytest.param(1, marks=pytest.mark.slow)], ids=["40", "200"])
+@pytest.fixture(scope="module", params=[FIFTH, pytest.param(1, marks=pytest.mark.slow)], ids=["44", "220"])
 def live(request: pytest.FixtureRequest, oracle: "Oracle", stored: Golden) -> Golden:
     """The same prompts, answered by transformers now."""
     prompts, logits = [], {}
