@@ -30,7 +30,7 @@ __all__ = ["FRAME_SIZE", "GOALS", "PRESETS", "Cost", "Plan", "Preset", "plan"]
 COVERAGE, DETAIL, LATENCY = "coverage", "detail", "latency"
 GOALS = (COVERAGE, DETAIL, LATENCY)
 MOST_FRAMES = {COVERAGE: 64, DETAIL: 16, LATENCY: 64}
-"""The paper's largest windows; more than these was shown to help nobody."""
+"""The largest windows that the paper tried."""
 FRAME_SIZE = (1280, 720)
 _WHY = {
     COVERAGE: "more frames, pooled: longer in time, coarser in each picture",

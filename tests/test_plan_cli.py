@@ -17,8 +17,8 @@ def env(tmp_path: Path) -> Mapping[str, str]:
 def test_a_table_of_the_window_and_of_what_it_costs(env: Mapping[str, str]) -> None:
     result = run("plan", "--memory", "400MB", "--goal", "detail", "--threads", 1, env=env)
     assert result.returncode == 0, result.stderr
-    assert re.search(r"^frames +16$", result.stdout, re.MULTILINE)
-    assert re.search(r"^visual tokens +576 in the window, 36 a frame", result.stdout, re.MULTILINE)
+    assert re.search(r"^frames +16 *$", result.stdout, re.MULTILINE)
+    assert re.search(r"^visual tokens +576 in the window, 36 a frame *$", result.stdout, re.MULTILINE)
     for name in ("interpreter and libraries", "decoder weights", "KV cache", "vision activations", "in all"):
         assert re.search(rf"^{name} +[\d.]+ MB", result.stdout, re.MULTILINE), name
 
