@@ -53,6 +53,7 @@ class Student(nn.Module):
         self.told = nn.ModuleList(
             nn.Linear(model.config.text_config.hidden_size, n) for n in (KINDS, KINDS, 9, ORDINALS)
         )
+        self.digits = nn.Linear(model.config.text_config.hidden_size, 2 * 10)
         self.before = nn.Linear(model.config.text_config.hidden_size, 2 * (KINDS + 1))
         self.image_id = model.config.image_token_id
         self.four_bits = False
@@ -87,8 +88,10 @@ class Student(nn.Module):
         answers = (surprise * weight).sum() / weight.sum()
         visual = packed.ordinals != IGNORE
         ordinals = packed.ordinals[visual]
-        # Frames of a live window are told apart by their numbers.
-        asked = middle.new_zeros(()) if packed.live else F.cross_entropy(self.ordinal(middle[visual]).float(), ordinals)
+        if packed.live:
+            asked = self.number_said(packed, middle, visual)
+        else:
+            asked = F.cross_entropy(self.ordinal(middle[visual]).float(), ordinals)
         guesses = self.before(middle[visual]).float().unflatten(-1, (2, KINDS + 1))
         if packed.stride > 1:
             labels = pooled_labels(labels)
@@ -99,6 +102,15 @@ class Student(nn.Module):
             weight[-1] = 0.2
             asked = asked + sum(F.cross_entropy(guesses[:, kind], earlier[:, kind], weight=weight) for kind in range(2))
         return answers, asked
+
+    def number_said(self, packed: Packed, middle: Tensor, visual: Tensor) -> Tensor:
+        """How badly the visual tokens of a live window tell the number that their frame was announced with.
+
+        Its last two digits, each a class; the mean cross entropies, added up.
+        """
+        numbers = (packed.ordinals + packed.first_number[:, None])[visual]
+        guesses = self.digits(middle[visual]).float().unflatten(-1, (2, 10))
+        return F.cross_entropy(guesses[:, 0], numbers // 10 % 10) + F.cross_entropy(guesses[:, 1], numbers % 10)
 
     def names(self, packed: Packed, looks: Tensor, after: Tensor, labels: Tensor) -> Tensor:
         """Two things of every name in a question, added up.

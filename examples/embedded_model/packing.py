@@ -24,9 +24,9 @@ IGNORE = -100
 ALWAYS = 10**6
 """Stands for the frame of text that every window sees."""
 RECIPES = {
-    "single": 0.33, "album": 0.20, "change": 0.10, "twins": 0.06, "motion": 0.04, "appearance": 0.04, "live": 0.23,
+    "single": 0.26, "album": 0.18, "change": 0.08, "twins": 0.05, "motion": 0.03, "appearance": 0.03, "live": 0.37,
 }  # fmt: skip
-LIVE_KINDS = {"still": 0.45, "change": 0.35, "motion": 0.20}
+LIVE_KINDS = {"still": 0.25, "change": 0.45, "appear": 0.20, "motion": 0.10}
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Packed:
     """(n, t) int64: at a visual token, which image of the sequence it belongs to (0, 1, ...); IGNORE elsewhere."""
     last: torch.Tensor
     """(n,) int64: the ordinal of the sequence's last image."""
+    first_number: torch.Tensor
+    """(n,) int64: of a live window, what its first frame is announced as."""
     live: bool
     """Whether the images are frames of live windows."""
     images: np.ndarray
@@ -169,13 +171,13 @@ class Packer:
         rng = self.rng
         window, number = rng.randint(2, 8), rng.randint(1, 92)
         kind = rng.choices(tuple(LIVE_KINDS), tuple(LIVE_KINDS.values()))[0]
-        index = rng.choice(self.by_kind["single" if kind == "still" else kind])
+        index = rng.choice(self.appeared if kind == "appear" else self.by_kind["single" if kind == "still" else kind])
         group, first = self.pool.groups[index], self.pool.first_image[index]
         turns: list[tasks.QA | None] = []
         if kind == "still":
             shown = [first] * rng.randint(1, window)
             about = ["describe", "colour", "colour", "shape", "place", "place", "at_place", "count", "count", "count"]
-        elif kind == "change":
+        elif kind != "motion":
             later = rng.randint(1, window - 1)
             shown = [first] * (window - later) + [first + 1] * later
             turns = [tasks.changed(rng, group) for _ in range(3)]
@@ -187,11 +189,11 @@ class Packer:
         turns += [tasks.SCENE_QUESTIONS[k](rng, group.scenes[-1]) for k in (*about, "is there", "is there")]
         # Of three windows, two have been running for a while.
         before = 0 if len(shown) > window or rng.random() < 0.33 else rng.randint(1, window + 2)
-        if kind == "change" and rng.random() < 0.5:
+        if group.kind == "change" and rng.random() < 0.5:
             earlier = [first] * before
         else:
             earlier = [self.pool.first_image[i] for i in rng.sample(self.small, before)]
-        if kind == "change" and group.change == "appear":
+        if group.change == "appear":
             assert group.after is not None
             frame = number + len(earlier) + len(shown) - later
             turns += [tasks.appearance(rng, group.after, frame) for _ in range(3)]
@@ -267,12 +269,13 @@ def pack(
     same = (block_[:, None, :] == block_[:, :, None]) | (block_[:, None, :] == 0)
     mask = (same & torch.ones(longest, longest, dtype=torch.bool).tril())[:, None]
     last = torch.tensor([len(conversation.images) - 1 for conversation in conversations])
+    first_number = torch.tensor([conversation.number for conversation in conversations])
     windows = torch.tensor([conversation.window or ALWAYS for conversation in conversations])
     now = torch.where(frame_ == ALWAYS, last[:, None], frame_)
     mask &= (frame_[:, None, :] > now[:, :, None] - windows[:, None, None])[:, None]
     live = conversations[0].window is not None
     images = np.array([image for conversation in conversations for image in conversation.images])
-    return Packed(ids_, positions_, mask, targets_, owner_, last, live, images, stride)
+    return Packed(ids_, positions_, mask, targets_, owner_, last, first_number, live, images, stride)
 
 
 def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
