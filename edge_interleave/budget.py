@@ -40,7 +40,7 @@ _WHY = {
 _STRIDES = (1, 2, 3, 4, 6, 9)
 _ENOUGH_FRAMES = 8
 _WORTH_IT = 1.25
-"""So many times more frames are worth a KV cache in q8_0, or smaller batches: both take time."""
+"""So many times more frames are worth a KV cache in q8_0, or very small batches: both take time."""
 _BATCHES = (512, 256, 128, 64, 32)
 _SLOW_BATCH = 64
 _FLOAT = 4
@@ -175,7 +175,7 @@ class _Planner:
             while low < high:
                 middle = (low + high + 1) // 2
                 low, high = (middle, high) if fits(self._made(pool, middle, precision, batch)) else (low, middle - 1)
-            if low < least or (found is not None and low < found.frames * _WORTH_IT):
+            if low < least or (found is not None and low < _enough(found, precision, batch)):
                 continue
             found = self._made(pool, low, precision, batch)
             if low == self.wish.most:
@@ -285,6 +285,13 @@ class _Planner:
         )
         total = sum(cost.bytes for cost in costs)
         return (*costs, Cost("reserve", int(total * _RESERVE) + _RESERVE_BYTES))
+
+
+def _enough(found: Plan, precision: str, batch: int) -> float:
+    """How many frames make up for another precision or a batch so small."""
+    if precision == found.kv_precision and batch >= _SLOW_BATCH:
+        return found.frames + 1
+    return found.frames * _WORTH_IT
 
 
 def _window_tokens(tokens: Sequence[int], frames: int) -> int:
