@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edge_interleave.budget import plan
 from edge_interleave.bundle import open_bundle
-from edge_interleave.memory import peak_bytes
+from edge_interleave.stats import peak_memory_bytes
 
 WAIT_S = 3600.0
 
@@ -23,7 +23,7 @@ def run(
 ) -> dict[str, object]:
     """Plan, open, watch the video to its end, ask."""
     made = plan(open_bundle(bundle), memory, goal, frame_size=size, threads=threads)
-    planned = peak_bytes()
+    planned = peak_memory_bytes()
     with made.open() as model, model.live(made.frames, made.pool) as live:
         live.watch(video)
         live.ask("What do you see in these frames?", max_tokens=8)
@@ -38,7 +38,7 @@ def run(
         "goal": goal,
         "memory_bytes": made.memory,
         "estimate_bytes": made.estimate,
-        "peak_bytes": peak_bytes(),
+        "peak_bytes": peak_memory_bytes(),
         "planning_peak_bytes": planned,
         "frames_seen": seen,
         "frames": window,

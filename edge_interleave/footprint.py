@@ -21,8 +21,8 @@ import numpy as np
 from . import errors
 from .bundle import Bundle
 from .errors import BackendError, EdgeInterleaveError
-from .memory import give_back, limit_allocator, peak_bytes
-from .stats import memory_bytes
+from .memory import give_back, limit_allocator
+from .stats import memory_bytes, peak_memory_bytes
 
 if TYPE_CHECKING:
     from .decoder import Backend
@@ -180,7 +180,7 @@ def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, alon
         tokenizer=max(0, with_tokenizer - libraries),
         decoder=max(0, with_decoder - with_tokenizer - memory.cache),
         tower=max(0, with_tower - with_decoder),
-        working=max(0, peak_bytes() - with_tower - memory.compute - picture_bytes(*_CLIP_SIZE)),
+        working=max(0, peak_memory_bytes() - with_tower - memory.compute - picture_bytes(*_CLIP_SIZE)),
         fixed_entries=2 * one - two,
         frame_entries=two - one - tokens,
         rates=_rates(bundle, backend, threads, encode) if rates else None,
@@ -218,7 +218,7 @@ def _rates(bundle: Bundle, backend: Backend, threads: int | None, encode: float)
 
 
 def _resident() -> int:
-    return memory_bytes() or peak_bytes()
+    return memory_bytes() or peak_memory_bytes()
 
 
 if __name__ == "__main__":

@@ -75,9 +75,9 @@ class Eyes:
     def _encoder(self) -> VisionEncoder:
         from .vision.encoder import VisionEncoder
 
-        manifest = self._bundle.manifest
+        manifest, tower = self._bundle.manifest, self._tower
         identity = manifest.files[VISION_NAME].sha256
-        return VisionEncoder(self._tower, manifest.vision, manifest.pooling_mode, identity=identity)
+        return VisionEncoder(tower, manifest.vision, manifest.pooling_mode, identity=identity)
 
     @cached_property
     def _tower(self) -> VisionTower:

@@ -58,20 +58,6 @@ def in_words(size: int) -> str:
     return f"{math.ceil(size / 1e6)}MB" if size < 10_000_000_000 else f"{math.ceil(size / 1e8) / 10:.1f}GB"
 
 
-def peak_bytes() -> int:
-    """The most that this process has had resident so far; 0 where the system does not say.
-
-    On Linux not what `getrusage` says, which counts what the process was before it became this program.
-    """
-    try:
-        status = Path("/proc/self/status").read_text("ascii", "replace")
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
-    except (OSError, IndexError, ValueError):
-        from .stats import peak_memory_bytes
-
-        return peak_memory_bytes()
-
-
 def limit_allocator() -> None:
     """Have the C library keep freed memory of all threads in few places, where the next one finds it. glibc only."""
     library = _glibc()

@@ -40,7 +40,15 @@ def rate(count: int, seconds: float) -> float:
 
 
 def peak_memory_bytes() -> int:
-    """The largest resident set of this process so far; 0 where the system does not say (Windows)."""
+    """The most that this process has had resident so far; 0 where the system does not say (Windows).
+
+    On Linux not what `getrusage` says, which counts what the process was before it became this program.
+    """
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            return int(file.read().split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        pass
     try:
         import resource
     except ImportError:

@@ -18,7 +18,8 @@ from edge_interleave.cli import plan as command
 from edge_interleave.decoder import DecoderOptions, find_backend
 from edge_interleave.errors import ResourceError, UsageError
 from edge_interleave.footprint import Footprint, Rates, measure
-from edge_interleave.memory import free_memory, in_words, parse_memory, peak_bytes
+from edge_interleave.memory import free_memory, in_words, parse_memory
+from edge_interleave.stats import peak_memory_bytes
 
 MB = 1_000_000
 FOOTPRINT = Footprint(
@@ -256,9 +257,9 @@ class TestAmounts:
         assert size <= parse_memory(in_words(size)) <= size * 1.05 + MB
 
     def test_the_peak_is_this_processs(self) -> None:
-        before = peak_bytes()
+        before = peak_memory_bytes()
         assert len(bytes(b"x" * (before + 50 * MB))) > 0
-        assert peak_bytes() >= before + 40 * MB
+        assert peak_memory_bytes() >= before + 40 * MB
 
 
 def test_the_command_offers_what_there_is() -> None:

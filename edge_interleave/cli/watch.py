@@ -23,7 +23,7 @@ from ..memory import in_words
 from . import output
 from .durations import duration
 from .interrupts import set_by_interrupt
-from .options import model_options
+from .options import model_options, strides
 from .watch_looks import AskNowAndThen, LookOut, Looks
 from .watch_views import open_view, stats_lines
 
@@ -38,16 +38,6 @@ DELIVERY_PATIENCE_S = 60.0
 _TICK_S = 0.1
 _OUT = Path("edge-interleave-events")
 _ONLY_WHEN = ("above", "looks", "below", "command", "webhook")
-
-
-def strides(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
-    """A pooling stride, or a pattern of them."""
-    try:
-        return tuple(int(part) for part in value.split(","))
-    except ValueError:
-        raise click.BadParameter(
-            f"{value!r} is no pooling stride; give one like 2, or a pattern like 1,4,4,4"
-        ) from None
 
 
 @click.command()
