@@ -45,9 +45,10 @@ class FolderSource:
 
     def open(self) -> None:
         """List the folder. Raises MediaError where that cannot be done."""
-        self._look()
+        found = self._look()
         if self._first is None:
-            self._first = len(self._ready)
+            # Those that were written just now as well, though they are waited for.
+            self._first = found
             self._began = time.monotonic()
 
     def read(self) -> Frame | None:
@@ -78,8 +79,11 @@ class FolderSource:
         """Look no more."""
         self._closed.set()
 
-    def _look(self) -> None:
-        """Line up the pictures that came, in the order in which they changed last; at the first look, by name."""
+    def _look(self) -> int:
+        """Line up the pictures that came, in the order in which they changed last; at the first look, by name.
+
+        Gives how many pictures there are, new or not.
+        """
         names = picture_names(self._folder)
         there = set(names)
         self._seen &= there
@@ -97,6 +101,7 @@ class FolderSource:
         if self._first is not None:
             came.sort(key=lambda picture: (picture[1][1], picture[0]))
         self._ready.extend(came)
+        return len(names)
 
     def _settled(self, name: str) -> _Print | None:
         """A file's print once it is whole, as far as one can tell."""
