@@ -1,7 +1,8 @@
 """The llama.cpp backend: the Decoder protocol over llama_cpp's low-level API.
 
-Weights are loaded once for all decoders of the same file; each decoder has a context (a KV cache) of its own, with one
-sequence in it. Knows nothing about images, prompts or sampling.
+Weights are loaded once for all decoders of the same file; each decoder has a context (a KV cache) of its own. The
+timeline is one sequence in it; a second is there while entries are recomputed, for a sequence is what sees itself only.
+Knows nothing about images, prompts or sampling.
 """
 
 from __future__ import annotations
@@ -15,18 +16,20 @@ from typing import Any
 
 import llama_cpp.llama_cpp as low
 import numpy as np
-import numpy.typing as npt
 
 from edge_interleave.bundle import GGUF_NAME, Bundle
 from edge_interleave.decoder import Decoder, DecoderFacts, DecoderMemory, DecoderOptions, FloatArray
 from edge_interleave.errors import BackendError, BundleError, ContextFullError, InputError
 
+from .llama_cpp_batch import BatchRows, Entries, embedding_entries, pointer_to, token_entries
 from .llama_cpp_memory import bytes_per_token, cells, check_precision, decoder_memory
 from .llama_cpp_state import SavedState, read_state, write_state
 from .llama_cpp_weights import LOG, Weights, acquire, release
 
 BATCH = 512
 """Rows that llama.cpp computes at a time, at most; more gain no time."""
+_TIMELINE, _ASIDE = 0, 1
+"""llama.cpp's numbers of the two sequences."""
 _KV_TYPES = {"f16": low.GGML_TYPE_F16, "q8_0": low.GGML_TYPE_Q8_0}
 
 
@@ -87,7 +90,7 @@ class LlamaCppDecoder:
         self._fingerprint = f"{bundle.manifest.files[GGUF_NAME].sha256} kv={options.kv_precision}"
         self._ranges: list[tuple[int, int]] = []  # stored positions, ascending, start <= p < end
         self._shifted = False  # llama.cpp re-rotates the keys at its next decode, not at once
-        self._rows = _BatchRows(self._batch)
+        self._rows = BatchRows(self._batch)
 
     @property
     def facts(self) -> DecoderFacts:
@@ -109,24 +112,14 @@ class LlamaCppDecoder:
 
         Raises ContextFullError (timeline unchanged), ValueError for no ids or one that is not in the vocabulary.
         """
-        tokens = np.asarray(ids)
-        if tokens.ndim != 1 or not len(tokens) or tokens.dtype.kind not in "iu":
-            raise ValueError("token ids must be a non-empty flat sequence of whole numbers")
-        if tokens.min() < 0 or tokens.max() >= self._facts.vocab_size:
-            raise ValueError(f"token id out of range: the vocabulary has {self._facts.vocab_size}")
-        return self._append(np.ascontiguousarray(tokens, np.int32), embeddings=False)
+        return self._append(token_entries(ids, self._facts))
 
     def append_embeddings(self, rows: FloatArray) -> FloatArray:
         """Extend the timeline by embeddings, float32 (n, hidden_size); logits as `append_tokens`.
 
         Raises ContextFullError (timeline unchanged), ValueError for another shape, dtype or values that are not finite.
         """
-        shape = (-1, self._facts.hidden_size)
-        if not isinstance(rows, np.ndarray) or rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[1] != shape[1]:
-            raise ValueError(f"embeddings must be a float32 array of shape (n, {shape[1]})")
-        if not len(rows) or not np.isfinite(rows).all():
-            raise ValueError("embeddings must have at least one row and finite values")
-        return self._append(np.ascontiguousarray(rows), embeddings=True)
+        return self._append(embedding_entries(rows, self._facts))
 
     def truncate(self, position: int) -> None:
         """Forget every entry at `position` and after. The next position is one past the last entry kept."""
@@ -145,21 +138,54 @@ class LlamaCppDecoder:
         ranges, position = [], 0
         for start, end in self._ranges:
             if start != position:
-                low.llama_memory_seq_add(self._memory, 0, start, end, position - start)
+                low.llama_memory_seq_add(self._memory, _TIMELINE, start, end, position - start)
                 self._shifted = True
             position += end - start
         if position:
             ranges = [(0, position)]
         self._ranges = ranges
 
+    def recompute(self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray]) -> None:
+        """Compute the entries at positions start <= p < end anew, as if only what lies before them had ever been there.
+
+        Raises ValueError for a range that is not stored or parts of another length, BackendError where llama.cpp
+        fails: the range is forgotten then.
+        """
+        self._alive()
+        entries = [
+            embedding_entries(part, self._facts) if isinstance(part, np.ndarray) else token_entries(part, self._facts)
+            for part in parts
+        ]
+        if start >= end or not any(first <= start and end <= last for first, last in self._ranges):
+            raise ValueError(f"no such range of positions: {start} to {end}")
+        if sum(map(len, entries)) != end - start:
+            raise ValueError(f"{sum(map(len, entries))} entries do not fill the positions {start} to {end}")
+        before = max((min(last, start) for first, last in self._ranges if first < start), default=0)
+        kept = self._ranges
+        self._remove(start, end)
+        # A batch must follow its sequence's last position: what is computed lies at `before`, and moves afterwards.
+        low.llama_memory_seq_cp(self._memory, _TIMELINE, _ASIDE, 0, start)
+        try:
+            position = before
+            for part in entries:
+                self._decode(part, position, _ASIDE, wanted=False)
+                position += len(part)
+            if start != before:
+                low.llama_memory_seq_add(self._memory, _ASIDE, before, position, start - before)
+                self._shifted = True
+            low.llama_memory_seq_cp(self._memory, _ASIDE, _TIMELINE, start, end)
+        finally:
+            low.llama_memory_seq_rm(self._memory, _ASIDE, -1, -1)
+        self._ranges = kept
+
     def save(self, path: Path) -> None:
         """Write the timeline's KV state to a file, atomically."""
         self._alive()
         self._apply_shift()
-        size = low.llama_state_seq_get_size(self._context, 0)
+        size = low.llama_state_seq_get_size(self._context, _TIMELINE)
         payload = bytearray(size)
         target = (ctypes.c_uint8 * size).from_buffer(payload)
-        written = low.llama_state_seq_get_data(self._context, target, size, 0)
+        written = low.llama_state_seq_get_data(self._context, target, size, _TIMELINE)
         if written != size:
             raise BackendError(f"{path}: llama.cpp wrote {written} of {size} bytes of KV state")
         write_state(Path(path), SavedState(self._fingerprint, self._ranges, payload))
@@ -177,8 +203,8 @@ class LlamaCppDecoder:
         if not state.ranges:
             return
         data = np.frombuffer(state.payload, np.uint8)
-        done = low.llama_state_seq_set_data(self._context, _pointer(data, ctypes.c_uint8), len(data), 0)
-        if done != len(data) or low.llama_memory_seq_pos_max(self._memory, 0) != state.ranges[-1][1] - 1:
+        done = low.llama_state_seq_set_data(self._context, pointer_to(data, ctypes.c_uint8), len(data), _TIMELINE)
+        if done != len(data) or low.llama_memory_seq_pos_max(self._memory, _TIMELINE) != state.ranges[-1][1] - 1:
             low.llama_memory_clear(self._memory, True)
             raise InputError(f"{path}: llama.cpp refuses this KV state; prefill again")
         self._ranges = state.ranges
@@ -191,7 +217,7 @@ class LlamaCppDecoder:
         if not self._finalizer.alive:
             raise BackendError("the decoder is closed; open the model again")
 
-    def _append(self, entries: npt.NDArray[Any], *, embeddings: bool) -> FloatArray:
+    def _append(self, entries: Entries) -> FloatArray:
         self._alive()
         count, start = len(entries), self.position
         if self.length + count > self._facts.capacity:
@@ -204,20 +230,24 @@ class LlamaCppDecoder:
                 f"position {start + count} is past the {self._facts.trained_context} that the model was trained on; "
                 "close the gaps (rebase) or start anew"
             )
-        for first in range(0, count, self._batch):
-            chunk = entries[first : first + self._batch]
-            last = first + self._batch >= count
-            status = low.llama_decode(self._context, self._rows.batch(chunk, start + first, embeddings, last))
-            if status != 0:
-                low.llama_memory_seq_rm(self._memory, 0, start, -1)
-                raise BackendError(f"llama.cpp failed to decode (status {status}){LOG.reason()}")
-        self._shifted = False
+        self._decode(entries, start, _TIMELINE, wanted=True)
         logits = np.ctypeslib.as_array(low.llama_get_logits_ith(self._context, -1), (self._facts.vocab_size,)).copy()
         if not np.isfinite(logits).all():
-            low.llama_memory_seq_rm(self._memory, 0, start, -1)
+            low.llama_memory_seq_rm(self._memory, _TIMELINE, start, -1)
             raise BackendError(f"{self._path}: gives logits that are not finite; convert or pull the model again")
         self._store(start, start + count)
         return logits
+
+    def _decode(self, entries: Entries, start: int, sequence: int, *, wanted: bool) -> None:
+        """Compute entries at a sequence's end; `wanted`: the logits of the last. Raises BackendError, none computed."""
+        for first in range(0, len(entries), self._batch):
+            chunk = entries[first : first + self._batch]
+            last = wanted and first + self._batch >= len(entries)
+            status = low.llama_decode(self._context, self._rows.batch(chunk, start + first, sequence, last))
+            if status != 0:
+                low.llama_memory_seq_rm(self._memory, sequence, start, -1)
+                raise BackendError(f"llama.cpp failed to decode (status {status}){LOG.reason()}")
+        self._shifted = False
 
     def _store(self, start: int, end: int) -> None:
         if self._ranges and self._ranges[-1][1] == start:
@@ -230,7 +260,7 @@ class LlamaCppDecoder:
             raise ValueError(f"no such range of positions: {start} to {end}")
         if start == end:
             return
-        if not low.llama_memory_seq_rm(self._memory, 0, start, end):
+        if not low.llama_memory_seq_rm(self._memory, _TIMELINE, start, end):
             raise BackendError(f"llama.cpp cannot forget the positions {start} to {end}")
         kept = []
         for first, last in self._ranges:
@@ -241,53 +271,20 @@ class LlamaCppDecoder:
         """Have pending key rotations done now, by decoding an entry in the spare cell and forgetting it."""
         if self._shifted and self._ranges:
             start = self.position
-            status = low.llama_decode(self._context, self._rows.batch(np.zeros(1, np.int32), start, False, True))
-            low.llama_memory_seq_rm(self._memory, 0, start, -1)
+            status = low.llama_decode(self._context, self._rows.batch(np.zeros(1, np.int32), start, _TIMELINE, True))
+            low.llama_memory_seq_rm(self._memory, _TIMELINE, start, -1)
             if status != 0:
                 raise BackendError(f"llama.cpp failed to re-rotate the keys (status {status}){LOG.reason()}")
             self._shifted = False
-
-
-class _BatchRows:
-    """The arrays that a llama_batch points to, allocated once."""
-
-    def __init__(self, size: int) -> None:
-        self._positions = np.zeros(size, np.int32)
-        self._counts = np.ones(size, np.int32)
-        self._sequence = (low.llama_seq_id * 1)(0)
-        pointer = ctypes.cast(self._sequence, ctypes.POINTER(low.llama_seq_id))
-        self._sequences = (ctypes.POINTER(low.llama_seq_id) * size)(*[pointer] * size)
-        self._logits = np.zeros(size, np.int8)
-        self._entries: npt.NDArray[Any] | None = None
-
-    def batch(self, entries: npt.NDArray[Any], start: int, embeddings: bool, last: bool) -> Any:
-        """A llama_batch of token ids (int32) or rows (float32), valid until the next call."""
-        count = len(entries)
-        self._entries = entries  # kept alive while llama.cpp reads it
-        self._positions[:count] = np.arange(start, start + count)
-        self._logits[:count] = 0
-        self._logits[count - 1] = last
-        return low.llama_batch(
-            n_tokens=count,
-            token=None if embeddings else _pointer(entries, low.llama_token),
-            embd=_pointer(entries, ctypes.c_float) if embeddings else None,
-            pos=_pointer(self._positions, low.llama_pos),
-            n_seq_id=_pointer(self._counts, ctypes.c_int32),
-            seq_id=self._sequences,
-            logits=_pointer(self._logits, ctypes.c_int8),
-        )
-
-
-def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:
-    return array.ctypes.data_as(ctypes.POINTER(kind))
 
 
 def _new_context(model: Any, capacity: int, batch: int, options: DecoderOptions, path: Path) -> Any:
     params = low.llama_context_default_params()
     params.n_ctx = cells(capacity)
     params.n_batch = params.n_ubatch = batch
-    params.n_seq_max = 1
-    params.n_outputs_max = 1
+    params.n_seq_max = 2
+    params.kv_unified = True  # both sequences share the cells
+    params.n_outputs_max = 2  # llama.cpp wants one for each sequence
     params.n_threads = params.n_threads_batch = options.threads or _physical_cores()
     params.type_k = params.type_v = _KV_TYPES[options.kv_precision]
     params.no_perf = True

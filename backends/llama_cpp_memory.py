@@ -25,6 +25,8 @@ _ROTATED = 64
 not spread are re-rotated (https://github.com/ggml-org/llama.cpp/pull/25636)."""
 _ROTATION_OFF = "LLAMA_ATTN_ROT_DISABLE"
 _FLOAT, _HALF = 4, 2
+_OUTPUTS = 2
+"""Rows of logits that llama.cpp keeps: one for each sequence."""
 
 
 def cells(capacity: int) -> int:
@@ -62,7 +64,7 @@ def decoder_memory(bundle: Bundle, options: DecoderOptions, batch: int) -> Decod
     return DecoderMemory(
         weights=facts.weight_bytes,
         cache=count * bytes_per_token(info, options.kv_precision),
-        compute=min(batch, count) * row + _FLOAT * info.vocab_size,
+        compute=min(batch, count) * row + _OUTPUTS * _FLOAT * info.vocab_size,
     )
 
 

@@ -249,6 +249,11 @@ class _Planner:
         tokens = self._tokens(pool)
         rates = self.footprint.rates
         visual = _window_tokens(tokens, frames)
+        seconds = None
+        if rates is not None:
+            # The oldest is computed anew as well, beside little else.
+            oldest = rates.append(max(tokens), self.footprint.fixed_entries) if frames > 1 else 0.0
+            seconds = rates.encode + rates.append(max(tokens), context) + oldest
         return Plan(
             folder=self.bundle.folder,
             backend=self.runner.name,
@@ -265,7 +270,7 @@ class _Planner:
             batch=batch,
             keep_answers=self.keep_answers,
             costs=self._costs(context, visual, precision, batch),
-            seconds_per_frame=None if rates is None else rates.encode + rates.append(max(tokens), context),
+            seconds_per_frame=seconds,
         )
 
     def _costs(self, context: int, visual_tokens: int, precision: str, batch: int) -> tuple[Cost, ...]:

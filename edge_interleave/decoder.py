@@ -113,6 +113,17 @@ class Decoder(Protocol):
         """Close the gaps: entries are renumbered 0, 1, 2, ... by re-rotating the keys (RoPE)."""
         ...
 
+    def recompute(self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray]) -> None:
+        """Compute the entries at positions start <= p < end anew, so that they know nothing of what was evicted.
+
+        `parts`: token ids or embeddings, end - start entries in all, as they were appended. They see what lies before
+        `start` and follow it without a gap while they are computed; then they have their old positions (their keys are
+        re-rotated). What lies after them stays as it is, made from what was there when it was appended.
+        Raises ValueError for a range that is not stored or parts of another length, BackendError where the engine
+        fails: the range is forgotten then.
+        """
+        ...
+
     def save(self, path: Path) -> None:
         """Write the timeline's KV state to a file, atomically."""
         ...

@@ -102,6 +102,22 @@ class Session:
         self.turn += 1
         self._decoder.evict(*self.timeline.evict(first, last))
 
+    def recompute(self, first: int, inputs: Sequence[Input]) -> None:
+        """Compute the entries from `first` on anew, so that they know nothing of what was evicted before them.
+
+        `inputs`: what they were computed from. Later entries stay as they are.
+        Raises BackendError where the engine fails: these entries are forgotten then.
+        """
+        self.turn += 1
+        count = sum(len(part.ids) if isinstance(part, TextInput) else 1 for part in inputs)
+        entries = self.timeline.entries[first : first + count]
+        parts = [part.ids if isinstance(part, TextInput) else part.rows for part in inputs]
+        try:
+            self._decoder.recompute(entries[0].start, entries[-1].end, parts)
+        except BaseException:
+            self.timeline.evict(first, first + count)
+            raise
+
     def stream(
         self,
         prompt: Sequence[Input],

@@ -6,6 +6,8 @@ The sink (the system message and the opening of the user's turn) stays for good,
 (Xiao et al., 2023). A question lies in the timeline while it is answered, and is then forgotten, or kept as text.
 Every frame is announced by its number. For where an image stands in the window is nothing that its keys and values
 could say: they are computed once, and the frames before it leave. A number stays true.
+When a frame leaves, the one that is the oldest now is computed anew, as the window's first: until then its keys and
+values say how it differs from a frame that nobody sees any more, which questions about changes took for the answer.
 Knows nothing about pixels, sources of frames, threads or time.
 """
 
@@ -62,8 +64,9 @@ def entries_needed(prompt: LivePrompt, frames: int, sizes: Sequence[int], keep_a
 class FrameWindow:
     """The latest frames in one timeline. It answers as a session does (`generation.Appendable`).
 
-    `sliding`: a frame is computed when it comes, beside the frames that are there, and never again. What a later frame
-    saw of one that has since left stays in its keys and values: that is the approximation, and its cost is constant.
+    `sliding`: a frame is computed when it comes, beside the frames that are there, and once more when it is the oldest.
+    What those between saw of a frame that has since left stays in their keys and values: that is the approximation,
+    and its cost is constant.
     `exact`: a question computes the whole window as if nothing had been before it.
     """
 
@@ -103,8 +106,10 @@ class FrameWindow:
         Raises ContextFullError, with the window unchanged but for the frame that left, where the KV cache is too small.
         """
         self._forget_question()
-        while len(self) >= self.frames:
-            self._evict(next(i for i, item in enumerate(self._items) if item.number is not None))
+        if len(self) >= self.frames:
+            self._evict(self._oldest())
+            if self.mode == SLIDING and len(self):
+                self._begin_with(self._oldest())
         number = self._count + 1
         around = (self._prompt.announce(number), self._prompt.after_frame)
         before, after = ((TextInput(ids),) if ids else () for ids in around)
@@ -162,6 +167,17 @@ class FrameWindow:
         if self.mode == SLIDING:
             self._session.evict(self._start(index), self._start(index + 1))
         del self._items[index]
+
+    def _begin_with(self, index: int) -> None:
+        """Compute a frame as one that no other is before. It is gone where the engine fails."""
+        first, item = self._start(index), self._items[index]
+        del self._items[index]
+        self._session.recompute(first, item.inputs)
+        self._items.insert(index, item)
+
+    def _oldest(self) -> int:
+        """The index of the oldest frame."""
+        return next(i for i, item in enumerate(self._items) if item.number is not None)
 
     def _start(self, index: int) -> int:
         """Which entry of the timeline an item begins at."""

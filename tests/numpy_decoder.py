@@ -162,6 +162,19 @@ class NumpyDecoder:
         positions = self.entries.positions
         self.entries = self.entries.chosen((positions < start) | (positions >= end))
 
+    def recompute(self, start: int, end: int, parts: Sequence[Sequence[int] | npt.NDArray[np.floating]]) -> None:
+        """The entries of a range anew, as if nothing but those before it had ever been there."""
+        positions = self.entries.positions
+        after = self.entries.chosen(positions >= end)
+        self.truncate(start)
+        before = self.entries
+        for part in parts:
+            rows = part if isinstance(part, np.ndarray) else self.model.embed(part)
+            self.append_embeddings(rows)
+        new = self.entries.chosen(np.arange(self.length) >= len(before.positions))
+        new = replace(new, positions=np.arange(start, end))
+        self.entries = before.followed_by(new).followed_by(after)
+
     def rebase(self) -> None:
         self.entries = replace(self.entries, positions=np.arange(self.length))
 

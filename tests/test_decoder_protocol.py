@@ -197,6 +197,70 @@ def test_rebase_after_evicting_the_front_changes_no_distance(decoder: Decoder) -
     assert cosine(decoder.append_tokens([3]), with_gap) > 0.9999
 
 
+def test_what_is_recomputed_knows_nothing_of_what_was_evicted(decoder: Decoder) -> None:
+    """Nothing after it, so that the timeline is then what it would be had the evicted entries never come."""
+    decoder.append_tokens(TEXT)
+    decoder.append_embeddings(rows(20))
+    decoder.append_tokens(TEXT[:5])
+    decoder.append_embeddings(rows(30, seed=1))
+    decoder.evict(8, 28)
+    decoder.rebase()
+    stale = decoder.append_tokens([3])
+    decoder.truncate(43)
+    decoder.recompute(8, 43, [TEXT[:5], rows(30, seed=1)])
+    assert (decoder.length, decoder.position) == (43, 43)
+    anew = decoder.append_tokens([3])
+
+    decoder.truncate(0)
+    decoder.append_tokens([*TEXT, *TEXT[:5]])
+    decoder.append_embeddings(rows(30, seed=1))
+    afresh = decoder.append_tokens([3])
+    assert cosine(anew, afresh) > 0.9999
+    assert cosine(stale, afresh) < 0.9999, "what was evicted must matter, or this test shows nothing"
+
+
+def test_what_is_recomputed_lies_where_it_lay_and_later_entries_stay(decoder: Decoder) -> None:
+    decoder.append_tokens(TEXT)
+    decoder.append_embeddings(rows(20))
+    decoder.append_embeddings(rows(30, seed=1))
+    decoder.append_embeddings(rows(10, seed=2))
+    decoder.evict(8, 28)
+    decoder.recompute(28, 58, [rows(30, seed=1)])
+    assert (decoder.length, decoder.position) == (48, 68)
+    with_gap = decoder.append_tokens([3])
+    decoder.truncate(68)
+    decoder.recompute(28, 58, [rows(30, seed=1)])
+    assert cosine(decoder.append_tokens([3]), with_gap) > 0.9999, "a second time changes nothing"
+    decoder.truncate(68)
+    decoder.evict(58, 68)
+    without_the_last = decoder.append_tokens([3])
+    assert cosine(without_the_last, with_gap) < 0.9999, "the last entries must matter, or this test shows nothing"
+
+
+def test_a_full_cache_has_room_to_recompute(open_decoder: Open) -> None:
+    decoder = open_decoder(context=60)
+    decoder.append_embeddings(rows(60))
+    decoder.evict(5, 30)
+    decoder.append_embeddings(rows(25, seed=1))
+    decoder.recompute(30, 60, [rows(30, seed=2)])
+    assert (decoder.length, decoder.position) == (60, 85)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "parts"),
+    [(4, 4, []), (4, 6, [TEXT[:3]]), (4, 6, [[5000, 1]]), (1, 5, [TEXT[:4]]), (8, 12, [TEXT[:4]]), (-1, 2, [TEXT[:3]])],
+    ids=["none", "another length", "no such token", "over a gap", "past the end", "before the beginning"],
+)
+def test_a_wrong_range_to_recompute_is_a_value_error(
+    decoder: Decoder, start: int, end: int, parts: list[list[int]]
+) -> None:
+    decoder.append_tokens([*TEXT, 1, 2])
+    decoder.evict(2, 4)
+    with pytest.raises(ValueError, match=r"range|vocabulary|fill"):
+        decoder.recompute(start, end, parts)
+    assert (decoder.length, decoder.position) == (8, 10)
+
+
 def test_gaps_do_not_use_up_the_cache(open_decoder: Open) -> None:
     decoder = open_decoder(context=64)
     for round_ in range(20):

@@ -65,8 +65,7 @@ class Mirrored:
     def __init__(self, decoder: Decoder, reference: NumpyDecoder) -> None:
         self._decoder = decoder
         self._reference = reference
-        self.compared = 0
-        self.rebased = 0
+        self.compared = self.rebased = self.recomputed = 0
 
     @property
     def facts(self) -> DecoderFacts:
@@ -96,10 +95,20 @@ class Mirrored:
         self._decoder.evict(start, end)
         self._reference.evict(start, end)
 
+    def recompute(self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray]) -> None:
+        self._decoder.recompute(start, end, parts)
+        self._reference.recompute(start, end, parts)
+        self.recomputed += 1
+
     def rebase(self) -> None:
         self._decoder.rebase()
         self._reference.rebase()
         self.rebased += 1
+
+    @property
+    def stored(self) -> list[int]:
+        """The positions of the entries."""
+        return self._reference.entries.positions.tolist()
 
     def save(self, path: Path) -> Any:
         self._decoder.save(path)
@@ -216,7 +225,7 @@ fractions = st.floats(0, 1)
 
 
 class Timelines(RuleBasedStateMachine):
-    """Appends, evictions, truncations, rebases, states saved and loaded, in any order."""
+    """Appends, evictions, truncations, entries computed anew, rebases, states saved and loaded, in any order."""
 
     open: Callable[[], Mirrored]
     images: Sequence[FloatArray]
@@ -258,6 +267,20 @@ class Timelines(RuleBasedStateMachine):
     @rule(share=fractions)
     def truncate(self, share: float) -> None:
         self.timeline.truncate(round((1 - share**3) * self.timeline.position))
+
+    @precondition(lambda self: self.timeline.length)
+    @rule(share=fractions, ids=st.lists(st.integers(0, 549), max_size=6), image=st.integers(0, 9), rows=st.booleans())
+    def recompute(self, share: float, ids: list[int], image: int, rows: bool) -> None:
+        """From some entry on, up to a gap or the end: words, then a part of an image, then words."""
+        stored = self.timeline.stored
+        first = round(share * (len(stored) - 1))
+        start = stored[first]
+        run = sum(position == start + index for index, position in enumerate(stored[first:]))
+        ids = ids[: run - 1] or [7]
+        seen = self.images[image][: min(36, run - len(ids))] if rows else self.images[image][:0]
+        rest = [41] * min(3, run - len(ids) - len(seen))
+        parts = [part for part in (ids, seen, rest) if len(part)]
+        self.timeline.recompute(start, start + sum(map(len, parts)), parts)
 
     @rule()
     def rebase(self) -> None:
@@ -353,5 +376,6 @@ def test_a_window_that_slides_for_long_with_questions_and_kept_answers(
                 window.append_token(token)
             window.finish(question, (20, 30, 40))
     assert timeline.rebased >= 3
+    assert timeline.recomputed == 36
     assert timeline.compared > 40
     assert timeline.position > timeline.length

@@ -174,7 +174,7 @@ class TestFrames:
         assert tuple(keys[: one.sink]) == one.prompt.sink
         assert [entry.start for entry in one.session.timeline.entries[: one.sink]] == list(range(one.sink))
 
-    def test_what_is_there_is_not_computed_again(self, open_window: Open) -> None:
+    def test_the_window_is_not_computed_again(self, open_window: Open) -> None:
         """Were it, positions would begin anew; they grow by one frame each time."""
         one = open_window(2)
         positions = []
@@ -197,6 +197,38 @@ class TestFrames:
                 assert decoder.position == counted(one)
             assert decoder.position + ANSWER_ROOM <= TRAINED_CONTEXT
         assert 2 <= rebased <= 6
+
+    def test_the_oldest_knows_nothing_of_those_that_left(self, tmp_path: Path) -> None:
+        """Of two frames the newer saw the oldest alone: such a window is what it would be made afresh.
+
+        Without a sink, so that its distance, which grows, plays no part.
+        """
+        one = Opened(with_template(tmp_path, BARE_TEMPLATE), 2, SLIDING, False, 600)
+        assert one.sink == 0
+        for number in range(1, 7):
+            one.window.add(image(number))
+        frames = [*one.frame(5, image(5)), *one.frame(6, image(6))]
+        logits = one.logits()
+        one.session.reset()
+        afresh = one.session.prefill([*frames, TextInput(one.prompt.question("What?"))])
+        one.window.close()
+        assert afresh is not None
+        assert cosine(logits, afresh.logits) > SAME
+
+    def test_the_oldest_is_computed_behind_the_answers_that_were_kept_before_it(self, open_window: Open) -> None:
+        one = open_window(2, keep_answers=True)
+        one.window.add(image(1))
+        answer = one.ask()
+        turn = (*one.prompt.question("What?"), *answer.token_ids, *one.prompt.after_answer)
+        for number in range(2, 5):
+            one.window.add(image(number))
+        one.session.decoder.rebase()
+        one.session.timeline.rebase()
+        frames = [*one.frame(3, image(3)), *one.frame(4, image(4))]
+        without_turn = one.afresh(*frames, TextInput(one.prompt.question("What?")))
+        keys = [entry.key for entry in one.session.timeline.entries]
+        assert tuple(keys[one.sink : one.sink + len(turn)]) == turn
+        assert cosine(one.logits(), without_turn) < SAME
 
     def test_each_is_seen_with_its_number(self, open_window: Open) -> None:
         one = open_window(3)

@@ -26,7 +26,7 @@ ALWAYS = 10**6
 RECIPES = {
     "single": 0.26, "album": 0.18, "change": 0.08, "twins": 0.05, "motion": 0.03, "appearance": 0.03, "live": 0.37,
 }  # fmt: skip
-LIVE_KINDS = {"still": 0.25, "change": 0.45, "appear": 0.20, "motion": 0.10}
+LIVE_KINDS = {"still": 0.20, "change": 0.40, "appear": 0.30, "motion": 0.10}
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ class Conversation:
     images: tuple[int, ...]
     turns: tuple[tasks.QA, ...]
     window: int | None = None
-    """Of a live conversation: each image sees so many of the latest, itself included, and the questions likewise."""
+    """Of a live conversation: each image sees so many of the latest, itself included, and the questions likewise. The
+    oldest that the questions see sees none before it: a live window computes it anew."""
     number: int = 1
     """Of a live conversation: what its first frame is announced as."""
 
@@ -271,8 +272,9 @@ def pack(
     last = torch.tensor([len(conversation.images) - 1 for conversation in conversations])
     first_number = torch.tensor([conversation.number for conversation in conversations])
     windows = torch.tensor([conversation.window or ALWAYS for conversation in conversations])
-    now = torch.where(frame_ == ALWAYS, last[:, None], frame_)
-    mask &= (frame_[:, None, :] > now[:, :, None] - windows[:, None, None])[:, None]
+    oldest = (last - windows + 1)[:, None]
+    since = torch.where(frame_ == ALWAYS, oldest, torch.where(frame_ == oldest, oldest, frame_ - windows[:, None] + 1))
+    mask &= (frame_[:, None, :] >= since[:, :, None])[:, None]
     live = conversations[0].window is not None
     images = np.array([image for conversation in conversations for image in conversation.images])
     return Packed(ids_, positions_, mask, targets_, owner_, last, first_number, live, images, stride)
