@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 
-def write_video(path: Path, size: tuple[int, int], frames: int) -> Path:
-    """A disc that crosses a grey field, as Motion JPEG at 25 frames a second; width and height in pixels."""
+def write_video(path: Path, size: tuple[int, int], frames: int, codec: str = "MJPG") -> Path:
+    """A disc that crosses a grey field, at 25 frames a second; width and height in pixels."""
     import cv2
 
     width, height = size
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, size)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 25.0, size)
     for index in range(frames):
         picture = np.full((height, width, 3), 40, np.uint8)
         cv2.circle(picture, (width * index // frames, height // 2), height // 5, (0, 0, 255), -1)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from .budget_plan import PRESETS, Cost, Plan, Preset
 from .bundle import Bundle
@@ -22,6 +23,8 @@ from .decoder import KV_PRECISIONS, Backend, DecoderOptions
 from .errors import BackendError, ResourceError, UsageError
 from .footprint import Footprint, measure, picture_bytes
 from .memory import in_words, parse_memory
+from .stream.capture_memory import capture_bytes
+from .stream.source import has_own_process
 from .vision.pooling import pooled_grid
 from .window import KEPT_ANSWERS, KEPT_ROOM
 
@@ -61,6 +64,7 @@ def plan(
     kv_precision: str | None = None,
     keep_answers: bool = False,
     frame_size: tuple[int, int] = FRAME_SIZE,
+    source: str | Path | None = None,
     backend: str | None = None,
     threads: int | None = None,
     footprint: Footprint | None = None,
@@ -72,7 +76,9 @@ def plan(
     (the least pooling with which a new frame takes at most `seconds`). `preset`: one of PRESETS instead.
     `frames`: exactly so many. `pool`: a stride, or a pattern of strides that repeats: (1, 4, 4, 4) for key frames in
     full and those between at a sixteenth. `kv_precision`: None: f16, and q8_0 where that holds a quarter more frames.
-    `frame_size`: width and height of the source's frames in pixels. `footprint`: None: measured, which takes seconds.
+    `frame_size`: width and height of the source's frames in pixels. `source`: what will be watched, as `Live.watch`
+    takes it: a camera or a network stream may have a process of its own, which counts as well. `footprint`: None:
+    measured, which takes seconds.
 
     Raises ResourceError for too little memory or time, naming the least that would do; UsageError for what no memory
     could hold, or makes no sense; BundleError, BackendError.
@@ -87,7 +93,8 @@ def plan(
     if footprint is None or (timed and footprint.rates is None):
         footprint = measure(bundle, runner.name, threads, rates=timed)
     precisions = (kv_precision,) if kv_precision else _precisions(bundle, runner, timed)
-    planner = _Planner(bundle, runner, footprint, wish, memory, precisions, keep_answers, frame_size, threads)
+    capture = capture_bytes(*frame_size) if source is not None and has_own_process(source) else 0
+    planner = _Planner(bundle, runner, footprint, wish, memory, precisions, keep_answers, frame_size, capture, threads)
     return planner.best()
 
 
@@ -151,6 +158,8 @@ class _Planner:
     precisions: tuple[str, ...]
     keep_answers: bool
     frame_size: tuple[int, int]
+    capture: int
+    """Bytes of the process that reads the source, where it has one."""
     threads: int | None
 
     def best(self) -> Plan:
@@ -278,7 +287,7 @@ class _Planner:
         decoder = self.runner.memory(self.bundle, DecoderOptions(context, self.threads, precision, batch))
         vision, hidden = self.bundle.manifest.vision, self.bundle.manifest.decoder.hidden_size
         embeddings = (visual_tokens + _GRIDS * vision.tokens) * hidden * _FLOAT
-        costs = (
+        costs: tuple[Cost, ...] = (
             Cost("interpreter and libraries", found.libraries),
             Cost("tokenizer", found.tokenizer),
             Cost("decoder weights", found.decoder),
@@ -288,6 +297,8 @@ class _Planner:
             Cost("vision activations", found.working),
             Cost("frames and their embeddings", picture_bytes(*self.frame_size) + embeddings),
         )
+        if self.capture:
+            costs += (Cost("the source's process", self.capture),)
         total = sum(cost.bytes for cost in costs)
         return (*costs, Cost("reserve", int(total * _RESERVE) + _RESERVE_BYTES))
 

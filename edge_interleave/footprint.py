@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S = 600
 _WINDOW = 2
+_CLIP = Path(__file__).with_name("embedded") / "demo" / "clip.mp4"
 _CLIP_SIZE = (300, 300)
 _FPS = 1.0
 """Of the demo's clip, which lasts some seconds."""
@@ -143,8 +144,7 @@ def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, alon
     backend = find_backend(backend_name)
     for name in (*_USED, *alongside):
         import_module(name)
-    clip = Path(__file__).with_name("embedded") / "demo" / "clip.mp4"
-    _play(clip)
+    _play(_CLIP)
     bundle = open_bundle(folder)
     libraries = _resident()
 
@@ -169,7 +169,7 @@ def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, alon
     eos = bundle.manifest.prompt.eos_token_ids
     session = Session(decoder, tokenizer, eos)
     with Live(session, FrameWindow(session, prompt, _WINDOW), prompt, tokenizer, eos, encoder, [stride]) as live:
-        live.watch(clip, fps=_FPS)
+        live.watch(_CLIP, fps=_FPS)
         while not live.ended:
             live.wait_frame(live.number, _TIMEOUT_S)
         live.ask("?", max_tokens=2)

@@ -44,17 +44,24 @@ def peak_memory_bytes() -> int:
 
     On Linux not what `getrusage` says, which counts what the process was before it became this program.
     """
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-            return int(file.read().split("VmHWM:")[1].split()[0]) * 1024
-    except (OSError, IndexError, ValueError):
-        pass
+    peak = peak_memory_of(os.getpid())
+    if peak:
+        return peak
     try:
         import resource
     except ImportError:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB elsewhere
+
+
+def peak_memory_of(process: int) -> int:
+    """The most that a process of ours has had resident so far; 0 where the system does not say (it does on Linux)."""
+    try:
+        with open(f"/proc/{process}/status", encoding="ascii", errors="replace") as file:
+            return int(file.read().split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 def memory_bytes() -> int:

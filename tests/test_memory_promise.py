@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 from memory_run import __file__ as run_file
 from memory_video import write_video
+from rtsp_server import playing
 
 from edge_interleave import store
 from edge_interleave.budget import plan
 from edge_interleave.bundle import Bundle, open_bundle
+from edge_interleave.stream.capture import RTSP_OPTIONS
+from edge_interleave.stream.capture_process import CaptureProcess
 
 SIZE = (160, 120)
 FRAMES = 40
@@ -50,3 +53,28 @@ def test_the_peak_stays_within_the_memory_and_the_estimate_is_near_it(
     assert found["estimate_bytes"] <= memory
     assert found["peak_bytes"] <= memory
     assert found["estimate_bytes"] == pytest.approx(found["peak_bytes"], rel=0.1)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is counted differently elsewhere")
+@pytest.mark.parametrize("size", [(320, 240), (1280, 720)], ids=str)
+def test_the_process_that_reads_a_stream_takes_what_was_planned_for_it(
+    embedded: Bundle, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    write_video(tmp_path / "stream.ts", size, 30, "mp4v")
+    with playing((tmp_path / "stream.ts").read_bytes(), then_silent=True) as url:
+        costs = {cost.name: cost.bytes for cost in plan(embedded, frames=2, frame_size=size, source=url).costs}
+        wanted = {"url": url, "options": RTSP_OPTIONS, "open_ms": 10_000, "read_ms": 10_000}
+        process = CaptureProcess("stream", wanted, 20, 20)
+        process.start()
+        for _ in range(20):
+            captured = process.read()
+            assert captured is not None
+        peak = process.peak_memory_bytes
+        process.close()
+    assert captured.pixels is not None
+    assert captured.pixels.shape == (size[1], size[0], 3)
+    assert peak <= costs["the source's process"] <= 1.15 * peak
+
+
+def test_a_source_without_a_process_of_its_own_costs_nothing_more(embedded: Bundle, video: Path) -> None:
+    assert plan(embedded, frames=2, source=video).estimate == plan(embedded, frames=2).estimate

@@ -40,6 +40,7 @@ def pixels(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[
 @click.option("--pool", callback=strides, help="Pooling stride, or a pattern: 1,4,4,4 has key frames in full.")
 @click.option("--kv-precision", type=click.Choice(KV_PRECISIONS), help="Of the KV cache (default: what fits best).")
 @click.option("--frame-size", callback=pixels, default="1280x720", show_default=True, help="Of the source's frames.")
+@click.option("--source", help="What will be watched: a camera or a stream may have a process of its own.")
 @click.option("--backend", help="What runs the decoder (default: the first that can).")
 @click.option("--threads", type=int, help="CPU threads (default: one a core).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -53,6 +54,7 @@ def plan(
     pool: tuple[int, ...] | None,
     kv_precision: str | None,
     frame_size: tuple[int, int],
+    source: str | None,
     backend: str | None,
     threads: int | None,
     as_json: bool,
@@ -77,6 +79,7 @@ def plan(
         seconds=within,
         kv_precision=kv_precision,
         frame_size=frame_size,
+        source=source,
         backend=backend,
         threads=threads,
     )

@@ -131,7 +131,7 @@ def watch(
         if memory is None:
             opened = load(model, backend=backend, context=context, threads=threads)
         else:
-            planned = _planned(ctx, memory, window, pool, keep_answers, model, backend, threads)
+            planned = _planned(ctx, source, memory, window, pool, keep_answers, model, backend, threads)
             view.say(
                 f"{planned.frames} frames, pooling {','.join(map(str, planned.pool))}, in {in_words(planned.estimate)}"
             )
@@ -165,6 +165,7 @@ def watch(
 
 def _planned(
     ctx: click.Context,
+    source: str,
     memory: str,
     window: int,
     pool: tuple[int, ...],
@@ -186,6 +187,7 @@ def _planned(
         frames=window if _given(ctx, "window") else None,
         pool=pool if _given(ctx, "pool") else None,
         keep_answers=keep_answers,
+        source=source,
         backend=backend,
         threads=threads,
     )

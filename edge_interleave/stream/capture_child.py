@@ -1,8 +1,9 @@
 """The process in which OpenCV opens what can block for long: a camera, a network stream. Run by `capture_process`.
 
-Reads one line of JSON from its standard input: {"camera": 0} or {"url": "rtsp://...", "options": "...",
-"open_ms": 10000, "read_ms": 10000}. Writes records to its standard output: HEAD (kind, seconds, height, width), and
-behind that of a frame its RGB pixels. It ends with the stream, or as soon as its standard input is closed.
+Reads one line of JSON from its standard input: {"camera": 0}, {"url": "rtsp://...", "options": "...",
+"open_ms": 10000, "read_ms": 10000}, or {"file": "clip.mp4"} to see what the process takes. Writes records to its
+standard output: HEAD (kind, seconds, height, width), and behind that of a frame its RGB pixels. It ends with the
+stream, or as soon as its standard input is closed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from .capture import Capture, hardware_settings, opencv, with_options
+from .capture import Capture, hardware_settings, open_video, opencv, with_options
 
 HEAD = struct.Struct("<cdII")
 FRAME, DAMAGED, END, FAILED = b"F", b"D", b"E", b"X"
@@ -64,6 +65,8 @@ def _serve(wanted: dict[str, Any], out: BinaryIO) -> None:
 
 
 def _opened(wanted: dict[str, Any], hardware: bool) -> Capture | None:
+    if "file" in wanted:
+        return open_video(wanted["file"])
     cv2 = opencv()
     if "camera" in wanted:
         system = {"linux": cv2.CAP_V4L2, "darwin": cv2.CAP_AVFOUNDATION}.get(sys.platform, cv2.CAP_ANY)

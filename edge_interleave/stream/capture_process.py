@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import MediaError
+from ..stats import peak_memory_of
 from .capture_child import DAMAGED, FAILED, FRAME, HEAD
 
 MAX_STREAM_PIXELS = 7680 * 4320
@@ -91,6 +92,11 @@ class CaptureProcess:
         """The next frame; None: there are no more. Raises CaptureLost, MediaError where frames are too large."""
         first, self._first = self._first, None
         return first if first is not None else self._record(self._read_timeout_s)
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """The most that the process has had resident so far; 0 where the system does not say, or it has ended."""
+        return 0 if self._process is None else peak_memory_of(self._process.pid)
 
     def close(self) -> None:
         """End the process. A second call does nothing."""

@@ -96,6 +96,14 @@ def open_source(spec: str | Path | Iterable[Any] | Source, *, realtime: bool = F
     return VideoSource(Path(text), realtime=realtime)
 
 
+def has_own_process(spec: str | Path | Iterable[Any] | Source) -> bool:
+    """Whether OpenCV may read what `spec` names in a process of its own: a camera, or an address.
+
+    An address is opened to know: MJPEG is read without one.
+    """
+    return isinstance(spec, str) and (spec.startswith("camera:") or _SCHEME.match(spec) is not None)
+
+
 def _pictures(spec: object) -> Iterable[Any]:
     # Iterating over one picture would give its rows, which look like grey pictures.
     if isinstance(spec, np.ndarray) and (spec.ndim not in (3, 4) or (spec.ndim == 3 and spec.shape[-1] in (3, 4))):

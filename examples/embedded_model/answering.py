@@ -24,6 +24,7 @@ import world
 from optimizers import make_optimizers, set_rate, step_all
 from packing import IGNORE, Packed, Packer
 from pool import GRID, Pool
+from precision import autocast
 from teach_tower import DOUBT, EMPTY, pooled_labels
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -208,7 +209,7 @@ def train(
         student.four_bits = left < QUANTIZED_SHARE
         packed = packer.batch(batch, easy=step < easy_steps)
         seen = noisy(features[packed.images].float(), packer.rng)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             answers, asked = student.loss(packed, seen, torch.from_numpy(pool.labels[packed.images].astype(np.int64)))
         (answers + 0.1 * asked).backward()
         step_all(optimizers, student.parameters())

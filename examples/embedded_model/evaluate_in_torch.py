@@ -15,6 +15,7 @@ import packing
 import pool
 import tasks
 import torch
+from precision import autocast
 from teach_tower import extract
 from tokenizers import Tokenizer
 from transformers import LlavaForConditionalGeneration
@@ -48,7 +49,7 @@ class Exam:
                 for sample in part
             ]
             packed = packing.pack(talks, self.tokenizer, random.Random(0), stride, gap_share=0.0)
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 last, *_ = student.hidden(packed, self.features[packed.images])
                 guess = student.logits(last).argmax(-1)
             wanted = packed.targets != packing.IGNORE

@@ -1,4 +1,4 @@
-"""Qwen2's forward pass for training on a CPU: the module's own weights, bf16 products, fp32 residual stream.
+"""Qwen2's forward pass for training on a CPU: the module's own weights, fast products, fp32 residual stream.
 
 transformers' module casts every activation several times under autocast; here each is cast once. The two agree (the
 training script checks it at its start). Knows nothing about images or losses.
@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from precision import HALF
 from torch import Tensor
 from transformers import Qwen2Model
-
-HALF = torch.bfloat16
 
 
 def forward(

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 import world
 from optimizers import make_optimizers, set_rate, step_all
 from pool import GRID, Pool
+from precision import autocast
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
@@ -89,7 +90,7 @@ def teach(
         rows = np.sort(rng.choice(len(pool.pixels), batch, replace=False))
         pixels = prepare(pool.pixels[rows], rng)
         labels = torch.from_numpy(pool.labels[rows].astype(np.int64))
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             features = projector(tower(pixels, output_hidden_states=True).hidden_states[-1])
             features = features.unflatten(1, (GRID, GRID))
             words = [embeddings.weight[ids] for ids in word_ids]
@@ -147,7 +148,7 @@ def extract(model: LlavaForConditionalGeneration, pixels: np.ndarray, batch: int
     tower = model.model.vision_tower
     parts = []
     for first in range(0, len(pixels), batch):
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             hidden = tower(prepare(pixels[first : first + batch]), output_hidden_states=True).hidden_states[-1]
         parts.append(hidden.to(torch.float16))
     return torch.cat(parts)

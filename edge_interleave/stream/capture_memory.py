@@ -1,0 +1,40 @@
+"""What the process takes in which OpenCV reads a camera or a stream. Measured on the demo's clip, which lies in the
+package: libraries differ from machine to machine. Knows nothing about budgets.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from .capture_process import CaptureFailed, CaptureLost, CaptureProcess
+
+_CLIP = Path(__file__).parent.parent / "embedded" / "demo" / "clip.mp4"
+_CLIP_PIXELS = 300 * 300
+_FRAMES = 4
+"""So many are read before it is measured."""
+_TIMEOUT_S = 60.0
+_BYTES_A_PIXEL = 3 * 3 + 10 * 1.5
+"""Three copies of a picture at 3 bytes, and ten that a decoder keeps at 1.5."""
+_ELSEWHERE = 110_000_000
+"""Where the system does not say: the most that was seen on Linux."""
+
+
+def capture_bytes(width: int, height: int) -> int:
+    """Bytes resident at the peak, with frames of so many pixels. Takes half a second, once."""
+    return _peak() + int((width * height - _CLIP_PIXELS) * _BYTES_A_PIXEL)
+
+
+@lru_cache(maxsize=1)
+def _peak() -> int:
+    process = CaptureProcess("the demo's clip", {"file": str(_CLIP)}, _TIMEOUT_S, _TIMEOUT_S)
+    try:
+        process.start()
+        # It writes one frame at a time and waits, so that it is still there after each.
+        for _ in range(_FRAMES):
+            process.read()
+        return process.peak_memory_bytes or _ELSEWHERE
+    except (CaptureFailed, CaptureLost):
+        return _ELSEWHERE
+    finally:
+        process.close()
