@@ -30,6 +30,7 @@ BATCH = 512
 """Rows that llama.cpp computes at a time, at most; more gain no time."""
 _TIMELINE, _ASIDE = 0, 1
 """llama.cpp's numbers of the two sequences."""
+_C = ctypes.CDLL("msvcrt" if os.name == "nt" else None)
 _KV_TYPES = {"f16": low.GGML_TYPE_F16, "q8_0": low.GGML_TYPE_Q8_0}
 
 
@@ -91,6 +92,11 @@ class LlamaCppDecoder:
         self._ranges: list[tuple[int, int]] = []  # stored positions, ascending, start <= p < end
         self._shifted = False  # llama.cpp re-rotates the keys at its next decode, not at once
         self._rows = BatchRows(self._batch)
+        # llama.cpp asks a function whether to stop. A Python function would have to wait for the interpreter, thousands
+        # of times a second; so it is C's own `strlen`, which says 0 (go on) of an empty string.
+        self._interruption = ctypes.create_string_buffer(2)
+        asked = ctypes.cast(_C.strlen, low.ggml_abort_callback)
+        low.llama_set_abort_callback(self._context, asked, ctypes.cast(self._interruption, ctypes.c_void_p))
 
     @property
     def facts(self) -> DecoderFacts:
@@ -209,6 +215,13 @@ class LlamaCppDecoder:
             raise InputError(f"{path}: llama.cpp refuses this KV state; prefill again")
         self._ranges = state.ranges
 
+    def interrupt(self) -> None:
+        """From any thread: have what is being computed, and all that comes after, fail with BackendError at once.
+
+        llama.cpp looks between two operations of its graph, on CPUs.
+        """
+        self._interruption.value = b"!"
+
     def close(self) -> None:
         """Free the context, and the weights where no other decoder uses them. A second call does nothing."""
         self._finalizer()
@@ -246,6 +259,8 @@ class LlamaCppDecoder:
             status = low.llama_decode(self._context, self._rows.batch(chunk, start + first, sequence, last))
             if status != 0:
                 low.llama_memory_seq_rm(self._memory, sequence, start, -1)
+                if self._interruption.value:
+                    raise BackendError("interrupted; the decoder can only be closed")
                 raise BackendError(f"llama.cpp failed to decode (status {status}){LOG.reason()}")
         self._shifted = False
 

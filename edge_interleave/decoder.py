@@ -132,6 +132,13 @@ class Decoder(Protocol):
         """Replace the timeline by a saved one. Raises InputError where the file is not of this decoder."""
         ...
 
+    def interrupt(self) -> None:
+        """From any thread: have what is being computed, and all that comes after, fail with BackendError at once.
+
+        For closing: an engine must not be torn off, and a long prefill not be waited for.
+        """
+        ...
+
     def close(self) -> None:
         """Free the engine's memory. A second call does nothing."""
         ...

@@ -252,13 +252,14 @@ class Live:
     def close(self) -> None:
         """End the source's threads and any answer, free the KV cache. A second call does nothing.
 
-        Waits for what the engines are at: one frame, or one step of an answer.
+        What the engines are at is broken off, in the middle of a frame or of an answer's step.
         """
         self._closed.set()
         if self._pump is not None:
             self._pump.stop()
+        self._encoder.stop()
         self._tell()
-        with self._turns.closing():
+        with self._turns.closing(self._window.interrupt):
             self._window.close()
         if self._pump is not None:
             self._pump.close()

@@ -64,12 +64,12 @@ class Eyes:
         return Seen(tuple(map(VisualInput, rows)), tuple(counts), time.perf_counter() - started)
 
     def live_encoder(self) -> VisionEncoder:
-        """Another encoder on the same tower, for another thread; it keeps nothing, for no frame comes twice."""
+        """Another encoder on the same tower, to be stopped by itself; it keeps nothing, for no frame comes twice."""
         from .vision.cache import EmbeddingCache
         from .vision.encoder import VisionEncoder
 
         manifest = self._bundle.manifest
-        return VisionEncoder(self._tower, manifest.vision, manifest.pooling_mode, EmbeddingCache(0))
+        return VisionEncoder(self._tower.another(), manifest.vision, manifest.pooling_mode, EmbeddingCache(0))
 
     @cached_property
     def _encoder(self) -> VisionEncoder:

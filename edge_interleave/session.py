@@ -174,6 +174,10 @@ class Session:
         self.turn += 1
         self._decoder.truncate(self.timeline.truncate(0))
 
+    def interrupt(self) -> None:
+        """From any thread, before `close`: have what is being computed fail at once."""
+        self._decoder.interrupt()
+
     def close(self) -> None:
         """Free the decoder."""
         self.turn += 1

@@ -1,16 +1,16 @@
 """Whose turn it is at one decoder: frames come in from one thread, questions from others. Knows neither.
 
 A question has the window to itself until it is answered, and goes before frames that wait. Within its turn the engine
-is held step by step, so that closing waits for one step only, not for a reader who takes the answer's pieces slowly.
+is held step by step, so that closing need not wait for a reader who takes the answer's pieces slowly.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from .errors import UsageError
+from .errors import BackendError, UsageError
 
 
 class Turns:
@@ -34,8 +34,8 @@ class Turns:
                 with self._state:
                     mine = self._closed or not (self._asked or self._waiting)
                 if mine:
-                    self._check()
-                    yield
+                    with self._checked():
+                        yield
                     return
 
     def begin_question(self) -> None:
@@ -59,18 +59,30 @@ class Turns:
     @contextmanager
     def step(self) -> Iterator[None]:
         """The engine, for one step of the question whose turn it is. Raises UsageError once closed."""
-        with self._engine:
-            self._check()
+        with self._engine, self._checked():
             yield
 
     @contextmanager
-    def closing(self) -> Iterator[None]:
-        """The engine, for the last time: nobody gets it afterwards."""
+    def closing(self, interrupt: Callable[[], None]) -> Iterator[None]:
+        """The engine, for the last time: nobody gets it afterwards.
+
+        `interrupt` has the engine fail at what it is at; who used it gets UsageError.
+        """
         with self._state:
             self._closed = True
             self._state.notify_all()
+        interrupt()
         with self._engine:
             yield
+
+    @contextmanager
+    def _checked(self) -> Iterator[None]:
+        self._check()
+        try:
+            yield
+        except BackendError:
+            self._check()
+            raise
 
     def _check(self) -> None:
         if self._closed:

@@ -152,6 +152,10 @@ class FrameWindow:
             self._session.extend(turn.inputs)
         self._items.append(turn)
 
+    def interrupt(self) -> None:
+        """From any thread, before `close`: have what is being computed fail at once."""
+        self._session.interrupt()
+
     def close(self) -> None:
         """Free the decoder."""
         self.turn += 1

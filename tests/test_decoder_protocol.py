@@ -2,6 +2,7 @@
 
 import functools
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -464,6 +465,30 @@ def test_closing_twice_is_fine_and_using_a_closed_decoder_is_not(decoder: Decode
     ):
         with pytest.raises(BackendError, match="closed"):
             use()
+
+
+def test_what_is_being_computed_is_broken_off(open_decoder: Open) -> None:
+    decoder, other = open_decoder(), open_decoder()
+    reasons: list[str] = []
+
+    def compute() -> None:
+        try:
+            while True:
+                decoder.truncate(0)
+                decoder.append_embeddings(rows(200))
+        except BackendError as error:
+            reasons.append(str(error))
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    decoder.interrupt()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert "interrupted" in reasons[0]
+    with pytest.raises(BackendError, match="interrupted"):
+        decoder.append_tokens(TEXT)
+    other.append_tokens(TEXT)
+    decoder.close()
 
 
 def test_decoders_of_one_bundle_do_not_disturb_each_other(open_decoder: Open) -> None:

@@ -1,5 +1,8 @@
 """The vision tower at run time: what it gives, and that a foreign or broken `vision.onnx` is one clear error."""
 
+import contextlib
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -259,3 +262,39 @@ def refused(path: Path, says: str, info: VisionInfo = INFO) -> None:
     message = str(caught.value)
     assert str(path) in message
     assert "\n" not in message
+
+
+def test_encoding_is_broken_off_for_one_user_alone(files: dict[str, Path]) -> None:
+    tower = VisionTower(files["int8"], INFO, threads=1)
+    other = tower.another()
+    images = pixels(TOWER)
+    ended = threading.Event()
+
+    def encode() -> None:
+        with contextlib.suppress(UsageError):
+            while True:
+                other.encode(images)
+        ended.set()
+
+    threading.Thread(target=encode, daemon=True).start()
+    other.stop()
+    assert ended.wait(20)
+    with pytest.raises(UsageError):
+        other.encode(images)
+    assert tower.encode(images).shape[1:] == (TOKENS, DECODER_WIDTH)
+    other.close()
+    tower.encode(images)
+
+
+def test_a_picture_is_broken_off_in_the_middle(files: dict[str, Path]) -> None:
+    """One that takes long: a tower that is asked for very many, all at once, by the engine's own doing."""
+    tower = VisionTower(files["fp32"], INFO, threads=1)
+    images = np.concatenate([pixels(TOWER)] * 50)
+    started = time.monotonic()
+    tower._run(images, (len(images), TOKENS, DECODER_WIDTH))
+    whole = time.monotonic() - started
+    timer = threading.Timer(whole / 20, tower.stop)
+    timer.start()
+    with pytest.raises(UsageError, match="stopped"):
+        tower._run(np.concatenate([images] * 4), (len(images) * 4, TOKENS, DECODER_WIDTH))
+    timer.join()

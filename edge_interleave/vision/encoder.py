@@ -34,6 +34,10 @@ class Tower(Protocol):
         """Pixels float32 (n, 3, H, W) -> visual tokens float32 (n, grid * grid, hidden)."""
         ...
 
+    def stop(self) -> None:
+        """From any thread: have `encode`, now and later, raise UsageError at once."""
+        ...
+
 
 class VisionEncoder:
     """Makes visual tokens of pictures, each picture once. One thread at a time; the cache may be shared."""
@@ -83,6 +87,10 @@ class VisionEncoder:
             return side * side * MAX_PARTS
         columns, rows = tile_grid(image.size, self.info.image_size)
         return side * side * (1 if columns * rows == 1 else 1 + columns * rows)
+
+    def stop(self) -> None:
+        """From any thread: have `encode`, now and later, raise UsageError at once, even in the middle of a picture."""
+        self._tower.stop()
 
     def _encode(self, images: Sequence[Image.Image], stride: int, tiles: bool) -> list[FloatArray]:
         done: dict[CacheKey, FloatArray] = {}

@@ -6,6 +6,7 @@ Knows nothing about where pixels come from, how they are prepared, nor about wha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ PROBE = (
 
 
 class VisionTower:
-    """An open vision tower. `encode` may be called from several threads."""
+    """An open vision tower. `encode` may be called from several threads, and stopped for one user (`another`)."""
 
     def __init__(
         self,
@@ -53,6 +54,13 @@ class VisionTower:
         self._session: Any = _open_session(self._path, threads, _checked_providers(providers))
         self._hidden_size = _checked_signature(self._path, self._session, info)
         self._provider = str(self._session.get_providers()[0])
+        self._run_options = _run_options()
+
+    def another(self) -> VisionTower:
+        """The same tower for another user: the weights are shared, `stop` and `close` are each one's own."""
+        one = copy(self)
+        one._run_options = _run_options()
+        return one
 
     @property
     def hidden_size(self) -> int:
@@ -71,9 +79,9 @@ class VisionTower:
         int8 graph scales its activations to all that goes through it together, so that an image's tokens would
         depend on its company.
 
-        Raises UsageError for another shape or type, BackendError where the engine fails.
+        Raises UsageError for another shape or type, or once stopped; BackendError where the engine fails.
         """
-        if self._session is None:
+        if self._session is None or self._run_options.terminate:
             raise UsageError(f"{self._path}: the vision tower is closed")
         size, tokens = self._info.image_size, self._info.tokens
         if pixels.dtype != np.float32 or pixels.ndim != 4 or pixels.shape[1:] != (3, size, size):
@@ -86,14 +94,20 @@ class VisionTower:
             out[part] = self._run(np.ascontiguousarray(pixels[part]), (1, tokens, self._hidden_size))
         return out
 
+    def stop(self) -> None:
+        """From any thread: have `encode`, now and later, raise UsageError at once."""
+        self._run_options.terminate = True
+
     def close(self) -> None:
-        """Free the engine's memory. A second call does nothing."""
+        """Free the engine's memory where no other user has it. A second call does nothing."""
         self._session = None
 
     def _run(self, pixels: FloatArray, shape: tuple[int, ...]) -> FloatArray:
         try:
-            rows: FloatArray = self._session.run([VISION_OUTPUT], {VISION_INPUT: pixels})[0]
+            rows: FloatArray = self._session.run([VISION_OUTPUT], {VISION_INPUT: pixels}, self._run_options)[0]
         except Exception as error:  # ONNX Runtime's exceptions share no base class but this.
+            if self._run_options.terminate:
+                raise UsageError(f"{self._path}: the vision tower was stopped") from None
             raise BackendError(f"{self._path}: the vision tower failed: {_one_line(error)}") from error
         if rows.shape != shape:
             raise BundleError(
@@ -131,6 +145,14 @@ def _open_session(path: Path, threads: int | None, providers: list[str]) -> Any:
             f"{path}: not a vision tower that ONNX Runtime can open ({_one_line(error)}); "
             "convert or pull the model again"
         ) from error
+
+
+def _run_options() -> Any:
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    options.log_severity_level = SILENT
+    return options
 
 
 def _session_options() -> Any:
