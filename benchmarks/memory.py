@@ -20,10 +20,12 @@ from pathlib import Path
 from memory_video import write_video
 from random_checkpoint import Options, model_config, write_random_checkpoint
 
+from edge_interleave.budget import plan
 from edge_interleave.bundle import open_bundle
 from edge_interleave.memory import parse_memory
 
-BUDGETS = ("1.25GB", "1.3GB", "1.4GB")
+MORE = (20, 70, 170)
+"""Megabytes of a budget, above the least with which one frame fits on this machine."""
 SIZE = (1280, 720)
 MOST_OFF = 0.1
 RUN = Path(__file__).with_name("memory_run.py")
@@ -41,7 +43,7 @@ def main() -> None:
     """Measure, print, and say whether the promise was kept."""
     parser = argparse.ArgumentParser(description="Peak memory of planned live windows.")
     parser.add_argument("--bundle", type=Path, help="a bundle (default: random weights of the 0.5B model's dimensions)")
-    parser.add_argument("--memory", action="append", help=f"a budget, any number of them (default: {BUDGETS})")
+    parser.add_argument("--memory", action="append", help=f"a budget (default: the least and {MORE} MB more)")
     parser.add_argument("--goal", default="coverage", choices=("coverage", "detail"))
     parser.add_argument("--frames", type=int, default=24, help="frames of the video")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -50,7 +52,8 @@ def main() -> None:
     try:
         video = write_video(folder / "video.avi", SIZE, given.frames)
         bundle = given.bundle or _random_bundle(folder)
-        budgets = given.memory or BUDGETS
+        least = plan(open_bundle(bundle), goal=given.goal, frames=1, frame_size=SIZE).estimate
+        budgets = given.memory or [f"{least // 10**6 + more}MB" for more in MORE]
         for memory in budgets:
             parse_memory(memory)
         runs = [measure(bundle, video, SIZE, memory, given.goal) for memory in budgets]

@@ -1,11 +1,17 @@
-"""The optimizers of both stages: Muon for matrices, AdamW for the rest. Knows nothing about models."""
+"""The optimizers of both stages: Muon for matrices, AdamW for the rest. Knows nothing about models.
+
+PyTorch's Muon makes its matrices orthogonal in bf16, which takes most of a training step where the processor only
+imitates bf16: there it is given the same iteration in fp32.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import nn
+import torch.optim._muon as torch_muon
+from precision import HALF
+from torch import Tensor, nn
 
 
 def make_optimizers(module: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
@@ -36,3 +42,18 @@ def step_all(optimizers: Sequence[torch.optim.Optimizer], parameters: Iterable[n
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+
+
+def _orthogonal(gradient: Tensor, coefficients: tuple[float, float, float], steps: int, epsilon: float) -> Tensor:
+    """The quintic Newton-Schulz iteration of Muon (Jordan 2024) in the gradient's own precision."""
+    a, b, c = coefficients
+    wide = gradient.T if gradient.size(0) > gradient.size(1) else gradient
+    x = wide / wide.norm().clamp(min=epsilon)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if gradient.size(0) > gradient.size(1) else x
+
+
+if HALF is torch.float32:
+    torch_muon._zeropower_via_newtonschulz = _orthogonal
