@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .decoder import Decoder, FloatArray
-from .errors import ContextFullError, EdgeInterleaveError, UsageError
+from .errors import BackendError, ContextFullError, EdgeInterleaveError, UsageError
 from .generation import Generation, GenerationOptions, Prefill
 from .sampling import log_softmax, softmax
 from .timeline import Input, Key, TextInput, Timeline, VisualInput
@@ -114,7 +114,7 @@ class Session:
         parts = [part.ids if isinstance(part, TextInput) else part.rows for part in inputs]
         try:
             self._decoder.recompute(entries[0].start, entries[-1].end, parts)
-        except BaseException:
+        except BackendError:
             self.timeline.evict(first, first + count)
             raise
 
