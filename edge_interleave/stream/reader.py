@@ -189,13 +189,12 @@ class FrameReader:
             self._same_skipped += wanted and not changed
             if not changed:
                 return
-            if self._source.live:
-                self._late += self._slot is not None
-            else:
+            if not self._source.live:
                 self._news.wait_for(lambda: self._slot is None or self._stop.is_set())
             if self._stop.is_set():
                 self._late += 1
                 return
+            self._late += self._slot is not None
             self._slot = frame
             self._news.notify_all()
 
