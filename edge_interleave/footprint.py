@@ -20,6 +20,7 @@ import numpy as np
 
 from . import errors
 from .bundle import Bundle
+from .embedded import DEMO_CLIP, DEMO_CLIP_SIZE
 from .errors import BackendError, EdgeInterleaveError
 from .memory import give_back, limit_allocator
 from .stats import memory_bytes, peak_memory_bytes
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S = 600
 _WINDOW = 2
-_CLIP = Path(__file__).with_name("embedded") / "demo" / "clip.mp4"
-_CLIP_SIZE = (300, 300)
 _FPS = 1.0
 """Of the demo's clip, which lasts some seconds."""
 _BATCH = 32
@@ -144,7 +143,7 @@ def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, alon
     backend = find_backend(backend_name)
     for name in (*_USED, *alongside):
         import_module(name)
-    _play(_CLIP)
+    _play(DEMO_CLIP)
     bundle = open_bundle(folder)
     libraries = _resident()
 
@@ -169,7 +168,7 @@ def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, alon
     eos = bundle.manifest.prompt.eos_token_ids
     session = Session(decoder, tokenizer, eos)
     with Live(session, FrameWindow(session, prompt, _WINDOW), prompt, tokenizer, eos, encoder, [stride]) as live:
-        live.watch(_CLIP, fps=_FPS)
+        live.watch(DEMO_CLIP, fps=_FPS)
         while not live.ended:
             live.wait_frame(live.number, _TIMEOUT_S)
         live.ask("?", max_tokens=2)
@@ -180,7 +179,7 @@ def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, alon
         tokenizer=max(0, with_tokenizer - libraries),
         decoder=max(0, with_decoder - with_tokenizer - memory.cache),
         tower=max(0, with_tower - with_decoder),
-        working=max(0, peak_memory_bytes() - with_tower - memory.compute - picture_bytes(*_CLIP_SIZE)),
+        working=max(0, peak_memory_bytes() - with_tower - memory.compute - picture_bytes(*DEMO_CLIP_SIZE)),
         fixed_entries=2 * one - two,
         frame_entries=two - one - tokens,
         rates=_rates(bundle, backend, threads, encode) if rates else None,

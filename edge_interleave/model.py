@@ -176,8 +176,8 @@ class Model:
 
         `window`: how many of the latest frames stay. `pool`: pooling stride, or a pattern of strides that repeats, as
         (1, 4, 4, 4) for key frames in full and those between them at a sixteenth. `mode`: `sliding` computes each frame
-        once, `exact` the whole window for each question (see `window.FrameWindow`). `memory`: `answers` keeps the last
-        few questions and answers as text. `system`: a message that goes before all frames.
+        as it comes, `exact` the whole window for each question (see `window.FrameWindow`). `memory`: `answers` keeps
+        the last few questions and answers as text. `system`: a message that goes before all frames.
         Raises UsageError, ContextFullError where the model's context, or the one that was asked for, is too small.
         """
         strides = (pool,) if isinstance(pool, int) else tuple(pool)

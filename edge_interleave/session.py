@@ -109,7 +109,7 @@ class Session:
         Raises BackendError where the engine fails: these entries are forgotten then.
         """
         self.turn += 1
-        count = sum(len(part.ids) if isinstance(part, TextInput) else 1 for part in inputs)
+        count = len(_units(inputs))
         entries = self.timeline.entries[first : first + count]
         parts = [part.ids if isinstance(part, TextInput) else part.rows for part in inputs]
         try:

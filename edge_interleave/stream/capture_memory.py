@@ -4,13 +4,12 @@ package: libraries differ from machine to machine. Knows nothing about budgets.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
-from pathlib import Path
 
+from ..embedded import DEMO_CLIP, DEMO_CLIP_SIZE
 from .capture_process import CaptureFailed, CaptureLost, CaptureProcess
 
-_CLIP = Path(__file__).parent.parent / "embedded" / "demo" / "clip.mp4"
-_CLIP_PIXELS = 300 * 300
 _FRAMES = 4
 """So many are read before it is measured."""
 _TIMEOUT_S = 60.0
@@ -22,12 +21,12 @@ _ELSEWHERE = 110_000_000
 
 def capture_bytes(width: int, height: int) -> int:
     """Bytes resident at the peak, with frames of so many pixels. Takes half a second, once."""
-    return _peak() + int((width * height - _CLIP_PIXELS) * _BYTES_A_PIXEL)
+    return _peak() + int((width * height - math.prod(DEMO_CLIP_SIZE)) * _BYTES_A_PIXEL)
 
 
 @lru_cache(maxsize=1)
 def _peak() -> int:
-    process = CaptureProcess("the demo's clip", {"file": str(_CLIP)}, _TIMEOUT_S, _TIMEOUT_S)
+    process = CaptureProcess("the demo's clip", {"file": str(DEMO_CLIP)}, _TIMEOUT_S, _TIMEOUT_S)
     try:
         process.start()
         # It writes one frame at a time and waits, so that it is still there after each.
