@@ -15,15 +15,16 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from edge_interleave.errors import CheckpointError
+from edge_interleave.errors import CheckpointError, shown
+from edge_interleave.safetensors_header import Entry
 
 from .config import ModelConfig
 from .config_layouts import parse_config
-from .config_reader import read_json, shown
+from .config_reader import read_json
 from .hub import download, is_repository_id
 from .names import EMBEDDING, HEAD, canonical_names, expected_shapes, is_unused
 from .progress import Progress
-from .safetensors_file import Entry, SafetensorsFile
+from .safetensors_file import SafetensorsFile
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -94,7 +95,7 @@ class Checkpoint:
 
     def dtype(self, name: str) -> str:
         """Type in the file: `f32`, `f16` or `bf16`."""
-        return str(self._entry(name).kind)
+        return str(self._kind(name))
 
     def tensor(self, name: str) -> FloatArray:
         """A tensor, widened to float32; the caller's own copy."""
@@ -131,6 +132,10 @@ class Checkpoint:
         file, old = self._places[self._names[name]]
         return file.entries[old]
 
+    def _kind(self, name: str) -> str | None:
+        file, old = self._places[self._names[name]]
+        return file.kind(old)
+
     def _settle_head(self) -> bool:
         """As transformers does: where the config ties them, either may be missing, and two that differ stay two."""
         if not self.config.decoder.tie_word_embeddings:
@@ -143,7 +148,7 @@ class Checkpoint:
 
     def _same(self, one: str, other: str) -> bool:
         a, b = self._entry(one), self._entry(other)
-        if a.shape != b.shape or a.kind is None or b.kind is None or not a.shape:
+        if a.shape != b.shape or self._kind(one) is None or self._kind(other) is None or not a.shape:
             return False
         step = max(1, _COMPARE_BYTES * a.shape[0] // max(a.bytes, 1))
         for start in range(0, a.shape[0], step):
@@ -165,7 +170,7 @@ class Checkpoint:
                     f"{self._places[spelt][0].path}: tensor {spelt} has shape {entry.shape} where config.json calls "
                     f"for {shape}; the two do not belong together"
                 )
-            if entry.kind is None:
+            if self._kind(name) is None:
                 raise CheckpointError(
                     f"{self._places[spelt][0].path}: tensor {spelt} is of type {entry.dtype}; "
                     "use a checkpoint in fp32, fp16 or bf16 (not a quantized one)"

@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from edge_interleave.errors import CheckpointError
+from edge_interleave.errors import CheckpointError, shown
 
 from .config import ModelConfig, VisionConfig
 from .config_parts import parse_decoder, parse_vision, pooling_mode, token_ids
-from .config_reader import Reader, read_json, shown
+from .config_reader import Reader, read_json
 
 _SO400M = {
     "model_type": "siglip_vision_model",

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from edge_interleave.errors import CheckpointError
+from edge_interleave.errors import CheckpointError, shown
 
 JSON_BYTES_MAX = 64 << 20
 
@@ -89,9 +89,3 @@ class Reader:
     def _value(self, key: str, default: Any, null: Any) -> Any:
         value = self.raw.get(key, default)
         return null if value is None else value
-
-
-def shown(value: Any, most: int = 60) -> str:
-    """A value for a one-line message."""
-    text = ascii(value)
-    return text if len(text) <= most else text[:most] + "..."

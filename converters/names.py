@@ -18,10 +18,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from edge_interleave.errors import CheckpointError
+from edge_interleave.errors import CheckpointError, shown
 
 from .config import DecoderConfig, ModelConfig, VisionConfig
-from .config_reader import shown
 
 EMBEDDING = "decoder.embed_tokens.weight"
 HEAD = "decoder.lm_head.weight"

@@ -14,11 +14,11 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from edge_interleave.chat_template import ChatTemplate
-from edge_interleave.errors import BundleError, CheckpointError, UsageError
+from edge_interleave.errors import BundleError, CheckpointError, UsageError, shown
 from edge_interleave.tokenizer_check import check_tokenizer
 
 from .checkpoint import Checkpoint
-from .config_reader import read_json, shown
+from .config_reader import read_json
 
 IMAGE_TOKEN = "<image>"
 TOKENIZER_BYTES_MAX = 256 << 20

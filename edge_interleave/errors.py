@@ -53,3 +53,9 @@ class ResourceError(EdgeInterleaveError):
     """This machine lacks the disk space or the memory that the work needs, or was not given enough of it."""
 
     exit_code = 4
+
+
+def shown(value: object, most: int = 60) -> str:
+    """A value that came from a stranger, for a one-line message."""
+    text = ascii(value)
+    return text if len(text) <= most else text[:most] + "..."
