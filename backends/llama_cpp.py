@@ -31,7 +31,7 @@ BATCH = 512
 _TIMELINE, _ASIDE = 0, 1
 """llama.cpp's numbers of the two sequences."""
 _C = ctypes.CDLL("msvcrt" if os.name == "nt" else None)
-_KV_TYPES = {"f16": low.GGML_TYPE_F16, "q8_0": low.GGML_TYPE_Q8_0}
+_KV_TYPES = {"f16": low.GGML_TYPE_F16, "q8_0": low.GGML_TYPE_Q8_0, "q4_0": low.GGML_TYPE_Q4_0}
 
 
 class LlamaCppBackend:

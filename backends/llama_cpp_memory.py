@@ -18,8 +18,8 @@ from .gguf_check import GgufFacts, check_gguf
 
 CELLS_MULTIPLE = 256
 """llama.cpp rounds the number of KV cells up to this."""
-_BLOCK = {"f16": (1, 2), "q8_0": (32, 34)}
-"""Values that are stored together, and their bytes: q8_0 has a scale for each block."""
+_BLOCK = {"f16": (1, 2), "q8_0": (32, 34), "q4_0": (32, 18)}
+"""Values that are stored together, and their bytes: q8_0 and q4_0 have a scale for each block."""
 _ROTATED = 64
 """llama.cpp spreads quantized keys by a Hadamard matrix of this size, and ends the process where keys that it could
 not spread are re-rotated (https://github.com/ggml-org/llama.cpp/pull/25636)."""

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from .budget_plan import PRESETS, Cost, Plan, Preset
 from .bundle import Bundle
-from .decoder import KV_PRECISIONS, Backend, DecoderOptions
+from .decoder import Backend, DecoderOptions
 from .errors import BackendError, ResourceError, UsageError
 from .footprint import Footprint, measure, picture_bytes
 from .memory import in_words, parse_memory
@@ -42,6 +42,8 @@ _WHY = {
 }
 _STRIDES = (1, 2, 3, 4, 6, 9)
 _ENOUGH_FRAMES = 8
+_PRECISIONS = ("f16", "q8_0")
+"""Of the KV cache, that a plan chooses by itself; 4 bits cost answers, and are for who asks for them."""
 _WORTH_IT = 1.25
 """So many times more frames are worth a KV cache in q8_0, or very small batches: both take time."""
 _BATCHES = (512, 256, 128, 64, 32)
@@ -137,7 +139,7 @@ def _wish(
 def _precisions(bundle: Bundle, runner: Backend, timed: bool) -> tuple[str, ...]:
     """Those that the decoder can have. Where time counts, f16: the times are those of f16."""
     possible = []
-    for precision in KV_PRECISIONS[: 1 if timed else None]:
+    for precision in _PRECISIONS[: 1 if timed else None]:
         try:
             runner.memory(bundle, DecoderOptions(1, kv_precision=precision))
         except BackendError:

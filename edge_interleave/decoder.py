@@ -6,6 +6,8 @@ or embedding rows and gives logits. It knows nothing about images, prompts, chat
 
 from __future__ import annotations
 
+import platform
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float32]
 
 ENTRY_POINT_GROUP = "edge_interleave.backends"
-KV_PRECISIONS = ("f16", "q8_0")
+KV_PRECISIONS = ("f16", "q8_0", "q4_0")
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class DecoderOptions:
     threads: int | None = None
     """CPU threads; None leaves it to the backend."""
     kv_precision: str = "f16"
-    """`f16`, or `q8_0`: about half the bytes for each entry of the KV cache, and slower on CPUs."""
+    """`f16`; `q8_0` or `q4_0`: about half or a quarter of the bytes for each entry of the KV cache, slower on CPUs."""
     batch: int | None = None
     """Rows computed at a time; fewer take less memory and more time. None leaves it to the backend."""
 
@@ -161,8 +163,11 @@ class Backend(Protocol):
 
 
 def backend_names() -> list[str]:
-    """Names of the installed backends, sorted. Imports none of them."""
-    return sorted({point.name for point in entry_points(group=ENTRY_POINT_GROUP)})
+    """Names of the known backends, the best for this machine first. Imports none of them."""
+    best = "mlx" if (sys.platform, platform.machine()) == ("darwin", "arm64") else "llama-cpp"
+    return sorted(
+        {point.name for point in entry_points(group=ENTRY_POINT_GROUP)}, key=lambda name: (name != best, name)
+    )
 
 
 def find_backend(name: str) -> Backend:
@@ -172,6 +177,8 @@ def find_backend(name: str) -> Backend:
             try:
                 return cast(Backend, point.load())
             except ImportError as error:
-                raise BackendError(f"backend {name!r} cannot be imported: {error}") from error
+                ours = point.dist is not None and point.dist.name == "edge-interleave"
+                remedy = f"; pip install 'edge-interleave[{name}]'" if ours else ""
+                raise BackendError(f"backend {name!r} cannot be imported: {error}{remedy}") from error
     known = ", ".join(backend_names()) or "none"
     raise BackendError(f"no backend named {name!r}; installed: {known}")

@@ -49,7 +49,7 @@ def load(
     `context`: entries the KV cache shall hold, text and visual tokens of prompt and answer together, at most what the
     model was trained on; None: 4096, and more once a prompt needs it.
     `threads`: CPU threads; None: as many as there are cores.
-    `kv_precision`: `f16`, or `q8_0` for about half the memory of the KV cache, slower on CPUs.
+    `kv_precision`: `f16`; `q8_0` for about half the memory of the KV cache, `q4_0` for a quarter; slower on CPUs.
     `batch`: entries computed at a time; fewer take less memory; None leaves it to the backend.
     Raises BundleError, BackendError, UsageError.
     """

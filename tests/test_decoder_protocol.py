@@ -14,9 +14,11 @@ from edge_interleave.bundle import Bundle, open_bundle
 from edge_interleave.decoder import KV_PRECISIONS, Decoder, DecoderOptions, find_backend
 from edge_interleave.errors import BackendError, BundleError, ContextFullError, InputError, UsageError
 
-BACKENDS = ("llama-cpp",)
-HEADS = {"f16": 4, "q8_0": 1}
+BACKENDS = ("llama-cpp", "mlx")
+HEADS = {"f16": 4, "q8_0": 1, "q4_0": 1}
 """KV precision to heads of the decoders tried with it: llama.cpp takes q8_0 for heads of 64 values and more."""
+RE_ROTATED = {"f16": 0.9999, "q8_0": 0.9999, "q4_0": 0.99}
+"""Least cosine of logits where stored keys were rotated and rounded again."""
 TEXT = [5, 17, 99, 42, 7, 256, 33, 12]
 
 Open = Callable[..., Decoder]
@@ -89,7 +91,7 @@ def test_facts_are_those_of_the_bundle(decoder: Decoder, tiny: Bundle) -> None:
     assert decoder.facts.vocab_size == info.vocab_size
     assert decoder.facts.trained_context == info.context_length
     assert decoder.facts.capacity == 200
-    assert decoder.facts.bytes_per_token >= 2 * info.layers * info.kv_heads * info.head_dim
+    assert decoder.facts.bytes_per_token >= info.layers * info.kv_heads * info.head_dim
 
 
 def test_logits_are_float32_and_belong_to_the_caller(decoder: Decoder) -> None:
@@ -168,7 +170,9 @@ def test_what_was_evicted_is_not_attended_to(one_layer: Decoder) -> None:
     assert cosine(evicted, afresh) > 0.9999
 
 
-def test_rebase_closes_gaps_as_if_the_kept_entries_were_all_there_ever_was(one_layer: Decoder) -> None:
+def test_rebase_closes_gaps_as_if_the_kept_entries_were_all_there_ever_was(one_layer: Decoder, precision: str) -> None:
+    if precision == "q4_0":
+        pytest.skip("keys rounded to 4 bits differ by more than what this looks for")
     one_layer.append_tokens(TEXT)
     one_layer.append_embeddings(rows(20))
     one_layer.append_tokens(TEXT)
@@ -185,17 +189,17 @@ def test_rebase_closes_gaps_as_if_the_kept_entries_were_all_there_ever_was(one_l
     one_layer.append_embeddings(np.delete(rows(20), range(2, 7), axis=0))
     one_layer.append_tokens(TEXT)
     afresh = one_layer.append_tokens([3])
-    assert cosine(rebased, afresh) > 0.9999
-    assert cosine(with_gaps, afresh) < 0.9999, "positions must matter, or this test shows nothing"
+    assert cosine(rebased, afresh) > RE_ROTATED[precision]
+    assert cosine(with_gaps, afresh) < RE_ROTATED[precision], "positions must matter, or this test shows nothing"
 
 
-def test_rebase_after_evicting_the_front_changes_no_distance(decoder: Decoder) -> None:
+def test_rebase_after_evicting_the_front_changes_no_distance(decoder: Decoder, precision: str) -> None:
     decoder.append_tokens([*TEXT, *TEXT])
     decoder.evict(0, 5)
     with_gap = decoder.append_tokens([3])
     decoder.truncate(16)
     decoder.rebase()
-    assert cosine(decoder.append_tokens([3]), with_gap) > 0.9999
+    assert cosine(decoder.append_tokens([3]), with_gap) > RE_ROTATED[precision]
 
 
 def test_what_is_recomputed_knows_nothing_of_what_was_evicted(decoder: Decoder) -> None:
@@ -397,19 +401,22 @@ def test_a_state_is_refused_in_another_precision(
         second.load(tmp_path / "state")
 
 
-def test_q8_0_takes_half_the_memory_and_answers_alike(open_decoder: Open, bundles: dict[str, Bundle]) -> None:
-    f16, q8_0 = (open_decoder(bundles["q8_0"], kv=precision) for precision in ("f16", "q8_0"))
-    assert q8_0.facts.bytes_per_token == f16.facts.bytes_per_token * 34 // 64
+@pytest.mark.parametrize(("small", "bytes_of_64", "least"), [("q8_0", 68, 0.999), ("q4_0", 36, 0.9)])
+def test_a_smaller_kv_cache_answers_alike(
+    open_decoder: Open, bundles: dict[str, Bundle], small: str, bytes_of_64: int, least: float
+) -> None:
+    f16, quantized = (open_decoder(bundles["q8_0"], kv=precision) for precision in ("f16", small))
+    assert quantized.facts.bytes_per_token == f16.facts.bytes_per_token * bytes_of_64 // 128
     image = rows(100)
     logits = f16.append_embeddings(image)
-    assert 0.999 < cosine(logits, q8_0.append_embeddings(image)) < 1
+    assert least < cosine(logits, quantized.append_embeddings(image)) < 1
 
 
 def test_a_precision_that_the_decoder_cannot_have_is_refused(open_decoder: Open, bundles: dict[str, Bundle]) -> None:
     with pytest.raises(BackendError, match=r"q8_0.*take f16"):
         open_decoder(bundles["f16"], kv="q8_0")
-    with pytest.raises(UsageError, match=r"q4_0.*f16, q8_0"):
-        DecoderOptions(kv_precision="q4_0")
+    with pytest.raises(UsageError, match=r"q5_1.*f16, q8_0, q4_0"):
+        DecoderOptions(kv_precision="q5_1")
 
 
 @pytest.mark.parametrize("ids", [[], [-1], [10**6], [[1, 2]], [1.5], [True, None]])

@@ -1,0 +1,241 @@
+"""The MLX backend: the Decoder protocol over mlx-lm's models and a KV cache of our own.
+
+On Apple Silicon and CUDA it computes in the type that the weights have, on CPUs in fp32. Knows nothing about images,
+prompts or sampling.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from edge_interleave.bundle import Bundle
+from edge_interleave.decoder import Decoder, DecoderFacts, DecoderMemory, DecoderOptions, FloatArray
+from edge_interleave.errors import BackendError
+
+from .decoder_inputs import Entries, check_range, check_room, embedding_entries, parts_of_range, token_entries
+from .mlx_cache import GapCache
+from .mlx_memory import LIMITS, bytes_per_token, decoder_memory, on_cpu, precision_of
+from .mlx_state import read_arrays, write_arrays
+from .mlx_weights import MLX_NAME, Weights, acquire, release
+
+BATCH = 512
+"""Entries that are computed at a time, at most."""
+
+
+class MlxBackend:
+    """What the entry point `mlx` names."""
+
+    name = "mlx"
+    decoder_file = MLX_NAME
+
+    def open(self, bundle: Bundle, options: DecoderOptions) -> Decoder:
+        """Open the bundle's `decoder-mlx/`. Raises BundleError where it is not sound or not of this bundle."""
+        return MlxDecoder(bundle, options)
+
+    def memory(self, bundle: Bundle, options: DecoderOptions) -> DecoderMemory:
+        """What MLX allocates for it, once its cache is full. Raises BundleError, BackendError."""
+        return decoder_memory(bundle, options, min(options.batch or BATCH, BATCH))
+
+
+BACKEND = MlxBackend()
+
+
+class MlxDecoder:
+    """One timeline. See `edge_interleave.decoder.Decoder`. `options.threads` is nothing that MLX could be told."""
+
+    def __init__(self, bundle: Bundle, options: DecoderOptions) -> None:
+        info = bundle.manifest.decoder
+        precision = precision_of(bundle, options.kv_precision)
+        self._batch = min(options.batch or BATCH, BATCH)
+        memory = decoder_memory(bundle, options, self._batch)
+        self._weights = acquire(bundle)
+        needed = memory.weights + memory.cache + memory.compute
+        LIMITS.add(needed)
+        self._finalizer = weakref.finalize(self, _free, self._weights, needed)
+        self._type = mx.float32 if on_cpu() else self._weights.model.model.norm.weight.dtype
+        rotations = [layer.self_attn.rope for layer in self._weights.model.layers]
+        capacity = max(1, min(options.context, info.context_length))
+        self._facts = DecoderFacts(
+            hidden_size=info.hidden_size,
+            vocab_size=info.vocab_size,
+            trained_context=info.context_length,
+            capacity=capacity,
+            bytes_per_token=bytes_per_token(info, precision),
+        )
+        self._interruption = _Interruption()
+        self._cache = GapCache(rotations, capacity, precision, self._interruption.check)
+        per_entry = precision.packed(mx.zeros((1, info.kv_heads, 1, info.head_dim)))
+        self._shapes = [part.shape for part in per_entry] * 2 * info.layers
+        files = sorted(name for name in bundle.manifest.files if name.startswith(f"{MLX_NAME}/"))
+        digests = " ".join(bundle.manifest.files[name].sha256 for name in files)
+        self._fingerprint = f"mlx {digests} kv={options.kv_precision}"
+
+    @property
+    def facts(self) -> DecoderFacts:
+        """Sizes of this decoder."""
+        return self._facts
+
+    @property
+    def length(self) -> int:
+        """Entries in the KV cache."""
+        return self._cache.cells.length
+
+    @property
+    def position(self) -> int:
+        """The position the next entry will have: one past the last stored one."""
+        return self._cache.cells.position
+
+    def append_tokens(self, ids: Sequence[int]) -> FloatArray:
+        """Extend the timeline by tokens; the logits of the last, float32 (vocab_size,).
+
+        Raises ContextFullError (timeline unchanged), ValueError for no ids or one that is not in the vocabulary.
+        """
+        return self._append(token_entries(ids, self._facts))
+
+    def append_embeddings(self, rows: FloatArray) -> FloatArray:
+        """Extend the timeline by embeddings, float32 (n, hidden_size); logits as `append_tokens`.
+
+        Raises ContextFullError (timeline unchanged), ValueError for another shape, dtype or values that are not finite.
+        """
+        return self._append(embedding_entries(rows, self._facts))
+
+    def truncate(self, position: int) -> None:
+        """Forget every entry at `position` and after. The next position is one past the last entry kept."""
+        self._remove(position, max(position, self.position))
+
+    def evict(self, start: int, end: int) -> None:
+        """Forget the entries at positions start <= p < end; later ones keep their positions (a gap).
+
+        A range that reaches to the end leaves no gap: it is a truncation.
+        """
+        self._remove(start, end)
+
+    def rebase(self) -> None:
+        """Close the gaps, by re-rotating the keys behind them."""
+        self._alive()
+        self._cache.move(self._cache.cells.all(), np.arange(self.length))
+
+    def recompute(self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray]) -> None:
+        """Compute the entries at positions start <= p < end anew, as if only what lies before them had ever been there.
+
+        Raises ValueError for a range that is not stored or parts of another length, BackendError where MLX fails: the
+        range is forgotten then.
+        """
+        self._alive()
+        cells = self._cache.cells
+        entries = parts_of_range(start, end, parts, cells.ranges, self._facts)
+        before = int(cells.positions[cells.positions < start].max(initial=-1)) + 1
+        self._remove(start, end)
+        position = before
+        try:
+            for part in entries:
+                self._compute(part, position)
+                position += len(part)
+        except BaseException:
+            cells.free(cells.within(before, position))
+            raise
+        self._cache.move(cells.within(before, position), np.arange(start, end))
+
+    def save(self, path: Path) -> None:
+        """Write the timeline's KV state to a safetensors file, atomically."""
+        self._alive()
+        chosen = mx.array(self._cache.cells.all())
+        arrays = [array[:, :, chosen] for array in self._cache.arrays()] if self.length else []
+        write_arrays(Path(path), self._fingerprint, self._cache.cells.ranges, arrays)
+
+    def load(self, path: Path) -> None:
+        """Replace the timeline by a saved one.
+
+        Raises InputError where the file is not of this decoder; the timeline is unchanged then.
+        """
+        self._alive()
+        ranges, arrays = read_arrays(Path(path), self._fingerprint, self._facts, self._shapes)
+        self._cache.fill(np.concatenate([np.arange(*pair) for pair in ranges] or [np.zeros(0, np.int64)]), arrays)
+
+    def interrupt(self) -> None:
+        """From any thread: have what is being computed, and all that comes after, fail with BackendError at once.
+
+        A batch of several entries is broken off between two layers.
+        """
+        self._interruption.wanted = True
+
+    def close(self) -> None:
+        """Free the KV cache, and the weights where no other decoder uses them. A second call does nothing."""
+        self._cache.clear()
+        self._finalizer()
+
+    def _alive(self) -> None:
+        if not self._finalizer.alive:
+            raise BackendError("the decoder is closed; open the model again")
+
+    def _append(self, entries: Entries) -> FloatArray:
+        self._alive()
+        start = self.position
+        check_room(self.length, start, len(entries), self._facts)
+        hidden = self._compute(entries, start)
+        logits = np.array(self._weights.head(hidden).astype(mx.float32)).reshape(-1)
+        if not np.isfinite(logits).all():
+            self._remove(start, start + len(entries))
+            raise BackendError(f"{self._weights.folder}: gives logits that are not finite; convert or pull it again")
+        return logits
+
+    def _compute(self, entries: Entries, start: int) -> Any:
+        """Store entries from a position on; the last one's hidden state, (1, hidden). Raises BackendError, none stored.
+
+        They see what lies before `start`, and each other.
+        """
+        hidden: Any = None
+        model = self._weights.model.model
+        try:
+            for first in range(0, len(entries), self._batch):
+                chunk = mx.array(entries[first : first + self._batch])
+                rows = (model.embed_tokens(chunk) if entries.ndim == 1 else chunk).astype(self._type)
+                self._interruption.begin(len(rows))
+                self._cache.begin(start + first, len(rows))
+                hidden = model(None, self._cache.layers, input_embeddings=rows[None])[:, -1]
+                mx.eval(hidden, self._cache.arrays())
+        except BaseException as error:
+            self._cache.cells.free(self._cache.cells.within(start, start + len(entries)))
+            if isinstance(error, RuntimeError | ValueError):
+                raise BackendError(f"MLX failed to compute ({' '.join(str(error).split())[:200]})") from error
+            raise
+        return hidden
+
+    def _remove(self, start: int, end: int) -> None:
+        self._alive()
+        check_range(start, end)
+        self._cache.cells.free(self._cache.cells.within(start, end))
+
+
+class _Interruption:
+    """Breaks a batch off. MLX computes when it is asked for a result, so each layer's is asked for."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self._many = False
+
+    def begin(self, count: int) -> None:
+        """A batch of so many entries comes. Raises BackendError where it is not wanted."""
+        self._many = count > 1
+        self._stop()
+
+    def check(self, arrays: tuple[Any, ...]) -> None:
+        """A layer has been described, with what it stores. Raises BackendError."""
+        if self._many:
+            mx.eval(arrays)
+            self._stop()
+
+    def _stop(self) -> None:
+        if self.wanted:
+            raise BackendError("interrupted; the decoder can only be closed")
+
+
+def _free(weights: Weights, needed: int) -> None:
+    release(weights)
+    LIMITS.remove(needed)

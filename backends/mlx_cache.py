@@ -1,0 +1,236 @@
+"""A KV cache that knows gaps: entries lie in cells, in no order, and every cell knows its entry's position.
+
+mlx-lm's own caches have one number for length and position, so nothing can leave their middle. Here an entry that is
+evicted frees its cell, and a later one takes it; nothing is copied, and attention leaves free cells out by its mask.
+Keys are stored rotated by their positions (RoPE), so moving an entry re-rotates its key, which the model's own rotary
+embedding does: rotations add up. Knows nothing about models, tokens or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+STEP = 256
+"""Cells by which a cache grows."""
+FREE = -1
+Numbers = npt.NDArray[np.int64]
+Rotate = Callable[..., Any]
+"""A rotary embedding: keys (n, heads, 1, size) and `offset`, a distance in positions, to the same rotated by it."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How keys and values are stored: as halves, or in groups of whole numbers with a scale and an offset each."""
+
+    bits: int | None = None
+    """None: as halves."""
+    group: int = 32
+    """Values that share a scale and an offset."""
+
+    def bytes_for(self, values: int) -> int:
+        """Bytes of so many values; scales and offsets are halves."""
+        return 2 * values if self.bits is None else values * self.bits // 8 + 4 * values // self.group
+
+    def packed(self, values: Any) -> tuple[Any, ...]:
+        """Values (..., size) as they are stored: one array, or three (numbers, scales, offsets)."""
+        values = values.astype(mx.float16)
+        if self.bits is None:
+            return (values,)
+        return tuple(mx.quantize(values, group_size=self.group, bits=self.bits))
+
+    def unpacked(self, parts: tuple[Any, ...]) -> Any:
+        """The values again."""
+        return parts[0] if self.bits is None else mx.dequantize(*parts, group_size=self.group, bits=self.bits)
+
+
+class Cells:
+    """Which cell holds the entry of which position: one table for all layers."""
+
+    def __init__(self, capacity: int) -> None:
+        """`capacity`: the most entries."""
+        self.capacity = capacity
+        self.positions: Numbers = np.full(0, FREE, np.int64)
+        """By cell; FREE where there is no entry."""
+
+    @property
+    def length(self) -> int:
+        """Entries."""
+        return int((self.positions != FREE).sum())
+
+    @property
+    def position(self) -> int:
+        """One past the last entry's position."""
+        return int(self.positions.max(initial=FREE)) + 1
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """The stored positions, ascending, start <= p < end."""
+        stored = np.sort(self.positions[self.positions != FREE])
+        runs = np.split(stored, np.flatnonzero(np.diff(stored) != 1) + 1) if len(stored) else []
+        return [(int(run[0]), int(run[-1]) + 1) for run in runs]
+
+    def within(self, start: int, end: int) -> Numbers:
+        """The cells of the entries at positions start <= p < end, in order of position."""
+        there = np.flatnonzero((self.positions >= max(start, 0)) & (self.positions < end))
+        return there[np.argsort(self.positions[there])]
+
+    def all(self) -> Numbers:
+        """The cells of all entries, in order of position."""
+        return self.within(0, self.position)
+
+    def take(self, start: int, count: int) -> Numbers:
+        """Cells for entries at `count` positions from `start` on. There must be room."""
+        free = np.flatnonzero(self.positions == FREE)
+        if len(free) < count:
+            size = min(self.capacity, -(-(self.length + count) // STEP) * STEP)
+            self.positions = np.concatenate((self.positions, np.full(size - len(self.positions), FREE, np.int64)))
+            free = np.flatnonzero(self.positions == FREE)
+        taken = free[:count]
+        self.positions[taken] = np.arange(start, start + count)
+        return taken
+
+    def free(self, cells: Numbers) -> None:
+        """Forget entries."""
+        self.positions[cells] = FREE
+
+
+class LayerCache:
+    """One layer's keys and values, (1, kv heads, cells, ...) each. What mlx-lm's attention calls a cache."""
+
+    def __init__(self, owner: GapCache, rotate: Rotate) -> None:
+        self._owner = owner
+        self._rotate = rotate
+        self.keys: tuple[Any, ...] = ()
+        self.values: tuple[Any, ...] = ()
+
+    @property
+    def offset(self) -> int:
+        """Position of the first of the entries that are being appended."""
+        return self._owner.start
+
+    def make_mask(self, count: int, **_: Any) -> Any:
+        """Who sees whom, bool (new entries, cells)."""
+        return self._owner.mask
+
+    def update_and_fetch(self, keys: Any, values: Any) -> tuple[Any, Any]:
+        """Store new entries, (1, kv heads, n, size), and give all cells."""
+        precision = self._owner.precision
+        self.keys = self._with(self.keys, precision.packed(keys))
+        self.values = self._with(self.values, precision.packed(values))
+        self._owner.on_layer((*self.keys, *self.values))
+        if precision.bits is None:
+            return self.keys[0], self.values[0]
+        return self.keys, self.values
+
+    def rotate(self, cells: Numbers, by: int) -> None:
+        """Rotate the keys of some cells by a distance."""
+        chosen, precision = mx.array(cells), self._owner.precision
+        keys = precision.unpacked(tuple(part[:, :, chosen] for part in self.keys))
+        turned = self._rotate(keys.transpose(2, 1, 0, 3).astype(mx.float32), offset=by).transpose(2, 1, 0, 3)
+        for part, new in zip(self.keys, precision.packed(turned), strict=True):
+            part[:, :, chosen] = new
+        mx.eval(self.keys)
+
+    def _with(self, held: tuple[Any, ...], new: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The cells with new entries in them. MLX writes in place where nobody else holds the array."""
+        count = len(self._owner.cells.positions)
+        more = count - (held[0].shape[2] if held else 0)
+        if more:
+            blank = [mx.zeros((*part.shape[:2], more, part.shape[3]), part.dtype) for part in new]
+            held = tuple(mx.concatenate(pair, 2) for pair in zip(held, blank, strict=True)) if held else tuple(blank)
+        for first, last, begin in self._owner.runs:
+            for old, part in zip(held, new, strict=True):
+                old[:, :, first:last] = part[:, :, begin : begin + last - first]
+        return held
+
+
+class QuantizedLayerCache(LayerCache):
+    """The same in groups of whole numbers: mlx-lm's attention knows it by `bits`."""
+
+    @property
+    def bits(self) -> int:
+        """Of a value."""
+        return self._owner.precision.bits or 0
+
+    @property
+    def group_size(self) -> int:
+        """Values that share a scale and an offset."""
+        return self._owner.precision.group
+
+
+class GapCache:
+    """All layers' cells. `begin`, run the model with `layers` as its cache, and the entries are there."""
+
+    def __init__(
+        self,
+        rotations: Sequence[Rotate],
+        capacity: int,
+        precision: Precision,
+        on_layer: Callable[[tuple[Any, ...]], None] = lambda _: None,
+    ) -> None:
+        """`rotations`: each layer's rotary embedding. `on_layer` is called with what a layer stores, at each append."""
+        self.cells = Cells(capacity)
+        self.precision = precision
+        self.on_layer = on_layer
+        self.start = 0
+        self.mask: Any = None
+        self.runs: list[tuple[int, int, int]] = []
+        """Cells first <= c < last for the new entries from `begin` on."""
+        kind = LayerCache if precision.bits is None else QuantizedLayerCache
+        self.layers = [kind(self, rotate) for rotate in rotations]
+
+    def begin(self, start: int, count: int) -> None:
+        """Take cells for entries at `count` positions from `start` on, which see all that lies before them."""
+        taken = self.cells.take(start, count)
+        positions = self.cells.positions
+        self.start = start
+        self.mask = mx.array((positions != FREE) & (positions <= start + np.arange(count)[:, None]))
+        self.runs = list(_runs(taken))
+
+    def move(self, cells: Numbers, to: Numbers) -> None:
+        """Give the entries in some cells other positions."""
+        by = to - self.cells.positions[cells]
+        for distance in np.unique(by[by != 0]):
+            for layer in self.layers:
+                layer.rotate(cells[by == distance], int(distance))
+        self.cells.positions[cells] = to
+
+    def clear(self) -> None:
+        """Forget all and free the memory."""
+        self.cells = Cells(self.cells.capacity)
+        self.mask = None
+        for layer in self.layers:
+            layer.keys = layer.values = ()
+
+    def arrays(self) -> list[Any]:
+        """All that is stored, (1, kv heads, cells, ...) each, in an order that does not change."""
+        return [part for layer in self.layers for part in (*layer.keys, *layer.values)]
+
+    def fill(self, positions: Numbers, arrays: Sequence[Any]) -> None:
+        """Put entries into an empty cache. `arrays`: as `arrays` gives them, but for these entries alone."""
+        self.clear()
+        if not len(positions):
+            return
+        taken = self.cells.take(0, len(positions))
+        self.cells.positions[taken] = positions
+        self.runs = list(_runs(taken))
+        parts = len(self.precision.packed(mx.zeros((1, 1, 1, self.precision.group))))
+        each = iter(arrays)
+        for layer in self.layers:
+            layer.keys = layer._with((), tuple(next(each) for _ in range(parts)))
+            layer.values = layer._with((), tuple(next(each) for _ in range(parts)))
+            mx.eval(layer.keys, layer.values)
+
+
+def _runs(cells: Numbers) -> Iterator[tuple[int, int, int]]:
+    """Neighbouring cells together."""
+    begin = 0
+    for run in np.split(cells, np.flatnonzero(np.diff(cells) != 1) + 1):
+        yield int(run[0]), int(run[-1]) + 1, begin
+        begin += len(run)

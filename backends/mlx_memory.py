@@ -1,0 +1,111 @@
+"""What MLX allocates for a decoder, in bytes, without asking it; and MLX's own limits, set to it.
+
+The figures for what is computed between the layers were found by opening decoders of many sizes and reading MLX's own
+peak; tests hold them to it. Knows nothing about windows or budgets.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import mlx.core as mx
+
+from edge_interleave.bundle import Bundle, DecoderInfo
+from edge_interleave.decoder import DecoderMemory, DecoderOptions
+from edge_interleave.errors import BackendError
+
+from .mlx_cache import Precision
+from .mlx_weights import MlxFiles, read_files
+
+_BITS = {"f16": None, "q8_0": 8, "q4_0": 4}
+_GROUPS = (64, 32)
+"""Values that share a scale and an offset. With 64 an entry takes as many bytes as llama.cpp's of the same name."""
+_FLOAT = 4
+_KEPT = 32 << 20
+"""Bytes of freed buffers that MLX may keep for the next computation."""
+
+
+class Limits:
+    """MLX's memory limit: the sum of what the open decoders need. MLX then frees what it keeps before it takes more."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._needed = 0
+        self._unlimited: int | None = None
+
+    def add(self, needed: int) -> None:
+        """A decoder is opened."""
+        with self._lock:
+            self._needed += needed
+            before = mx.set_memory_limit(self._needed + _KEPT)
+            mx.set_cache_limit(_KEPT)
+            if self._unlimited is None:
+                self._unlimited = before
+
+    def remove(self, needed: int) -> None:
+        """A decoder is closed."""
+        with self._lock:
+            self._needed -= needed
+            mx.clear_cache()
+            if self._unlimited is not None:
+                mx.set_memory_limit(self._needed + _KEPT if self._needed else self._unlimited)
+
+
+LIMITS = Limits()
+
+
+def precision_of(bundle: Bundle, name: str) -> Precision:
+    """How keys and values are stored. Raises BackendError where this decoder's cannot be."""
+    bits, width = _BITS[name], bundle.manifest.decoder.head_dim
+    group = next((group for group in _GROUPS if not width % group), None)
+    if bits is not None and group is None:
+        raise BackendError(
+            f"{bundle.folder}: MLX stores keys in {name} only for heads of a multiple of {min(_GROUPS)} values, this "
+            f"decoder's have {width}; take f16"
+        )
+    return Precision(bits, group or min(_GROUPS))
+
+
+def bytes_per_token(info: DecoderInfo, precision: Precision) -> int:
+    """KV cache bytes for one entry, keys and values of all layers."""
+    return 2 * info.layers * precision.bytes_for(info.kv_heads * info.head_dim)
+
+
+def decoder_memory(bundle: Bundle, options: DecoderOptions, batch: int) -> DecoderMemory:
+    """The bytes of weights, KV cache and what is computed. Raises BundleError, BackendError."""
+    info, precision = bundle.manifest.decoder, precision_of(bundle, options.kv_precision)
+    found = read_files(bundle)
+    capacity = max(1, min(options.context, info.context_length))
+    return DecoderMemory(
+        weights=found.bytes,
+        cache=capacity * bytes_per_token(info, precision),
+        compute=_KEPT + _compute(info, found, min(batch, capacity), capacity, precision),
+    )
+
+
+def on_cpu() -> bool:
+    """Whether MLX computes on the CPU: in fp32, for it has no halves there."""
+    return bool(mx.default_device().type == mx.DeviceType.cpu)
+
+
+def _compute(info: DecoderInfo, found: MlxFiles, rows: int, cells: int, precision: Precision) -> int:
+    """Bytes for a batch, at the widest place."""
+    hidden, feed_forward = info.hidden_size, int(found.config.fields["intermediate_size"])
+    feeding = rows * _FLOAT * (3 * hidden + 3 * feed_forward)
+    # Scores of each head over all cells before and after the softmax, and keys and values as floats.
+    attending = (
+        rows * _FLOAT * (3 * hidden + 3 * info.heads * cells) + 4 * _FLOAT * cells * info.kv_heads * info.head_dim
+    )
+    logits = 2 * _FLOAT * info.vocab_size
+    return max(feeding, attending) + logits + (_widened(found) if on_cpu() else 0)
+
+
+def _widened(found: MlxFiles) -> int:
+    """On a CPU, halves are turned to floats as they are used: the largest matrix that is not quantized."""
+    halves = [
+        entry.bytes * 2
+        for entries in found.tensors.values()
+        for name, entry in entries.items()
+        if entry.dtype in ("F16", "BF16") and name.endswith(".weight")
+    ]
+    return max(halves, default=0)

@@ -1,0 +1,162 @@
+"""`decoder-mlx/`: the folder of an mlx-lm model, checked as a stranger's, loaded once for all decoders of a bundle.
+
+mlx-lm would run code that a folder names; here its own two model files are all that runs. Every tensor is there once,
+with the shape that the model calls for, before MLX reads a file.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from edge_interleave.bundle import Bundle
+from edge_interleave.errors import BundleError
+from edge_interleave.safetensors_header import Entry, read_header
+
+from .mlx_config import MlxConfig, read_config
+from .mlx_lm_models import TYPES, new_model
+
+MLX_NAME = "decoder-mlx"
+CONFIG_NAME = f"{MLX_NAME}/config.json"
+_WHOLE, _REAL = {"U32": mx.uint32, "U8": mx.uint8}, ("F16", "BF16", "F32")
+_REMEDY = "convert or pull the model again"
+Key = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(eq=False)
+class Weights:
+    """An open model."""
+
+    key: Key
+    folder: Path
+    model: Any = field(repr=False)
+    """mlx-lm's."""
+    tied: bool
+    bytes: int
+    users: int = 1
+
+    def head(self, hidden: Any) -> Any:
+        """Hidden states (n, hidden) to logits over the vocabulary."""
+        return self.model.model.embed_tokens.as_linear(hidden) if self.tied else self.model.lm_head(hidden)
+
+
+@dataclass(frozen=True)
+class MlxFiles:
+    """What a bundle's folder holds, by its headers."""
+
+    config: MlxConfig
+    tensors: dict[Path, dict[str, Entry]]
+    """By file."""
+
+    @property
+    def bytes(self) -> int:
+        """Of all tensors."""
+        return sum(entry.bytes for entries in self.tensors.values() for entry in entries.values())
+
+
+_shared: dict[Key, Weights] = {}
+_lock = threading.Lock()
+
+
+def acquire(bundle: Bundle) -> Weights:
+    """The weights, loaded where no decoder has them yet. `release` them once. Raises BundleError, BackendError."""
+    key = tuple(_state(path) for path in _files(bundle))
+    with _lock:
+        if key in _shared:
+            _shared[key].users += 1
+            return _shared[key]
+        found = read_files(bundle)
+        model = _load(found, bundle.folder / MLX_NAME)
+        _shared[key] = Weights(key, bundle.folder / MLX_NAME, model, found.config.tied, found.bytes)
+        return _shared[key]
+
+
+def release(weights: Weights) -> None:
+    """Free the weights where nobody else uses them."""
+    with _lock:
+        weights.users -= 1
+        if weights.users == 0:
+            del _shared[weights.key]
+            weights.model = None
+            mx.clear_cache()
+
+
+def read_files(bundle: Bundle) -> MlxFiles:
+    """Config and headers, nothing of the weights. Raises BundleError where they are not sound or not of `bundle`."""
+    info, folder = bundle.manifest.decoder, bundle.folder / MLX_NAME
+    if info.type not in TYPES:
+        raise BundleError(f"{folder}: mlx-lm has no {info.type} decoder here; convert with --backend llama-cpp")
+    config = read_config(bundle.file(CONFIG_NAME), info)
+    tensors: dict[Path, dict[str, Entry]] = {}
+    names: set[str] = set()
+    for path in _files(bundle):
+        if path.suffix != ".safetensors":
+            continue
+        try:
+            with path.open("rb") as file:
+                tensors[path] = read_header(path, file, BundleError, remedy=_REMEDY, dtypes=(*_WHOLE, *_REAL))
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read ({error.strerror}); {_REMEDY}") from error
+        if twice := names & tensors[path].keys():
+            raise BundleError(f"{path}: tensor {min(twice)!r:.80} is in another file too; {_REMEDY}")
+        names |= tensors[path].keys()
+    if info.layers > len(names):
+        raise BundleError(f"{folder}: {len(names)} tensors cannot make {info.layers} layers; {_REMEDY}")
+    return MlxFiles(config, tensors)
+
+
+def _files(bundle: Bundle) -> list[Path]:
+    """Of the folder, in the order of their names. Raises BundleError where the bundle has none."""
+    names = sorted(name for name in bundle.manifest.files if name.startswith(f"{MLX_NAME}/"))
+    return [bundle.file(name) for name in names] or [bundle.file(CONFIG_NAME)]
+
+
+def _state(path: Path) -> tuple[str, int, int]:
+    stat = path.stat()
+    return str(path.resolve()), stat.st_mtime_ns, stat.st_size
+
+
+def _load(found: MlxFiles, folder: Path) -> Any:
+    model = new_model(found.config.fields["model_type"], found.config.fields)
+    there = {name: entry for entries in found.tensors.values() for name, entry in entries.items()}
+    nn.quantize(model, class_predicate=lambda name, module: _how(found.config, there, name, module))
+    _check(dict(tree_flatten(model.parameters())), there, folder)
+    try:
+        for path in found.tensors:
+            model.load_weights(list(mx.load(str(path)).items()), strict=False)
+            mx.eval(model.parameters())
+    except (RuntimeError, ValueError) as error:
+        raise BundleError(f"{folder}: MLX cannot load it ({str(error)[:200]}); {_REMEDY}") from error
+    model.eval()
+    return model
+
+
+def _how(config: MlxConfig, there: Mapping[str, Entry], name: str, module: Any) -> Any:
+    """What `nn.quantize` asks for each module: how it is quantized, or False."""
+    how = config.of(name)
+    if how is None or not hasattr(module, "to_quantized") or f"{name}.scales" not in there:
+        return False
+    return {"group_size": how.group_size, "bits": how.bits, "mode": how.mode}
+
+
+def _check(wanted: Mapping[str, Any], there: Mapping[str, Entry], folder: Path) -> None:
+    """Hold the headers to the model's parameters."""
+    for name in sorted(wanted.keys() ^ there.keys()):
+        what = "missing" if name in wanted else "not one of this model"
+        raise BundleError(f"{folder}: tensor {name!r:.80} is {what}; {_REMEDY}")
+    for name, value in wanted.items():
+        entry = there[name]
+        whole = value.dtype in _WHOLE.values()
+        fits = _WHOLE.get(entry.dtype) == value.dtype if whole else entry.dtype in _REAL
+        if entry.shape != value.shape or not fits:
+            raise BundleError(
+                f"{folder}: tensor {name!r:.80} is {entry.dtype} {entry.shape} where the model has {value.dtype} "
+                f"{tuple(value.shape)}; {_REMEDY}"
+            )
