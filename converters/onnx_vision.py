@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
-from edge_interleave.bundle import VISION_INPUT, VISION_OUTPUT
+from edge_interleave.bundle import VISION_BATCH, VISION_INPUT, VISION_OUTPUT
 from edge_interleave.errors import CheckpointError, UsageError
 
 from .checkpoint import Checkpoint
@@ -79,7 +79,7 @@ class _Export:
         """The whole graph."""
         vision, graph = self.vision, self.graph
         self.check()
-        x = graph.input(VISION_INPUT, np.float32, ["n", 3, vision.image_size, vision.image_size])
+        x = graph.input(VISION_INPUT, np.float32, [VISION_BATCH, 3, vision.image_size, vision.image_size])
         if self.real == np.float16:
             x = graph.op("Cast", x, name="pixels_fp16", to=TensorProto.FLOAT16)
         x = self.embeddings(x)
@@ -93,7 +93,7 @@ class _Export:
         x = self.linear(x, "projector.linear_2")
         graph.op("Cast", x, name=VISION_OUTPUT, to=TensorProto.FLOAT)
         hidden = self.checkpoint.shape("projector.linear_2.weight")[0]
-        graph.output(VISION_OUTPUT, np.float32, ["n", vision.grid**2, hidden])
+        graph.output(VISION_OUTPUT, np.float32, [VISION_BATCH, vision.grid**2, hidden])
 
     def check(self) -> None:
         """Refuse what would not give a square grid of patches, and a layer that is not there."""

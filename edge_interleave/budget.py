@@ -19,7 +19,7 @@ from pathlib import Path
 
 from .budget_plan import PRESETS, Cost, Plan, Preset
 from .bundle import Bundle
-from .decoder import Backend, DecoderOptions
+from .decoder import Backend, DecoderOptions, backend_for
 from .errors import BackendError, ResourceError, UsageError
 from .footprint import Footprint, measure, picture_bytes
 from .memory import in_words, parse_memory
@@ -85,8 +85,6 @@ def plan(
     Raises ResourceError for too little memory or time, naming the least that would do; UsageError for what no memory
     could hold, or makes no sense; BundleError, BackendError.
     """
-    from .model import backend_for
-
     if isinstance(memory, str):
         memory = parse_memory(memory)
     wish = _wish(goal, preset, frames, pool, seconds)

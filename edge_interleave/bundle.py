@@ -29,6 +29,8 @@ VISION_NAME = "vision.onnx"
 GGUF_NAME = "decoder.gguf"
 MMPROJ_NAME = "mmproj.gguf"
 VISION_INPUT = "pixels"
+VISION_BATCH = "n"
+"""The name of the input's first axis, pictures."""
 VISION_OUTPUT = "visual_tokens"
 
 RESAMPLES = ("bicubic", "bilinear", "lanczos", "nearest")

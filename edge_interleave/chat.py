@@ -170,6 +170,7 @@ class AnswerStream(Iterator[str]):
                 encode_s=seen.seconds,
                 first_token_s=answer.stats.first_token_s + seen.seconds,
                 encode_images_per_s=rate(len(seen.visuals), seen.seconds),
+                vision_provider=seen.provider,
             )
             self._answer = replace(answer, stats=stats)
             self._finished(self._answer)

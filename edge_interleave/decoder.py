@@ -182,3 +182,26 @@ def find_backend(name: str) -> Backend:
                 raise BackendError(f"backend {name!r} cannot be imported: {error}{remedy}") from error
     known = ", ".join(backend_names()) or "none"
     raise BackendError(f"no backend named {name!r}; installed: {known}")
+
+
+def backend_for(bundle: Bundle, name: str | None) -> Backend:
+    """The named backend; for None the best here that runs one of the bundle's decoders. Raises BackendError."""
+    if name is not None:
+        backend = find_backend(name)
+        if not bundle.has(backend.decoder_file):
+            raise BackendError(
+                f"{bundle.folder}: has no {backend.decoder_file}, which {name!r} runs; name another backend, or make "
+                f"one with 'edge-interleave convert {bundle.manifest.source} --backend {name}'"
+            )
+        return backend
+    problems = []
+    for known in backend_names():
+        try:
+            backend = find_backend(known)
+        except BackendError as error:
+            problems.append(str(error))
+            continue
+        if bundle.has(backend.decoder_file):
+            return backend
+    reason = f" ({problems[0]})" if problems else ""
+    raise BackendError(f"{bundle.folder}: no installed backend runs it{reason}; convert the model again")

@@ -247,6 +247,7 @@ class Live:
             source=None if self._pump is None else self._pump.reader.stats(),
             memory_bytes=memory_bytes(),
             peak_memory_bytes=peak_memory_bytes(),
+            vision_provider=self._encoder.provider,
         )
 
     def close(self) -> None:

@@ -40,6 +40,8 @@ class LiveStats:
     memory_bytes: int
     """Resident now; 0 where the system does not say."""
     peak_memory_bytes: int
+    vision_provider: str
+    """ONNX Runtime's name of what runs the vision tower."""
 
 
 class Pace:

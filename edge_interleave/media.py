@@ -27,9 +27,16 @@ class Seen:
     counts: tuple[int, ...] = ()
     """How many of those each image and video is."""
     seconds: float = 0.0
+    provider: str = ""
+    """What ran the vision tower; empty where nothing was seen."""
 
     def __add__(self, more: Seen) -> Seen:
-        return Seen(self.visuals + more.visuals, self.counts + more.counts, self.seconds + more.seconds)
+        return Seen(
+            self.visuals + more.visuals,
+            self.counts + more.counts,
+            self.seconds + more.seconds,
+            more.provider or self.provider,
+        )
 
 
 class Eyes:
@@ -61,7 +68,8 @@ class Eyes:
             pictures += shown
             counts.append(len(shown))
         rows = self._encoder.encode(pictures, stride=stride, tiles=tiles)
-        return Seen(tuple(map(VisualInput, rows)), tuple(counts), time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return Seen(tuple(map(VisualInput, rows)), tuple(counts), seconds, self._tower.provider)
 
     def live_encoder(self) -> VisionEncoder:
         """Another encoder on the same tower, to be stopped by itself; it keeps nothing, for no frame comes twice."""
@@ -81,10 +89,12 @@ class Eyes:
 
     @cached_property
     def _tower(self) -> VisionTower:
+        from .vision.providers import provider_for
         from .vision.tower import VisionTower
 
         manifest = self._bundle.manifest
-        tower = VisionTower(self._bundle.file(VISION_NAME), manifest.vision, self._threads)
+        provider = provider_for(manifest.precisions.get(VISION_NAME))
+        tower = VisionTower(self._bundle.file(VISION_NAME), manifest.vision, self._threads, provider)
         if tower.hidden_size != manifest.decoder.hidden_size:
             raise BundleError(
                 f"{self._bundle.folder / VISION_NAME}: visual tokens of {tower.hidden_size} values, the decoder takes "

@@ -17,8 +17,8 @@ from types import TracebackType
 
 from .bundle import Bundle, open_bundle
 from .chat import FRAMES, GREEDY, MAX_TOKENS, AnswerStream, Chat, asking, inputs_of, stops_of
-from .decoder import Backend, Decoder, DecoderOptions, backend_names, find_backend
-from .errors import BackendError, ContextFullError, UsageError
+from .decoder import Backend, Decoder, DecoderOptions, backend_for
+from .errors import ContextFullError, UsageError
 from .generation import Answer, GenerationOptions
 from .live import Live
 from .live_prompt import LivePrompt
@@ -245,25 +245,3 @@ class Model:
             return self._open_decoder(size)
         decoder, self._spare = self._spare, None
         return decoder
-
-
-def backend_for(bundle: Bundle, name: str | None) -> Backend:
-    """The named backend; for None the first installed that runs one of the bundle's decoders. Raises BackendError."""
-    if name is not None:
-        backend = find_backend(name)
-        if not bundle.has(backend.decoder_file):
-            raise BackendError(
-                f"{bundle.folder}: has no {backend.decoder_file}, which {name!r} runs; convert for it, or name another"
-            )
-        return backend
-    problems = []
-    for known in backend_names():
-        try:
-            backend = find_backend(known)
-        except BackendError as error:
-            problems.append(str(error))
-            continue
-        if bundle.has(backend.decoder_file):
-            return backend
-    reason = f" ({problems[0]})" if problems else ""
-    raise BackendError(f"{bundle.folder}: no installed backend runs it{reason}; convert the model again")

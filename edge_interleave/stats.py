@@ -32,6 +32,8 @@ class Stats:
     """Of images and frames, those found in the cache of embeddings included."""
     peak_memory_bytes: int
     """The most memory the process has held at any time so far (resident set); 0 where the system does not say."""
+    vision_provider: str = ""
+    """ONNX Runtime's name of what ran the vision tower; empty where there was no image."""
 
 
 def rate(count: int, seconds: float) -> float:

@@ -133,6 +133,7 @@ def test_json_is_one_object_with_the_promised_figures(env: dict[str, str], conve
     assert set(answer["stats"]) >= STATS
     assert answer["stats"]["visual_tokens"] == (1 + 1 + 3) * 4
     assert answer["stats"]["answer_tokens"] <= 4
+    assert answer["stats"]["vision_provider"] == "CPUExecutionProvider"
     assert answer["stats"]["peak_memory_bytes"] > 1 << 20
 
 
@@ -223,6 +224,7 @@ def test_convert_models_info_and_remove(env: dict[str, str], random_checkpoint: 
     assert facts["verified"] is True
     assert facts["vision"]["tokens_per_image"] == 16
     assert facts["files"]["vision.onnx"]["precision"] == "int8"
+    assert facts["runs_here_with"] == {"backend": "llama-cpp", "vision_provider": "CPUExecutionProvider"}
     assert run("models", "remove", "small", env=env, stdin="n\n").returncode == 130
     assert out.exists()
     (out / "tokenizer.json").write_text("{}".ljust((out / "tokenizer.json").stat().st_size))

@@ -18,6 +18,7 @@ from tiny_tower import DECODER_WIDTH, Tower, cosines, pixels, write_checkpoint
 from edge_interleave.bundle import VisionInfo
 from edge_interleave.errors import BackendError, BundleError, UsageError
 from edge_interleave.vision import tower as tower_module
+from edge_interleave.vision.providers import CORE_ML, CPU, Provider, provider_for
 from edge_interleave.vision.tower import VisionTower
 
 TOWER = Tower()
@@ -107,13 +108,47 @@ def test_a_closed_tower_says_so(files: dict[str, Path]) -> None:
         tower.encode(pixels(TOWER, 1))
 
 
-def test_a_provider_that_is_not_installed_is_named(files: dict[str, Path]) -> None:
-    with pytest.raises(BackendError, match=r"'TeapotExecutionProvider' is not installed; installed: .*CPU"):
-        VisionTower(files["fp32"], INFO, providers=["TeapotExecutionProvider"])
+def test_where_a_provider_cannot_run_the_tower_the_cpu_does_and_the_log_says_so(
+    files: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    images = pixels(TOWER)
+    tower = VisionTower(files["fp32"], INFO, threads=1, provider=Provider("TeapotExecutionProvider", fixed_shapes=True))
+    assert tower.provider == "CPUExecutionProvider"
+    assert np.array_equal(tower.encode(images), VisionTower(files["fp32"], INFO, threads=1).encode(images))
+    (line,) = caplog.messages
+    assert "TeapotExecutionProvider cannot run it" in line
+    assert "the CPU does" in line
+    assert "\n" not in line
 
 
-def test_the_cpu_can_be_asked_for(files: dict[str, Path]) -> None:
-    assert VisionTower(files["fp32"], INFO, providers=["CPUExecutionProvider"]).provider == "CPUExecutionProvider"
+def test_a_provider_that_wants_fixed_shapes_gets_the_same_tokens(
+    files: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    images = pixels(TOWER, 3)
+    fixed = VisionTower(files["fp32"], INFO, threads=1, provider=Provider("CPUExecutionProvider", fixed_shapes=True))
+    assert np.allclose(fixed.encode(images), VisionTower(files["fp32"], INFO, threads=1).encode(images), atol=1e-5)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("machine", "installed", "precision", "wanted"),
+    [
+        ("arm64", True, "fp16", CORE_ML),
+        ("arm64", True, "fp32", CORE_ML),
+        ("arm64", True, "int8", CPU),
+        ("arm64", True, None, CPU),
+        ("arm64", False, "fp16", CPU),
+        ("x86_64", True, "fp16", CPU),
+    ],
+)
+def test_core_ml_runs_towers_of_floats_on_apple_silicon(
+    monkeypatch: pytest.MonkeyPatch, machine: str, installed: bool, precision: str | None, wanted: Provider
+) -> None:
+    names = [CPU.name, *([CORE_ML.name] if installed else [])]
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: names)
+    assert provider_for(precision) == wanted
 
 
 @pytest.mark.parametrize("change", [{"image_size": 76}, {"grid": 5}])

@@ -86,10 +86,12 @@ def answer_json(answer: Answer) -> dict[str, Any]:
 def stats_lines(stats: Stats) -> str:
     """What an answer cost, for people."""
     cached = f", {stats.cached_tokens} of them known already" if stats.cached_tokens else ""
+    on = f" on {output.engine_name(stats.vision_provider)}" if stats.vision_provider else ""
     return (
         f"prompt   {stats.prompt_tokens} tokens, {stats.visual_tokens} of them visual{cached}\n"
-        f"encode   {stats.encode_s:.2f} s   prefill {stats.prefill_s:.2f} s, {stats.prefill_tokens_per_s:.0f} tokens/s"
-        f"   first token after {stats.first_token_s:.2f} s\n"
+        f"encode   {stats.encode_s:.2f} s{on}   "
+        f"prefill {stats.prefill_s:.2f} s, {stats.prefill_tokens_per_s:.0f} tokens/s   "
+        f"first token after {stats.first_token_s:.2f} s\n"
         f"answer   {stats.answer_tokens} tokens, {stats.decode_tokens_per_s:.1f} tokens/s"
         f"   peak memory {output.size(stats.peak_memory_bytes)}"
     )

@@ -9,12 +9,22 @@ from typing import Any
 import click
 
 from .. import store
-from ..bundle import Bundle, open_bundle, verify
-from ..decoder import backend_names, find_backend
+from ..bundle import VISION_NAME, Bundle, open_bundle, verify
+from ..decoder import backend_for, backend_names, find_backend
 from ..errors import BackendError
 from . import output
 
-_LIBRARIES = ("llama-cpp-python", "onnxruntime", "opencv-python", "pillow", "numpy", "tokenizers", "huggingface_hub")
+_LIBRARIES = (
+    "llama-cpp-python",
+    "mlx",
+    "mlx-lm",
+    "onnxruntime",
+    "opencv-python",
+    "pillow",
+    "numpy",
+    "tokenizers",
+    "huggingface_hub",
+)
 
 
 @click.command()
@@ -74,7 +84,19 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
             name: {"bytes": file.bytes, "precision": manifest.precisions.get(name), "sha256": file.sha256}
             for name, file in manifest.files.items()
         },
+        "runs_here_with": _engines(bundle),
     }
+
+
+def _engines(bundle: Bundle) -> dict[str, str]:
+    """What would run the bundle on this machine."""
+    from ..vision.providers import provider_for
+
+    try:
+        backend = backend_for(bundle, None).name
+    except BackendError as error:
+        backend = str(error)
+    return {"backend": backend, "vision_provider": provider_for(bundle.manifest.precisions.get(VISION_NAME)).name}
 
 
 def _installation() -> dict[str, Any]:

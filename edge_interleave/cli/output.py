@@ -114,3 +114,8 @@ class _Lines:
         if now != self._told and time.monotonic() - self._when >= _SECONDS_A_LINE:
             self._told, self._when = now, time.monotonic()
             print(f"{stage}: {now[1] * 10} %", file=sys.stderr, flush=True)
+
+
+def engine_name(provider: str) -> str:
+    """ONNX Runtime's execution provider as people say it: CPU, CoreML."""
+    return provider.removesuffix("ExecutionProvider")

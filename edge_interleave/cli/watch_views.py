@@ -193,7 +193,8 @@ def stats_lines(stats: LiveStats) -> str:
     lines = [
         f"frames   {stats.frames} in all, {stats.window} in the window, {stats.frames_per_s:.2f} frames/s of late; "
         f"{stats.questions} questions",
-        f"cost     encode {stats.encode_s:.3f} s, append {stats.append_s:.3f} s a frame (medians of late)",
+        f"cost     encode {stats.encode_s:.3f} s on {output.engine_name(stats.vision_provider)}, "
+        f"append {stats.append_s:.3f} s a frame (medians of late)",
         f"context  {stats.entries} of {stats.capacity} entries   memory {output.size(stats.memory_bytes)}, "
         f"peak {output.size(stats.peak_memory_bytes)}",
     ]

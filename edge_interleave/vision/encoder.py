@@ -30,6 +30,11 @@ BATCH = 4
 class Tower(Protocol):
     """The vision tower with its projector."""
 
+    @property
+    def provider(self) -> str:
+        """What runs it."""
+        ...
+
     def encode(self, pixels: FloatArray) -> FloatArray:
         """Pixels float32 (n, 3, H, W) -> visual tokens float32 (n, grid * grid, hidden)."""
         ...
@@ -64,6 +69,11 @@ class VisionEncoder:
         """Images that went through the tower, in all; overview and tiles count one each, cached ones not at all."""
         self._tower = tower
         self._identity = uuid.uuid4().hex if identity is None else identity
+
+    @property
+    def provider(self) -> str:
+        """What runs the tower."""
+        return self._tower.provider
 
     def encode(self, images: Sequence[Image.Image], *, stride: int = 1, tiles: bool = False) -> list[FloatArray]:
         """Visual tokens of each image, float32 (tokens, hidden), read-only, in order.

@@ -5,7 +5,7 @@ Knows nothing about where pixels come from, how they are prepared, nor about wha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
 from copy import copy
 from functools import cache
 from pathlib import Path
@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..bundle import VISION_INPUT, VISION_OUTPUT, VisionInfo
-from ..errors import BackendError, BundleError, UsageError
+from ..bundle import VISION_BATCH, VISION_INPUT, VISION_OUTPUT, VisionInfo
+from ..errors import BackendError, BundleError, EdgeInterleaveError, UsageError
 from .onnx_check import check_onnx
+from .providers import CPU, CPU_PROVIDER, Provider
 
 FloatArray = npt.NDArray[np.float32]
 
-CPU_PROVIDER = "CPUExecutionProvider"
+LOG = logging.getLogger(__name__)
 SILENT = 4
 """ONNX Runtime's log severity "fatal": what goes wrong comes as an exception, which is turned into one line."""
 PROBE = (
@@ -39,22 +40,25 @@ class VisionTower:
         path: Path | str,
         info: VisionInfo,
         threads: int | None = None,
-        providers: Sequence[str] | None = None,
+        provider: Provider = CPU,
     ) -> None:
         """Open `path`, an ONNX graph of pixels (n, 3, H, W) -> visual_tokens (n, tokens, hidden), both float32.
 
-        `threads` None leaves the number of CPU threads to ONNX Runtime. `providers` are ONNX Runtime's names of
-        execution providers, best first; None means the CPU, which also takes what the given ones cannot.
+        `threads` None leaves the number of CPU threads to ONNX Runtime. What another `provider` than the CPU cannot
+        take of the graph, the CPU does; where it cannot run it at all, the CPU does everything, and the log says so.
 
-        Raises BundleError where the file is not such a graph or not for `info`, BackendError where a provider is not
-        installed.
+        Raises BundleError where the file is not such a graph or not for `info`.
         """
         self._path = Path(path)
         self._info = info
-        self._session: Any = _open_session(self._path, threads, _checked_providers(providers))
-        self._hidden_size = _checked_signature(self._path, self._session, info)
-        self._provider = str(self._session.get_providers()[0])
+        self._session: Any = None
         self._run_options = _run_options()
+        if provider != CPU:
+            reason = self._tried(provider, threads)
+            if not reason:
+                return
+            LOG.warning("%s: %s cannot run it (%s); the CPU does", self._path, provider.name, reason)
+        self._open(CPU, threads)
 
     def another(self) -> VisionTower:
         """The same tower for another user: the weights are shared, `stop` and `close` are each one's own."""
@@ -102,6 +106,25 @@ class VisionTower:
         """Free the engine's memory where no other user has it. A second call does nothing."""
         self._session = None
 
+    def _open(self, provider: Provider, threads: int | None) -> None:
+        self._session = _open_session(self._path, threads, provider)
+        self._hidden_size = _checked_signature(self._path, self._session, self._info, provider.fixed_shapes)
+        self._provider = str(self._session.get_providers()[0])
+
+    def _tried(self, provider: Provider, threads: int | None) -> str:
+        """Open the graph and run it once; what went wrong, or nothing."""
+        import onnxruntime as ort
+
+        size = self._info.image_size
+        if provider.name not in ort.get_available_providers():
+            return "it is not installed"
+        try:
+            self._open(provider, threads)
+            self.encode(np.zeros((1, 3, size, size), np.float32))
+        except EdgeInterleaveError as error:
+            return str(error)
+        return ""
+
     def _run(self, pixels: FloatArray, shape: tuple[int, ...]) -> FloatArray:
         try:
             rows: FloatArray = self._session.run([VISION_OUTPUT], {VISION_INPUT: pixels}, self._run_options)[0]
@@ -119,7 +142,7 @@ class VisionTower:
         return rows
 
 
-def _open_session(path: Path, threads: int | None, providers: list[str]) -> Any:
+def _open_session(path: Path, threads: int | None, provider: Provider) -> Any:
     import onnxruntime as ort
 
     # Part of the engine logs by itself, whatever a session's options say.
@@ -135,6 +158,9 @@ def _open_session(path: Path, threads: int | None, providers: list[str]) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if _int8_products_saturate():
         options.add_session_config_entry("session.x64quantprecision", "1")
+    if provider.fixed_shapes:
+        options.add_free_dimension_override_by_name(VISION_BATCH, 1)  # `encode` runs one picture at a time
+    providers = [(provider.name, dict(provider.options)), *([] if provider.name == CPU_PROVIDER else [CPU_PROVIDER])]
     if not path.is_file():
         raise BundleError(f"{path}: missing; convert or pull the model again")
     check_onnx(path)
@@ -177,19 +203,7 @@ def _int8_products_saturate() -> bool:
     return not bool((y == 64 * 255 * 127).all())
 
 
-def _checked_providers(wanted: Sequence[str] | None) -> list[str]:
-    import onnxruntime as ort
-
-    if wanted is None:
-        return [CPU_PROVIDER]
-    there = ort.get_available_providers()
-    for name in wanted:
-        if name not in there:
-            raise BackendError(f"execution provider {name!r} is not installed; installed: {', '.join(there)}")
-    return [*wanted, *([] if CPU_PROVIDER in wanted else [CPU_PROVIDER])]
-
-
-def _checked_signature(path: Path, session: Any, info: VisionInfo) -> int:
+def _checked_signature(path: Path, session: Any, info: VisionInfo, fixed: bool) -> int:
     """The hidden size, where the graph takes and gives what a bundle promises."""
     inputs = [(i.name, i.type, list(i.shape)) for i in session.get_inputs()]
     outputs = [(o.name, o.type, list(o.shape)) for o in session.get_outputs()]
@@ -199,7 +213,7 @@ def _checked_signature(path: Path, session: Any, info: VisionInfo) -> int:
         len(inputs) == 1
         and inputs[0][:2] == (VISION_INPUT, "tensor(float)")
         and inputs[0][2][1:] == [3, size, size]
-        and not isinstance(inputs[0][2][0], int)
+        and (inputs[0][2][0] == 1 if fixed else not isinstance(inputs[0][2][0], int))
         and len(outputs) == 1
         and outputs[0][:2] == (VISION_OUTPUT, "tensor(float)")
         and outputs[0][2][1:] == [info.tokens, hidden]
