@@ -253,7 +253,8 @@ def backend_for(bundle: Bundle, name: str | None) -> Backend:
         backend = find_backend(name)
         if not bundle.has(backend.decoder_file):
             raise BackendError(
-                f"{bundle.folder}: has no {backend.decoder_file}, which {name!r} runs; convert for it, or name another"
+                f"{bundle.folder}: has no {backend.decoder_file}, which {name!r} runs; add it with 'edge-interleave "
+                f"convert {bundle.manifest.source} {bundle.folder} --backend {name}', or name another backend"
             )
         return backend
     problems = []
