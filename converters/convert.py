@@ -28,6 +28,7 @@ from edge_interleave.errors import BundleError, InputError, ResourceError, Usage
 
 from .checkpoint import Checkpoint, open_checkpoint
 from .gguf import DEFAULT_QUANTIZATION, QUANTIZATIONS
+from .gguf_quantize import require_llama_cpp
 from .mlx import require_mlx
 from .mlx_recipes import DEFAULT_RECIPE, RECIPES
 from .mmproj import PRECISIONS as MMPROJ_PRECISIONS
@@ -82,6 +83,8 @@ def convert(
         raise InputError(f"{out}: holds {have} already; give another place, or --force to replace the bundle")
     if MLX_NAME in precisions:
         require_mlx()
+    if precisions.get(GGUF_NAME, "f16") != "f16":
+        require_llama_cpp()
     with open_checkpoint(source, revision=revision, progress=progress) as checkpoint:
         if mmproj is not None:
             check_mmproj(checkpoint)

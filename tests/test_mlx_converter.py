@@ -23,6 +23,7 @@ from edge_interleave.converters.convert import convert
 from edge_interleave.converters.mlx import mlx_bytes, mlx_files
 from edge_interleave.converters.mlx_recipes import RECIPES, Quantization, choose
 from edge_interleave.converters.tokenizer_files import read_tokenizer
+from hub_server import serve_hub
 from random_checkpoint import Options, model_config, write_random_checkpoint
 from safetensors_edit import rewrite
 
@@ -279,6 +280,22 @@ def test_the_command_line_makes_both_and_says_what_a_bundle_holds(checkpoint: Pa
     assert "mixed_4_6" in refused
 
 
+def test_such_a_bundle_is_pulled_listed_and_removed(both: Bundle, tmp_path: Path) -> None:
+    with serve_hub() as hub:
+        hub.repositories["someone/both"] = both.folder
+        env = environment(tmp_path, HF_ENDPOINT=hub.url)
+        pulled = run("pull", "someone/both", "--backend", "mlx", env=env)
+        assert pulled.returncode == 0, pulled.stderr
+    stored_bundle = open_bundle(Path(env["EDGE_INTERLEAVE_HOME"]) / "both")
+    verify(stored_bundle)
+    assert stored_bundle.manifest == both.manifest
+    (model,) = (m for m in json.loads(run("models", "--json", env=env).stdout)["models"] if m["name"] == "both")
+    assert model["precisions"]["decoder-mlx"] == "4bit"
+    assert model["problem"] is None
+    assert run("models", "remove", "both", "--yes", env=env).returncode == 0
+    assert not stored_bundle.folder.exists()
+
+
 @pytest.mark.parametrize(("first", "then"), [("llama-cpp", "mlx"), ("mlx", "llama-cpp")])
 def test_a_bundle_that_is_there_gets_the_decoder_it_lacks(
     first: str, then: str, both: Bundle, checkpoint: Path, tmp_path: Path
@@ -367,6 +384,16 @@ def test_without_mlx_the_error_says_what_to_install(
         convert(checkpoint, tmp_path / "bundle", backends=["llama-cpp", "mlx"])
     assert not list(tmp_path.iterdir())
     convert(checkpoint, tmp_path / "bundle", backends=["llama-cpp"])
+
+
+def test_without_llama_cpp_the_error_says_what_to_install(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    with pytest.raises(BackendError, match=r"pip install 'edge-interleave\[llama-cpp\]'"):
+        convert(checkpoint, tmp_path / "bundle", backends=["mlx", "llama-cpp"])
+    assert not list(tmp_path.iterdir())
+    convert(checkpoint, tmp_path / "bundle", backends=["mlx"])
 
 
 # --- Broken off, or failed
