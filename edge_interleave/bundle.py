@@ -125,8 +125,9 @@ class Manifest:
         return name in self.files or any(key.startswith(f"{name}/") for key in self.files)
 
     def precision(self, name: str) -> str | None:
-        """The precision of a file, which its folder may have been given; None where there is none."""
-        return self.precisions.get(name, self.precisions.get(name.split("/")[0]))
+        """The precision of a file, for weights in a folder the folder's; None where there is none."""
+        folder = name.split("/")[0] if name.endswith(".safetensors") else name
+        return self.precisions.get(name, self.precisions.get(folder))
 
 
 @dataclass(frozen=True)

@@ -273,6 +273,7 @@ def test_the_command_line_makes_both_and_says_what_a_bundle_holds(checkpoint: Pa
     assert said["decoder"]["precisions"] == {"decoder.gguf": "q4_k_m", "decoder-mlx": "mixed_4_6"}
     assert said["files"]["decoder-mlx/model.safetensors"]["precision"] == "mixed_4_6"
     assert said["files"]["tokenizer.json"]["precision"] is None
+    assert said["files"]["decoder-mlx/config.json"]["precision"] is None
     shown = run("info", tmp_path / "b", env=env).stdout
     assert "mixed_4_6" in shown
     assert "q4_k_m" in shown
