@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from edge_interleave.bundle import Bundle
+from edge_interleave.bundle import MLX_NAME, Bundle
 from edge_interleave.decoder import Decoder, DecoderFacts, DecoderMemory, DecoderOptions, FloatArray
 from edge_interleave.errors import BackendError
 
@@ -22,7 +22,7 @@ from .decoder_inputs import Entries, check_range, check_room, embedding_entries,
 from .mlx_cache import GapCache
 from .mlx_memory import LIMITS, bytes_per_token, decoder_memory, on_cpu, precision_of
 from .mlx_state import read_arrays, write_arrays
-from .mlx_weights import MLX_NAME, Weights, acquire, release
+from .mlx_weights import Weights, acquire, release
 
 BATCH = 512
 """Entries that are computed at a time, at most."""
@@ -72,8 +72,8 @@ class MlxDecoder:
         self._cache = GapCache(rotations, capacity, precision, self._interruption.check)
         per_entry = precision.packed(mx.zeros((1, info.kv_heads, 1, info.head_dim)))
         self._shapes = [part.shape for part in per_entry] * 2 * info.layers
-        files = sorted(name for name in bundle.manifest.files if name.startswith(f"{MLX_NAME}/"))
-        digests = " ".join(bundle.manifest.files[name].sha256 for name in files)
+        files = bundle.manifest.files
+        digests = " ".join(files[f"{MLX_NAME}/{name}"].sha256 for name in sorted(bundle.files_in(MLX_NAME)))
         self._fingerprint = f"mlx {digests} kv={options.kv_precision}"
 
     @property

@@ -91,13 +91,12 @@ def on_cpu() -> bool:
 def _compute(info: DecoderInfo, found: MlxFiles, rows: int, cells: int, precision: Precision) -> int:
     """Bytes for a batch, at the widest place."""
     hidden, feed_forward = info.hidden_size, int(found.config.fields["intermediate_size"])
-    feeding = rows * _FLOAT * (3 * hidden + 3 * feed_forward)
-    # Scores of each head over all cells before and after the softmax, and keys and values as floats.
-    attending = (
-        rows * _FLOAT * (3 * hidden + 3 * info.heads * cells) + 4 * _FLOAT * cells * info.kv_heads * info.head_dim
-    )
-    logits = 2 * _FLOAT * info.vocab_size
-    return max(feeding, attending) + logits + (_widened(found) if on_cpu() else 0)
+    feeding = rows * (3 * hidden + 3 * feed_forward)
+    # The scores of each head over all cells, of which more than one copy is there; keys and values as floats.
+    scores = int(rows * info.heads * cells * (1.5 if precision.bits is None else 2.25))
+    attending = 3 * rows * hidden + scores + 2 * cells * info.kv_heads * info.head_dim
+    logits = 2 * info.vocab_size
+    return _FLOAT * (max(feeding, attending) + logits) + (_widened(found) if on_cpu() else 0)
 
 
 def _widened(found: MlxFiles) -> int:

@@ -16,14 +16,13 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from edge_interleave.bundle import Bundle
+from edge_interleave.bundle import MLX_NAME, Bundle
 from edge_interleave.errors import BundleError
 from edge_interleave.safetensors_header import Entry, read_header
 
 from .mlx_config import MlxConfig, read_config
 from .mlx_lm_models import TYPES, new_model
 
-MLX_NAME = "decoder-mlx"
 CONFIG_NAME = f"{MLX_NAME}/config.json"
 _WHOLE, _REAL = {"U32": mx.uint32, "U8": mx.uint8}, ("F16", "BF16", "F32")
 _REMEDY = "convert or pull the model again"
@@ -113,9 +112,8 @@ def read_files(bundle: Bundle) -> MlxFiles:
 
 
 def _files(bundle: Bundle) -> list[Path]:
-    """Of the folder, in the order of their names. Raises BundleError where the bundle has none."""
-    names = sorted(name for name in bundle.manifest.files if name.startswith(f"{MLX_NAME}/"))
-    return [bundle.file(name) for name in names] or [bundle.file(CONFIG_NAME)]
+    """All of the folder. Raises BundleError where the bundle has none."""
+    return sorted(bundle.files_in(MLX_NAME).values()) or [bundle.file(CONFIG_NAME)]
 
 
 def _state(path: Path) -> tuple[str, int, int]:

@@ -1,10 +1,11 @@
 """What conversion costs: peak memory and seconds, at the released models' dimensions, with random weights.
 
-    python benchmarks/convert.py [--size 0.5b|7b] [--quantization q4_k_m] [--vision-precision int8] [--json]
+    python benchmarks/convert.py [--size 0.5b|7b] [--backend llama-cpp|mlx ...] [--quantization q4_k_m]
+                                 [--mlx-quantization 4bit] [--vision-precision int8] [--json]
 
 Writes a checkpoint into a temporary folder (0.5b: 1.7 GB; 7b: 16 GB, in shards), converts it in a process of its own,
-and deletes both. Targets on two cores: 0.5b in at most 2.5 GiB and 120 s, 7b in at most 6 GiB. On a machine that is
-busy with other things, `cpu_seconds` says more than `seconds`.
+and deletes both. `--backend` twice makes both decoders. Targets on two cores: 0.5b in at most 2.5 GiB and 120 s, 7b in
+at most 6 GiB. On a machine that is busy with other things, `cpu_seconds` says more than `seconds`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from edge_interleave.converters.convert import BACKENDS
+from edge_interleave.converters.gguf import QUANTIZATIONS
+from edge_interleave.converters.mlx_recipes import RECIPES
 from random_checkpoint import Options, model_config, write_random_checkpoint
 
 GIB = 1 << 30
@@ -32,8 +36,7 @@ from edge_interleave.converters.convert import convert
 stages = {}
 def progress(stage, done, total):
     stages.setdefault(stage, [time.perf_counter(), 0.0])[1] = time.perf_counter()
-bundle = convert(sys.argv[1], Path(sys.argv[2]), quantization=sys.argv[3], vision_precision=sys.argv[4],
-                 progress=progress)
+bundle = convert(sys.argv[1], Path(sys.argv[2]), **json.loads(sys.argv[3]), progress=progress)
 usage = resource.getrusage(resource.RUSAGE_SELF)
 peak = usage.ru_maxrss
 print(json.dumps({
@@ -46,19 +49,21 @@ print(json.dumps({
 """
 
 
-def measure(size: str, quantization: str, vision_precision: str, folder: Path) -> dict[str, object]:
-    """Make a checkpoint in `folder`, convert it in a process of its own, and return what that cost."""
+def measure(size: str, options: dict[str, object], folder: Path) -> dict[str, object]:
+    """Make a checkpoint in `folder`, convert it in a process of its own, and return what that cost.
+
+    `options` are those of `convert`.
+    """
     started = time.perf_counter()
     checkpoint = write_random_checkpoint(folder / "checkpoint", model_config(size), Options(vocabulary="full"))
     made = time.perf_counter() - started
     weights = sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
-    arguments = [str(checkpoint), str(folder / "bundle"), quantization, vision_precision]
+    arguments = [str(checkpoint), str(folder / "bundle"), json.dumps(options)]
     result = subprocess.run([sys.executable, "-c", _CONVERT, *arguments], stdout=subprocess.PIPE, text=True, check=True)
     cost = json.loads(result.stdout)
     return {
         "size": size,
-        "quantization": quantization,
-        "vision_precision": vision_precision,
+        **options,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "checkpoint_bytes": weights,
         "checkpoint_seconds": made,
@@ -71,14 +76,24 @@ def main() -> None:
     """Measure, print, and say whether the targets are met: exit code 1 where not."""
     parser = argparse.ArgumentParser(description="Peak memory and seconds of a conversion.")
     parser.add_argument("--size", choices=tuple(TARGETS), default="0.5b")
-    parser.add_argument("--quantization", default="q4_k_m")
+    parser.add_argument(
+        "--backend", action="append", choices=BACKENDS, help="twice: both decoders (default: llama-cpp)"
+    )
+    parser.add_argument("--quantization", choices=QUANTIZATIONS, help="of the decoder for llama.cpp")
+    parser.add_argument("--mlx-quantization", choices=RECIPES, help="of the decoder for MLX")
     parser.add_argument("--vision-precision", default="int8")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--folder", type=Path, help="where the temporary files go (default: the system's place)")
     given = parser.parse_args()
+    options = {
+        "backends": given.backend or ["llama-cpp"],
+        "quantization": given.quantization,
+        "mlx_quantization": given.mlx_quantization,
+        "vision_precision": given.vision_precision,
+    }
     folder = Path(tempfile.mkdtemp(prefix="edge-interleave-convert-", dir=given.folder))
     try:
-        cost = measure(given.size, given.quantization, given.vision_precision, folder)
+        cost = measure(given.size, options, folder)
     finally:
         shutil.rmtree(folder)
     missed = {name: most for name, most in TARGETS[given.size].items() if float(str(cost[name])) > most}

@@ -4,40 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import math
+import platform
 import shutil
+import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-
-from tokenizers import Tokenizer
 
 from edge_interleave.bundle import (
     GGUF_NAME,
     MANIFEST_NAME,
+    MLX_NAME,
     MMPROJ_NAME,
-    TOKENIZER_NAME,
     VISION_NAME,
     Bundle,
     DecoderInfo,
     Manifest,
     open_bundle,
+    read_manifest,
 )
-from edge_interleave.bundle_writer import BundleWriter, add_file, build_bundle, check_target
-from edge_interleave.errors import InputError, ResourceError, UsageError
+from edge_interleave.bundle_writer import add_files, build_bundle, check_target
+from edge_interleave.errors import BundleError, InputError, ResourceError, UsageError
 
 from .checkpoint import Checkpoint, open_checkpoint
-from .gguf import QUANTIZATIONS, write_gguf
+from .gguf import DEFAULT_QUANTIZATION, QUANTIZATIONS
+from .gguf_quantize import require_llama_cpp
+from .mlx import require_mlx
+from .mlx_recipes import DEFAULT_RECIPE, RECIPES
 from .mmproj import PRECISIONS as MMPROJ_PRECISIONS
-from .mmproj import check_mmproj, write_mmproj
-from .onnx_vision import PRECISIONS, write_vision_onnx
+from .mmproj import check_mmproj
+from .onnx_vision import PRECISIONS
+from .parts import Part, bundle_parts
 from .preprocess_info import read_vision_info
 from .progress import Progress
 from .prompt_info import prompt_info
-from .tokenizer_files import read_tokenizer
+from .tokenizer_files import TokenizerFiles, read_tokenizer
 
-# Bytes a weight takes, generously: to know beforehand whether the disk has room.
-_DECODER_BYTES = {"q4_0": 0.7, "q4_k_m": 0.75, "q5_k_m": 0.85, "q6_k": 0.95, "q8_0": 1.1, "f16": 2.0}
-_VISION_BYTES = {"int8": 1.2, "fp16": 2.05, "fp32": 4.05}
-_MMPROJ_BYTES = {"f16": 2.05, "q8_0": 1.6}
+BACKENDS = ("llama-cpp", "mlx")
 _MARGIN_BYTES = 64 << 20
 # Of smaller files the content counts, not only the time.
 _SMALL_FILE_BYTES = 1 << 20
@@ -47,7 +50,9 @@ def convert(
     source: Path | str,
     out: Path,
     *,
-    quantization: str = "q4_k_m",
+    backends: Sequence[str] | None = None,
+    quantization: str | None = None,
+    mlx_quantization: str | None = None,
     vision_precision: str = "int8",
     mmproj: str | None = None,
     name: str | None = None,
@@ -57,55 +62,53 @@ def convert(
 ) -> Bundle:
     """Make the bundle folder `out` of a checkpoint: a folder, or a Hub repository id, which is downloaded.
 
+    `backends`, of BACKENDS: what shall run the decoder, which is written for each. Default: those whose quantization
+    is given, else `default_backend()`. `quantization` (default `q4_k_m`) is of the decoder for llama.cpp,
+    `mlx_quantization` (default `4bit`; a recipe of mlx-lm) of that for MLX. `mmproj`: `f16` or `q8_0` for an
+    `mmproj.gguf` as well, which llama-server and Ollama open beside `decoder.gguf`.
     `name` is what the bundle calls itself (default: `out`'s name). Nobody sees the bundle before it is whole; an
     interrupted run is taken up by the next one with the same arguments. With `force` a bundle at `out` is replaced.
-    `mmproj`: `f16` or `q8_0` for an `mmproj.gguf` as well, which llama-server and Ollama open beside `decoder.gguf`;
-    where the bundle lies at `out` already, made from the same checkpoint with the same arguments, it is added to it.
+    Without, a bundle at `out` that was made from the same checkpoint at the same precisions gets what it lacks.
     `progress` hears of the download, then of each file.
-    Raises UsageError, CheckpointError, InputError where `out` is taken, ResourceError where the disk is too full.
+    Raises UsageError, CheckpointError, InputError where `out` is taken, ResourceError where the disk is too full,
+    BackendError where what makes a decoder is not installed or fails.
     """
-    if quantization not in QUANTIZATIONS:
-        raise UsageError(f"quantization {quantization!r}: choose one of {', '.join(QUANTIZATIONS)}")
-    if vision_precision not in PRECISIONS:
-        raise UsageError(f"vision precision {vision_precision!r}: choose one of {', '.join(PRECISIONS)}")
-    if mmproj is not None and mmproj not in MMPROJ_PRECISIONS:
-        raise UsageError(f"mmproj precision {mmproj!r}: choose one of {', '.join(MMPROJ_PRECISIONS)}")
+    precisions = _precisions(backends, quantization, mlx_quantization, vision_precision, mmproj)
     out = Path(out)
-    adding = mmproj is not None and not force and (out / MANIFEST_NAME).is_file()
-    if not adding:
+    held = None if force else _held(out)
+    if held is None:
         check_target(out, force=force)
+    elif not set(precisions) - set(held.precisions):
+        have = ", ".join(precisions)
+        raise InputError(f"{out}: holds {have} already; give another place, or --force to replace the bundle")
+    if MLX_NAME in precisions:
+        require_mlx()
+    if precisions.get(GGUF_NAME, "f16") != "f16":
+        require_llama_cpp()
     with open_checkpoint(source, revision=revision, progress=progress) as checkpoint:
-        config = checkpoint.config
         if mmproj is not None:
             check_mmproj(checkpoint)
         tokenizer = read_tokenizer(checkpoint)
-        manifest = Manifest(
-            name=name or out.resolve().name,
-            source=checkpoint.source,
-            decoder=_decoder_info(checkpoint),
-            vision=read_vision_info(checkpoint.folder, config.vision, _parameters(checkpoint, "vision.", "projector.")),
-            prompt=prompt_info(checkpoint, tokenizer),
-            pooling_mode=config.pooling_mode,
-            precisions={GGUF_NAME: quantization, VISION_NAME: vision_precision},
-            files={},
-            created_by=f"edge-interleave {version('edge-interleave')}",
-        )
-        if adding:
-            assert mmproj is not None
-            return _add_mmproj(checkpoint, out, manifest, mmproj, progress)
-        if mmproj is not None:
-            manifest.precisions[MMPROJ_NAME] = mmproj
+        manifest = _manifest(checkpoint, tokenizer, name or out.resolve().name, precisions)
+        parts = bundle_parts(checkpoint, tokenizer, manifest, progress)
         recipe = {
             "checkpoint": fingerprint(checkpoint.folder),
-            "quantization": quantization,
-            "vision_precision": vision_precision,
-            "mmproj": mmproj or "none",
             "created_by": manifest.created_by,
+            **{f"precision of {part}": precision for part, precision in precisions.items()},
         }
+        if held is not None:
+            return _add(out, manifest, parts, recipe)
         with build_bundle(out, recipe, force=force) as build:
-            _check_disk(build, manifest)
-            _add_files(build, checkpoint, tokenizer.tokenizer, manifest, progress)
+            _check_room(build.out.parent, [part for part in parts if not build.done.keys() >= part.files.keys()])
+            for part in parts:
+                for file, make in part.files.items():
+                    build.add(file, make)
             return build.publish(manifest)
+
+
+def default_backend() -> str:
+    """What runs a decoder best on this machine: `mlx` on Apple Silicon, `llama-cpp` elsewhere."""
+    return "mlx" if sys.platform == "darwin" and platform.machine() == "arm64" else "llama-cpp"
 
 
 def fingerprint(folder: Path) -> str:
@@ -121,34 +124,82 @@ def fingerprint(folder: Path) -> str:
     return state.hexdigest()
 
 
-def _add_files(
-    build: BundleWriter, checkpoint: Checkpoint, tokenizer: Tokenizer, manifest: Manifest, progress: Progress | None
-) -> None:
-    quantization, precision = (manifest.precisions[name] for name in (GGUF_NAME, VISION_NAME))
-    build.add(TOKENIZER_NAME, lambda path: path.write_text(tokenizer.to_str(), "utf-8"))
-    build.add(VISION_NAME, lambda path: write_vision_onnx(checkpoint, path, precision, progress))
-    build.add(GGUF_NAME, lambda path: write_gguf(checkpoint, path, quantization, progress))
-    if MMPROJ_NAME in manifest.precisions:
-        mmproj = manifest.precisions[MMPROJ_NAME]
-        build.add(MMPROJ_NAME, lambda path: write_mmproj(checkpoint, path, mmproj, progress))
+def _precisions(
+    backends: Sequence[str] | None,
+    quantization: str | None,
+    mlx_quantization: str | None,
+    vision_precision: str,
+    mmproj: str | None,
+) -> dict[str, str]:
+    """What the call asks for: files or folders of the bundle, with their precisions. Raises UsageError."""
+    for what, given, known in (
+        ("backend", backends or (), BACKENDS),
+        ("quantization", [quantization], QUANTIZATIONS),
+        ("MLX quantization", [mlx_quantization], RECIPES),
+        ("vision precision", [vision_precision], PRECISIONS),
+        ("mmproj precision", [mmproj], MMPROJ_PRECISIONS),
+    ):
+        for value in given:
+            if value is not None and value not in known:
+                raise UsageError(f"{what} {value!r}: choose one of {', '.join(known)}")
+    # mmproj.gguf is of no use without decoder.gguf.
+    named = {"llama-cpp": quantization is not None or mmproj is not None, "mlx": mlx_quantization is not None}
+    chosen = list(backends or ()) or [backend for backend in BACKENDS if named[backend]] or [default_backend()]
+    for backend in BACKENDS:
+        if named[backend] and backend not in chosen:
+            options = "quantization and mmproj are" if backend == "llama-cpp" else "MLX quantization is"
+            raise UsageError(f"{options} for the decoder of {backend}; add that backend (--backend {backend})")
+    precisions = {}
+    if "llama-cpp" in chosen:
+        precisions[GGUF_NAME] = quantization or DEFAULT_QUANTIZATION
+    if "mlx" in chosen:
+        precisions[MLX_NAME] = mlx_quantization or DEFAULT_RECIPE
+    precisions[VISION_NAME] = vision_precision
+    if mmproj is not None:
+        precisions[MMPROJ_NAME] = mmproj
+    return precisions
 
 
-def _add_mmproj(
-    checkpoint: Checkpoint, out: Path, wanted: Manifest, precision: str, progress: Progress | None
-) -> Bundle:
-    """Add the file to the bundle at `out`, where that is what this conversion would make. Raises InputError."""
+def _held(out: Path) -> Manifest | None:
+    """The manifest of the bundle at `out`; None where there is none."""
+    try:
+        return read_manifest(out / MANIFEST_NAME)
+    except BundleError:
+        return None
+
+
+def _manifest(checkpoint: Checkpoint, tokenizer: TokenizerFiles, name: str, precisions: dict[str, str]) -> Manifest:
+    config = checkpoint.config
+    return Manifest(
+        name=name,
+        source=checkpoint.source,
+        decoder=_decoder_info(checkpoint),
+        vision=read_vision_info(checkpoint.folder, config.vision, _parameters(checkpoint, "vision.", "projector.")),
+        prompt=prompt_info(checkpoint, tokenizer),
+        pooling_mode=config.pooling_mode,
+        precisions=precisions,
+        files={},
+        created_by=f"edge-interleave {version('edge-interleave')}",
+    )
+
+
+def _add(out: Path, wanted: Manifest, parts: Sequence[Part], recipe: dict[str, str]) -> Bundle:
+    """Add what the bundle at `out` lacks, where that is what this conversion would make. Raises InputError."""
     bundle = open_bundle(out)
     held = bundle.manifest
     if (held.source, held.decoder, held.vision) != (wanted.source, wanted.decoder, wanted.vision):
         raise InputError(f"{out}: was not made from {wanted.source}; give another place, or --force to replace it")
-    precisions = [" and ".join(m.precisions.get(n, "none") for n in (GGUF_NAME, VISION_NAME)) for m in (held, wanted)]
+    both = [name for name in wanted.precisions if name in held.precisions]
+    precisions = [" and ".join(manifest.precisions[name] for name in both) for manifest in (held, wanted)]
     if precisions[0] != precisions[1]:
         raise InputError(
             f"{out}: is of {precisions[0]}, not {precisions[1]}; name its own precisions to add to it, or --force to "
             "replace it"
         )
-    _check_room(out.parent, _MARGIN_BYTES + int(held.vision.parameters * _MMPROJ_BYTES[precision]))
-    return add_file(bundle, MMPROJ_NAME, precision, lambda path: write_mmproj(checkpoint, path, precision, progress))
+    lacking = [part for part in parts if part.name in wanted.precisions and part.name not in held.precisions]
+    _check_room(out.parent, lacking)
+    files = {name: make for part in lacking for name, make in part.files.items()}
+    return add_files(bundle, files, {part.name: wanted.precisions[part.name] for part in lacking}, recipe)
 
 
 def _decoder_info(checkpoint: Checkpoint) -> DecoderInfo:
@@ -170,22 +221,9 @@ def _parameters(checkpoint: Checkpoint, *prefixes: str) -> int:
     return sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names() if name.startswith(prefixes))
 
 
-def _check_disk(build: BundleWriter, manifest: Manifest) -> None:
+def _check_room(folder: Path, parts: Sequence[Part]) -> None:
     """Refuse before the work where the disk has no room for what is still to be written. Raises ResourceError."""
-    quantization, precision = (manifest.precisions[name] for name in (GGUF_NAME, VISION_NAME))
-    need = _MARGIN_BYTES
-    if VISION_NAME not in build.done:
-        need += int(manifest.vision.parameters * _VISION_BYTES[precision])
-    if GGUF_NAME not in build.done:
-        # Quantizing starts from an f16 file, which is deleted afterwards.
-        weights = _DECODER_BYTES[quantization] + (0.0 if quantization == "f16" else 2.0)
-        need += int(manifest.decoder.parameters * weights)
-    if MMPROJ_NAME in manifest.precisions and MMPROJ_NAME not in build.done:
-        need += int(manifest.vision.parameters * _MMPROJ_BYTES[manifest.precisions[MMPROJ_NAME]])
-    _check_room(build.out.parent, need)
-
-
-def _check_room(folder: Path, need: int) -> None:
+    need = _MARGIN_BYTES + sum(part.bytes for part in parts)
     free = shutil.disk_usage(folder).free
     if free < need:
         raise ResourceError(

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 from edge_interleave.errors import BackendError
@@ -15,6 +16,19 @@ _WORKER = Path(__file__).with_name("quantize_worker.py")
 _TENSOR_LINE = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
 _FALLBACK_LINE = re.compile(r"falling back|fallback to|using fallback")
 _ERROR_LEVEL = 3
+
+
+def require_llama_cpp() -> None:
+    """Raises BackendError, saying how to install it, where llama.cpp is not there. Imports nothing."""
+    try:
+        found = find_spec("llama_cpp")
+    except ValueError:
+        found = None
+    if found is None:
+        raise BackendError(
+            "a decoder for llama.cpp is quantized by llama.cpp, which is not installed here; "
+            "pip install 'edge-interleave[llama-cpp]'"
+        )
 
 
 def quantize(source: Path, target: Path, file_type: int, on_tensor: Callable[[int, int], None]) -> int:

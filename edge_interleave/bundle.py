@@ -3,7 +3,8 @@
 Knows nothing about engines: it says which files there are, what they claim to be, and whether they are whole.
 
     bundle.json      the manifest: schema version, architecture, sizes, precisions, source, SHA-256 of each file
-    decoder.gguf     the decoder for llama.cpp, and/or decoder-mlx/ for MLX
+    decoder.gguf     the decoder for llama.cpp
+    decoder-mlx/     the decoder for MLX, a model folder of mlx-lm; a bundle has either or both
     vision.onnx      vision tower and projector: pixels (n, 3, H, W) float32 -> (n, tokens, hidden)
     mmproj.gguf      the same for llama-server and Ollama, where it was asked for; nothing here reads it
     tokenizer.json   the tokenizer, in the format of Hugging Face tokenizers
@@ -27,6 +28,7 @@ MANIFEST_BYTES_MAX = 4 << 20
 TOKENIZER_NAME = "tokenizer.json"
 VISION_NAME = "vision.onnx"
 GGUF_NAME = "decoder.gguf"
+MLX_NAME = "decoder-mlx"
 MMPROJ_NAME = "mmproj.gguf"
 VISION_INPUT = "pixels"
 VISION_BATCH = "n"
@@ -115,10 +117,19 @@ class Manifest:
     pooling_mode: str
     """`average`, `bilinear` or `max`: the mode the model's config names."""
     precisions: dict[str, str]
-    """File name to precision: {"decoder.gguf": "q4_k_m", "vision.onnx": "int8"}."""
+    """File or folder to precision: {"decoder.gguf": "q4_k_m", "decoder-mlx": "4bit", "vision.onnx": "int8"}."""
     files: dict[str, FileInfo]
     created_by: str = ""
     schema_version: int = SCHEMA_VERSION
+
+    def has(self, name: str) -> bool:
+        """Whether it names the file, or files inside a folder of that name."""
+        return name in self.files or any(key.startswith(f"{name}/") for key in self.files)
+
+    def precision(self, name: str) -> str | None:
+        """The precision of a file, for weights in a folder the folder's; None where there is none."""
+        folder = name.split("/")[0] if name.endswith(".safetensors") else name
+        return self.precisions.get(name, self.precisions.get(folder))
 
 
 @dataclass(frozen=True)
@@ -135,9 +146,14 @@ class Bundle:
             raise BundleError(f"{self.folder}: bundle has no {name} (it holds {held})")
         return self.folder / name
 
+    def files_in(self, name: str) -> dict[str, Path]:
+        """The files that the manifest names inside a folder of the bundle: paths by name; none where it names none."""
+        inside = (key for key in self.manifest.files if key.startswith(f"{name}/"))
+        return {key.removeprefix(f"{name}/"): self.folder / key for key in inside}
+
     def has(self, name: str) -> bool:
         """Whether the manifest names the file, or files inside a folder of that name."""
-        return name in self.manifest.files or any(key.startswith(f"{name}/") for key in self.manifest.files)
+        return self.manifest.has(name)
 
 
 def open_bundle(folder: Path | str) -> Bundle:

@@ -83,36 +83,38 @@ def build_bundle(out: Path, recipe: Mapping[str, str], *, force: bool = False) -
     with _locked(folder):
         _restore(out)
         check_target(out, force=force)
-        writer = BundleWriter(out, folder, dict(recipe), _finished(folder, recipe))
-        _sweep(folder, keep=writer.done)
-        writer.save()
-        try:
+        with _writing(out, folder, recipe) as writer:
             yield writer
-        except InputError:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        finally:
-            # Both do nothing after `publish`, which has renamed the folder.
-            _sweep(folder, keep=writer.done)
-            if not writer.done:
-                shutil.rmtree(folder, ignore_errors=True)
 
 
-def add_file(bundle: Bundle, name: str, precision: str, make: Callable[[Path], object]) -> Bundle:
-    """Have `make(path)` write one more file of a bundle that lies in its place, and name it in the manifest.
+def add_files(
+    bundle: Bundle,
+    files: Mapping[str, Callable[[Path], object]],
+    precisions: Mapping[str, str],
+    recipe: Mapping[str, str],
+) -> Bundle:
+    """Add files to a bundle that lies in its place, each made by `make(path)`, and name them in its manifest.
 
-    `make` writes atomically. Cut off before the manifest is written, the file is replaced by the next run.
-    Raises InputError where the bundle has the file already, or another process works on the bundle.
+    Nothing of the bundle changes before all are made; an interrupted addition with an equal `recipe` is taken up.
+    Cut off between its last two steps, with files in their places that the manifest does not name yet, the next run
+    replaces those. Raises InputError where the bundle has one of the files already, where a folder that they go to
+    holds others, or where another process works on the bundle.
     """
-    if name in bundle.manifest.files:
-        raise InputError(f"{bundle.folder}: holds {name} already; --force makes the bundle anew")
     out = Path(os.path.realpath(bundle.folder))
-    with _locked(partial_folder(out)):
-        make(out / name)
+    folder = partial_folder(out)
+    with _locked(folder):
         manifest = read_manifest(out / MANIFEST_NAME)
-        info = FileInfo((out / name).stat().st_size, digest(out / name))
-        files = dict(sorted({**manifest.files, name: info}.items()))
-        write_manifest(out, replace(manifest, files=files, precisions={**manifest.precisions, name: precision}))
+        _check_addition(out, manifest, files)
+        with _writing(out, folder, recipe) as writer:
+            for name, make in files.items():
+                writer.add(name, make)
+            made = {name: writer.done[name] for name in files}
+            for name in files:
+                (out / name).parent.mkdir(exist_ok=True)
+                (folder / name).replace(out / name)
+            named = dict(sorted({**manifest.files, **made}.items()))
+            write_manifest(out, replace(manifest, files=named, precisions={**manifest.precisions, **precisions}))
+            shutil.rmtree(folder)
     return open_bundle(bundle.folder)
 
 
@@ -188,6 +190,34 @@ def _locked(folder: Path) -> Iterator[None]:
                 folder.rmdir()  # only where nothing is in it
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _writing(out: Path, folder: Path, recipe: Mapping[str, str]) -> Iterator[BundleWriter]:
+    """A writer that takes up what an equal build left, and the clearing up behind it."""
+    writer = BundleWriter(out, folder, dict(recipe), _finished(folder, recipe))
+    _sweep(folder, keep=writer.done)
+    writer.save()
+    try:
+        yield writer
+    except InputError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
+        # Both do nothing after the work is done: then the folder is gone.
+        _sweep(folder, keep=writer.done)
+        if not writer.done:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_addition(out: Path, manifest: Manifest, files: Mapping[str, object]) -> None:
+    for name in files:
+        if name in manifest.files:
+            raise InputError(f"{out}: holds {name} already; --force makes the bundle anew")
+    folders = {name.split("/")[0] for name in files if "/" in name}
+    for stranger in _strangers(out) or ():
+        if stranger.split("/")[0] in folders and stranger not in files:
+            raise InputError(f"{out}: holds {stranger}, which is no part of the bundle; move it away first")
 
 
 def _restore(out: Path) -> None:

@@ -190,8 +190,8 @@ def backend_for(bundle: Bundle, name: str | None) -> Backend:
         backend = find_backend(name)
         if not bundle.has(backend.decoder_file):
             raise BackendError(
-                f"{bundle.folder}: has no {backend.decoder_file}, which {name!r} runs; name another backend, or make "
-                f"one with 'edge-interleave convert {bundle.manifest.source} --backend {name}'"
+                f"{bundle.folder}: has no {backend.decoder_file}, which {name!r} runs; add it with 'edge-interleave "
+                f"convert {bundle.manifest.source} {bundle.folder} --backend {name}', or name another backend"
             )
         return backend
     problems = []

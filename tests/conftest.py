@@ -30,5 +30,5 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def converted(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The bundle that `convert` makes of it. Read only."""
-    return convert(random_checkpoint, tmp_path_factory.mktemp("converted") / "random")
+    """The bundle for llama.cpp that `convert` makes of it. Read only."""
+    return convert(random_checkpoint, tmp_path_factory.mktemp("converted") / "random", quantization="q4_k_m")

@@ -173,7 +173,7 @@ def test_preprocessing_that_the_runtime_does_not_do_is_refused(
 def test_an_interrupted_conversion_is_taken_up(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     with pytest.raises(KeyboardInterrupt):
-        convert(checkpoint, out, progress=Heard(interrupt_at="quantize"))
+        convert(checkpoint, out, quantization="q4_k_m", progress=Heard(interrupt_at="quantize"))
     assert not out.exists()
     assert sorted(path.name for path in partial_folder(out).iterdir()) == [
         ".build.json",
@@ -181,7 +181,7 @@ def test_an_interrupted_conversion_is_taken_up(checkpoint: Path, tmp_path: Path)
         "vision.onnx",
     ]
     heard = Heard()
-    verify(convert(checkpoint, out, progress=heard))
+    verify(convert(checkpoint, out, quantization="q4_k_m", progress=heard))
     assert heard.stages == ["decoder", "quantize"]
     assert hidden_beside(out) == []
 
@@ -190,15 +190,15 @@ def test_an_interrupted_conversion_is_taken_up(checkpoint: Path, tmp_path: Path)
 def test_a_conversion_of_something_else_starts_over(change: str, checkpoint: Path, tmp_path: Path) -> None:
     out, precision = tmp_path / "bundle", "int8"
     with pytest.raises(KeyboardInterrupt):
-        convert(checkpoint, out, progress=Heard(interrupt_at="decoder"))
+        convert(checkpoint, out, quantization="q4_k_m", progress=Heard(interrupt_at="decoder"))
     if change == "options":
         precision = "fp32"
     else:
         write_random_checkpoint(checkpoint, model_config(), Options(seed=1))
     heard = Heard()
-    bundle = convert(checkpoint, out, vision_precision=precision, progress=heard)
+    bundle = convert(checkpoint, out, quantization="q4_k_m", vision_precision=precision, progress=heard)
     assert heard.stages[0] == "vision"
-    fresh = convert(checkpoint, tmp_path / "fresh", vision_precision=precision)
+    fresh = convert(checkpoint, tmp_path / "fresh", quantization="q4_k_m", vision_precision=precision)
     assert bundle.manifest.files == fresh.manifest.files
 
 

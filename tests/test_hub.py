@@ -110,6 +110,16 @@ def test_a_sharded_checkpoint_of_a_revision_under_a_name_of_ones_own(
     assert manifest.precisions == {"decoder.gguf": "q8_0", "vision.onnx": "fp32"}
 
 
+def test_a_bundle_without_the_decoder_that_is_asked_for_is_refused(
+    hub: Hub, env: dict[str, str], converted: Bundle
+) -> None:
+    hub.repositories["someone/bundle"] = converted.folder
+    refused = told(run("pull", "someone/bundle", "--backend", "mlx", env=env), 3)
+    assert "edge-interleave pull random --backend mlx" in refused
+    assert not hub.downloads("decoder.gguf")
+    assert not stored(env, "bundle").exists()
+
+
 def test_a_repository_that_is_a_bundle_is_taken_as_it_is(hub: Hub, env: dict[str, str], converted: Bundle) -> None:
     hub.repositories["someone/bundle"] = converted.folder
     pulled = run("pull", "someone/bundle", env=env)

@@ -46,7 +46,7 @@ from edge_interleave.timeline import TextInput
 from edge_interleave.tokenizer import TextTokenizer
 from edge_interleave.window import FrameWindow
 
-BACKENDS = ("llama-cpp",)
+BACKENDS = ("llama-cpp", "mlx")
 EQUAL = 0.9999
 """Least cosine of logits."""
 SAME = 0.99999
@@ -136,7 +136,14 @@ def lossless(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     config = json.loads((checkpoint / "config.json").read_text("utf-8"))
     config["text_config"]["max_position_embeddings"] = TRAINED_CONTEXT
     (checkpoint / "config.json").write_text(json.dumps(config), "utf-8")
-    return convert(checkpoint, folder / "bundle", quantization="f16", vision_precision="fp32")
+    return convert(
+        checkpoint,
+        folder / "bundle",
+        backends=BACKENDS,
+        quantization="f16",
+        mlx_quantization="f16",
+        vision_precision="fp32",
+    )
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from edge_interleave.bundle import (
     GGUF_NAME,
+    MLX_NAME,
     TOKENIZER_NAME,
     Bundle,
     DecoderInfo,
@@ -160,7 +161,7 @@ def tiny_bundle(
     vocab_size = tokenizer.get_vocab_size()
     weights = tiny_weights(vocab_size, seed=seed, layers=layers, heads=heads)
     write_tiny_gguf(folder / GGUF_NAME, weights, context_length=context_length, heads=heads)
-    write_tiny_mlx(folder / "decoder-mlx", weights, context_length=context_length, heads=heads)
+    write_tiny_mlx(folder / MLX_NAME, weights, context_length=context_length, heads=heads)
     write_manifest(folder, _manifest(folder, vocab_size, layers, context_length, heads))
     return open_bundle(folder)
 
@@ -190,6 +191,6 @@ def _manifest(folder: Path, vocab_size: int, layers: int, context_length: int, h
         vision=VisionInfo("siglip", 28, 14, 2, "squash", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 0),
         prompt=PromptInfo(LLAVA_TEMPLATE, "<image>", None, "<|im_end|>", (vocab_size - 2, vocab_size - 4)),
         pooling_mode="average",
-        precisions={GGUF_NAME: "f32", "decoder-mlx": "f32"},
+        precisions={GGUF_NAME: "f32", MLX_NAME: "f32"},
         files=describe_files(folder),
     )

@@ -5,17 +5,22 @@ The converters are found by name, like backends: nothing here is imported from t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 import click
 
-from ..bundle import GGUF_NAME, MMPROJ_NAME, Bundle
+from ..bundle import GGUF_NAME, MLX_NAME, MMPROJ_NAME, Bundle
 from . import output
 
+DECODERS = {"llama-cpp": GGUF_NAME, "mlx": MLX_NAME}
+"""Backend to the file or folder that is its decoder in a bundle."""
 QUANTIZATIONS = ("q4_k_m", "q4_0", "q5_k_m", "q6_k", "q8_0", "f16")
+MLX_QUANTIZATIONS = (
+    "4bit", "8bit", "6bit", "3bit", "mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6", "mxfp4", "f16"
+)  # fmt: skip
 PRECISIONS = ("int8", "fp16", "fp32")
 MMPROJ_PRECISIONS = ("f16", "q8_0")
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -29,7 +34,9 @@ class ConvertCall(Protocol):
         source: Path | str,
         out: Path,
         *,
-        quantization: str,
+        backends: Sequence[str] | None,
+        quantization: str | None,
+        mlx_quantization: str | None,
         vision_precision: str,
         mmproj: str | None = None,
         name: str | None,
@@ -47,13 +54,25 @@ def converter() -> ConvertCall:
 
 
 def precision_options(command: _F) -> _F:
-    """`--quantization` and `--vision-precision`."""
-    decoder = click.option(
+    """`--backend`, `--quantization`, `--mlx-quantization` and `--vision-precision`."""
+    backend = click.option(
+        "--backend",
+        "backends",
+        type=click.Choice(tuple(DECODERS), case_sensitive=False),
+        multiple=True,
+        help="What shall run the decoder; twice for a bundle with both decoders.  [default: the one whose quantization "
+        "is given, else mlx on Apple Silicon and llama-cpp elsewhere]",
+    )
+    gguf = click.option(
         "--quantization",
         type=click.Choice(QUANTIZATIONS, case_sensitive=False),
-        default="q4_k_m",
-        show_default=True,
-        help="Of the decoder.",
+        help="Of the decoder for llama.cpp.  [default: q4_k_m]",
+    )
+    mlx = click.option(
+        "--mlx-quantization",
+        type=click.Choice(MLX_QUANTIZATIONS, case_sensitive=False),
+        help="Of the decoder for MLX: mlx-lm's recipes, in groups of 64 (mxfp4: 32); f16 quantizes nothing.  "
+        "[default: 4bit]",
     )
     vision = click.option(
         "--vision-precision",
@@ -62,7 +81,7 @@ def precision_options(command: _F) -> _F:
         show_default=True,
         help="Of the vision tower; int8 is the fastest on CPUs.",
     )
-    return decoder(vision(command))
+    return backend(gguf(mlx(vision(command))))
 
 
 @click.command()
@@ -74,8 +93,7 @@ def precision_options(command: _F) -> _F:
     type=click.Choice(MMPROJ_PRECISIONS, case_sensitive=False),
     is_flag=False,
     flag_value="f16",
-    help="Write mmproj.gguf too, for llama-server and Ollama: --mmproj (at the end) or --mmproj=q8_0. "
-    "A bundle that lies at OUT already, of the same checkpoint and precisions, only gets that file.",
+    help="Write mmproj.gguf too, for llama-server and Ollama: --mmproj (at the end) or --mmproj=q8_0.",
 )
 @click.option("--name", help="What the bundle calls itself (default: OUT's name).")
 @click.option("--revision", help="Branch, tag or commit, where SOURCE is a Hub repository.")
@@ -84,7 +102,9 @@ def precision_options(command: _F) -> _F:
 def convert(
     source: str,
     out: Path,
-    quantization: str,
+    backends: tuple[str, ...],
+    quantization: str | None,
+    mlx_quantization: str | None,
     vision_precision: str,
     mmproj: str | None,
     name: str | None,
@@ -94,13 +114,16 @@ def convert(
 ) -> None:
     """Convert the checkpoint SOURCE, a folder or a Hub repository, into the bundle folder OUT.
 
-    An interrupted conversion is taken up by the next one with the same arguments.
+    An interrupted conversion is taken up by the next one with the same arguments. A bundle that lies at OUT already,
+    of the same checkpoint and precisions, gets what it lacks: the other backend's decoder, mmproj.gguf.
     """
     with output.progress() as progress:
         bundle = converter()(
             source,
             out,
+            backends=backends or None,
             quantization=quantization,
+            mlx_quantization=mlx_quantization,
             vision_precision=vision_precision,
             mmproj=mmproj,
             name=name,

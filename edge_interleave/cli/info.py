@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .. import store
-from ..bundle import VISION_NAME, Bundle, open_bundle, verify
+from ..bundle import GGUF_NAME, MLX_NAME, VISION_NAME, Bundle, open_bundle, verify
 from ..decoder import backend_for, backend_names, find_backend
 from ..errors import BackendError
 from . import output
@@ -71,6 +71,9 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
             "kv_heads": decoder.kv_heads,
             "vocab_size": decoder.vocab_size,
             "context_length": decoder.context_length,
+            "precisions": {
+                name: manifest.precisions.get(name, "?") for name in (GGUF_NAME, MLX_NAME) if bundle.has(name)
+            },
         },
         "vision": {
             "type": vision.type,
@@ -81,7 +84,7 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
             "pooling_mode": manifest.pooling_mode,
         },
         "files": {
-            name: {"bytes": file.bytes, "precision": manifest.precisions.get(name), "sha256": file.sha256}
+            name: {"bytes": file.bytes, "precision": manifest.precision(name), "sha256": file.sha256}
             for name, file in manifest.files.items()
         },
         "runs_here_with": _engines(bundle),

@@ -16,7 +16,7 @@ from ..bundle import MANIFEST_NAME, Bundle, Manifest, digest, read_manifest
 from ..bundle_writer import build_bundle, check_target
 from ..errors import BundleError, ResourceError, UsageError
 from . import output
-from .convert import converter, precision_options, tell
+from .convert import DECODERS, converter, precision_options, tell
 
 
 @click.command()
@@ -29,7 +29,9 @@ from .convert import converter, precision_options, tell
 def pull(
     repository: str,
     name: str | None,
-    quantization: str,
+    backends: tuple[str, ...],
+    quantization: str | None,
+    mlx_quantization: str | None,
     vision_precision: str,
     revision: str | None,
     force: bool,
@@ -50,12 +52,15 @@ def pull(
     found = hub.download(repository, revision, None, (MANIFEST_NAME, "config.json"))
     with output.progress() as progress:
         if (found / MANIFEST_NAME).is_file():
+            _check_decoders(repository, read_manifest(found / MANIFEST_NAME), backends)
             bundle = _pull_bundle(hub, repository, found, out, force, progress)
         else:
             bundle = converter()(
                 repository,
                 out,
+                backends=backends or None,
                 quantization=quantization,
+                mlx_quantization=mlx_quantization,
                 vision_precision=vision_precision,
                 name=stored,
                 revision=revision,
@@ -63,6 +68,15 @@ def pull(
                 progress=progress,
             )
     tell(bundle, stored, as_json)
+
+
+def _check_decoders(repository: str, manifest: Manifest, backends: tuple[str, ...]) -> None:
+    for backend in backends:
+        if not manifest.has(DECODERS[backend]):
+            raise BundleError(
+                f"{repository}: a bundle without {DECODERS[backend]}, which {backend} runs; pull the checkpoint "
+                f"it was made of: edge-interleave pull {manifest.source} --backend {backend}"
+            )
 
 
 def _pull_bundle(

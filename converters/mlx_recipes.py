@@ -1,0 +1,62 @@
+"""How MLX stores each matrix of a decoder: mlx-lm's recipes, by their names. Knows neither files nor tensors' values.
+
+`4bit` and the like give every matrix the same bits, in groups of 64 values with a scale and an offset each; the mixed
+ones give more to the matrices that bear it least, by the rule of mlx-lm (`mixed_quant_predicate_builder` in its
+`convert.py`), which is that of llama.cpp's Q4_K_M; `mxfp4` is the Open Compute Project's format of that name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+_PLAIN = {"4bit": 4, "8bit": 8, "6bit": 6, "3bit": 3}
+_MIXED = {"mixed_2_6": (2, 6), "mixed_3_4": (3, 4), "mixed_3_6": (3, 6), "mixed_4_6": (4, 6)}
+RECIPES = (*_PLAIN, *_MIXED, "mxfp4", "f16")
+"""`f16` quantizes nothing."""
+DEFAULT_RECIPE = "4bit"
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How a matrix is stored: what `mx.quantize` takes."""
+
+    bits: int
+    group_size: int = 64
+    mode: str = "affine"
+
+    def bytes_for(self, values: int) -> int:
+        """Bytes of that many values, with each group's scale and offset (of 16 bits; `mxfp4`: a scale of 8)."""
+        return values * self.bits // 8 + values // self.group_size * (1 if self.mode == "mxfp4" else 4)
+
+    def described(self) -> dict[str, Any]:
+        """As mlx-lm's `config.json` has it."""
+        return {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
+
+
+def usual(recipe: str) -> Quantization | None:
+    """What a recipe gives most matrices; None for `f16`."""
+    if recipe == "f16":
+        return None
+    if recipe == "mxfp4":
+        return Quantization(4, 32, "mxfp4")
+    return Quantization(_MIXED[recipe][0] if recipe in _MIXED else _PLAIN[recipe])
+
+
+def choose(recipe: str, module: str, columns: int, layers: int) -> Quantization | None:
+    """What a recipe gives the matrix of mlx-lm's `module` in a decoder of `layers`; None: it is not quantized.
+
+    `columns` is the length of its rows; where that is no multiple of the group, MLX cannot quantize the matrix.
+    """
+    how = usual(recipe)
+    if how is None or columns % how.group_size:
+        return None
+    return Quantization(_MIXED[recipe][1]) if recipe in _MIXED and _gets_more(module, layers) else how
+
+
+def _gets_more(module: str, layers: int) -> bool:
+    parts = module.split(".")
+    if parts[-1] not in ("v_proj", "down_proj"):
+        return module == "lm_head"
+    layer, eighth = int(parts[2]), layers // 8
+    return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2

@@ -1,0 +1,73 @@
+"""What a bundle is made of: its parts, with what writes their files and the room they take. Knows no file format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_interleave.bundle import GGUF_NAME, MLX_NAME, MMPROJ_NAME, TOKENIZER_NAME, VISION_NAME, Manifest
+
+from .checkpoint import Checkpoint
+from .gguf import write_gguf
+from .mlx import mlx_bytes, mlx_files
+from .mmproj import write_mmproj
+from .onnx_vision import write_vision_onnx
+from .progress import Progress
+from .tokenizer_files import TokenizerFiles
+
+# Bytes a weight takes, generously.
+_GGUF_BYTES = {"q4_0": 0.7, "q4_k_m": 0.75, "q5_k_m": 0.85, "q6_k": 0.95, "q8_0": 1.1, "f16": 2.0}
+_VISION_BYTES = {"int8": 1.2, "fp16": 2.05, "fp32": 4.05}
+_MMPROJ_BYTES = {"f16": 2.05, "q8_0": 1.6}
+_TOKENIZER_BYTES = 16 << 20
+
+Make = Callable[[Path], object]
+"""Writes one file to the path it is given."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of a bundle, or a folder of files that belong together."""
+
+    name: str
+    """Of the file or folder, as the manifest's `precisions` has it."""
+    bytes: int
+    """Room on the disk that making it takes, generously."""
+    files: Mapping[str, Make]
+    """What writes each file, by its name in the bundle."""
+
+
+def bundle_parts(
+    checkpoint: Checkpoint, tokenizer: TokenizerFiles, manifest: Manifest, progress: Progress | None = None
+) -> list[Part]:
+    """The tokenizer, and the parts that `manifest.precisions` names, in the order in which to make them."""
+
+    def tokenizer_file() -> Part:
+        text = tokenizer.tokenizer.to_str()
+        return Part(TOKENIZER_NAME, _TOKENIZER_BYTES, {TOKENIZER_NAME: lambda path: path.write_text(text, "utf-8")})
+
+    def vision(precision: str) -> Part:
+        room = int(manifest.vision.parameters * _VISION_BYTES[precision])
+        return Part(
+            VISION_NAME, room, {VISION_NAME: lambda path: write_vision_onnx(checkpoint, path, precision, progress)}
+        )
+
+    def gguf(precision: str) -> Part:
+        # Quantizing starts from an f16 file, which is deleted afterwards.
+        weight = _GGUF_BYTES[precision] + (0.0 if precision == "f16" else 2.0)
+        room = int(manifest.decoder.parameters * weight)
+        return Part(GGUF_NAME, room, {GGUF_NAME: lambda path: write_gguf(checkpoint, path, precision, progress)})
+
+    def mlx(recipe: str) -> Part:
+        files = mlx_files(checkpoint, tokenizer, recipe, progress)
+        room = _TOKENIZER_BYTES + mlx_bytes(checkpoint, recipe)
+        return Part(MLX_NAME, room, {f"{MLX_NAME}/{name}": make for name, make in files.items()})
+
+    def mmproj(precision: str) -> Part:
+        room = int(manifest.vision.parameters * _MMPROJ_BYTES[precision])
+        return Part(MMPROJ_NAME, room, {MMPROJ_NAME: lambda path: write_mmproj(checkpoint, path, precision, progress)})
+
+    makers = {VISION_NAME: vision, GGUF_NAME: gguf, MLX_NAME: mlx, MMPROJ_NAME: mmproj}
+    chosen = manifest.precisions
+    return [tokenizer_file(), *(make(chosen[name]) for name, make in makers.items() if name in chosen)]
