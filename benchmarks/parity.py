@@ -1,7 +1,8 @@
 """How near converted bundles come to transformers, by precision, on the golden prompts of the embedded model.
 
     python benchmarks/parity.py                 # the table: every quantization, fp32 and int8 tower
-    python benchmarks/parity.py --json
+    python benchmarks/parity.py --backend mlx   # the same for MLX
+    python benchmarks/parity.py --quantizations f16 q4_k_m --json
     python benchmarks/parity.py --checkpoint FOLDER --golden FOLDER
 
 What transformers said is stored (`golden_prompts`), so this needs the package alone.
@@ -19,15 +20,16 @@ import numpy as np
 import numpy.typing as npt
 from edge_interleave.converters.convert import convert
 from edge_interleave.converters.gguf import QUANTIZATIONS
+from edge_interleave.converters.mlx_recipes import RECIPES
 from golden_prompts import CHECKPOINT, FOLDER, MAX_TOKENS, Golden, fingerprint, load
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 import edge_interleave as ei
-from edge_interleave.bundle import GGUF_NAME, VISION_NAME, Bundle
+from edge_interleave.bundle import VISION_NAME, Bundle
 from edge_interleave.chat import asking, inputs_of
-from edge_interleave.decoder import DecoderOptions, find_backend
+from edge_interleave.decoder import DecoderOptions, backend_for, find_backend
 from edge_interleave.media import Eyes
 from edge_interleave.messages import media_of
 from edge_interleave.prompt import PromptBuilder
@@ -35,6 +37,9 @@ from edge_interleave.session import Session
 from edge_interleave.tokenizer import TextTokenizer
 
 VISION_PRECISIONS = ("fp32", "int8")
+PRECISIONS = {"llama-cpp": QUANTIZATIONS, "mlx": RECIPES}
+OPTION = {"llama-cpp": "quantization", "mlx": "mlx_quantization"}
+"""What `convert` calls a backend's."""
 THREADS = 1
 CONTEXT = 1024
 
@@ -43,6 +48,7 @@ CONTEXT = 1024
 class Parity:
     """One bundle against transformers."""
 
+    backend: str
     quantization: str
     vision_precision: str
     vision_cosine: float
@@ -58,22 +64,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     parser.add_argument("--golden", type=Path, default=FOLDER)
+    parser.add_argument("--backend", choices=PRECISIONS, default="llama-cpp")
+    parser.add_argument("--quantizations", nargs="+", help="of the backend's (default: all)")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     golden = load(arguments.golden)
     if golden.checkpoint != fingerprint(arguments.checkpoint):
         parser.error("the golden files are of another checkpoint; run examples/embedded_model/make_golden.py")
-    jobs = [(quantization, precision) for quantization in QUANTIZATIONS for precision in VISION_PRECISIONS]
+    known = PRECISIONS[arguments.backend]
+    if odd := set(arguments.quantizations or ()) - set(known):
+        parser.error(f"{arguments.backend} has no {', '.join(odd)}; it has {', '.join(known)}")
+    jobs = [(name, precision) for name in arguments.quantizations or known for precision in VISION_PRECISIONS]
     with tempfile.TemporaryDirectory() as folder:
         rows = [
             measure(
                 convert(
                     arguments.checkpoint,
                     Path(folder) / f"{quantization}-{precision}",
-                    quantization=quantization,
+                    backends=[arguments.backend],
                     vision_precision=precision,
+                    **{OPTION[arguments.backend]: quantization},
                 ),
                 golden,
+                arguments.backend,
             )
             for quantization, precision in track(jobs, "comparing", console=Console(stderr=True), transient=True)
         ]
@@ -89,15 +102,16 @@ def main() -> None:
     Console().print(table)
 
 
-def measure(bundle: Bundle, golden: Golden) -> Parity:
+def measure(bundle: Bundle, golden: Golden, backend: str) -> Parity:
     """All figures of a bundle."""
     precisions = bundle.manifest.precisions
-    different = differing_answers(bundle, golden)
+    different = differing_answers(bundle, golden, backend)
     return Parity(
-        precisions[GGUF_NAME],
+        backend,
+        precisions[find_backend(backend).decoder_file],
         precisions[VISION_NAME],
         min(vision_cosines(bundle, golden)),
-        min(logits_cosines(bundle, golden)),
+        min(logits_cosines(bundle, golden, backend)),
         len(golden.prompts) - len(different),
         len(golden.prompts),
     )
@@ -110,11 +124,11 @@ def vision_cosines(bundle: Bundle, golden: Golden) -> list[float]:
     return [cosine(ours.rows, theirs) for ours, theirs in zip(seen.visuals, golden.features.values(), strict=True)]
 
 
-def logits_cosines(bundle: Bundle, golden: Golden) -> list[float]:
+def logits_cosines(bundle: Bundle, golden: Golden, backend: str | None = None) -> list[float]:
     """Cosine of our logits after the prompt and transformers', prompt by prompt, from pixels on."""
     tokenizer, eyes = TextTokenizer.open(bundle), Eyes(bundle, THREADS)
     prompts = PromptBuilder(bundle, tokenizer)
-    decoder = find_backend("llama-cpp").open(bundle, DecoderOptions(CONTEXT, THREADS))
+    decoder = backend_for(bundle, backend).open(bundle, DecoderOptions(CONTEXT, THREADS))
     session = Session(decoder, tokenizer, bundle.manifest.prompt.eos_token_ids)
     cosines = []
     for number, theirs in golden.logits.items():
@@ -128,10 +142,10 @@ def logits_cosines(bundle: Bundle, golden: Golden) -> list[float]:
     return cosines
 
 
-def differing_answers(bundle: Bundle, golden: Golden) -> list[str]:
+def differing_answers(bundle: Bundle, golden: Golden, backend: str | None = None) -> list[str]:
     """Ask all prompts; a line for each whose answer, or prompt's length, is not transformers'."""
     different = []
-    with ei.load(bundle.folder, context=CONTEXT, threads=THREADS) as model:
+    with ei.load(bundle.folder, backend=backend, context=CONTEXT, threads=THREADS) as model:
         for prompt in golden.prompts:
             answer = model.ask([*golden.shown(prompt), prompt.question], pool=prompt.stride, max_tokens=MAX_TOKENS)
             if answer.text != prompt.answer:
