@@ -1,6 +1,7 @@
 """The embedded model answers as transformers does: 220 held-out prompts whose answers are stored, no PyTorch needed."""
 
 from collections import Counter
+from dataclasses import replace
 
 import golden_prompts
 import parity
@@ -12,6 +13,10 @@ from edge_interleave.bundle import Bundle, open_bundle
 from edge_interleave.store import embedded_folder
 
 
+ELEVENTH = 11
+"""Of each task a prompt or two."""
+
+
 @pytest.fixture(scope="module")
 def golden() -> Golden:
     return golden_prompts.load()
@@ -21,7 +26,21 @@ def golden() -> Golden:
 def exact(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The checkpoint converted without loss: f16 as it is stored, fp32 tower."""
     folder = tmp_path_factory.mktemp("exact") / "bundle"
-    return convert(golden_prompts.CHECKPOINT, folder, quantization="f16", vision_precision="fp32")
+    backends = ["llama-cpp", "mlx"]
+    return convert(
+        golden_prompts.CHECKPOINT,
+        folder,
+        backends=backends,
+        quantization="f16",
+        mlx_quantization="f16",
+        vision_precision="fp32",
+    )
+
+
+@pytest.fixture(scope="module", params=[ELEVENTH, pytest.param(1, marks=pytest.mark.slow)], ids=["20", "220"])
+def some(request: pytest.FixtureRequest, golden: Golden) -> Golden:
+    """For MLX, which on a Linux CPU has the slowest of linear algebra libraries."""
+    return replace(golden, prompts=golden.prompts[:: request.param])
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +65,9 @@ def test_the_answers_are_of_the_checkpoint_in_the_repository(golden: Golden) -> 
 
 
 def test_the_bundle_that_ships_is_quantized_as_documented(shipped: Bundle) -> None:
-    assert shipped.manifest.precisions == {"decoder.gguf": "q4_k_m", "vision.onnx": "int8"}
-    assert sum(file.bytes for file in shipped.manifest.files.values()) <= 8 << 20
+    precisions = {"decoder.gguf": "q4_k_m", "decoder-mlx": "4bit", "vision.onnx": "int8"}
+    assert shipped.manifest.precisions == precisions
+    assert sum(file.bytes for file in shipped.manifest.files.values()) <= 12 << 20
 
 
 def test_the_fp32_tower_sees_what_transformers_sees(exact: Bundle, golden: Golden) -> None:
@@ -59,14 +79,28 @@ def test_the_int8_tower_sees_nearly_the_same(shipped: Bundle, golden: Golden) ->
 
 
 def test_logits_of_the_f16_decoder_are_those_of_transformers(exact: Bundle, golden: Golden) -> None:
-    assert min(parity.logits_cosines(exact, golden)) >= 0.9999
+    assert min(parity.logits_cosines(exact, golden, "llama-cpp")) >= 0.9999
 
 
 def test_f16_and_fp32_give_the_same_answers(exact: Bundle, golden: Golden) -> None:
-    different = parity.differing_answers(exact, golden)
+    different = parity.differing_answers(exact, golden, "llama-cpp")
     assert len(different) <= 0.01 * len(golden.prompts), "\n".join(different)
 
 
 def test_the_bundle_that_ships_gives_nearly_always_the_same_answers(shipped: Bundle, golden: Golden) -> None:
-    different = parity.differing_answers(shipped, golden)
+    different = parity.differing_answers(shipped, golden, "llama-cpp")
     assert len(different) <= 0.05 * len(golden.prompts), "\n".join(different)
+
+
+def test_mlx_computes_what_transformers_does(exact: Bundle, golden: Golden) -> None:
+    assert min(parity.logits_cosines(exact, golden, "mlx")) >= 0.9999
+
+
+def test_mlx_unquantized_gives_the_same_answers(exact: Bundle, some: Golden) -> None:
+    different = parity.differing_answers(exact, some, "mlx")
+    assert len(different) <= 0.01 * len(some.prompts), "\n".join(different)
+
+
+def test_mlx_at_4_bits_gives_nearly_always_the_same_answers(shipped: Bundle, some: Golden) -> None:
+    different = parity.differing_answers(shipped, some, "mlx")
+    assert len(different) <= 0.05 * len(some.prompts), "\n".join(different)

@@ -345,7 +345,7 @@ def run_timelines(mirrored: Callable[[], Mirrored], images: list[FloatArray], ho
 
 def test_any_sequence_of_operations(mirrored: Callable[[], Mirrored], images: list[FloatArray]) -> None:
     how = settings(
-        max_examples=40,
+        max_examples=25,
         stateful_step_count=25,
         derandomize=True,
         database=None,

@@ -26,6 +26,7 @@ from edge_interleave.tokenizer import TextTokenizer
 
 GOLDEN = Path(__file__).parent / "golden" / "parity.npz"
 STEPS = 16
+BACKENDS = ("llama-cpp", "mlx")
 LEAST_COSINE = 0.99999
 
 
@@ -111,9 +112,10 @@ def _marked(parts: list[str | int]) -> list[str | int]:
 class Ours:
     """A converted checkpoint, opened part by part, so that prompt and logits can be seen."""
 
-    def __init__(self, checkpoint: Path, bundle: Path) -> None:
-        self.bundle = convert(checkpoint, bundle, quantization="f16", vision_precision="fp32")
-        self.model = load(bundle, context=512, threads=1)
+    def __init__(self, checkpoint: Path, bundle: Path, backend: str) -> None:
+        exact = {"quantization": "f16", "mlx_quantization": "f16"}
+        self.bundle = convert(checkpoint, bundle, backends=list(BACKENDS), vision_precision="fp32", **exact)
+        self.model = load(bundle, backend=backend, context=512, threads=1)
         self.tokenizer = TextTokenizer.open(self.bundle)
         self.prompts = PromptBuilder(self.bundle, self.tokenizer)
         self.eyes = Eyes(self.bundle, 1)
@@ -152,9 +154,9 @@ def checkpoint(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_kind(tmp_path_factory.mktemp("parity") / "checkpoint", kind)
 
 
-@pytest.fixture(scope="module")
-def ours(checkpoint: Path) -> Iterator[Ours]:
-    ours = Ours(checkpoint, checkpoint.parent / "bundle")
+@pytest.fixture(scope="module", params=BACKENDS)
+def ours(checkpoint: Path, request: pytest.FixtureRequest) -> Iterator[Ours]:
+    ours = Ours(checkpoint, checkpoint.parent / request.param, request.param)
     yield ours
     ours.model.close()
 
