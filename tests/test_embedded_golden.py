@@ -12,7 +12,6 @@ from golden_prompts import Golden
 from edge_interleave.bundle import Bundle, open_bundle
 from edge_interleave.store import embedded_folder
 
-
 ELEVENTH = 11
 """Of each task a prompt or two."""
 
