@@ -1,7 +1,10 @@
 """Fixtures that several tests share."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import llama_cpp.llama_cpp as low
 import pytest
 from edge_interleave.converters.convert import convert
 from random_checkpoint import model_config, write_random_checkpoint
@@ -32,3 +35,22 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def converted(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The bundle that `convert` makes of it. Read only."""
     return convert(random_checkpoint, tmp_path_factory.mktemp("converted") / "random")
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Says how many rows the decoders have computed since it was asked last."""
+    count, decode = 0, low.llama_decode
+
+    def counting(context: Any, batch: Any) -> Any:
+        nonlocal count
+        count += batch.n_tokens
+        return decode(context, batch)
+
+    def since_last() -> int:
+        nonlocal count
+        found, count = count, 0
+        return found
+
+    monkeypatch.setattr(low, "llama_decode", counting)
+    return since_last

@@ -5,9 +5,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import llama_cpp.llama_cpp as low
 import numpy as np
 import pytest
 from tiny import HIDDEN, TRAINED_CONTEXT, change_manifest, tiny_bundle
@@ -76,25 +75,6 @@ def decoder(open_decoder: Open) -> Decoder:
 def one_layer(open_decoder: Open, make: Make, tmp_path: Path) -> Decoder:
     """One layer: an entry's key and value depend on that entry alone, so what eviction leaves can be made afresh."""
     return open_decoder(make(tmp_path / "one", layers=1, seed=2))
-
-
-@pytest.fixture
-def computed(monkeypatch: pytest.MonkeyPatch) -> Computed:
-    """Says how many rows the engine has computed since it was asked last."""
-    count, decode = 0, low.llama_decode
-
-    def counting(context: Any, batch: Any) -> Any:
-        nonlocal count
-        count += batch.n_tokens
-        return decode(context, batch)
-
-    def since_last() -> int:
-        nonlocal count
-        found, count = count, 0
-        return found
-
-    monkeypatch.setattr(low, "llama_decode", counting)
-    return since_last
 
 
 def rows(count: int, seed: int = 0) -> np.ndarray:
