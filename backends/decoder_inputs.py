@@ -15,10 +15,10 @@ import numpy.typing as npt
 from edge_interleave.decoder import DecoderFacts, FloatArray
 from edge_interleave.errors import ContextFullError, InputError
 
+from .ranges import Ranges
+
 Entries = npt.NDArray[Any]
 """Token ids, int32 (n,), or embeddings, float32 (n, hidden), contiguous."""
-Ranges = list[tuple[int, int]]
-"""Stored positions, ascending, start <= p < end."""
 
 
 def token_entries(ids: Sequence[int], facts: DecoderFacts) -> Entries:
@@ -58,6 +58,14 @@ def parts_of_range(
     return entries
 
 
+def check_preparation(start: int, leaving: tuple[int, int], rows: int) -> None:
+    """Raise ValueError where `leaving` does not lie before `start`, or nothing is to be computed."""
+    if not 0 <= leaving[0] <= leaving[1] <= start:
+        raise ValueError(f"no positions before {start} that could leave: {leaving[0]} to {leaving[1]}")
+    if rows < 1:
+        raise ValueError(f"{rows} rows are none to prepare")
+
+
 def check_room(length: int, position: int, count: int, facts: DecoderFacts) -> None:
     """Raise ContextFullError where `count` entries more do not fit behind so many, the next at `position`."""
     if length + count > facts.capacity:
@@ -70,12 +78,6 @@ def check_room(length: int, position: int, count: int, facts: DecoderFacts) -> N
             f"position {position + count} is past the {facts.trained_context} that the model was trained on; close the "
             "gaps (rebase) or start anew"
         )
-
-
-def check_range(start: int, end: int) -> None:
-    """Raise ValueError where start <= p < end is no range of positions."""
-    if not 0 <= start <= end:
-        raise ValueError(f"no such range of positions: {start} to {end}")
 
 
 def checked_ranges(path: Path, raw: Any, facts: DecoderFacts) -> Ranges:

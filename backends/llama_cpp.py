@@ -1,7 +1,7 @@
 """The llama.cpp backend: the Decoder protocol over llama_cpp's low-level API.
 
 Weights are loaded once for all decoders of the same file; each decoder has a context (a KV cache) of its own. The
-timeline is one sequence in it; a second is there while entries are recomputed, for a sequence is what sees itself only.
+timeline is one sequence in it; a second is there for entries that are recomputed, or prepared for that.
 Knows nothing about images, prompts or sampling.
 """
 
@@ -19,17 +19,19 @@ import numpy as np
 
 from edge_interleave.bundle import GGUF_NAME, Bundle
 from edge_interleave.decoder import Decoder, DecoderFacts, DecoderMemory, DecoderOptions, FloatArray
-from edge_interleave.errors import BackendError, BundleError, ContextFullError, InputError
+from edge_interleave.errors import BackendError, BundleError, InputError
 
-from .llama_cpp_batch import BatchRows, Entries, embedding_entries, pointer_to, token_entries
+from .aside import between
+from .decoder_inputs import Entries, check_preparation, check_room, embedding_entries, parts_of_range, token_entries
+from .llama_cpp_aside import ASIDE, TIMELINE, LlamaCppAside
+from .llama_cpp_batch import BatchRows, pointer_to
 from .llama_cpp_memory import bytes_per_token, cells, check_precision, decoder_memory
 from .llama_cpp_state import SavedState, read_state, write_state
 from .llama_cpp_weights import LOG, Weights, acquire, release
+from .ranges import Ranges, below, check_range, without
 
 BATCH = 512
 """Rows that llama.cpp computes at a time, at most; more gain no time."""
-_TIMELINE, _ASIDE = 0, 1
-"""llama.cpp's numbers of the two sequences."""
 _C = ctypes.CDLL("msvcrt" if os.name == "nt" else None)
 _KV_TYPES = {"f16": low.GGML_TYPE_F16, "q8_0": low.GGML_TYPE_Q8_0, "q4_0": low.GGML_TYPE_Q4_0}
 
@@ -89,7 +91,8 @@ class LlamaCppDecoder:
             bytes_per_token=bytes_per_token(info, options.kv_precision),
         )
         self._fingerprint = f"{bundle.manifest.files[GGUF_NAME].sha256} kv={options.kv_precision}"
-        self._ranges: list[tuple[int, int]] = []  # stored positions, ascending, start <= p < end
+        self._ranges: Ranges = []  # stored positions
+        self._aside = LlamaCppAside(self._memory)
         self._shifted = False  # llama.cpp re-rotates the keys at its next decode, not at once
         self._rows = BatchRows(self._batch)
         # llama.cpp asks a function whether to stop. A Python function would have to wait for the interpreter, thousands
@@ -141,15 +144,14 @@ class LlamaCppDecoder:
     def rebase(self) -> None:
         """Close the gaps. llama.cpp re-rotates the keys at the next append."""
         self._alive()
-        ranges, position = [], 0
+        position = 0
         for start, end in self._ranges:
             if start != position:
-                low.llama_memory_seq_add(self._memory, _TIMELINE, start, end, position - start)
+                self._aside.changes(start, end)
+                low.llama_memory_seq_add(self._memory, TIMELINE, start, end, position - start)
                 self._shifted = True
             position += end - start
-        if position:
-            ranges = [(0, position)]
-        self._ranges = ranges
+        self._ranges = [(0, position)] if position else []
 
     def recompute(self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray]) -> None:
         """Compute the entries at positions start <= p < end anew, as if only what lies before them had ever been there.
@@ -158,40 +160,42 @@ class LlamaCppDecoder:
         fails: the range is forgotten then.
         """
         self._alive()
-        entries = [
-            embedding_entries(part, self._facts) if isinstance(part, np.ndarray) else token_entries(part, self._facts)
-            for part in parts
-        ]
-        if start >= end or not any(first <= start and end <= last for first, last in self._ranges):
-            raise ValueError(f"no such range of positions: {start} to {end}")
-        if sum(map(len, entries)) != end - start:
-            raise ValueError(f"{sum(map(len, entries))} entries do not fill the positions {start} to {end}")
-        before = max((min(last, start) for first, last in self._ranges if first < start), default=0)
+        entries = parts_of_range(start, end, parts, self._ranges, self._facts)
         kept = self._ranges
         self._remove(start, end)
-        # A batch must follow its sequence's last position: what is computed lies at `before`, and moves afterwards.
-        low.llama_memory_seq_cp(self._memory, _TIMELINE, _ASIDE, 0, start)
-        try:
-            position = before
-            for part in entries:
-                self._decode(part, position, _ASIDE, wanted=False)
-                position += len(part)
-            if start != before:
-                low.llama_memory_seq_add(self._memory, _ASIDE, before, position, start - before)
-                self._shifted = True
-            low.llama_memory_seq_cp(self._memory, _ASIDE, _TIMELINE, start, end)
-        finally:
-            low.llama_memory_seq_rm(self._memory, _ASIDE, -1, -1)
+        self._aside.turn_to(entries, below(self._ranges, start))
+        self._compute_aside(entries, end - start)
+        self._shifted |= self._aside.move_to_timeline(start)
         self._ranges = kept
+
+    def prepare(
+        self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray], leaving: tuple[int, int], rows: int
+    ) -> bool:
+        """Compute at most `rows` entries of what `recompute` will once `leaving` is evicted; whether that was not all.
+
+        They take cells that the timeline does not need. Raises ValueError as `recompute`, BackendError where llama.cpp
+        fails: nothing is prepared then.
+        """
+        self._alive()
+        entries = parts_of_range(start, end, parts, self._ranges, self._facts)
+        check_preparation(start, leaving, rows)
+        self._aside.turn_to(entries, without(below(self._ranges, start), *leaving))
+        possible = min(end - start, self._facts.capacity - self.length)
+        if self._aside.done < possible:
+            self._compute_aside(entries, min(self._aside.done + rows, possible))
+        if self._aside.done == end - start and self._aside.move(start):
+            self._shifted = True
+            self._apply_shift()
+        return self._aside.done < possible
 
     def save(self, path: Path) -> None:
         """Write the timeline's KV state to a file, atomically."""
         self._alive()
         self._apply_shift()
-        size = low.llama_state_seq_get_size(self._context, _TIMELINE)
+        size = low.llama_state_seq_get_size(self._context, TIMELINE)
         payload = bytearray(size)
         target = (ctypes.c_uint8 * size).from_buffer(payload)
-        written = low.llama_state_seq_get_data(self._context, target, size, _TIMELINE)
+        written = low.llama_state_seq_get_data(self._context, target, size, TIMELINE)
         if written != size:
             raise BackendError(f"{path}: llama.cpp wrote {written} of {size} bytes of KV state")
         write_state(Path(path), SavedState(self._fingerprint, self._ranges, payload))
@@ -204,13 +208,14 @@ class LlamaCppDecoder:
         """
         self._alive()
         state = read_state(Path(path), self._fingerprint, self._facts)
+        self._aside.drop()
         low.llama_memory_clear(self._memory, False)
         self._ranges, self._shifted = [], False
         if not state.ranges:
             return
         data = np.frombuffer(state.payload, np.uint8)
-        done = low.llama_state_seq_set_data(self._context, pointer_to(data, ctypes.c_uint8), len(data), _TIMELINE)
-        if done != len(data) or low.llama_memory_seq_pos_max(self._memory, _TIMELINE) != state.ranges[-1][1] - 1:
+        done = low.llama_state_seq_set_data(self._context, pointer_to(data, ctypes.c_uint8), len(data), TIMELINE)
+        if done != len(data) or low.llama_memory_seq_pos_max(self._memory, TIMELINE) != state.ranges[-1][1] - 1:
             low.llama_memory_clear(self._memory, True)
             raise InputError(f"{path}: llama.cpp refuses this KV state; prefill again")
         self._ranges = state.ranges
@@ -233,20 +238,13 @@ class LlamaCppDecoder:
     def _append(self, entries: Entries) -> FloatArray:
         self._alive()
         count, start = len(entries), self.position
-        if self.length + count > self._facts.capacity:
-            raise ContextFullError(
-                f"the context is full: {self.length} of {self._facts.capacity} entries are used and {count} more are "
-                "needed; use a larger context, fewer images or a larger pooling stride"
-            )
-        if start + count > self._facts.trained_context:
-            raise ContextFullError(
-                f"position {start + count} is past the {self._facts.trained_context} that the model was trained on; "
-                "close the gaps (rebase) or start anew"
-            )
-        self._decode(entries, start, _TIMELINE, wanted=True)
+        check_room(self.length, start, count, self._facts)
+        if self.length + count + self._aside.done > self._facts.capacity:
+            self._aside.drop()
+        self._decode(entries, start, TIMELINE, wanted=True)
         logits = np.ctypeslib.as_array(low.llama_get_logits_ith(self._context, -1), (self._facts.vocab_size,)).copy()
         if not np.isfinite(logits).all():
-            low.llama_memory_seq_rm(self._memory, _TIMELINE, start, -1)
+            low.llama_memory_seq_rm(self._memory, TIMELINE, start, -1)
             raise BackendError(f"{self._path}: gives logits that are not finite; convert or pull the model again")
         self._store(start, start + count)
         return logits
@@ -264,6 +262,16 @@ class LlamaCppDecoder:
                 raise BackendError(f"llama.cpp failed to decode (status {status}){LOG.reason()}")
         self._shifted = False
 
+    def _compute_aside(self, parts: Sequence[Entries], upto: int) -> None:
+        """Compute what lies aside up to so many entries. Raises BackendError: nothing lies there then."""
+        try:
+            for piece in between(parts, self._aside.done, upto):
+                self._decode(piece, self._aside.position + self._aside.done, ASIDE, wanted=False)
+                self._aside.add(len(piece))
+        except BaseException:
+            self._aside.drop()
+            raise
+
     def _store(self, start: int, end: int) -> None:
         if self._ranges and self._ranges[-1][1] == start:
             start = self._ranges.pop()[0]
@@ -271,23 +279,20 @@ class LlamaCppDecoder:
 
     def _remove(self, start: int, end: int) -> None:
         self._alive()
-        if not 0 <= start <= end:
-            raise ValueError(f"no such range of positions: {start} to {end}")
+        check_range(start, end)
         if start == end:
             return
-        if not low.llama_memory_seq_rm(self._memory, _TIMELINE, start, end):
+        self._aside.changes(start, end)
+        if not low.llama_memory_seq_rm(self._memory, TIMELINE, start, end):
             raise BackendError(f"llama.cpp cannot forget the positions {start} to {end}")
-        kept = []
-        for first, last in self._ranges:
-            kept += [(a, b) for a, b in ((first, min(last, start)), (max(first, end), last)) if a < b]
-        self._ranges = kept
+        self._ranges = without(self._ranges, start, end)
 
     def _apply_shift(self) -> None:
         """Have pending key rotations done now, by decoding an entry in the spare cell and forgetting it."""
         if self._shifted and self._ranges:
             start = self.position
-            status = low.llama_decode(self._context, self._rows.batch(np.zeros(1, np.int32), start, _TIMELINE, True))
-            low.llama_memory_seq_rm(self._memory, _TIMELINE, start, -1)
+            status = low.llama_decode(self._context, self._rows.batch(np.zeros(1, np.int32), start, TIMELINE, True))
+            low.llama_memory_seq_rm(self._memory, TIMELINE, start, -1)
             if status != 0:
                 raise BackendError(f"llama.cpp failed to re-rotate the keys (status {status}){LOG.reason()}")
             self._shifted = False

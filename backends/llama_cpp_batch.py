@@ -1,4 +1,4 @@
-"""What is handed to llama.cpp at a time: token ids or embeddings, checked, with their positions and their sequence.
+"""What is handed to llama.cpp at a time: token ids or embeddings, with their positions and their sequence.
 
 Knows nothing about what lies in the KV cache.
 """
@@ -6,37 +6,13 @@ Knows nothing about what lies in the KV cache.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from typing import Any
 
 import llama_cpp.llama_cpp as low
 import numpy as np
 import numpy.typing as npt
 
-from edge_interleave.decoder import DecoderFacts, FloatArray
-
-Entries = npt.NDArray[Any]
-"""Token ids, int32 (n,), or embeddings, float32 (n, hidden), contiguous."""
-
-
-def token_entries(ids: Sequence[int], facts: DecoderFacts) -> Entries:
-    """Token ids as an array. Raises ValueError for none, or one that is not in the vocabulary."""
-    tokens = np.asarray(ids)
-    if tokens.ndim != 1 or not len(tokens) or tokens.dtype.kind not in "iu":
-        raise ValueError("token ids must be a non-empty flat sequence of whole numbers")
-    if tokens.min() < 0 or tokens.max() >= facts.vocab_size:
-        raise ValueError(f"token id out of range: the vocabulary has {facts.vocab_size}")
-    return np.ascontiguousarray(tokens, np.int32)
-
-
-def embedding_entries(rows: FloatArray, facts: DecoderFacts) -> Entries:
-    """Embeddings as they are. Raises ValueError for another shape or dtype, or values that are not finite."""
-    width = facts.hidden_size
-    if not isinstance(rows, np.ndarray) or rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[1] != width:
-        raise ValueError(f"embeddings must be a float32 array of shape (n, {width})")
-    if not len(rows) or not np.isfinite(rows).all():
-        raise ValueError("embeddings must have at least one row and finite values")
-    return np.ascontiguousarray(rows)
+from .decoder_inputs import Entries
 
 
 class BatchRows:

@@ -12,6 +12,9 @@ from pathlib import Path
 from edge_interleave.decoder import DecoderFacts
 from edge_interleave.errors import InputError
 
+from .decoder_inputs import checked_ranges
+from .ranges import Ranges
+
 MAGIC = b"EDGE-INTERLEAVE-KV-1\n"
 HEADER_BYTES_MAX = 1 << 20
 
@@ -22,8 +25,8 @@ class SavedState:
 
     decoder: str
     """Fingerprint of the weights and of the cache's type: the state fits no other."""
-    ranges: list[tuple[int, int]]
-    """Stored positions, ascending, start <= p < end."""
+    ranges: Ranges
+    """Stored positions."""
     payload: bytes | bytearray = field(repr=False)
     """What llama.cpp wrote."""
 
@@ -63,18 +66,13 @@ def read_state(path: Path, fingerprint: str, facts: DecoderFacts) -> SavedState:
                 raise InputError(f"{path}: damaged header; prefill again")
             try:
                 header = json.loads(file.read(size))
-                ranges = [(int(start), int(end)) for start, end in header["ranges"]]
+                raw = header["ranges"]
                 said, bytes_said, digest = str(header["decoder"]), int(header["bytes"]), str(header["sha256"])
             except (ValueError, TypeError, KeyError, RecursionError) as error:
                 raise InputError(f"{path}: damaged header; prefill again") from error
             if said != fingerprint:
                 raise InputError(f"{path}: saved by another model; prefill again")
-            edges = [edge for pair in ranges for edge in pair]
-            length = sum(end - start for start, end in ranges)
-            if edges != sorted(set(edges)) or (edges and (edges[0] < 0 or edges[-1] > facts.trained_context)):
-                raise InputError(f"{path}: damaged header; prefill again")
-            if length > facts.capacity:
-                raise InputError(f"{path}: {length} entries, the context holds {facts.capacity}; use a larger context")
+            ranges = checked_ranges(path, raw, facts)
             if os.fstat(file.fileno()).st_size - file.tell() != bytes_said:
                 raise InputError(f"{path}: cut off; prefill again")
             payload = file.read(bytes_said)

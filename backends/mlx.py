@@ -7,7 +7,7 @@ prompts or sampling.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,14 @@ from edge_interleave.bundle import MLX_NAME, Bundle
 from edge_interleave.decoder import Decoder, DecoderFacts, DecoderMemory, DecoderOptions, FloatArray
 from edge_interleave.errors import BackendError
 
-from .decoder_inputs import Entries, check_range, check_room, embedding_entries, parts_of_range, token_entries
-from .mlx_cache import GapCache
+from .aside import between
+from .decoder_inputs import Entries, check_preparation, check_room, embedding_entries, parts_of_range, token_entries
+from .mlx_aside import MlxAside
+from .mlx_cache import GapCache, Numbers
 from .mlx_memory import LIMITS, bytes_per_token, decoder_memory, on_cpu, precision_of
 from .mlx_state import read_arrays, write_arrays
 from .mlx_weights import Weights, acquire, release
+from .ranges import below, check_range, without
 
 BATCH = 512
 """Entries that are computed at a time, at most."""
@@ -70,6 +73,7 @@ class MlxDecoder:
         )
         self._interruption = _Interruption()
         self._cache = GapCache(rotations, capacity, precision, self._interruption.check)
+        self._aside = MlxAside(self._cache)
         per_entry = precision.packed(mx.zeros((1, info.kv_heads, 1, info.head_dim)))
         self._shapes = [part.shape for part in per_entry] * 2 * info.layers
         files = bundle.manifest.files
@@ -119,6 +123,11 @@ class MlxDecoder:
     def rebase(self) -> None:
         """Close the gaps, by re-rotating the keys behind them."""
         self._alive()
+        position = 0
+        for start, end in self._cache.cells.ranges:
+            if start != position:
+                self._aside.changes(start, end)
+            position += end - start
         self._cache.move(self._cache.cells.all(), np.arange(self.length))
 
     def recompute(self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray]) -> None:
@@ -128,19 +137,29 @@ class MlxDecoder:
         range is forgotten then.
         """
         self._alive()
-        cells = self._cache.cells
-        entries = parts_of_range(start, end, parts, cells.ranges, self._facts)
-        before = int(cells.positions[cells.positions < start].max(initial=-1)) + 1
+        entries = parts_of_range(start, end, parts, self._cache.cells.ranges, self._facts)
         self._remove(start, end)
-        position = before
-        try:
-            for part in entries:
-                self._compute(part, position)
-                position += len(part)
-        except BaseException:
-            cells.free(cells.within(before, position))
-            raise
-        self._cache.move(cells.within(before, position), np.arange(start, end))
+        self._aside.turn_to(entries, below(self._cache.cells.ranges, start))
+        self._compute_aside(entries, end - start)
+        self._aside.move_to_timeline(start)
+
+    def prepare(
+        self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray], leaving: tuple[int, int], rows: int
+    ) -> bool:
+        """Compute at most `rows` entries of what `recompute` will once `leaving` is evicted; whether that was not all.
+
+        They take cells that the timeline does not need. Raises ValueError as `recompute`, BackendError where MLX fails:
+        nothing is prepared then.
+        """
+        self._alive()
+        ranges = self._cache.cells.ranges
+        entries = parts_of_range(start, end, parts, ranges, self._facts)
+        check_preparation(start, leaving, rows)
+        self._aside.turn_to(entries, without(below(ranges, start), *leaving))
+        possible = min(end - start, self._facts.capacity - self.length)
+        if self._aside.done < possible:
+            self._compute_aside(entries, min(self._aside.done + rows, possible))
+        return self._aside.done < possible
 
     def save(self, path: Path) -> None:
         """Write the timeline's KV state to a safetensors file, atomically."""
@@ -156,6 +175,7 @@ class MlxDecoder:
         """
         self._alive()
         ranges, arrays = read_arrays(Path(path), self._fingerprint, self._facts, self._shapes)
+        self._aside.drop()
         self._cache.fill(np.concatenate([np.arange(*pair) for pair in ranges] or [np.zeros(0, np.int64)]), arrays)
 
     def interrupt(self) -> None:
@@ -178,30 +198,50 @@ class MlxDecoder:
         self._alive()
         start = self.position
         check_room(self.length, start, len(entries), self._facts)
-        hidden = self._compute(entries, start)
+        if self.length + len(entries) + self._aside.done > self._facts.capacity:
+            self._aside.drop()
+        hidden = self._compute(entries, start, self._begin_at_the_end)
         logits = np.array(self._weights.head(hidden).astype(mx.float32)).reshape(-1)
         if not np.isfinite(logits).all():
             self._remove(start, start + len(entries))
             raise BackendError(f"{self._weights.folder}: gives logits that are not finite; convert or pull it again")
         return logits
 
-    def _compute(self, entries: Entries, start: int) -> Any:
-        """Store entries from a position on; the last one's hidden state, (1, hidden). Raises BackendError, none stored.
+    def _begin_at_the_end(self, start: int, count: int) -> Numbers:
+        """Cells for entries that extend the timeline."""
+        cells = self._cache.begin(start, count, self._cache.cells.positions >= 0)
+        self._cache.cells.positions[cells] = np.arange(start, start + count)
+        return cells
 
-        They see what lies before `start`, and each other.
+    def _compute_aside(self, parts: Sequence[Entries], upto: int) -> None:
+        """Compute what lies aside up to so many entries. Raises BackendError: nothing lies there then."""
+        try:
+            for piece in between(parts, self._aside.done, upto):
+                self._compute(piece, self._aside.position + self._aside.done, self._aside.begin)
+                self._aside.add(len(piece))
+        except BaseException:
+            self._aside.drop()
+            raise
+
+    def _compute(self, entries: Entries, start: int, begin: Callable[[int, int], Numbers]) -> Any:
+        """Store entries from a position on, in the cells that `begin` gives; the last one's hidden state, (1, hidden).
+
+        Raises BackendError, none stored.
         """
         hidden: Any = None
+        taken: list[Numbers] = []
         model = self._weights.model.model
         try:
             for first in range(0, len(entries), self._batch):
                 chunk = mx.array(entries[first : first + self._batch])
                 rows = (model.embed_tokens(chunk) if entries.ndim == 1 else chunk).astype(self._type)
                 self._interruption.begin(len(rows))
-                self._cache.begin(start + first, len(rows))
+                taken.append(begin(start + first, len(rows)))
                 hidden = model(None, self._cache.layers, input_embeddings=rows[None])[:, -1]
                 mx.eval(hidden, self._cache.arrays())
         except BaseException as error:
-            self._cache.cells.free(self._cache.cells.within(start, start + len(entries)))
+            for cells in taken:
+                self._cache.cells.free(cells)
             if isinstance(error, RuntimeError | ValueError):
                 raise BackendError(f"MLX failed to compute ({' '.join(str(error).split())[:200]})") from error
             raise
@@ -210,6 +250,7 @@ class MlxDecoder:
     def _remove(self, start: int, end: int) -> None:
         self._alive()
         check_range(start, end)
+        self._aside.changes(start, end)
         self._cache.cells.free(self._cache.cells.within(start, end))
 
 

@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 STEP = 256
 """Cells by which a cache grows."""
-FREE = -1
+FREE, HELD = -1, -2
+"""In place of a position: no entry, or one that lies in no timeline."""
 Numbers = npt.NDArray[np.int64]
 Rotate = Callable[..., Any]
 """A rotary embedding: keys (n, heads, 1, size) and `offset`, a distance in positions, to the same rotated by it."""
@@ -56,12 +57,12 @@ class Cells:
         """`capacity`: the most entries."""
         self.capacity = capacity
         self.positions: Numbers = np.full(0, FREE, np.int64)
-        """By cell; FREE where there is no entry."""
+        """By cell; FREE or HELD where there is no entry of the timeline."""
 
     @property
     def length(self) -> int:
         """Entries."""
-        return int((self.positions != FREE).sum())
+        return int((self.positions >= 0).sum())
 
     @property
     def position(self) -> int:
@@ -71,7 +72,7 @@ class Cells:
     @property
     def ranges(self) -> list[tuple[int, int]]:
         """The stored positions, ascending, start <= p < end."""
-        stored = np.sort(self.positions[self.positions != FREE])
+        stored = np.sort(self.positions[self.positions >= 0])
         runs = np.split(stored, np.flatnonzero(np.diff(stored) != 1) + 1) if len(stored) else []
         return [(int(run[0]), int(run[-1]) + 1) for run in runs]
 
@@ -84,15 +85,16 @@ class Cells:
         """The cells of all entries, in order of position."""
         return self.within(0, self.position)
 
-    def take(self, start: int, count: int) -> Numbers:
-        """Cells for entries at `count` positions from `start` on. There must be room."""
+    def hold(self, count: int) -> Numbers:
+        """Cells for so many entries. There must be room."""
         free = np.flatnonzero(self.positions == FREE)
         if len(free) < count:
-            size = min(self.capacity, -(-(self.length + count) // STEP) * STEP)
+            used = len(self.positions) - len(free)
+            size = min(self.capacity, -(-(used + count) // STEP) * STEP)
             self.positions = np.concatenate((self.positions, np.full(size - len(self.positions), FREE, np.int64)))
             free = np.flatnonzero(self.positions == FREE)
         taken = free[:count]
-        self.positions[taken] = np.arange(start, start + count)
+        self.positions[taken] = HELD
         return taken
 
     def free(self, cells: Numbers) -> None:
@@ -165,7 +167,7 @@ class QuantizedLayerCache(LayerCache):
 
 
 class GapCache:
-    """All layers' cells. `begin`, run the model with `layers` as its cache, and the entries are there."""
+    """All layers' cells. `begin`, run the model with `layers` as its cache, and the entries are in the cells."""
 
     def __init__(
         self,
@@ -185,13 +187,19 @@ class GapCache:
         kind = LayerCache if precision.bits is None else QuantizedLayerCache
         self.layers = [kind(self, rotate) for rotate in rotations]
 
-    def begin(self, start: int, count: int) -> None:
-        """Take cells for entries at `count` positions from `start` on, which see all that lies before them."""
-        taken = self.cells.take(start, count)
-        positions = self.cells.positions
+    def begin(self, start: int, count: int, visible: npt.NDArray[np.bool_]) -> Numbers:
+        """Hold cells for entries at `count` positions from `start` on; gives the cells.
+
+        They see each other, in order, and the cells that are `visible`, (cells,) at most.
+        """
+        taken = self.cells.hold(count)
+        mask = np.zeros((count, len(self.cells.positions)), bool)
+        mask[:, : len(visible)] = visible
+        mask[:, taken] = np.tri(count, dtype=bool)
         self.start = start
-        self.mask = mx.array((positions != FREE) & (positions <= start + np.arange(count)[:, None]))
+        self.mask = mx.array(mask)
         self.runs = list(_runs(taken))
+        return taken
 
     def move(self, cells: Numbers, to: Numbers) -> None:
         """Give the entries in some cells other positions."""
@@ -217,7 +225,7 @@ class GapCache:
         self.clear()
         if not len(positions):
             return
-        taken = self.cells.take(0, len(positions))
+        taken = self.cells.hold(len(positions))
         self.cells.positions[taken] = positions
         self.runs = list(_runs(taken))
         parts = len(self.precision.packed(mx.zeros((1, 1, 1, self.precision.group))))

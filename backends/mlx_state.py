@@ -21,7 +21,8 @@ from edge_interleave.decoder import DecoderFacts
 from edge_interleave.errors import InputError
 from edge_interleave.safetensors_header import read_header
 
-from .decoder_inputs import Ranges, checked_ranges
+from .decoder_inputs import checked_ranges
+from .ranges import Ranges
 
 KIND = "edge-interleave timeline 1"
 _ENDING = ".safetensors"  # MLX insists on it

@@ -244,6 +244,11 @@ class _Planner:
         each = self.footprint.frame_entries
         return self.footprint.fixed_entries + kept + frames * each + _window_tokens(self._tokens(pool), frames)
 
+    def _context(self, pool: tuple[int, ...], frames: int) -> int:
+        """The KV cache's entries: with `window.entries_to_prepare`, where the trained context has so many."""
+        ahead = self.footprint.frame_entries + max(self._tokens(pool)) if frames > 1 else 0
+        return min(self._entries(pool, frames) + ahead, self.bundle.manifest.decoder.context_length)
+
     def _frames_of_context(self, pool: tuple[int, ...]) -> int:
         """The most frames that the trained context holds."""
         trained = self.bundle.manifest.decoder.context_length
@@ -254,13 +259,13 @@ class _Planner:
         return low
 
     def _made(self, pool: tuple[int, ...], frames: int, precision: str, batch: int) -> Plan:
-        context = self._entries(pool, frames)
+        context = self._context(pool, frames)
         tokens = self._tokens(pool)
         rates = self.footprint.rates
         visual = _window_tokens(tokens, frames)
         seconds = None
         if rates is not None:
-            # The oldest is computed anew as well, beside little else.
+            # The oldest is computed anew as well, beside little else; before the frame comes where there is a pause.
             oldest = rates.append(max(tokens), self.footprint.fixed_entries) if frames > 1 else 0.0
             seconds = rates.encode + rates.append(max(tokens), context) + oldest
         return Plan(

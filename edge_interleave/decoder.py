@@ -126,6 +126,22 @@ class Decoder(Protocol):
         """
         ...
 
+    def prepare(
+        self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray], leaving: tuple[int, int], rows: int
+    ) -> bool:
+        """Work ahead on `recompute(start, end, parts)`, as it will be when the positions `leaving` are evicted.
+
+        `leaving`: first <= p < last, all before `start`; what else lies before `start` is seen. Computes `rows` entries
+        at most; True where a further call would compute more. The timeline does not change: lengths, positions and
+        logits are what they would be without it.
+        `recompute` uses what is prepared, be it all or not, where it is what it would compute itself. It takes room
+        that the timeline leaves, and gives way where an append needs that; it is dropped where the entries that it sees
+        leave, move or are replaced, and where something else is prepared.
+        A backend that cannot do this gives False.
+        Raises ValueError as `recompute`, BackendError where the engine fails: what was prepared is dropped then.
+        """
+        ...
+
     def save(self, path: Path) -> None:
         """Write the timeline's KV state to a file, atomically."""
         ...

@@ -6,7 +6,8 @@
 
 Frames come from a source, which threads read, encode and put into the window while the caller does something else; or
 one by one through `add`. A question waits for the frame that is being computed, frames wait for the answer, and what
-a live source shows meanwhile is counted as late. Knows nothing about how sources are read or windows kept.
+a live source shows meanwhile is counted as late. While there is neither, the window prepares for the next frame.
+Knows nothing about how sources are read or windows kept.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .ahead import Ahead, Step
 from .chat import GREEDY, MAX_TOKENS, stops_of
 from .decoder import FloatArray
-from .errors import MediaError, UsageError
+from .errors import BackendError, MediaError, UsageError
 from .generation import Answer, Generation, GenerationOptions
 from .live_answer import LiveAnswer
 from .live_prompt import LivePrompt
@@ -79,7 +81,8 @@ class Live:
         self._eos = frozenset(eos_token_ids)
         self._encoder = encoder
         self._strides = tuple(strides)
-        self._turns = Turns()
+        self._ahead = Ahead(self._prepare)
+        self._turns = Turns(self._ahead.begin)
         self._news = threading.Condition()
         self._seen: deque[SeenFrame] = deque(maxlen=window.frames)
         self._latest: Frame | None = None
@@ -103,7 +106,8 @@ class Live:
             raise UsageError("frames come from the source that is watched; wait for its end, or open another window")
         after = self._seen[-1].time_s + 1.0 if self._seen else 0.0
         frame = Frame(open_image(image), after if time_s is None else time_s, self.number)
-        return self._append(frame, self._encode(frame))
+        with self._turns.coming():
+            return self._append(frame, self._encode(frame))
 
     def watch(
         self,
@@ -232,6 +236,13 @@ class Live:
             self._news.wait_for(lambda: self.number > after or self.ended or self._closed.is_set(), timeout)
             return self.number
 
+    def wait_prepared(self, timeout: float) -> bool:
+        """Wait until all is done that the next frame can find done, at most `timeout` seconds; gives whether it is.
+
+        Nobody needs to wait: what is not done by then is done when the frame comes.
+        """
+        return self._ahead.wait(timeout)
+
     def stats(self) -> LiveStats:
         """What came in, what was left out, and what it took."""
         return LiveStats(
@@ -256,12 +267,14 @@ class Live:
         What the engines are at is broken off, in the middle of a frame or of an answer's step.
         """
         self._closed.set()
+        self._ahead.stop()
         if self._pump is not None:
             self._pump.stop()
         self._encoder.stop()
         self._tell()
         with self._turns.closing(self._window.interrupt):
             self._window.close()
+        self._ahead.close()
         if self._pump is not None:
             self._pump.close()
 
@@ -275,7 +288,8 @@ class Live:
 
     def _encode(self, frame: Frame) -> FloatArray:
         started = time.perf_counter()
-        (rows,) = self._encoder.encode([frame.image], stride=self._strides[self._encoded % len(self._strides)])
+        with self._turns.coming():
+            (rows,) = self._encoder.encode([frame.image], stride=self._strides[self._encoded % len(self._strides)])
         self._encoded += 1
         ended = time.perf_counter()
         self._encode_pace.add(ended - started, ended)
@@ -299,6 +313,15 @@ class Live:
             self._latest = frame
             self._news.notify_all()
         return number
+
+    def _prepare(self) -> Step:
+        try:
+            with self._turns.spare() as mine:
+                if not mine:
+                    return Step.LATER
+                return Step.MORE if self._window.prepare() else Step.DONE
+        except (BackendError, UsageError):  # closed; or an engine's failure, which the next frame meets again
+            return Step.LATER
 
     def _weighed(self, question: str, weigh: Callable[[FloatArray], _T]) -> _T:
         ids = self._prompt.question(question)

@@ -28,7 +28,7 @@ from .prompt import PromptBuilder
 from .sampling import SamplingOptions
 from .session import Choice, Session
 from .tokenizer import TextTokenizer
-from .window import SLIDING, FrameWindow, entries_needed
+from .window import SLIDING, FrameWindow, entries_needed, entries_to_prepare
 
 CONTEXT = 4096
 
@@ -198,7 +198,9 @@ class Model:
                 f"a window of {window} frames needs {needed} entries with questions and answers, the context holds "
                 f"{limit}; take fewer frames, a larger pooling stride, or a larger context"
             )
-        session = Session(self._decoder(needed), self._tokenizer, self.bundle.manifest.prompt.eos_token_ids)
+        ahead = entries_to_prepare(prompt, window, sizes) if mode == SLIDING else 0
+        decoder = self._decoder(min(needed + ahead, limit))
+        session = Session(decoder, self._tokenizer, self.bundle.manifest.prompt.eos_token_ids)
         self._sessions.add(session)
         frames = FrameWindow(session, prompt, window, mode, memory == "answers")
         eos = self.bundle.manifest.prompt.eos_token_ids

@@ -109,14 +109,22 @@ class Session:
         Raises BackendError where the engine fails: these entries are forgotten then.
         """
         self.turn += 1
-        count = len(_units(inputs))
-        entries = self.timeline.entries[first : first + count]
-        parts = [part.ids if isinstance(part, TextInput) else part.rows for part in inputs]
         try:
-            self._decoder.recompute(entries[0].start, entries[-1].end, parts)
+            self._decoder.recompute(*self._range_of(first, inputs), _parts(inputs))
         except BackendError:
-            self.timeline.evict(first, first + count)
+            self.timeline.evict(first, first + len(_units(inputs)))
             raise
+
+    def prepare(self, first: int, inputs: Sequence[Input], leaving: tuple[int, int], rows: int) -> bool:
+        """Work ahead on `recompute(first, inputs)`, as it will be when the entries `leaving` are evicted.
+
+        At most `rows` rows are computed; True where a further call would compute more. Nothing that can be seen
+        changes, and an answer that is being drawn goes on. `leaving`: first <= index < last, all before `first`.
+        Raises BackendError where the engine fails.
+        """
+        gone = self.timeline.entries[slice(*leaving)]
+        start, end = self._range_of(first, inputs)
+        return self._decoder.prepare(start, end, _parts(inputs), (gone[0].start, gone[-1].end), rows)
 
     def stream(
         self,
@@ -182,6 +190,11 @@ class Session:
         """Free the decoder."""
         self.turn += 1
         self._decoder.close()
+
+    def _range_of(self, first: int, inputs: Sequence[Input]) -> tuple[int, int]:
+        """Positions of the entries that were computed from the inputs, the first of them given."""
+        entries = self.timeline.entries[first : first + len(_units(inputs))]
+        return entries[0].start, entries[-1].end
 
     def _tokenized(self, options: Sequence[str]) -> list[list[int]]:
         if isinstance(options, str) or not options or not all(isinstance(o, str) and o.strip() for o in options):
@@ -276,6 +289,10 @@ def _units(prompt: Sequence[Input]) -> list[_Unit]:
         else:
             units.append(_Unit(part.key, len(part.rows), part.rows))
     return units
+
+
+def _parts(inputs: Sequence[Input]) -> list[Sequence[int] | FloatArray]:
+    return [part.ids if isinstance(part, TextInput) else part.rows for part in inputs]
 
 
 def _runs(units: Sequence[_Unit]) -> Iterator[list[_Unit]]:

@@ -8,6 +8,7 @@ Every frame is announced by its number. For where an image stands in the window 
 could say: they are computed once, and the frames before it leave. A number stays true.
 When a frame leaves, the one that is the oldest now is computed anew, as the window's first: until then its keys and
 values say how it differs from a frame that nobody sees any more, which questions about changes took for the answer.
+That needs nothing of the frame that comes, so it can be prepared while nothing else is to do.
 Knows nothing about pixels, sources of frames, threads or time.
 """
 
@@ -31,6 +32,8 @@ KEPT_ANSWERS = 3
 """Answers that stay as text where answers are kept."""
 KEPT_ROOM = 256
 """Entries for each of them, question included; a longer answer is cut, a longer question not kept."""
+PREPARED_ROWS = 32
+"""Rows that are computed in a step of a preparation: what a question waits for at most."""
 _LONG_NUMBER = 10**7
 
 
@@ -59,6 +62,16 @@ def entries_needed(prompt: LivePrompt, frames: int, sizes: Sequence[int], keep_a
     most = max(sum(pattern[first : first + frames]) for first in range(len(sizes)))
     kept = KEPT_ANSWERS * KEPT_ROOM if keep_answers else 0
     return len(prompt.sink) + most + frames * around + kept + ANSWER_ROOM
+
+
+def entries_to_prepare(prompt: LivePrompt, frames: int, sizes: Sequence[int]) -> int:
+    """KV cache entries more, with which a sliding window can prepare a frame and still answer.
+
+    It does without where there are none: then questions push out what was prepared. `sizes`: as `entries_needed`.
+    """
+    if frames < 2:
+        return 0
+    return len(prompt.announce(_LONG_NUMBER)) + len(prompt.after_frame) + max(sizes)
 
 
 class FrameWindow:
@@ -119,6 +132,18 @@ class FrameWindow:
         self._items.append(frame)
         self._count = number
         return number
+
+    def prepare(self) -> bool:
+        """Work ahead on what `add` computes beside the new frame: the frame that will be the oldest, anew.
+
+        One step of PREPARED_ROWS at most; True where a further one would go on. Nothing that can be seen changes, and
+        an answer that is being drawn goes on. Raises BackendError where the engine fails: `add` does it all then.
+        """
+        if self.mode != SLIDING or len(self) < max(self.frames, 2):
+            return False
+        oldest, successor, *_ = (index for index, item in enumerate(self._items) if item.number is not None)
+        leaving = self._start(oldest), self._start(oldest + 1)
+        return self._session.prepare(self._start(successor), self._items[successor].inputs, leaving, PREPARED_ROWS)
 
     def prefill(self, prompt: Sequence[Input], cancel: threading.Event | None = None) -> Prefill | None:
         """Put a question (`LivePrompt.question`) behind the frames. Raises ContextFullError, UsageError."""

@@ -1,8 +1,12 @@
 """Fixtures that several tests share."""
 
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+from edge_interleave.backends.llama_cpp import LlamaCppDecoder
 from edge_interleave.converters.convert import convert
 from random_checkpoint import model_config, write_random_checkpoint
 from tiny import tiny_bundle
@@ -32,3 +36,29 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def converted(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The bundle for llama.cpp that `convert` makes of it. Read only."""
     return convert(random_checkpoint, tmp_path_factory.mktemp("converted") / "random", quantization="q4_k_m")
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Says how many rows the decoders have computed since it was asked last."""
+    count = 0
+
+    def counted(compute: Callable[..., Any]) -> Callable[..., Any]:
+        def counting(decoder: Any, entries: Any, *how: Any, **more: Any) -> Any:
+            nonlocal count
+            count += len(entries)
+            return compute(decoder, entries, *how, **more)
+
+        return counting
+
+    def since_last() -> int:
+        nonlocal count
+        found, count = count, 0
+        return found
+
+    monkeypatch.setattr(LlamaCppDecoder, "_decode", counted(LlamaCppDecoder._decode))
+    if find_spec("mlx"):
+        from edge_interleave.backends.mlx import MlxDecoder
+
+        monkeypatch.setattr(MlxDecoder, "_compute", counted(MlxDecoder._compute))
+    return since_last

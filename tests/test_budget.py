@@ -16,7 +16,7 @@ from edge_interleave.budget import GOALS, PRESETS, plan
 from edge_interleave.bundle import Bundle, open_bundle
 from edge_interleave.cli import plan as command
 from edge_interleave.decoder import DecoderOptions, find_backend
-from edge_interleave.errors import ResourceError, UsageError
+from edge_interleave.errors import ContextFullError, ResourceError, UsageError
 from edge_interleave.footprint import Footprint, Rates, measure
 from edge_interleave.memory import free_memory, in_words, parse_memory
 from edge_interleave.stats import peak_memory_bytes
@@ -215,8 +215,9 @@ class TestEngine:
         made = plan(embedded, None, "coverage", frames=5, pool=(1, 2), threads=1, footprint=measured)
         with made.open() as model, model.live(made.frames, made.pool) as live:
             assert live.stats().capacity == made.context
-        with made.open() as model, pytest.raises(Exception, match="6 frames"):
-            model.live(made.frames + 1, made.pool)
+        # One more takes the room to prepare a frame in, another one has none.
+        with made.open() as model, pytest.raises(ContextFullError, match="7 frames"):
+            model.live(made.frames + 2, made.pool)
 
     def test_measuring_again_takes_no_time_and_rates_are_those_of_this_machine(self, embedded: Bundle) -> None:
         first = measure(embedded, "llama-cpp", 1, rates=True)

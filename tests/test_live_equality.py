@@ -57,6 +57,8 @@ TRAINED_CONTEXT = 1024
 """Less than the embedded model's, so that positions get there. It changes nothing else."""
 
 Open = Callable[[int], Decoder]
+Prepared = tuple[int, int, list[Any], tuple[int, int]]
+"""Start, end, what is computed there, what leaves."""
 
 
 class Mirrored:
@@ -65,7 +67,7 @@ class Mirrored:
     def __init__(self, decoder: Decoder, reference: NumpyDecoder) -> None:
         self._decoder = decoder
         self._reference = reference
-        self.compared = self.rebased = self.recomputed = 0
+        self.compared = self.rebased = self.recomputed = self.prepared = 0
 
     @property
     def facts(self) -> DecoderFacts:
@@ -99,6 +101,13 @@ class Mirrored:
         self._decoder.recompute(start, end, parts)
         self._reference.recompute(start, end, parts)
         self.recomputed += 1
+
+    def prepare(
+        self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray], leaving: tuple[int, int], rows: int
+    ) -> bool:
+        """The reference does nothing: what comes after is to be as it was."""
+        self.prepared += 1
+        return self._decoder.prepare(start, end, parts, leaving, rows)
 
     def rebase(self) -> None:
         self._decoder.rebase()
@@ -240,6 +249,7 @@ class Timelines(RuleBasedStateMachine):
     folder: Path
 
     saved = Kept("saved")
+    prepared = Kept("prepared")
 
     def __init__(self) -> None:
         super().__init__()
@@ -279,6 +289,41 @@ class Timelines(RuleBasedStateMachine):
     @rule(share=fractions, ids=st.lists(st.integers(0, 549), max_size=6), image=st.integers(0, 9), rows=st.booleans())
     def recompute(self, share: float, ids: list[int], image: int, rows: bool) -> None:
         """From some entry on, up to a gap or the end: words, then a part of an image, then words."""
+        self.timeline.recompute(*self._somewhere(share, ids, image, rows))
+
+    @precondition(lambda self: self.timeline.length)
+    @rule(
+        target=prepared,
+        share=fractions,
+        ids=st.lists(st.integers(0, 549), max_size=6),
+        image=st.integers(0, 9),
+        rows=st.booleans(),
+        leaving=st.tuples(fractions, fractions),
+        steps=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    )
+    def prepare(
+        self, share: float, ids: list[int], image: int, rows: bool, leaving: tuple[float, float], steps: list[int]
+    ) -> Prepared:
+        start, end, parts = self._somewhere(share, ids, image, rows)
+        first, last = sorted(round(share * start) for share in leaving)
+        for count in steps:
+            if not self.timeline.prepare(start, end, parts, (first, last), count):
+                break
+        return start, end, parts, (first, last)
+
+    @rule(ahead=prepared, evict=st.booleans(), rows=st.integers(1, 40))
+    def recompute_what_was_prepared(self, ahead: Prepared, evict: bool, rows: int) -> None:
+        """Where that range is still there, whatever has come between."""
+        start, end, parts, leaving = ahead
+        if not set(range(start, end)) <= set(self.timeline.stored):
+            return
+        self.timeline.prepare(start, end, parts, leaving, rows)
+        if evict:
+            self.timeline.evict(*leaving)
+        self.timeline.recompute(start, end, parts)
+
+    def _somewhere(self, share: float, ids: list[int], image: int, rows: bool) -> tuple[int, int, list[Any]]:
+        """A range of entries and what is to be computed there."""
         stored = self.timeline.stored
         first = round(share * (len(stored) - 1))
         start = stored[first]
@@ -287,7 +332,7 @@ class Timelines(RuleBasedStateMachine):
         seen = self.images[image][: min(36, run - len(ids))] if rows else self.images[image][:0]
         rest = [41] * min(3, run - len(ids) - len(seen))
         parts = [part for part in (ids, seen, rest) if len(part)]
-        self.timeline.recompute(start, start + sum(map(len, parts)), parts)
+        return start, start + sum(map(len, parts)), parts
 
     @rule()
     def rebase(self) -> None:

@@ -20,7 +20,16 @@ from edge_interleave.sampling import SamplingOptions
 from edge_interleave.session import ANSWER_ROOM, Session
 from edge_interleave.timeline import Input, TextInput, VisualInput
 from edge_interleave.tokenizer import TextTokenizer
-from edge_interleave.window import EXACT, KEPT_ANSWERS, KEPT_ROOM, MODES, SLIDING, FrameWindow, entries_needed
+from edge_interleave.window import (
+    EXACT,
+    KEPT_ANSWERS,
+    KEPT_ROOM,
+    MODES,
+    SLIDING,
+    FrameWindow,
+    entries_needed,
+    entries_to_prepare,
+)
 
 TRAINED_CONTEXT = 1200
 ROWS = 16
@@ -47,6 +56,7 @@ FORGETFUL_TEMPLATE = (
 TEMPLATES = {"structured": LLAVA_TEMPLATE, "plain": PLAIN_TEMPLATE}
 
 Open = Callable[..., "Opened"]
+Computed = Callable[[], int]
 
 
 class Opened:
@@ -449,6 +459,93 @@ class TestRoom:
         assert one.window.numbers == (1,)
         assert cosine(one.logits(), before) > SAME
         assert one.window.add(image(2)) == 2
+
+
+class TestPreparing:
+    """What a frame's coming makes necessary and needs nothing of the frame is done before."""
+
+    @staticmethod
+    def prepare(one: Opened) -> None:
+        while one.window.prepare():
+            pass
+
+    @pytest.mark.parametrize("keep_answers", [False, True])
+    def test_changes_nothing_but_when_things_are_computed(self, open_window: Open, keep_answers: bool) -> None:
+        ahead, plain = (open_window(3, keep_answers=keep_answers) for _ in range(2))
+        for number in range(1, 30):
+            for one in (ahead, plain):
+                one.window.add(image(number))
+                if number % 4 == 0:
+                    one.ask(tokens=3)
+            for _ in range(number % 3):
+                ahead.window.prepare()
+            assert counted(ahead) == counted(plain)
+            assert ahead.session.timeline.entries == plain.session.timeline.entries
+            assert cosine(ahead.logits(), plain.logits()) > SAME
+            if number % 2:
+                self.prepare(ahead)
+
+    @pytest.mark.parametrize("keep_answers", [False, True])
+    def test_a_frame_then_costs_itself_alone(self, open_window: Open, computed: Computed, keep_answers: bool) -> None:
+        one = open_window(3, keep_answers=keep_answers)
+        for number in range(1, 8):
+            one.window.add(image(number))
+            if number in (4, 5):
+                one.ask(tokens=3)
+                self.prepare(one)
+            one.logits()
+            self.prepare(one)
+            computed()
+            one.window.add(image(number))
+            assert computed() == ROWS + len(one.prompt.announce(2 * number)) + len(one.prompt.after_frame)
+        one.window.add(image(9))
+        assert computed() > 2 * ROWS
+
+    def test_an_answer_that_is_being_drawn_goes_on(self, open_window: Open) -> None:
+        ahead, plain = (open_window(2) for _ in range(2))
+        texts = []
+        for one in (ahead, plain):
+            for number in range(4):
+                one.window.add(image(number))
+            stream = one.stream(tokens=20)
+            for _ in stream:
+                if one is ahead:
+                    one.window.prepare()
+            texts.append(stream.answer.token_ids)
+        assert texts[0] == texts[1]
+        assert len(texts[0]) == 20
+
+    @pytest.mark.parametrize(("frames", "mode", "adds"), [(1, SLIDING, 3), (3, SLIDING, 2), (3, EXACT, 4)])
+    def test_there_may_be_nothing_to_prepare(
+        self, open_window: Open, computed: Computed, frames: int, mode: str, adds: int
+    ) -> None:
+        one = open_window(frames, mode)
+        for number in range(adds):
+            one.window.add(image(number))
+        computed()
+        assert not one.window.prepare()
+        assert computed() == 0
+
+    @pytest.mark.parametrize("more", [True, False])
+    def test_an_answer_has_its_room_and_leaves_what_was_prepared_where_there_is_more(
+        self, open_window: Open, computed: Computed, more: bool
+    ) -> None:
+        prompt = open_window().prompt
+        needed = entries_needed(prompt, 3, [ROWS], keep_answers=False)
+        one = open_window(3, context=needed + (entries_to_prepare(prompt, 3, [ROWS]) if more else 0))
+        for number in range(1, 6):
+            one.window.add(image(number))
+        self.prepare(one)
+        # What room is left over for: a number of eight digits, of which one was shown.
+        tokens = ANSWER_ROOM - len(one.prompt.question("What?"))
+        assert len(one.ask("What?", tokens=tokens + 3 * 7).token_ids) == tokens + 3 * 7
+        computed()
+        one.window.add(image(6))
+        each = ROWS + len(one.prompt.announce(6)) + len(one.prompt.after_frame)
+        assert computed() == (each if more else 2 * each)
+
+    def test_a_window_of_one_needs_no_room_for_it(self, open_window: Open) -> None:
+        assert entries_to_prepare(open_window().prompt, 1, [ROWS]) == 0
 
 
 class TestPrompt:
