@@ -6,12 +6,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from backends_under_test import backends_of
 from edge_interleave.backends.llama_cpp import LlamaCppDecoder
 from edge_interleave.converters.convert import convert
 from random_checkpoint import model_config, write_random_checkpoint
 from tiny import tiny_bundle
 
 from edge_interleave.bundle import Bundle
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--backend",
+        action="append",
+        metavar="NAME",
+        help="run the suites of the Decoder protocol with this backend instead of ours; may be given more than once",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend" in metafunc.fixturenames:
+        metafunc.parametrize("backend", backends_of(metafunc.config))
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Whatever is done to a timeline, its logits are those of the attention pattern that this makes, computed directly.
 
 The decoder runs the embedded model's checkpoint, converted without loss; the reference is `numpy_decoder`, over the
-same weights. Add a backend to BACKENDS to hold it to the same.
+same weights. `pytest tests/test_live_equality.py --backend my-engine` holds another backend to the same.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import golden_prompts
 import numpy as np
 import parity
 import pytest
+from backends_under_test import MLX_HERE, OURS
 from edge_interleave.converters.convert import convert
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -46,7 +47,6 @@ from edge_interleave.timeline import TextInput
 from edge_interleave.tokenizer import TextTokenizer
 from edge_interleave.window import FrameWindow
 
-BACKENDS = ("llama-cpp", "mlx")
 EQUAL = 0.9999
 """Least cosine of logits."""
 SAME = 0.99999
@@ -148,7 +148,7 @@ def lossless(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return convert(
         checkpoint,
         folder / "bundle",
-        backends=BACKENDS,
+        backends=[name for name in OURS if MLX_HERE or name != "mlx"],
         quantization="f16",
         mlx_quantization="f16",
         vision_precision="fp32",
@@ -168,12 +168,12 @@ def images() -> list[FloatArray]:
     return [*stored, strange[0] * 0.05, strange[1] * 5]
 
 
-@pytest.fixture(params=BACKENDS)
-def mirrored(request: pytest.FixtureRequest, lossless: Bundle, reference: Qwen2) -> Iterator[Callable[[int], Mirrored]]:
+@pytest.fixture
+def mirrored(backend: str, lossless: Bundle, reference: Qwen2) -> Iterator[Callable[[int], Mirrored]]:
     opened: list[Decoder] = []
 
     def open_(context: int = CAPACITY) -> Mirrored:
-        opened.append(find_backend(request.param).open(lossless, DecoderOptions(context=context, threads=1)))
+        opened.append(find_backend(backend).open(lossless, DecoderOptions(context=context, threads=1)))
         return Mirrored(opened[-1], NumpyDecoder(reference))
 
     yield open_
