@@ -12,6 +12,8 @@ from pathlib import Path
 from edge_interleave.decoder import DecoderFacts
 from edge_interleave.errors import InputError
 
+from .decoder_inputs import checked_ranges
+
 MAGIC = b"EDGE-INTERLEAVE-KV-1\n"
 HEADER_BYTES_MAX = 1 << 20
 
@@ -63,18 +65,12 @@ def read_state(path: Path, fingerprint: str, facts: DecoderFacts) -> SavedState:
                 raise InputError(f"{path}: damaged header; prefill again")
             try:
                 header = json.loads(file.read(size))
-                ranges = [(int(start), int(end)) for start, end in header["ranges"]]
                 said, bytes_said, digest = str(header["decoder"]), int(header["bytes"]), str(header["sha256"])
-            except (ValueError, TypeError, KeyError, RecursionError) as error:
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
                 raise InputError(f"{path}: damaged header; prefill again") from error
             if said != fingerprint:
                 raise InputError(f"{path}: saved by another model; prefill again")
-            edges = [edge for pair in ranges for edge in pair]
-            length = sum(end - start for start, end in ranges)
-            if edges != sorted(set(edges)) or (edges and (edges[0] < 0 or edges[-1] > facts.trained_context)):
-                raise InputError(f"{path}: damaged header; prefill again")
-            if length > facts.capacity:
-                raise InputError(f"{path}: {length} entries, the context holds {facts.capacity}; use a larger context")
+            ranges = checked_ranges(path, header.get("ranges"), facts)
             if os.fstat(file.fileno()).st_size - file.tell() != bytes_said:
                 raise InputError(f"{path}: cut off; prefill again")
             payload = file.read(bytes_said)
