@@ -82,10 +82,10 @@ def check_room(length: int, position: int, count: int, facts: DecoderFacts) -> N
 
 def checked_ranges(path: Path, raw: Any, facts: DecoderFacts) -> Ranges:
     """Ranges of positions as a saved timeline names them. Raises InputError where they make no sense or do not fit."""
-    try:
-        ranges = [(int(start), int(end)) for start, end in raw]
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: damaged header; prefill again") from error
+    pairs = [pair for pair in raw if isinstance(pair, list)] if isinstance(raw, list) else None
+    if pairs is None or len(pairs) < len(raw) or not all(list(map(type, pair)) == [int, int] for pair in pairs):
+        raise InputError(f"{path}: damaged header; prefill again")
+    ranges = [(start, end) for start, end in pairs]
     edges = [edge for pair in ranges for edge in pair]
     if edges != sorted(set(edges)) or (edges and (edges[0] < 0 or edges[-1] > facts.trained_context)):
         raise InputError(f"{path}: damaged header; prefill again")

@@ -66,13 +66,12 @@ def read_state(path: Path, fingerprint: str, facts: DecoderFacts) -> SavedState:
                 raise InputError(f"{path}: damaged header; prefill again")
             try:
                 header = json.loads(file.read(size))
-                raw = header["ranges"]
                 said, bytes_said, digest = str(header["decoder"]), int(header["bytes"]), str(header["sha256"])
-            except (ValueError, TypeError, KeyError, RecursionError) as error:
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
                 raise InputError(f"{path}: damaged header; prefill again") from error
             if said != fingerprint:
                 raise InputError(f"{path}: saved by another model; prefill again")
-            ranges = checked_ranges(path, raw, facts)
+            ranges = checked_ranges(path, header.get("ranges"), facts)
             if os.fstat(file.fileno()).st_size - file.tell() != bytes_said:
                 raise InputError(f"{path}: cut off; prefill again")
             payload = file.read(bytes_said)

@@ -23,7 +23,7 @@ from .decoder_inputs import Entries, check_preparation, check_room, embedding_en
 from .mlx_aside import MlxAside
 from .mlx_cache import GapCache, Numbers
 from .mlx_memory import LIMITS, bytes_per_token, decoder_memory, on_cpu, precision_of
-from .mlx_state import read_arrays, write_arrays
+from .mlx_state import read_arrays, stored, write_arrays
 from .mlx_weights import Weights, acquire, release
 from .ranges import below, check_range, without
 
@@ -75,7 +75,7 @@ class MlxDecoder:
         self._cache = GapCache(rotations, capacity, precision, self._interruption.check)
         self._aside = MlxAside(self._cache)
         per_entry = precision.packed(mx.zeros((1, info.kv_heads, 1, info.head_dim)))
-        self._shapes = [part.shape for part in per_entry] * 2 * info.layers
+        self._stored = [stored(part) for part in per_entry] * 2 * info.layers
         files = bundle.manifest.files
         digests = " ".join(files[f"{MLX_NAME}/{name}"].sha256 for name in sorted(bundle.files_in(MLX_NAME)))
         self._fingerprint = f"mlx {digests} kv={options.kv_precision}"
@@ -174,7 +174,7 @@ class MlxDecoder:
         Raises InputError where the file is not of this decoder; the timeline is unchanged then.
         """
         self._alive()
-        ranges, arrays = read_arrays(Path(path), self._fingerprint, self._facts, self._shapes)
+        ranges, arrays = read_arrays(Path(path), self._fingerprint, self._facts, self._stored)
         self._aside.drop()
         self._cache.fill(np.concatenate([np.arange(*pair) for pair in ranges] or [np.zeros(0, np.int64)]), arrays)
 

@@ -17,8 +17,9 @@ from edge_interleave.errors import BundleError, shown
 CONFIG_BYTES_MAX = 4 << 20
 MODES = {"affine": ((2, 3, 4, 5, 6, 8), (32, 64, 128)), "mxfp4": ((4,), (32,))}
 """Ways to quantize that MLX knows, with the bits and group sizes it takes."""
-_NUMBERS = {"intermediate_size": (0, 1 << 20), "rms_norm_eps": (0, 1), "rope_theta": (1, 1e12)}
+_NUMBERS = {"rms_norm_eps": (0, 1), "rope_theta": (1, 1e12)}
 """Fields that the manifest does not have, each above the first and at most the second."""
+_FEED_FORWARD_MAX = 1 << 20
 _SCALINGS = {"linear": (), "llama3": ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}
 """Ways to stretch the rotary embedding, with what they need beside a factor."""
 _REMEDY = "convert or pull the model again"
@@ -63,11 +64,20 @@ def read_config(path: Path, info: DecoderInfo) -> MlxConfig:
         "vocab_size": info.vocab_size,
     }
     for name, value in said.items():
-        if raw.get(name) != value:
-            raise BundleError(f"{path}: {name} {shown(raw.get(name))} where bundle.json says {value}; {_REMEDY}")
+        found = raw.get(name)
+        if type(found) is not type(value) or found != value:
+            raise BundleError(f"{path}: {name} {shown(found)} where bundle.json says {value}; {_REMEDY}")
     if info.heads * info.head_dim != info.hidden_size:
         raise BundleError(f"{path}: {info.heads} heads of {info.head_dim} values do not make {info.hidden_size}")
+    if info.heads % info.kv_heads or info.head_dim % 2:
+        raise BundleError(
+            f"{path}: no decoder has {info.heads} heads of {info.head_dim} values, and {info.kv_heads} of keys; "
+            f"{_REMEDY}"
+        )
     fields: dict[str, Any] = {**said, "max_position_embeddings": info.context_length, "head_dim": info.head_dim}
+    width = fields["intermediate_size"] = _number(path, raw, "intermediate_size", 0, _FEED_FORWARD_MAX)
+    if not isinstance(width, int):
+        raise BundleError(f"{path}: intermediate_size is {width}; {_REMEDY}")
     for name, (least, most) in _NUMBERS.items():
         fields[name] = _number(path, raw, name, least, most)
     for name in ("tie_word_embeddings", "attention_bias", "mlp_bias"):
@@ -102,9 +112,12 @@ def _scaling(path: Path, raw: Any) -> dict[str, Any] | None:
     if raw is None:
         return None
     kind = raw.get("rope_type", raw.get("type")) if isinstance(raw, dict) else None
-    if kind not in _SCALINGS:
+    if not isinstance(kind, str) or kind not in _SCALINGS:
         raise BundleError(f"{path}: rope_scaling {shown(raw)} is not supported; {_REMEDY}")
-    return {"rope_type": kind, **{name: _number(path, raw, name, 0, 1e9) for name in ("factor", *_SCALINGS[kind])}}
+    numbers = {name: _number(path, raw, name, 0, 1e9) for name in ("factor", *_SCALINGS[kind])}
+    if kind == "llama3" and not numbers["low_freq_factor"] < numbers["high_freq_factor"]:
+        raise BundleError(f"{path}: rope_scaling {shown(raw)} has its frequencies in no order; {_REMEDY}")
+    return {"rope_type": kind, **numbers}
 
 
 def _quantization(path: Path, raw: Any) -> tuple[Quantization | None, dict[str, Quantization | None]]:
@@ -123,8 +136,7 @@ def _quantization(path: Path, raw: Any) -> tuple[Quantization | None, dict[str, 
 def _one_quantization(path: Path, raw: Mapping[str, Any]) -> Quantization:
     mode, bits, group = raw.get("mode", "affine"), raw.get("bits"), raw.get("group_size")
     known = MODES.get(mode) if isinstance(mode, str) else None
-    if known is None or bits not in known[0] or group not in known[1]:
+    whole = type(bits) is int and type(group) is int
+    if known is None or not whole or bits not in known[0] or group not in known[1]:
         raise BundleError(f"{path}: no quantization that MLX has ({shown(dict(raw))}); {_REMEDY}")
-    assert isinstance(bits, int)
-    assert isinstance(group, int)
-    return Quantization(bits, group, mode)
+    return Quantization(int(bits), int(group), mode)

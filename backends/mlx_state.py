@@ -27,6 +27,9 @@ from .ranges import Ranges
 KIND = "edge-interleave timeline 1"
 _ENDING = ".safetensors"  # MLX insists on it
 _REMEDY = "prefill again"
+_DTYPES = {mx.float16: "F16", mx.uint32: "U32"}
+Stored = tuple[str, tuple[int, ...]]
+"""An array: its type as safetensors spells it, and its shape."""
 
 
 def write_arrays(path: Path, fingerprint: str, ranges: Ranges, arrays: Sequence[Any]) -> None:
@@ -53,13 +56,15 @@ def write_arrays(path: Path, fingerprint: str, ranges: Ranges, arrays: Sequence[
         raise InputError(f"{path}: cannot be written ({str(error)[:100]}); choose another place") from error
 
 
-def read_arrays(
-    path: Path, fingerprint: str, facts: DecoderFacts, shapes: Sequence[tuple[int, ...]]
-) -> tuple[Ranges, list[Any]]:
+def stored(array: Any) -> Stored:
+    """How an array of one entry, (1, kv heads, 1, size), would be stored."""
+    return _DTYPES[array.dtype], array.shape
+
+
+def read_arrays(path: Path, fingerprint: str, facts: DecoderFacts, kinds: Sequence[Stored]) -> tuple[Ranges, list[Any]]:
     """The positions and arrays of a file that this decoder wrote.
 
-    `shapes`: of each array, for one entry: (1, kv heads, 1, size). Raises InputError where the file is another's,
-    damaged, or does not fit.
+    `kinds`: of each array, for one entry. Raises InputError where the file is another's, damaged, or does not fit.
     """
     try:
         with path.open("rb") as file:
@@ -75,12 +80,18 @@ def read_arrays(
         raise InputError(f"{path}: saved by another model; {_REMEDY}")
     ranges = checked_ranges(path, _parsed(metadata.get("ranges")), facts)
     length = sum(end - start for start, end in ranges)
-    wanted = {_name(number): (*shape[:2], length, shape[3]) for number, shape in enumerate(shapes)} if length else {}
-    if {name: entry.shape for name, entry in entries.items()} != wanted:
+    wanted = {
+        _name(number): (dtype, (*shape[:2], length, shape[3]))
+        for number, (dtype, shape) in enumerate(kinds if length else ())
+    }
+    if {name: (entry.dtype, entry.shape) for name, entry in entries.items()} != wanted:
         raise InputError(f"{path}: damaged, its arrays are not those of {length} entries; {_REMEDY}")
     ordered = [arrays[name] for name in wanted]
     if metadata.get("sha256") != _digest(ordered):
         raise InputError(f"{path}: damaged (SHA-256 differs); {_REMEDY}")
+    # The digest is the file's own word.
+    if not all(mx.isfinite(array).all().item() for array in ordered if array.dtype == mx.float16):
+        raise InputError(f"{path}: damaged, not all of its keys and values are finite; {_REMEDY}")
     return ranges, ordered
 
 

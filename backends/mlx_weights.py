@@ -17,7 +17,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from edge_interleave.bundle import MLX_NAME, Bundle
-from edge_interleave.errors import BundleError
+from edge_interleave.errors import BundleError, shown
 from edge_interleave.safetensors_header import Entry, read_header
 
 from .mlx_config import MlxConfig, read_config
@@ -104,7 +104,7 @@ def read_files(bundle: Bundle) -> MlxFiles:
         except OSError as error:
             raise BundleError(f"{path}: cannot be read ({error.strerror}); {_REMEDY}") from error
         if twice := names & tensors[path].keys():
-            raise BundleError(f"{path}: tensor {min(twice)!r:.80} is in another file too; {_REMEDY}")
+            raise BundleError(f"{path}: tensor {shown(min(twice))} is in another file too; {_REMEDY}")
         names |= tensors[path].keys()
     if info.layers > len(names):
         raise BundleError(f"{folder}: {len(names)} tensors cannot make {info.layers} layers; {_REMEDY}")
@@ -124,16 +124,26 @@ def _state(path: Path) -> tuple[str, int, int]:
 def _load(found: MlxFiles, folder: Path) -> Any:
     model = new_model(found.config.fields["model_type"], found.config.fields)
     there = {name: entry for entries in found.tensors.values() for name, entry in entries.items()}
-    nn.quantize(model, class_predicate=lambda name, module: _how(found.config, there, name, module))
-    _check(dict(tree_flatten(model.parameters())), there, folder)
+    places = {name: path for path, entries in found.tensors.items() for name in entries}
     try:
-        for path in found.tensors:
-            model.load_weights(list(mx.load(str(path)).items()), strict=False)
-            mx.eval(model.parameters())
-    except (RuntimeError, ValueError) as error:
-        raise BundleError(f"{folder}: MLX cannot load it ({str(error)[:200]}); {_REMEDY}") from error
+        nn.quantize(model, class_predicate=lambda name, module: _how(found.config, there, name, module))
+    except ValueError as error:
+        raise BundleError(f"{folder}: MLX cannot quantize so ({_line(error)}); {_REMEDY}") from error
+    _check(dict(tree_flatten(model.parameters())), there, places, folder)
+    for path in found.tensors:
+        try:
+            arrays = mx.load(str(path))
+            # These alone: what the model holds until its other files are read would be drawn at random.
+            mx.eval(list(arrays.values()))
+            model.load_weights(list(arrays.items()), strict=False)
+        except (RuntimeError, ValueError) as error:
+            raise BundleError(f"{path}: MLX cannot load it ({_line(error)}); {_REMEDY}") from error
     model.eval()
     return model
+
+
+def _line(error: Exception) -> str:
+    return shown(" ".join(str(error).split()), 200)
 
 
 def _how(config: MlxConfig, there: Mapping[str, Entry], name: str, module: Any) -> Any:
@@ -144,17 +154,17 @@ def _how(config: MlxConfig, there: Mapping[str, Entry], name: str, module: Any) 
     return {"group_size": how.group_size, "bits": how.bits, "mode": how.mode}
 
 
-def _check(wanted: Mapping[str, Any], there: Mapping[str, Entry], folder: Path) -> None:
-    """Hold the headers to the model's parameters."""
-    for name in sorted(wanted.keys() ^ there.keys()):
-        what = "missing" if name in wanted else "not one of this model"
-        raise BundleError(f"{folder}: tensor {name!r:.80} is {what}; {_REMEDY}")
+def _check(wanted: Mapping[str, Any], there: Mapping[str, Entry], places: Mapping[str, Path], folder: Path) -> None:
+    """Hold the headers to the model's parameters. `places`: the file of each tensor that is there."""
+    for name in sorted(wanted.keys() - there.keys()):
+        raise BundleError(f"{folder}: tensor {shown(name)} is missing; {_REMEDY}")
+    for name in sorted(there.keys() - wanted.keys()):
+        raise BundleError(f"{places[name]}: tensor {shown(name)} is not one of this model; {_REMEDY}")
     for name, value in wanted.items():
         entry = there[name]
-        whole = value.dtype in _WHOLE.values()
-        fits = _WHOLE.get(entry.dtype) == value.dtype if whole else entry.dtype in _REAL
-        if entry.shape != value.shape or not fits:
+        kinds = [kind for kind, dtype in _WHOLE.items() if dtype == value.dtype] or _REAL
+        if entry.shape != value.shape or entry.dtype not in kinds:
             raise BundleError(
-                f"{folder}: tensor {name!r:.80} is {entry.dtype} {entry.shape} where the model has {value.dtype} "
-                f"{tuple(value.shape)}; {_REMEDY}"
+                f"{places[name]}: tensor {shown(name)} is {entry.dtype} {entry.shape} where the model has "
+                f"{' or '.join(kinds)} {tuple(value.shape)}; {_REMEDY}"
             )

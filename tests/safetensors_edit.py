@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "I64": 8}
+_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U32": 4, "I64": 8, "F64": 8}
 
 Tensors = dict[str, Any]
 """Name to (dtype, shape, bytes); bytes None stand for zeros."""

@@ -665,6 +665,22 @@ def test_a_damaged_timeline_file_is_refused_and_nothing_changes(decoder: Decoder
     assert decoder.length == 9
 
 
+@pytest.mark.parametrize("edges", ["0, Infinity", "0, 8.5", "false, 8", '"0", "8"', "-1, 7", "8, 0", "0"])
+def test_positions_that_make_no_sense_in_a_timeline_file_of_llama_cpp(tiny: Bundle, tmp_path: Path, edges: str) -> None:
+    """Those of MLX are in `test_mlx_state`."""
+    decoder = find_backend("llama-cpp").open(tiny, DecoderOptions(context=64))
+    decoder.append_tokens(TEXT)
+    decoder.save(tmp_path / "state")
+    magic, rest = (tmp_path / "state").read_bytes().split(b"\n", 1)
+    size = int.from_bytes(rest[:8], "little")
+    header = rest[8 : 8 + size].replace(b"[[0, 8]]", f"[[{edges}]]".encode())
+    (tmp_path / "state").write_bytes(magic + b"\n" + len(header).to_bytes(8, "little") + header + rest[8 + size :])
+    with pytest.raises(InputError, match="damaged header"):
+        decoder.load(tmp_path / "state")
+    assert decoder.length == 8
+    decoder.close()
+
+
 def test_a_timeline_of_another_model_is_refused(
     open_decoder: Open, make: Make, decoder: Decoder, tmp_path: Path
 ) -> None:

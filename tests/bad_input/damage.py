@@ -60,7 +60,7 @@ def a_link(name: str, target: str) -> Damage:
     """A symbolic link; `{outside}` in the target stands for a sound copy of the file beside the folder."""
 
     def linked(folder: Path) -> None:
-        outside = folder.parent / f"outside-{name}"
+        outside = folder.parent / f"outside-{Path(name).name}"
         shutil.move(folder / name, outside)
         (folder / name).symlink_to(target.format(outside=outside))
 

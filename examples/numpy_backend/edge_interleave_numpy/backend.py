@@ -127,6 +127,7 @@ class NumpyDecoder:
         self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray], leaving: tuple[int, int], rows: int
     ) -> bool:
         """Nothing is computed ahead of `recompute`, which is allowed."""
+        self._alive()
         return False
 
     def save(self, path: Path) -> None:
