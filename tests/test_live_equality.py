@@ -57,8 +57,6 @@ TRAINED_CONTEXT = 1024
 """Less than the embedded model's, so that positions get there. It changes nothing else."""
 
 Open = Callable[[int], Decoder]
-Prepared = tuple[int, int, list[Any], tuple[int, int]]
-"""Start, end, what is computed there, what leaves."""
 
 
 class Mirrored:
@@ -249,7 +247,6 @@ class Timelines(RuleBasedStateMachine):
     folder: Path
 
     saved = Kept("saved")
-    prepared = Kept("prepared")
 
     def __init__(self) -> None:
         super().__init__()
@@ -293,34 +290,46 @@ class Timelines(RuleBasedStateMachine):
 
     @precondition(lambda self: self.timeline.length)
     @rule(
-        target=prepared,
         share=fractions,
-        ids=st.lists(st.integers(0, 549), max_size=6),
         image=st.integers(0, 9),
-        rows=st.booleans(),
         leaving=st.tuples(fractions, fractions),
         steps=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+        between=st.sampled_from((None, "a question", "others in their place", "a rebase", "a load")),
+        then=st.booleans(),
     )
     def prepare(
-        self, share: float, ids: list[int], image: int, rows: bool, leaving: tuple[float, float], steps: list[int]
-    ) -> Prepared:
-        start, end, parts = self._somewhere(share, ids, image, rows)
+        self,
+        share: float,
+        image: int,
+        leaving: tuple[float, float],
+        steps: list[int],
+        between: str | None,
+        then: bool,
+    ) -> None:
+        """And, `then`, what it was for, with something in between."""
+        start, end, parts = self._somewhere(share, [1, 2, 3], image, True)
         first, last = sorted(round(share * start) for share in leaving)
         for count in steps:
             if not self.timeline.prepare(start, end, parts, (first, last), count):
                 break
-        return start, end, parts, (first, last)
-
-    @rule(ahead=prepared, evict=st.booleans(), rows=st.integers(1, 40))
-    def recompute_what_was_prepared(self, ahead: Prepared, evict: bool, rows: int) -> None:
-        """Where that range is still there, whatever has come between."""
-        start, end, parts, leaving = ahead
-        if not set(range(start, end)) <= set(self.timeline.stored):
+        if not then:
             return
-        self.timeline.prepare(start, end, parts, leaving, rows)
-        if evict:
-            self.timeline.evict(*leaving)
-        self.timeline.recompute(start, end, parts)
+        if between == "a question":
+            position = self.timeline.position
+            self._append(3, lambda: self.timeline.append_tokens([8, 9, 10]))
+            self.timeline.truncate(position)
+        elif between == "others in their place":
+            self.timeline.truncate(first // 2)
+            count = end - self.timeline.position
+            self._append(count, lambda: self.timeline.append_tokens([40 + count] * count))
+        elif between == "a rebase":
+            self.timeline.rebase()
+        elif between == "a load":
+            self.timeline.load(*self._saved(False))
+        self.timeline.evict(first, last)
+        if set(range(start, end)) <= set(self.timeline.stored):
+            self.timeline.recompute(start, end, parts)
+        self._append(1, lambda: self.timeline.append_tokens([7]))
 
     def _somewhere(self, share: float, ids: list[int], image: int, rows: bool) -> tuple[int, int, list[Any]]:
         """A range of entries and what is to be computed there."""
@@ -421,13 +430,17 @@ def test_a_window_that_slides_for_long_with_questions_and_kept_answers(
     window = FrameWindow(Session(timeline, tokenizer, ()), prompt, 4, keep_answers=True)
     question = prompt.question("What changed?")
     for number in range(1, 41):
+        for _ in range(number % 4):
+            window.prepare()
         window.add(images[number % 8])
         if number % 6 == 0:
             window.prefill([TextInput(question)])
             for token in (20, 30, 40):
                 window.append_token(token)
+                window.prepare()
             window.finish(question, (20, 30, 40))
     assert timeline.rebased >= 3
     assert timeline.recomputed == 36
+    assert timeline.prepared > 36
     assert timeline.compared > 40
     assert timeline.position > timeline.length
