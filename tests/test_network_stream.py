@@ -36,10 +36,10 @@ Script = Callable[[Server, socket.socket, int], None]
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     """No test leaves a thread, a descriptor or a process behind."""
-    threads, files = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
+    threads, files = set(threading.enumerate()), len(os.listdir("/dev/fd"))
     yield
     assert set(threading.enumerate()) == threads
-    assert len(os.listdir("/proc/self/fd")) <= files
+    assert len(os.listdir("/dev/fd")) <= files
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
 

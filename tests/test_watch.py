@@ -257,9 +257,12 @@ def on_a_terminal(arguments: list[object], env: dict[str, str], until: str) -> s
     while time.monotonic() < stop:
         if select.select([terminal], [], [], 0.2)[0]:
             try:
-                shown += os.read(terminal, 1 << 16).decode("utf-8", "replace")
-            except OSError:
+                data = os.read(terminal, 1 << 16)
+            except OSError:  # how Linux says that the program has ended
                 break
+            if not data:  # and how macOS does
+                break
+            shown += data.decode("utf-8", "replace")
         if not sent and re.search(until, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown), re.DOTALL):
             os.write(terminal, b"\x03")
             sent = True
