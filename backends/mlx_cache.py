@@ -133,7 +133,10 @@ class LayerCache:
         chosen, precision = mx.array(cells), self._owner.precision
         keys = precision.unpacked(tuple(part[:, :, chosen] for part in self.keys))
         turned = self._rotate(keys.transpose(2, 1, 0, 3).astype(mx.float32), offset=by).transpose(2, 1, 0, 3)
-        for part, new in zip(self.keys, precision.packed(turned), strict=True):
+        packed = precision.packed(turned)
+        # Computed first: while something still waits to read the cells, MLX would write into a copy of them.
+        mx.eval(packed)
+        for part, new in zip(self.keys, packed, strict=True):
             part[:, :, chosen] = new
         mx.eval(self.keys)
 
