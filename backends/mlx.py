@@ -58,9 +58,8 @@ class MlxDecoder:
         self._batch = min(options.batch or BATCH, BATCH)
         memory = decoder_memory(bundle, options, self._batch)
         self._weights = acquire(bundle)
-        needed = memory.weights + memory.cache + memory.compute
-        LIMITS.add(needed)
-        self._finalizer = weakref.finalize(self, _free, self._weights, needed)
+        LIMITS.add(memory)
+        self._finalizer = weakref.finalize(self, _free, self._weights, memory)
         self._type = mx.float32 if on_cpu() else self._weights.model.model.norm.weight.dtype
         rotations = [layer.self_attn.rope for layer in self._weights.model.layers]
         capacity = max(1, min(options.context, info.context_length))
@@ -200,18 +199,12 @@ class MlxDecoder:
         check_room(self.length, start, len(entries), self._facts)
         if self.length + len(entries) + self._aside.done > self._facts.capacity:
             self._aside.drop()
-        hidden = self._compute(entries, start, self._begin_at_the_end)
+        hidden = self._compute(entries, start, self._cache.begin_at_the_end)
         logits = np.array(self._weights.head(hidden).astype(mx.float32)).reshape(-1)
         if not np.isfinite(logits).all():
             self._remove(start, start + len(entries))
             raise BackendError(f"{self._weights.folder}: gives logits that are not finite; convert or pull it again")
         return logits
-
-    def _begin_at_the_end(self, start: int, count: int) -> Numbers:
-        """Cells for entries that extend the timeline."""
-        cells = self._cache.begin(start, count, self._cache.cells.positions >= 0)
-        self._cache.cells.positions[cells] = np.arange(start, start + count)
-        return cells
 
     def _compute_aside(self, parts: Sequence[Entries], upto: int) -> None:
         """Compute what lies aside up to so many entries. Raises BackendError: nothing lies there then."""
@@ -277,6 +270,6 @@ class _Interruption:
             raise BackendError("interrupted; the decoder can only be closed")
 
 
-def _free(weights: Weights, needed: int) -> None:
+def _free(weights: Weights, memory: DecoderMemory) -> None:
     release(weights)
-    LIMITS.remove(needed)
+    LIMITS.remove(memory)

@@ -135,7 +135,10 @@ class LayerCache:
         chosen, precision = mx.array(cells), self._owner.precision
         keys = precision.unpacked(tuple(part[:, :, chosen] for part in self.keys))
         turned = self._rotate(keys.transpose(2, 1, 0, 3).astype(mx.float32), offset=by).transpose(2, 1, 0, 3)
-        for part, new in zip(self.keys, precision.packed(turned), strict=True):
+        packed = precision.packed(turned)
+        # Computed first: while something still waits to read the cells, MLX would write into a copy of them.
+        mx.eval(packed)
+        for part, new in zip(self.keys, packed, strict=True):
             part[:, :, chosen] = new
         mx.eval(self.keys)
 
@@ -199,6 +202,12 @@ class GapCache:
         self.start = start
         self.mask = mx.array(mask)
         self.runs = list(_runs(taken))
+        return taken
+
+    def begin_at_the_end(self, start: int, count: int) -> Numbers:
+        """The same for entries that extend the timeline: they see all of it."""
+        taken = self.begin(start, count, self.cells.positions >= 0)
+        self.cells.positions[taken] = np.arange(start, start + count)
         return taken
 
     def move(self, cells: Numbers, to: Numbers) -> None:

@@ -21,8 +21,8 @@ _BITS = {"f16": None, "q8_0": 8, "q4_0": 4}
 _GROUPS = (64, 32)
 """Values that share a scale and an offset. With 64 an entry takes as many bytes as llama.cpp's of the same name."""
 _FLOAT = 4
-_KEPT = 32 << 20
-"""Bytes of freed buffers that MLX may keep for the next computation."""
+_MOST_KEPT = 32 << 20
+"""Bytes of freed buffers that MLX may keep for the next computation, at most."""
 
 
 class Limits:
@@ -30,25 +30,34 @@ class Limits:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._needed = 0
-        self._unlimited: int | None = None
+        self._open: list[DecoderMemory] = []
+        self._before: tuple[int, int] | None = None
+        """The limits of memory and of kept buffers that were there without us."""
 
-    def add(self, needed: int) -> None:
+    def add(self, memory: DecoderMemory) -> None:
         """A decoder is opened."""
         with self._lock:
-            self._needed += needed
-            before = mx.set_memory_limit(self._needed + _KEPT)
-            mx.set_cache_limit(_KEPT)
-            if self._unlimited is None:
-                self._unlimited = before
+            self._open.append(memory)
+            before = self._set()
+            if self._before is None:
+                self._before = before
 
-    def remove(self, needed: int) -> None:
+    def remove(self, memory: DecoderMemory) -> None:
         """A decoder is closed."""
         with self._lock:
-            self._needed -= needed
+            self._open.remove(memory)
             mx.clear_cache()
-            if self._unlimited is not None:
-                mx.set_memory_limit(self._needed + _KEPT if self._needed else self._unlimited)
+            if self._open:
+                self._set()
+            elif self._before is not None:
+                mx.set_memory_limit(self._before[0])
+                mx.set_cache_limit(self._before[1])
+                self._before = None
+
+    def _set(self) -> tuple[int, int]:
+        needed = sum(memory.weights + memory.cache + memory.compute for memory in self._open)
+        kept = max(min(memory.compute // 2, _MOST_KEPT) for memory in self._open)
+        return mx.set_memory_limit(needed), mx.set_cache_limit(kept)
 
 
 LIMITS = Limits()
@@ -76,10 +85,11 @@ def decoder_memory(bundle: Bundle, options: DecoderOptions, batch: int) -> Decod
     info, precision = bundle.manifest.decoder, precision_of(bundle, options.kv_precision)
     found = read_files(bundle)
     capacity = max(1, min(options.context, info.context_length))
+    computed = _compute(info, found, min(batch, capacity), capacity, precision)
     return DecoderMemory(
         weights=found.bytes,
         cache=capacity * bytes_per_token(info, precision),
-        compute=_KEPT + _compute(info, found, min(batch, capacity), capacity, precision),
+        compute=computed + min(computed, _MOST_KEPT),
     )
 
 
@@ -89,22 +99,22 @@ def on_cpu() -> bool:
 
 
 def _compute(info: DecoderInfo, found: MlxFiles, rows: int, cells: int, precision: Precision) -> int:
-    """Bytes for a batch, at the widest place."""
+    """Bytes for a batch. What MLX holds for a layer it frees when the layer is through."""
     hidden, feed_forward = info.hidden_size, int(found.config.fields["intermediate_size"])
     feeding = rows * (3 * hidden + 3 * feed_forward)
-    # The scores of each head over all cells, of which more than one copy is there; keys and values as floats.
-    scores = int(rows * info.heads * cells * (1.5 if precision.bits is None else 2.25))
-    attending = 3 * rows * hidden + scores + 2 * cells * info.kv_heads * info.head_dim
+    # The scores of each head over all cells, more than once; keys and values as floats, where they are halves.
+    attending = 3 * rows * hidden + int(rows * info.heads * cells * (1.25 if precision.bits is None else 2))
+    widened = 2 * cells * info.kv_heads * info.head_dim if precision.bits is None else 0
     logits = 2 * info.vocab_size
-    return _FLOAT * (max(feeding, attending) + logits) + (_widened(found) if on_cpu() else 0)
+    return _FLOAT * (feeding + attending + widened + logits) + (_widened(found) if on_cpu() else 0)
 
 
 def _widened(found: MlxFiles) -> int:
-    """On a CPU, halves are turned to floats as they are used: the largest matrix that is not quantized."""
-    halves = [
-        entry.bytes * 2
-        for entries in found.tensors.values()
-        for name, entry in entries.items()
-        if entry.dtype in ("F16", "BF16") and name.endswith(".weight")
-    ]
-    return max(halves, default=0)
+    """On a CPU, halves are turned to floats as they are used: those of a layer, and the matrix of embeddings."""
+    halves: dict[str, int] = {}
+    for entries in found.tensors.values():
+        for name, entry in entries.items():
+            if entry.dtype in ("F16", "BF16"):
+                place = ".".join(name.split(".")[:3])
+                halves[place] = halves.get(place, 0) + 2 * entry.bytes
+    return sum(sorted(halves.values())[-2:])

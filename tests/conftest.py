@@ -1,5 +1,10 @@
 """Fixtures that several tests share."""
 
+import os
+
+# Small products, and an engine beside them that has threads of its own: more of them only wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
