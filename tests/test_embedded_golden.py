@@ -12,8 +12,8 @@ from golden_prompts import Golden
 from edge_interleave.bundle import Bundle, open_bundle
 from edge_interleave.store import embedded_folder
 
-ELEVENTH = 11
-"""Of each task a prompt or two."""
+SOME = 22
+"""One prompt in so many: of each task one."""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     )
 
 
-@pytest.fixture(scope="module", params=[ELEVENTH, pytest.param(1, marks=pytest.mark.slow)], ids=["20", "220"])
+@pytest.fixture(scope="module", params=[SOME, pytest.param(1, marks=pytest.mark.slow)], ids=["10", "220"])
 def some(request: pytest.FixtureRequest, golden: Golden) -> Golden:
     """For MLX, which on a Linux CPU has the slowest of linear algebra libraries."""
     return replace(golden, prompts=golden.prompts[:: request.param])

@@ -397,9 +397,9 @@ def run_timelines(mirrored: Callable[[], Mirrored], images: list[FloatArray], ho
         run_state_machine_as_test(kind, settings=how)
 
 
-def test_any_sequence_of_operations(mirrored: Callable[[], Mirrored], images: list[FloatArray]) -> None:
+def test_any_sequence_of_operations(backend: str, mirrored: Callable[[], Mirrored], images: list[FloatArray]) -> None:
     how = settings(
-        max_examples=25,
+        max_examples=6 if backend == "mlx" else 25,  # on a Linux CPU it is many times slower
         stateful_step_count=25,
         derandomize=True,
         database=None,
@@ -422,14 +422,15 @@ def test_many_sequences_of_operations(mirrored: Callable[[], Mirrored], images: 
 
 
 def test_a_window_that_slides_for_long_with_questions_and_kept_answers(
-    mirrored: Callable[[int], Mirrored], lossless: Bundle, images: list[FloatArray]
+    backend: str, mirrored: Callable[[int], Mirrored], lossless: Bundle, images: list[FloatArray]
 ) -> None:
+    frames = 20 if backend == "mlx" else 40
     tokenizer = TextTokenizer.open(lossless)
     prompt = LivePrompt(PromptBuilder(lossless, tokenizer), tokenizer)
     timeline = mirrored(600)
     window = FrameWindow(Session(timeline, tokenizer, ()), prompt, 4, keep_answers=True)
     question = prompt.question("What changed?")
-    for number in range(1, 41):
+    for number in range(1, frames + 1):
         for _ in range(number % 4):
             window.prepare()
         window.add(images[number % 8])
@@ -439,8 +440,8 @@ def test_a_window_that_slides_for_long_with_questions_and_kept_answers(
                 window.append_token(token)
                 window.prepare()
             window.finish(question, (20, 30, 40))
-    assert timeline.rebased >= 3
-    assert timeline.recomputed == 36
-    assert timeline.prepared > 36
-    assert timeline.compared > 40
+    assert timeline.rebased >= frames // 16
+    assert timeline.recomputed == frames - 4
+    assert timeline.prepared > frames - 4
+    assert timeline.compared > frames
     assert timeline.position > timeline.length

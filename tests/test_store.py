@@ -101,7 +101,7 @@ def test_models_are_listed_with_sizes_and_what_is_wrong_with_them(tiny: Bundle, 
     found = {model.name: model for model in store.list_models() if model.name != store.EMBEDDED}
     assert sorted(found) == ["damaged", "whole"]
     assert found["whole"].problem is None
-    assert found["whole"].bytes == sum(path.stat().st_size for path in tiny.folder.iterdir())
+    assert found["whole"].bytes == sum(path.stat().st_size for path in tiny.folder.rglob("*") if path.is_file())
     assert found["whole"].precisions == tiny.manifest.precisions
     assert "tokenizer.json" in (found["damaged"].problem or "")
 
@@ -135,7 +135,8 @@ def test_a_built_bundle_is_whole_and_leaves_nothing_beside(tiny: Bundle, tmp_pat
     verify(built)
     assert built.manifest.files == tiny.manifest.files
     assert left_beside(out) == []
-    assert sorted(p.name for p in out.iterdir()) == sorted([*tiny.manifest.files, MANIFEST_NAME])
+    files = [path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()]
+    assert sorted(files) == sorted([*tiny.manifest.files, MANIFEST_NAME])
 
 
 def test_an_interrupted_build_keeps_what_was_finished(tiny: Bundle, tmp_path: Path) -> None:
