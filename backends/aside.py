@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .decoder_inputs import Entries
@@ -51,10 +51,19 @@ class Aside(ABC):
         self._work = _Work(seen, digest)
         self._begin(seen)
 
-    def add(self, count: int) -> None:
-        """So many more are computed."""
+    def compute(self, entries: Sequence[Entries], upto: int, run: Callable[[Entries, int], object]) -> None:
+        """Have entries computed up to so many, of those that were turned to.
+
+        `run` computes some of them from a position on, and raises where that fails: nothing lies here then.
+        """
         assert self._work is not None
-        self._work.done += count
+        try:
+            for piece in _between(entries, self.done, upto):
+                run(piece, self.position + self.done)
+                self._work.done += len(piece)
+        except BaseException:
+            self.drop()
+            raise
 
     def changes(self, start: int, end: int) -> None:
         """The timeline's entries at positions start <= p < end are about to go, or move: what saw them is dropped."""
@@ -76,7 +85,7 @@ class Aside(ABC):
         """Free the cells of all that was computed and lies in no timeline."""
 
 
-def between(parts: Sequence[Entries], start: int, end: int) -> Iterator[Entries]:
+def _between(parts: Sequence[Entries], start: int, end: int) -> Iterator[Entries]:
     """The entries of all parts from index `start` to before `end`, by part."""
     offset = 0
     for part in parts:

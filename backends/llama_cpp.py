@@ -21,7 +21,6 @@ from edge_interleave.bundle import GGUF_NAME, Bundle
 from edge_interleave.decoder import Decoder, DecoderFacts, DecoderMemory, DecoderOptions, FloatArray
 from edge_interleave.errors import BackendError, BundleError, InputError
 
-from .aside import between
 from .decoder_inputs import Entries, check_preparation, check_room, embedding_entries, parts_of_range, token_entries
 from .llama_cpp_aside import ASIDE, TIMELINE, LlamaCppAside
 from .llama_cpp_batch import BatchRows, pointer_to
@@ -164,7 +163,7 @@ class LlamaCppDecoder:
         kept = self._ranges
         self._remove(start, end)
         self._aside.turn_to(entries, below(self._ranges, start))
-        self._compute_aside(entries, end - start)
+        self._aside.compute(entries, end - start, self._decode_aside)
         self._shifted |= self._aside.move_to_timeline(start)
         self._ranges = kept
 
@@ -182,7 +181,7 @@ class LlamaCppDecoder:
         self._aside.turn_to(entries, without(below(self._ranges, start), *leaving))
         possible = min(end - start, self._facts.capacity - self.length)
         if self._aside.done < possible:
-            self._compute_aside(entries, min(self._aside.done + rows, possible))
+            self._aside.compute(entries, min(self._aside.done + rows, possible), self._decode_aside)
         if self._aside.done == end - start and self._aside.move(start):
             self._shifted = True
             self._apply_shift()
@@ -262,15 +261,8 @@ class LlamaCppDecoder:
                 raise BackendError(f"llama.cpp failed to decode (status {status}){LOG.reason()}")
         self._shifted = False
 
-    def _compute_aside(self, parts: Sequence[Entries], upto: int) -> None:
-        """Compute what lies aside up to so many entries. Raises BackendError: nothing lies there then."""
-        try:
-            for piece in between(parts, self._aside.done, upto):
-                self._decode(piece, self._aside.position + self._aside.done, ASIDE, wanted=False)
-                self._aside.add(len(piece))
-        except BaseException:
-            self._aside.drop()
-            raise
+    def _decode_aside(self, entries: Entries, start: int) -> None:
+        self._decode(entries, start, ASIDE, wanted=False)
 
     def _store(self, start: int, end: int) -> None:
         if self._ranges and self._ranges[-1][1] == start:

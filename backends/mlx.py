@@ -18,7 +18,6 @@ from edge_interleave.bundle import MLX_NAME, Bundle
 from edge_interleave.decoder import Decoder, DecoderFacts, DecoderMemory, DecoderOptions, FloatArray
 from edge_interleave.errors import BackendError
 
-from .aside import between
 from .decoder_inputs import Entries, check_preparation, check_room, embedding_entries, parts_of_range, token_entries
 from .mlx_aside import MlxAside
 from .mlx_cache import GapCache, Numbers
@@ -139,7 +138,7 @@ class MlxDecoder:
         entries = parts_of_range(start, end, parts, self._cache.cells.ranges, self._facts)
         self._remove(start, end)
         self._aside.turn_to(entries, below(self._cache.cells.ranges, start))
-        self._compute_aside(entries, end - start)
+        self._aside.compute(entries, end - start, self._compute_aside)
         self._aside.move_to_timeline(start)
 
     def prepare(
@@ -157,7 +156,7 @@ class MlxDecoder:
         self._aside.turn_to(entries, without(below(ranges, start), *leaving))
         possible = min(end - start, self._facts.capacity - self.length)
         if self._aside.done < possible:
-            self._compute_aside(entries, min(self._aside.done + rows, possible))
+            self._aside.compute(entries, min(self._aside.done + rows, possible), self._compute_aside)
         return self._aside.done < possible
 
     def save(self, path: Path) -> None:
@@ -206,15 +205,8 @@ class MlxDecoder:
             raise BackendError(f"{self._weights.folder}: gives logits that are not finite; convert or pull it again")
         return logits
 
-    def _compute_aside(self, parts: Sequence[Entries], upto: int) -> None:
-        """Compute what lies aside up to so many entries. Raises BackendError: nothing lies there then."""
-        try:
-            for piece in between(parts, self._aside.done, upto):
-                self._compute(piece, self._aside.position + self._aside.done, self._aside.begin)
-                self._aside.add(len(piece))
-        except BaseException:
-            self._aside.drop()
-            raise
+    def _compute_aside(self, entries: Entries, start: int) -> None:
+        self._compute(entries, start, self._aside.begin)
 
     def _compute(self, entries: Entries, start: int, begin: Callable[[int, int], Numbers]) -> Any:
         """Store entries from a position on, in the cells that `begin` gives; the last one's hidden state, (1, hidden).
