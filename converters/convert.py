@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import platform
 import shutil
-import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +22,7 @@ from edge_interleave.bundle import (
     read_manifest,
 )
 from edge_interleave.bundle_writer import add_files, build_bundle, check_target
+from edge_interleave.decoder import best_backend
 from edge_interleave.errors import BundleError, InputError, ResourceError, UsageError
 
 from .checkpoint import Checkpoint, open_checkpoint
@@ -63,7 +62,7 @@ def convert(
     """Make the bundle folder `out` of a checkpoint: a folder, or a Hub repository id, which is downloaded.
 
     `backends`, of BACKENDS: what shall run the decoder, which is written for each. Default: those whose quantization
-    is given, else `default_backend()`. `quantization` (default `q4_k_m`) is of the decoder for llama.cpp,
+    is given, else the best for this machine. `quantization` (default `q4_k_m`) is of the decoder for llama.cpp,
     `mlx_quantization` (default `4bit`; a recipe of mlx-lm) of that for MLX. `mmproj`: `f16` or `q8_0` for an
     `mmproj.gguf` as well, which llama-server and Ollama open beside `decoder.gguf`.
     `name` is what the bundle calls itself (default: `out`'s name). Nobody sees the bundle before it is whole; an
@@ -106,11 +105,6 @@ def convert(
             return build.publish(manifest)
 
 
-def default_backend() -> str:
-    """What runs a decoder best on this machine: `mlx` on Apple Silicon, `llama-cpp` elsewhere."""
-    return "mlx" if sys.platform == "darwin" and platform.machine() == "arm64" else "llama-cpp"
-
-
 def fingerprint(folder: Path) -> str:
     """Tells whether a checkpoint is still the one it was, without reading its weights: names, sizes, times."""
     state = hashlib.sha256()
@@ -144,7 +138,7 @@ def _precisions(
                 raise UsageError(f"{what} {value!r}: choose one of {', '.join(known)}")
     # mmproj.gguf is of no use without decoder.gguf.
     named = {"llama-cpp": quantization is not None or mmproj is not None, "mlx": mlx_quantization is not None}
-    chosen = list(backends or ()) or [backend for backend in BACKENDS if named[backend]] or [default_backend()]
+    chosen = list(backends or ()) or [backend for backend in BACKENDS if named[backend]] or [best_backend()]
     for backend in BACKENDS:
         if named[backend] and backend not in chosen:
             options = "quantization and mmproj are" if backend == "llama-cpp" else "MLX quantization is"

@@ -178,12 +178,15 @@ class Backend(Protocol):
         ...
 
 
+def best_backend() -> str:
+    """What runs a decoder best on this machine: `mlx` on Apple Silicon, `llama-cpp` elsewhere."""
+    return "mlx" if (sys.platform, platform.machine()) == ("darwin", "arm64") else "llama-cpp"
+
+
 def backend_names() -> list[str]:
     """Names of the known backends, the best for this machine first. Imports none of them."""
-    best = "mlx" if (sys.platform, platform.machine()) == ("darwin", "arm64") else "llama-cpp"
-    return sorted(
-        {point.name for point in entry_points(group=ENTRY_POINT_GROUP)}, key=lambda name: (name != best, name)
-    )
+    names, best = {point.name for point in entry_points(group=ENTRY_POINT_GROUP)}, best_backend()
+    return sorted(names, key=lambda name: (name != best, name))
 
 
 def find_backend(name: str) -> Backend:

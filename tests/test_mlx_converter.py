@@ -337,11 +337,11 @@ def test_backends_follow_from_what_is_named_and_then_from_the_machine(
     def made(out: str, **options: Any) -> set[str]:
         return set(convert(checkpoint, tmp_path / out, **options).manifest.precisions) - {"vision.onnx"}
 
-    monkeypatch.setattr(convert_module.sys, "platform", "linux")
+    monkeypatch.setattr("sys.platform", "linux")
     assert made("a") == {"decoder.gguf"}
     assert made("b", mlx_quantization="8bit") == {"decoder-mlx"}
-    monkeypatch.setattr(convert_module.sys, "platform", "darwin")
-    monkeypatch.setattr(convert_module.platform, "machine", lambda: "arm64")
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
     assert made("c") == {"decoder-mlx"}
     assert made("d", quantization="q8_0") == {"decoder.gguf"}
     assert made("e", mmproj="f16") == {"decoder.gguf", "mmproj.gguf"}
