@@ -1,0 +1,113 @@
+"""Pictures of everyday things, in three styles, at any size and angle; some of them in any colour.
+
+Knows what a thing looks like and nothing of scenes, places or questions. Where the pictures come from, and under which
+licences, is in `sprites/LICENSES.md`; `examples/embedded_model/make_sprites.py` makes the sheets.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+
+import numpy as np
+from PIL import Image, ImageOps
+
+NATURAL = (
+    "dog",
+    "cat",
+    "rabbit",
+    "bird",
+    "fish",
+    "frog",
+    "turtle",
+    "butterfly",
+    "apple",
+    "banana",
+    "pizza",
+    "house",
+    "tree",
+    "clock",
+    "key",
+    "bicycle",
+)
+"""Things that keep their own colours."""
+
+TINTED = ("car", "bus", "umbrella", "hat", "book", "balloon", "cup", "flower")
+"""Things that are drawn in one of the world's colours."""
+
+THINGS = NATURAL + TINTED
+STYLES = ("noto", "twemoji", "fluent")
+HELD_OUT_STYLE = "fluent"
+"""The style that is never shown in training."""
+
+CELL = 72
+"""Side of a thing's cell in a sheet, in pixels."""
+COLUMNS = 6
+"""Cells in a row of a sheet."""
+
+
+def sprite(
+    thing: str,
+    style: str,
+    side: int,
+    *,
+    tone: tuple[int, int, int] | None = None,
+    mirrored: bool = False,
+    angle: float = 0.0,
+) -> Image.Image:
+    """A thing as an RGBA picture of (side, side) pixels, transparent around it.
+
+    `tone` (RGB, 0 to 255) repaints it in shades of that colour: what is of the picture's middle luminance becomes the
+    tone itself, what is darker or lighter becomes a darker or lighter shade. `angle` is in degrees, clockwise; a thing
+    that would leave the picture when turned is shrunk to fit. Raises ValueError for an unknown thing or style, and for
+    a side of no pixels.
+    """
+    if side < 1:
+        raise ValueError(f"A picture of {side} pixels a side cannot be drawn; give 1 or more.")
+    picture = _cell(thing, style)
+    if tone is not None:
+        picture = _repainted(picture, tone)
+    if mirrored:
+        picture = ImageOps.mirror(picture)
+    if angle:
+        picture = _turned(picture, angle)
+    return picture.resize((side, side), Image.Resampling.LANCZOS)
+
+
+@cache
+def _cell(thing: str, style: str) -> Image.Image:
+    if thing not in THINGS:
+        raise ValueError(f"There is no picture of '{thing}'; there are: {', '.join(THINGS)}.")
+    row, column = divmod(THINGS.index(thing), COLUMNS)
+    left, top = column * CELL, row * CELL
+    return _sheet(style).crop((left, top, left + CELL, top + CELL))
+
+
+@cache
+def _sheet(style: str) -> Image.Image:
+    if style not in STYLES:
+        raise ValueError(f"There is no style '{style}'; there are: {', '.join(STYLES)}.")
+    with resources.files(__package__).joinpath("sprites", f"{style}.png").open("rb") as file:
+        return Image.open(file).convert("RGBA")
+
+
+def _repainted(picture: Image.Image, tone: tuple[int, int, int]) -> Image.Image:
+    pixels = np.asarray(picture)
+    # Rec. 601 luma, 0 to 1.
+    light = pixels[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 255
+    middle = float(np.median(light[pixels[..., 3] > 127]))
+    below = np.clip((middle - light) / max(middle, 0.05), 0, 1)[..., None]
+    above = np.clip((light - middle) / max(1 - middle, 0.05), 0, 1)[..., None]
+    colour = np.array(tone, np.float32)
+    shades = colour * (1 - 0.75 * below) + (255 - colour) * 0.75 * above
+    return Image.fromarray(np.dstack([shades.round().astype(np.uint8), pixels[..., 3]]))
+
+
+def _turned(picture: Image.Image, angle: float) -> Image.Image:
+    turned = picture.rotate(-angle, Image.Resampling.BICUBIC, expand=True)
+    box = turned.getchannel("A").getbbox() or (0, 0, *turned.size)
+    turned = turned.crop(box)
+    side = max(CELL, *turned.size)
+    square = Image.new("RGBA", (side, side))
+    square.paste(turned, ((side - turned.width) // 2, (side - turned.height) // 2))
+    return square
