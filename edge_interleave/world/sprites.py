@@ -10,6 +10,7 @@ from functools import cache
 from importlib import resources
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 NATURAL = (
@@ -45,6 +46,14 @@ CELL = 72
 COLUMNS = 6
 """Cells in a row of a sheet."""
 
+_REC_601 = np.array([0.299, 0.587, 0.114])
+_DEPTH = 0.75
+"""How far shadow goes towards black and shine towards white: never all the way, so that all of a thing has its hue."""
+_SHINE_RANGE = 0.6
+"""Luminance above the body's at which shine is full."""
+_BODY_LUMA = {("bus", "noto"): 0.5}
+"""Where the commonest luminance is not the body's: most of this bus is windows."""
+
 
 def sprite(
     thing: str,
@@ -57,16 +66,16 @@ def sprite(
 ) -> Image.Image:
     """A thing as an RGBA picture of (side, side) pixels, transparent around it.
 
-    `tone` (RGB, 0 to 255) repaints it in shades of that colour: what is of the picture's middle luminance becomes the
-    tone itself, what is darker or lighter becomes a darker or lighter shade. `angle` is in degrees, clockwise; a thing
-    that would leave the picture when turned is shrunk to fit. Raises ValueError for an unknown thing or style, and for
-    a side of no pixels.
+    `tone` (RGB, 0 to 255) repaints it in shades of that colour: what has the luminance that most of the thing has
+    becomes the tone itself, what is darker or lighter a darker or lighter shade. `angle` is in degrees, clockwise, and
+    comes after `mirrored`; a thing that would leave the picture when turned is shrunk to fit. Raises ValueError for an
+    unknown thing or style, and for a side of no pixels.
     """
     if side < 1:
         raise ValueError(f"A picture of {side} pixels a side cannot be drawn; give 1 or more.")
     picture = _cell(thing, style)
     if tone is not None:
-        picture = _repainted(picture, tone)
+        picture = _repainted(picture, tone, _BODY_LUMA.get((thing, style)))
     if mirrored:
         picture = ImageOps.mirror(picture)
     if angle:
@@ -91,16 +100,23 @@ def _sheet(style: str) -> Image.Image:
         return Image.open(file).convert("RGBA")
 
 
-def _repainted(picture: Image.Image, tone: tuple[int, int, int]) -> Image.Image:
+def _repainted(picture: Image.Image, tone: tuple[int, int, int], body: float | None) -> Image.Image:
     pixels = np.asarray(picture)
-    # Rec. 601 luma, 0 to 1.
-    light = pixels[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 255
-    middle = float(np.median(light[pixels[..., 3] > 127]))
-    below = np.clip((middle - light) / max(middle, 0.05), 0, 1)[..., None]
-    above = np.clip((light - middle) / max(1 - middle, 0.05), 0, 1)[..., None]
-    colour = np.array(tone, np.float32)
-    shades = colour * (1 - 0.75 * below) + (255 - colour) * 0.75 * above
+    luma = pixels[..., :3] @ _REC_601 / 255
+    if body is None:
+        body = _commonest(luma[pixels[..., 3] > 127])
+    shadow = np.clip(1 - luma / body, 0, 1)[..., None]
+    shine = np.clip((luma - body) / _SHINE_RANGE, 0, 1)[..., None]
+    colour = np.array(tone, np.float64)
+    shades = colour * (1 - _DEPTH * shadow) + (255 - colour) * _DEPTH * shine
     return Image.fromarray(np.dstack([shades.round().astype(np.uint8), pixels[..., 3]]))
+
+
+def _commonest(luma: NDArray[np.float64]) -> float:
+    """Around which luminance, 0 to 1, most pixels are: the peak of a smoothed histogram."""
+    counts, edges = np.histogram(luma, bins=100, range=(0.0, 1.0))
+    near = np.exp(-0.5 * (np.arange(-20, 21) / 5) ** 2)
+    return float(edges[np.argmax(np.convolve(counts, near, "same"))] + 0.005)
 
 
 def _turned(picture: Image.Image, angle: float) -> Image.Image:

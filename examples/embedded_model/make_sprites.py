@@ -47,13 +47,13 @@ CODE_POINTS = {
     "key": "1f511",
     "bicycle": "1f6b2",
     "car": "1f697",
-    "bus": "1f68d",
+    "bus": "1f68d",  # from the front: from the side it is too much like Fluent's car
     "umbrella": "2602-fe0f",
     "hat": "1f3a9",
     "book": "1f4d5",
     "balloon": "1f388",
     "cup": "2615",
-    "flower": "1f337",
+    "flower": "1f33b",
 }
 # Fluent's hot beverage is seen from above, a plain disc; its tea is a cup from the side, as the others' coffee is.
 FLUENT_CODE_POINTS = CODE_POINTS | {"cup": "1f375"}
@@ -66,22 +66,28 @@ The licences below are those of the pictures.
 
 | Sheet | Set | Taken from (npm) | Licence |
 |---|---|---|---|
-| `noto.png` | [Noto Emoji](https://github.com/googlefonts/noto-emoji) | `emoji-datasource-google` 16.0.0 | Apache-2.0 |
-| `twemoji.png` | [Twemoji](https://github.com/jdecked/twemoji) | `emoji-datasource-twitter` 16.0.0 | CC-BY-4.0 |
-| `fluent.png` | [Fluent](https://github.com/microsoft/fluentui-emoji), flat | `@iconify-json/fluent-emoji-flat` 1.2.6 | MIT |
+| `noto.png` | Noto Emoji | `emoji-datasource-google` 16.0.0 | Apache-2.0 |
+| `twemoji.png` | Twemoji | `emoji-datasource-twitter` 16.0.0 | CC-BY-4.0 |
+| `fluent.png` | Fluent Emoji, flat | `@iconify-json/fluent-emoji-flat` 1.2.6 | MIT |
 
 ## Noto Emoji
+
+<https://github.com/googlefonts/noto-emoji>
 
 Copyright Google LLC. Licensed under the Apache License, Version 2.0, <https://www.apache.org/licenses/LICENSE-2.0>,
 the text of which comes with this package. The pictures have been changed as said above.
 
 ## Twemoji
 
+<https://github.com/jdecked/twemoji>
+
 Copyright Twitter, Inc. and other contributors. The graphics are licensed under the Creative Commons Attribution 4.0
 International licence (CC-BY 4.0), <https://creativecommons.org/licenses/by/4.0/>, and come without warranties.
 The pictures have been changed as said above.
 
 ## Fluent Emoji
+
+<https://github.com/microsoft/fluentui-emoji>
 
 MIT License
 
@@ -125,11 +131,11 @@ def write_sheet(path: Path, source: Source) -> None:
 
 def _fitted(picture: Image.Image) -> Image.Image:
     """The picture's opaque part, as large as the cell allows, in the cell's middle."""
-    opaque = picture.getchannel("A").point(lambda alpha: 255 * (alpha > 24))
-    box = opaque.getbbox()
+    box = picture.getchannel("A").point(lambda alpha: 255 * (alpha > 127)).getbbox()
     if box is None:
         raise SystemExit("A picture is empty.")
-    picture = picture.crop(box)
+    left, top, right, bottom = box
+    picture = picture.crop((left - 1, top - 1, right + 1, bottom + 1))  # the soft edge stays
     scale = (CELL - 2 * MARGIN) / max(picture.size)
     width, height = (max(1, round(length * scale)) for length in picture.size)
     cell = Image.new("RGBA", (CELL, CELL))
