@@ -73,9 +73,7 @@ def sprite(
     """
     if side < 1:
         raise ValueError(f"A picture of {side} pixels a side cannot be drawn; give 1 or more.")
-    picture = _cell(thing, style)
-    if tone is not None:
-        picture = _repainted(picture, tone, _BODY_LUMA.get((thing, style)))
+    picture = _cell(thing, style) if tone is None else _repainted(thing, style, tone)
     if mirrored:
         picture = ImageOps.mirror(picture)
     if angle:
@@ -100,16 +98,22 @@ def _sheet(style: str) -> Image.Image:
         return Image.open(file).convert("RGBA")
 
 
-def _repainted(picture: Image.Image, tone: tuple[int, int, int], body: float | None) -> Image.Image:
-    pixels = np.asarray(picture)
+def _repainted(thing: str, style: str, tone: tuple[int, int, int]) -> Image.Image:
+    shadow, shine, alpha = _shades(thing, style)
+    colour = np.array(tone, np.float32)
+    painted = colour * (1 - _DEPTH * shadow) + (255 - colour) * _DEPTH * shine
+    return Image.fromarray(np.dstack([painted.round().astype(np.uint8), alpha]))
+
+
+@cache
+def _shades(thing: str, style: str) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]:
+    """How far each pixel is darker and lighter than the body, (CELL, CELL, 1) from 0 to 1 each, and its alpha."""
+    pixels = np.asarray(_cell(thing, style))
     luma = pixels[..., :3] @ _REC_601 / 255
-    if body is None:
-        body = _commonest(luma[pixels[..., 3] > 127])
-    shadow = np.clip(1 - luma / body, 0, 1)[..., None]
-    shine = np.clip((luma - body) / _SHINE_RANGE, 0, 1)[..., None]
-    colour = np.array(tone, np.float64)
-    shades = colour * (1 - _DEPTH * shadow) + (255 - colour) * _DEPTH * shine
-    return Image.fromarray(np.dstack([shades.round().astype(np.uint8), pixels[..., 3]]))
+    body = _BODY_LUMA.get((thing, style)) or _commonest(luma[pixels[..., 3] > 127])
+    shadow = np.clip(1 - luma / body, 0, 1).astype(np.float32)
+    shine = np.clip((luma - body) / _SHINE_RANGE, 0, 1).astype(np.float32)
+    return shadow[..., None], shine[..., None], pixels[..., 3]
 
 
 def _commonest(luma: NDArray[np.float64]) -> float:
