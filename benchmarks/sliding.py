@@ -23,11 +23,11 @@ from rich.progress import track
 from rich.table import Table
 
 import edge_interleave as ei
+from edge_interleave.world.drawing import draw
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "embedded_model"))
 
 import clips
-import world
 
 SEED = 707
 MODES = ("sliding", "exact")
@@ -77,7 +77,7 @@ def measure(model: ei.Model, task: str, window: int, count: int, pool: int) -> G
     same = 0
     for number in range(count):
         clip = clips.draw_clip(task, random.Random(f"{SEED}/{task}/{window}/{number}"), window)
-        pictures = [world.draw(scene) for scene in clip.scenes]
+        pictures = [draw(scene) for scene in clip.scenes]
         answers = []
         for mode in MODES:
             with model.live(window, pool, mode=mode) as live:

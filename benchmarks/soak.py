@@ -29,10 +29,8 @@ from edge_interleave.live import Live
 from edge_interleave.stats import memory_bytes
 from edge_interleave.stream.frame import Frame
 from edge_interleave.stream.source import SourceLost, open_source
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "embedded_model"))
-
-import world
+from edge_interleave.world.drawing import draw
+from edge_interleave.world.scene import random_scene
 
 SEED = 20
 SCENES = 64
@@ -203,7 +201,7 @@ def soak(
 def draw_pictures() -> list[npt.NDArray[np.uint8]]:
     """Scenes of the embedded model's world, uint8 (height, width, 3)."""
     rng = random.Random(SEED)
-    return [np.asarray(world.draw(world.random_scene(rng)), np.uint8) for _ in range(SCENES)]
+    return [np.asarray(draw(random_scene(rng)), np.uint8) for _ in range(SCENES)]
 
 
 def _wait(live: Live, number: int) -> None:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edge_interleave.world import sprites
-from edge_interleave.world.sprites import CELL, COLUMNS, HELD_OUT_STYLE, NATURAL, STYLES, THINGS, TINTED, sprite
+from edge_interleave.world.cast import HELD_OUT_STYLE, NATURAL, STYLES, THINGS, TINTED
+from edge_interleave.world.sprites import CELL, COLUMNS, sprite
 
 ROOT = Path(__file__).parent.parent
 FOLDER = Path(sprites.__file__).parent / "sprites"

@@ -13,33 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-NATURAL = (
-    "dog",
-    "cat",
-    "rabbit",
-    "bird",
-    "fish",
-    "frog",
-    "turtle",
-    "butterfly",
-    "apple",
-    "banana",
-    "pizza",
-    "house",
-    "tree",
-    "clock",
-    "key",
-    "bicycle",
-)
-"""Things that keep their own colours."""
-
-TINTED = ("car", "bus", "umbrella", "hat", "book", "balloon", "cup", "flower")
-"""Things that are drawn in one of the world's colours."""
-
-THINGS = NATURAL + TINTED
-STYLES = ("noto", "twemoji", "fluent")
-HELD_OUT_STYLE = "fluent"
-"""The style that is never shown in training."""
+from .cast import STYLES, THINGS
 
 CELL = 72
 """Side of a thing's cell in a sheet, in pixels."""

@@ -17,23 +17,25 @@ from pathlib import Path
 import evaluate_in_torch
 import lean_decoder
 import numpy as np
-import tasks
 import torch
 import torch.nn.functional as F
-import world
+from lessons import Packer
 from optimizers import make_optimizers, set_rate, step_all
-from packing import IGNORE, Packed, Packer
-from pool import GRID, Pool
+from packing import IGNORE, Packed
+from pool import DOUBT, EMPTY, GRID, Pool
 from precision import autocast
-from teach_tower import DOUBT, EMPTY, pooled_labels
+from teach_tower import pooled_labels
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
+from edge_interleave.world import cast
+from edge_interleave.world.questions import NUMBERS, plural
+
 MIDDLE = 3
 ORDINALS = 8
-KINDS = 8
-"""Shapes, and colours; one class more stands for nothing."""
+CLASSES = (len(cast.KINDS), len(cast.COLOURS))
+"""What can lie somewhere, and its colour; one class more of each stands for nothing."""
 # A count is one token of its answer, and the rest of the answer repeats the question: so much more does it weigh.
 COUNTED = 4.0
 # The last steps, by share of the decaying learning rate, that train through 4-bit rounding.
@@ -45,17 +47,15 @@ class Student(nn.Module):
 
     def __init__(self, model: LlavaForConditionalGeneration, tokenizer: Tokenizer) -> None:
         super().__init__()
-        self.shape_of = ids_of_words(tokenizer, world.SHAPES, len(model.get_input_embeddings().weight))
-        self.colour_of = ids_of_words(tokenizer, world.COLOURS, len(model.get_input_embeddings().weight))
-        self.numbers = (ids_of_words(tokenizer, tasks.NUMBERS, len(model.get_input_embeddings().weight)) >= 0).float()
+        self.shape_of = ids_of_words(tokenizer, cast.KINDS, len(model.get_input_embeddings().weight))
+        self.colour_of = ids_of_words(tokenizer, cast.COLOURS, len(model.get_input_embeddings().weight))
+        self.numbers = (ids_of_words(tokenizer, NUMBERS, len(model.get_input_embeddings().weight)) >= 0).float()
         self.projector = model.model.multi_modal_projector
         self.decoder = model.model.language_model
         self.ordinal = nn.Linear(model.config.text_config.hidden_size, ORDINALS)
-        self.told = nn.ModuleList(
-            nn.Linear(model.config.text_config.hidden_size, n) for n in (KINDS, KINDS, 9, ORDINALS)
-        )
+        self.told = nn.ModuleList(nn.Linear(model.config.text_config.hidden_size, n) for n in (*CLASSES, 9, ORDINALS))
         self.digits = nn.Linear(model.config.text_config.hidden_size, 2 * 10)
-        self.before = nn.Linear(model.config.text_config.hidden_size, 2 * (KINDS + 1))
+        self.before = nn.ModuleList(nn.Linear(model.config.text_config.hidden_size, n + 1) for n in CLASSES)
         self.image_id = model.config.image_token_id
         self.four_bits = False
 
@@ -93,15 +93,15 @@ class Student(nn.Module):
             asked = self.number_said(packed, middle, visual)
         else:
             asked = F.cross_entropy(self.ordinal(middle[visual]).float(), ordinals)
-        guesses = self.before(middle[visual]).float().unflatten(-1, (2, KINDS + 1))
         if packed.stride > 1:
             labels = pooled_labels(labels)
         asked = asked + self.names(packed, looks, after, labels.flatten(0, 2))
         earlier = labels_before(labels, ordinals)
         if (earlier != IGNORE).any():
-            weight = torch.ones(KINDS + 1)
-            weight[-1] = 0.2
-            asked = asked + sum(F.cross_entropy(guesses[:, kind], earlier[:, kind], weight=weight) for kind in range(2))
+            for kind, head in enumerate(self.before):
+                weight = torch.ones(CLASSES[kind] + 1)
+                weight[-1] = 0.2
+                asked = asked + F.cross_entropy(head(middle[visual]).float(), earlier[:, kind], weight=weight)
         return answers, asked
 
     def number_said(self, packed: Packed, middle: Tensor, visual: Tensor) -> Tensor:
@@ -147,7 +147,7 @@ class Student(nn.Module):
         for number, head in enumerate(self.told[:3] if packed.live else self.told):
             fact = facts[row, :, number]
             least = fact.masked_fill(~there, ORDINALS + 9).amin(1)
-            one = some & (least == fact.masked_fill(~there, -1).amax(1))
+            one = some & (least == fact.masked_fill(~there, -1).amax(1)) & (least >= 0)
             if one.any():
                 loss = loss + F.cross_entropy(head(states[one]).float(), least[one])
         return loss
@@ -157,7 +157,7 @@ def ids_of_words(tokenizer: Tokenizer, words: Sequence[str], rows: int) -> Tenso
     """(rows,) int64: which word a token is, in the singular or the plural; -1 for any other token."""
     found = torch.full((rows,), -1)
     for number, word in enumerate(words):
-        for form in (word, f"{word}s", f"{word}es"):
+        for form in (word, plural(word)):
             token = tokenizer.token_to_id(f"Ġ{form}")
             if token is not None:
                 found[token] = number
@@ -167,7 +167,7 @@ def ids_of_words(tokenizer: Tokenizer, words: Sequence[str], rows: int) -> Tenso
 def labels_before(labels: Tensor, ordinals: Tensor) -> Tensor:
     """For each visual token, shape and colour at its place in the image before: (tokens, 2); IGNORE in first images."""
     earlier = labels.roll(1, 0).flatten(0, 2)
-    earlier = torch.where(earlier == EMPTY, KINDS, earlier)
+    earlier = torch.where(earlier == EMPTY, torch.tensor(CLASSES), earlier)
     return torch.where((earlier == DOUBT) | (ordinals == 0)[:, None], IGNORE, earlier)
 
 

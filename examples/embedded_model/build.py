@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pool
-import tasks
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import LlavaConfig, LlavaForConditionalGeneration, Qwen2Config, SiglipVisionConfig
+
+from edge_interleave.world.cast import SEEN, THINGS, WORDS
+from edge_interleave.world.groups import single
+from edge_interleave.world.questions import SCENE_QUESTIONS, plural
+from edge_interleave.world.samples import FIRST, TASKS, draw_sample
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>")
 SYSTEM = "You are a helpful assistant."
@@ -38,7 +44,11 @@ def load_tokenizer() -> Tokenizer:
 
 
 def build_tokenizer() -> Tokenizer:
-    """How that tokenizer was made: a byte-level BPE like Qwen2's, with merges from the world's own sentences."""
+    """How that tokenizer was made: a byte-level BPE like Qwen2's, with merges from the world's own sentences.
+
+    The first version's were of shapes alone. `grow` added a token for each word that came with the things, so that
+    the first version's tokens kept their numbers.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -54,9 +64,43 @@ def build_tokenizer() -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_sentences(), trainer)
+    tokenizer.train_from_iterator(_first_sentences(), trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIALS])
-    return tokenizer
+    return grow(tokenizer, new_words(tokenizer))
+
+
+def grow(tokenizer: Tokenizer, words: Sequence[str]) -> Tokenizer:
+    """The tokenizer with one token for each of the words, which begin with their space where they have one.
+
+    Merges are added after those that are there, so all else is cut as before.
+    """
+    state = json.loads(tokenizer.to_str())
+    vocab, merges = state["model"]["vocab"], state["model"]["merges"]
+    vocab.update({token["content"]: token["id"] for token in state["added_tokens"]})
+    for word in words:
+        current = Tokenizer.from_str(json.dumps(state))
+        pieces = current.encode(word, add_special_tokens=False).tokens
+        while len(pieces) > 1:
+            merged = pieces[0] + pieces[1]
+            merges.append([pieces[0], pieces[1]])
+            vocab.setdefault(merged, len(vocab))
+            pieces = [merged, *pieces[2:]]
+    return Tokenizer.from_str(json.dumps(state))
+
+
+def new_words(tokenizer: Tokenizer) -> list[str]:
+    """The things, their plurals, the words on signs, and what else new sentences say often, as the tokenizer lacks."""
+    words = {f" {form}" for thing in THINGS for form in (thing, plural(thing))} | {f" {word}" for word in WORDS}
+    rng = random.Random(1)
+    counts: Counter[str] = Counter()
+    for task in TASKS:
+        for _ in range(300):
+            sample = draw_sample(task, rng, SEEN)
+            for text in (sample.question, sample.answer):
+                counts.update(piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text))
+    spelt = {word: tokenizer.decoder.decode([word]) for word, count in counts.items() if count >= 100}
+    words |= {text for word, text in spelt.items() if text.strip().isalpha()}
+    return sorted(word for word in words if len(tokenizer.encode(word, add_special_tokens=False).ids) > 1)
 
 
 def build_model(tokenizer: Tokenizer, seed: int = 0) -> LlavaForConditionalGeneration:
@@ -102,9 +146,24 @@ def build_model(tokenizer: Tokenizer, seed: int = 0) -> LlavaForConditionalGener
     return model
 
 
-def load_checkpoint(folder: Path) -> LlavaForConditionalGeneration:
-    """A saved checkpoint, in fp32, to train on."""
-    return LlavaForConditionalGeneration.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
+def load_checkpoint(folder: Path, tokenizer: Tokenizer) -> LlavaForConditionalGeneration:
+    """A saved checkpoint, in fp32, to train on; grown where the tokenizer has tokens that the checkpoint's has not.
+
+    A new token's embedding begins as the mean of those of the tokens that its text was until then.
+    """
+    model = LlavaForConditionalGeneration.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
+    known = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    rows = -(-tokenizer.get_vocab_size() // 64) * 64
+    if known.get_vocab_size() == tokenizer.get_vocab_size():
+        return model
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    weight = model.get_input_embeddings().weight
+    with torch.no_grad():
+        for token, number in tokenizer.get_vocab().items():
+            if known.token_to_id(token) is None:
+                text = tokenizer.decode([number], skip_special_tokens=False)
+                weight[number] = weight[known.encode(text, add_special_tokens=False).ids].mean(0)
+    return model
 
 
 def save_checkpoint(model: LlavaForConditionalGeneration, tokenizer: Tokenizer, folder: Path) -> None:
@@ -148,16 +207,16 @@ def save_checkpoint(model: LlavaForConditionalGeneration, tokenizer: Tokenizer, 
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
 
 
-def _sentences() -> list[str]:
+def _first_sentences() -> list[str]:
     rng = random.Random(0)
     lines = [f"system\n{SYSTEM}", "user\nassistant\n", *(f"image {i} Image {i} frame {i}" for i in range(10))] * 20
-    for task in tasks.TASKS:
+    for task in FIRST:
         for _ in range(600):
-            sample = tasks.draw_sample(task, rng)
+            sample = draw_sample(task, rng)
             lines += [sample.question, sample.answer]
-    for kind in tasks.SCENE_QUESTIONS.values():
+    for kind in SCENE_QUESTIONS.values():
         for _ in range(600):
-            group = pool.single(rng)
+            group = single(rng)
             qa = kind(rng, group.scenes[0], " in image 2")
             lines += qa or ()
     for shape in ("circle", "square", "rectangle", "line", "dot", "oval", "ring"):

@@ -9,9 +9,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pool
-import tasks
-from world import Scene, random_scene
+from edge_interleave.world import group_questions, groups
+from edge_interleave.world.questions import SCENE_QUESTIONS
+from edge_interleave.world.scene import Scene, random_scene
 
 TASKS = ("describe", "colour", "place", "count", "is there", "what changed", "direction", "appearance")
 
@@ -33,26 +33,26 @@ def draw_clip(task: str, rng: random.Random, window: int) -> Clip:
     """
     before = rng.randint(1, window + 2)
     while True:
-        if task in tasks.SCENE_QUESTIONS:
+        if task in SCENE_QUESTIONS:
             scene = random_scene(rng)
             shown: Sequence[Scene] = [scene] * rng.randint(1, window)
-            qa = tasks.SCENE_QUESTIONS[task](rng, scene)
+            qa = SCENE_QUESTIONS[task](rng, scene)
             before = max(before, window + 1 - len(shown))
         elif task == "direction":
-            group = pool.motion(rng, max(3, rng.randint(2, window)))
-            shown, qa = group.scenes, tasks.direction(rng, group)
+            group = groups.motion(rng, max(3, rng.randint(2, window)))
+            shown, qa = group.scenes, group_questions.direction(rng, group)
             before = max(before, window + 1 - len(shown))
         elif task in ("what changed", "appearance"):
-            group = pool.change_pair(rng)
+            group = groups.change_pair(rng)
             if task == "appearance" and group.change != "appear":
                 continue
             later = rng.randint(1, window - 1)
             shown = [group.scenes[0]] * (window - later) + [group.scenes[1]] * later
             if task == "what changed":
-                qa = tasks.changed(rng, group)
+                qa = group_questions.changed(rng, group)
             else:
                 assert group.after is not None
-                qa = tasks.appearance(rng, group.after, before + window - later + 1)
+                qa = group_questions.appearance(rng, group.after, before + window - later + 1)
         else:
             raise ValueError(f"unknown task {task!r}; one of {', '.join(TASKS)}")
         if qa is not None:

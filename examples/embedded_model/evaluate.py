@@ -15,13 +15,13 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import tasks
-import world
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 import edge_interleave as ei
+from edge_interleave.world.drawing import draw
+from edge_interleave.world.samples import FIRST, draw_sample
 
 SEED = 20261
 FLOORS = {
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, help="a bundle folder (default: the embedded model)")
     parser.add_argument("--count", type=int, default=500, help="samples a task")
     parser.add_argument("--strides", type=int, nargs="+", default=[1, 2], help="pooling strides")
-    parser.add_argument("--tasks", nargs="+", default=list(tasks.TASKS), choices=tasks.TASKS)
+    parser.add_argument("--tasks", nargs="+", default=list(FIRST), choices=FIRST)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     jobs = [(task, stride) for task in arguments.tasks for stride in arguments.strides]
@@ -85,8 +85,8 @@ def score(model: ei.Model, task: str, stride: int, count: int) -> Score:
     total: Counter[int] = Counter()
     wrong = []
     for index in range(count):
-        sample = tasks.draw_sample(task, random.Random(f"{SEED}/{task}/{index}"))
-        answer = model.ask([*map(world.draw, sample.scenes), sample.question], pool=stride, max_tokens=100).text
+        sample = draw_sample(task, random.Random(f"{SEED}/{task}/{index}"))
+        answer = model.ask([*map(draw, sample.scenes), sample.question], pool=stride, max_tokens=100).text
         items = max(len(scene.items) for scene in sample.scenes)
         total[items] += 1
         right[items] += answer == sample.answer

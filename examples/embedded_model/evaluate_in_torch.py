@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import packing
 import pool
-import tasks
 import torch
 from precision import autocast
 from teach_tower import extract
 from tokenizers import Tokenizer
 from transformers import LlavaForConditionalGeneration
+
+from edge_interleave.world.cast import SEEN
+from edge_interleave.world.samples import TASKS, Sample, draw_sample
 
 if TYPE_CHECKING:
     from answering import Student
@@ -30,14 +32,14 @@ class Exam:
     def __init__(self, model: LlavaForConditionalGeneration, tokenizer: Tokenizer, seed: int, count: int) -> None:
         self.tokenizer = tokenizer
         self.samples = {
-            t: [tasks.draw_sample(t, random.Random(f"{seed}/{t}/{i}")) for i in range(count)] for t in tasks.TASKS
+            t: [draw_sample(t, random.Random(f"exam/{seed}/{t}/{i}"), SEEN) for i in range(count)] for t in TASKS
         }
         scenes = [scene for samples in self.samples.values() for sample in samples for scene in sample.scenes]
         self.rows = {id(scene): row for row, scene in enumerate(scenes)}
         self.features = extract(model, np.stack([pool.picture(scene) for scene in scenes])).float()
 
     @torch.no_grad()
-    def score(self, student: Student, samples: Sequence[tasks.Sample], stride: int) -> list[bool]:
+    def score(self, student: Student, samples: Sequence[Sample], stride: int) -> list[bool]:
         """For each sample: is the whole answer right?"""
         right = []
         for first in range(0, len(samples), 20):

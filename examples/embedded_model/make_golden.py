@@ -18,10 +18,12 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
-import tasks
 import torch
-import world
 from PIL import Image
+
+from edge_interleave.world import samples
+from edge_interleave.world.drawing import draw as draw_scene
+from edge_interleave.world.scene import Scene
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
@@ -60,7 +62,7 @@ def make(oracle: Oracle, checkpoint: str) -> Golden:
     prompts: list[Prompt] = []
     pictures: dict[str, bytes] = {}
     logits = {}
-    for task in tasks.TASKS:
+    for task in samples.FIRST:
         for sample, stride in zip(draw(task), STRIDES * PROMPTS_A_TASK, strict=False):
             names = store(sample.scenes, pictures)
             images = [opened(pictures[name]) for name in names]
@@ -73,13 +75,13 @@ def make(oracle: Oracle, checkpoint: str) -> Golden:
     return Golden(checkpoint, tuple(prompts), pictures, features, logits)
 
 
-def draw(task: str) -> list[tasks.Sample]:
+def draw(task: str) -> list[samples.Sample]:
     """Fresh samples of a task with no more than IMAGES_MAX images."""
-    samples = (tasks.draw_sample(task, random.Random(f"golden/{task}/{index}")) for index in count())
-    return [next(s for s in samples if len(s.scenes) <= IMAGES_MAX) for _ in range(PROMPTS_A_TASK)]
+    drawn = (samples.draw_sample(task, random.Random(f"golden/{task}/{index}")) for index in count())
+    return [next(s for s in drawn if len(s.scenes) <= IMAGES_MAX) for _ in range(PROMPTS_A_TASK)]
 
 
-def store(scenes: tuple[world.Scene, ...], pictures: dict[str, bytes]) -> tuple[str, ...]:
+def store(scenes: tuple[Scene, ...], pictures: dict[str, bytes]) -> tuple[str, ...]:
     """Put the scenes among the pictures, a scene that comes again once; their names."""
     names: dict[int, str] = {}
     for scene in scenes:
@@ -90,13 +92,13 @@ def store(scenes: tuple[world.Scene, ...], pictures: dict[str, bytes]) -> tuple[
     return tuple(names[id(scene)] for scene in scenes)
 
 
-def drawn(scene: world.Scene) -> bytes:
+def drawn(scene: Scene) -> bytes:
     """The scene's picture as a lossless WebP file."""
     look = scene.look
     if look.kind == "noise":
         look = replace(look, side=min(look.side, GRAINY_SIDE_MAX))
     file = io.BytesIO()
-    world.draw(replace(scene, look=look)).save(file, "WEBP", lossless=True, method=6, quality=100)
+    draw_scene(replace(scene, look=look)).save(file, "WEBP", lossless=True, method=6, quality=100)
     return file.getvalue()
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import world
-from world import PLACES, TONES, Item, Look, Scene
+
+from edge_interleave.world.drawing import draw
+from edge_interleave.world.scene import PLACES, TONES, Item, Look, Scene, arranged
 
 SIDE = 300
 CLIP_FRAMES, CLIP_RATE = 24, 12.0
@@ -60,7 +61,7 @@ def main(folder: Path) -> None:
 
 def save(path: Path, background: tuple[int, int, int], *items: str) -> None:
     """Draw items given as `colour shape/place` and save the picture."""
-    world.draw(scene(background, *map(item, items))).save(path, optimize=True)
+    draw(scene(background, *map(item, items))).save(path, optimize=True)
 
 
 def item(text: str) -> Item:
@@ -73,7 +74,7 @@ def item(text: str) -> Item:
 
 def scene(background: tuple[int, int, int], *items: Item) -> Scene:
     """The items on a plain background."""
-    return world.arranged(items, Look(SIDE, "plain", background, background, 0.0, 0))
+    return arranged(items, Look(SIDE, "plain", background, background, 0.0, 0))
 
 
 def write_clip(path: Path) -> None:
@@ -83,7 +84,7 @@ def write_clip(path: Path) -> None:
     for index in range(CLIP_FRAMES):
         x = 0.2 + 0.6 * index / (CLIP_FRAMES - 1)
         mover = Item("circle", "red", x, 0.35, 0.27, TONES["red"][0])
-        writer.write(np.asarray(world.draw(scene((250, 244, 232), mover, stay)))[..., ::-1])
+        writer.write(np.asarray(draw(scene((250, 244, 232), mover, stay)))[..., ::-1])
     writer.release()
 
 

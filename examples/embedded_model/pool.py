@@ -1,7 +1,6 @@
 """The pictures that training draws once and reuses: groups of scenes, their pixels and their patch labels.
 
-A group is one picture, a pair (something changed, or both share an item) or a clip. Knows nothing about questions.
-Every group follows from its seed, so only pixels and labels are kept on disk.
+Knows nothing about questions. Every group follows from its seed, so only pixels and labels are kept on disk.
 """
 
 from __future__ import annotations
@@ -13,75 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import world
 from PIL import Image
+
+from edge_interleave.world.cast import COLOURS, KINDS, SEEN, SHAPES_ALONE, Cast
+from edge_interleave.world.drawing import draw, item_map, sign_parts
+from edge_interleave.world.groups import MAKERS, Group
+from edge_interleave.world.scene import Scene
 
 IMAGE_SIDE = 96
 PATCH = 16
 GRID = IMAGE_SIDE // PATCH
-CHANGES = ("recolour", "reshape", "move", "appear", "disappear")
-
-
-@dataclass(frozen=True)
-class Group:
-    """Scenes that belong together, and what ties them."""
-
-    kind: str
-    """`single`, `change`, `twins` or `motion`."""
-    scenes: tuple[world.Scene, ...]
-    change: str = ""
-    before: world.Item | None = None
-    after: world.Item | None = None
-    direction: str = ""
-
-
-def single(rng: random.Random) -> Group:
-    """One picture."""
-    return Group("single", (world.random_scene(rng),))
-
-
-def change_pair(rng: random.Random) -> Group:
-    """Two pictures of one place and what became different; `before` or `after` is None where an item is new or gone."""
-    first = world.random_scene(rng, rng.choices((1, 2, 3, 4), (25, 35, 25, 15))[0])
-    kind = rng.choice(CHANGES)
-    if kind == "disappear" and len(first.items) == 1:
-        kind = "appear"
-    item = rng.choice(first.items)
-    rest = [other for other in first.items if other is not item]
-    if kind == "appear":
-        before, after = None, world.random_item(rng, first.look, world.free_place(rng, first))
-        rest = list(first.items)
-    elif kind == "disappear":
-        before, after = item, None
-    elif kind == "move":
-        before, after = item, world.moved(rng, item, world.free_place(rng, first))
-    elif kind == "recolour":
-        before, after = item, world.recoloured(rng, item, first.look)
-    else:
-        before, after = item, world.reshaped(rng, item)
-    second = world.arranged(rest if after is None else [*rest, after], world.random_look_like(rng, first.look))
-    return Group("change", (first, second), kind, before, after)
-
-
-def twin_pair(rng: random.Random) -> Group:
-    """Two unrelated pictures that share one item's colour and shape, at whatever places."""
-    first = world.random_scene(rng, rng.choice((1, 2, 3)))
-    second = world.random_scene(rng, rng.choice((1, 2, 3)))
-    shared = rng.choice(first.items)
-    keep = list(second.items)[:-1]
-    taken = {item.place for item in keep}
-    place = rng.choice([i for i, name in enumerate(world.PLACES) if name not in taken])
-    twin = world.random_item(rng, second.look, place, shared.shape, shared.colour)
-    return Group("twins", (first, world.arranged([*keep, twin], second.look)), before=shared, after=twin)
-
-
-def motion(rng: random.Random, frames: int | None = None) -> Group:
-    """A clip of an item that moves one way."""
-    scenes, item, direction = world.motion_clip(rng, frames or rng.choice((3, 4, 4, 5, 6, 8)))
-    return Group("motion", tuple(scenes), before=item, direction=direction)
-
-
-MAKERS = {"single": single, "change": change_pair, "twins": twin_pair, "motion": motion}
+EMPTY, DOUBT = -1, -2
+OF_FIRST = ("single", "change", "twins", "motion")
+"""Kinds of groups that the first version's world had; a quarter of them is of shapes alone."""
 
 
 @dataclass
@@ -92,54 +35,68 @@ class Pool:
     first_image: list[int]
     pixels: np.ndarray
     labels: np.ndarray
+    effects: np.ndarray
+    """Darkness, blur and noise of each picture, each about 0 ... 1: (images, 3) float32."""
 
 
 def load_pool(folder: Path, counts: dict[str, int], seed: int, workers: int = 2) -> Pool:
     """The pool of that seed, drawn where the folder does not hold it yet."""
     groups = [group for kind in counts for group in _groups(kind, counts[kind], seed)]
-    firsts, total = [], 0
-    for group in groups:
-        firsts.append(total)
-        total += len(group.scenes)
+    scenes = [scene for group in groups for scene in group.scenes]
+    firsts = np.cumsum([0, *(len(group.scenes) for group in groups)])[:-1].tolist()
     tag = f"{seed}-" + "-".join(f"{kind}{count}" for kind, count in counts.items())
     pixels_path, labels_path = folder / f"pixels-{tag}.npy", folder / f"labels-{tag}.npy"
     if not labels_path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _draw_all(groups, pixels_path, labels_path, total, workers)
-    return Pool(groups, firsts, np.load(pixels_path, mmap_mode="r"), np.load(labels_path))
+        _draw_all(scenes, pixels_path, labels_path, workers)
+    effects = np.array([(s.effect.darkness / 0.65, s.effect.blur / 0.04, s.effect.noise / 48) for s in scenes])
+    pixels = np.load(pixels_path, mmap_mode="r")
+    return Pool(groups, firsts, pixels, np.load(labels_path), effects.astype(np.float32))
 
 
-def picture(scene: world.Scene) -> np.ndarray:
+def picture(scene: Scene) -> np.ndarray:
     """The scene as the vision tower sees it: (96, 96, 3) uint8, resized as the runtime does."""
-    return np.asarray(world.draw(scene).resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC))
+    return np.asarray(draw(scene).resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC))
 
 
-def patch_labels(scene: world.Scene) -> np.ndarray:
-    """For each patch its main item's shape and colour: (grid, grid, 2) int8; -1 where empty, -2 where in doubt."""
-    covered = world.item_map(scene, IMAGE_SIDE).reshape(GRID, PATCH, GRID, PATCH).swapaxes(1, 2).reshape(GRID, GRID, -1)
-    labels = np.full((GRID, GRID, 2), -1, np.int8)
+def patch_labels(scene: Scene) -> np.ndarray:
+    """For each patch what mainly lies there, its kind and colour: (grid, grid, 2) int8.
+
+    A sign's patches are its digits or its word. EMPTY where nothing lies, DOUBT where it is little, and for the colour
+    of what has none of its own.
+    """
+    parts = [part for sign in scene.signs for part in sign_parts(sign)]
+    facts = [(KINDS.index(i.shape), COLOURS.index(i.colour) if i.colour else DOUBT) for i in scene.items]
+    facts += [(KINDS.index(part), DOUBT) for part in parts]
+    covered = item_map(scene, IMAGE_SIDE).reshape(GRID, PATCH, GRID, PATCH).swapaxes(1, 2).reshape(GRID, GRID, -1)
+    labels = np.full((GRID, GRID, 2), EMPTY, np.int8)
     for row in range(GRID):
         for column in range(GRID):
-            counts = np.bincount(covered[row, column], minlength=len(scene.items) + 1)[1:]
+            counts = np.bincount(covered[row, column], minlength=len(facts) + 1)[1:]
+            if not len(counts):
+                continue
             best = int(counts.argmax())
             if counts[best] >= 0.12 * PATCH * PATCH:
-                item = scene.items[best]
-                labels[row, column] = world.SHAPES.index(item.shape), world.COLOURS.index(item.colour)
+                labels[row, column] = facts[best]
             elif counts[best] > 0.02 * PATCH * PATCH:
-                labels[row, column] = -2
+                labels[row, column] = DOUBT
     return labels
+
+
+def cast_of(kind: str, index: int) -> Cast:
+    """Who appears in a group of the pool."""
+    return SHAPES_ALONE if kind in OF_FIRST and index % 4 == 0 else SEEN
 
 
 def _groups(kind: str, count: int, seed: int) -> Iterator[Group]:
     for index in range(count):
-        yield MAKERS[kind](random.Random(f"{seed}/{kind}/{index}"))
+        yield MAKERS[kind](random.Random(f"train/{seed}/{kind}/{index}"), cast=cast_of(kind, index))
 
 
-def _draw_all(groups: list[Group], pixels_path: Path, labels_path: Path, total: int, workers: int) -> None:
+def _draw_all(scenes: list[Scene], pixels_path: Path, labels_path: Path, workers: int) -> None:
     partial = pixels_path.with_suffix(".partial.npy")
-    pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, (total, IMAGE_SIDE, IMAGE_SIDE, 3))
-    labels = np.empty((total, GRID, GRID, 2), np.int8)
-    scenes = [scene for group in groups for scene in group.scenes]
+    pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(scenes), IMAGE_SIDE, IMAGE_SIDE, 3))
+    labels = np.empty((len(scenes), GRID, GRID, 2), np.int8)
     with ProcessPoolExecutor(workers) as executor:
         for index, (image, label) in enumerate(executor.map(_draw_one, scenes, chunksize=200)):
             pixels[index], labels[index] = image, label
@@ -148,5 +105,5 @@ def _draw_all(groups: list[Group], pixels_path: Path, labels_path: Path, total: 
     np.save(labels_path, labels)
 
 
-def _draw_one(scene: world.Scene) -> tuple[np.ndarray, np.ndarray]:
+def _draw_one(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     return picture(scene), patch_labels(scene)

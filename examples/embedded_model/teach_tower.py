@@ -1,7 +1,8 @@
 """Stage one: the tower and the projector learn, patch by patch, what lies there and where the patch is.
 
-The classifiers of shapes and colours are the decoder's own word embeddings (the row of " star" classifies stars), so
-that features and words speak one language from the start. The same is asked of the pooled tokens.
+The classifiers of kinds and colours are the decoder's own word embeddings (the row of " star" classifies stars), so
+that features and words speak one language from the start. The same is asked of the pooled tokens. Of the whole picture
+is asked how dark, blurry and noisy it was made.
 """
 
 from __future__ import annotations
@@ -12,15 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-import world
 from optimizers import make_optimizers, set_rate, step_all
-from pool import GRID, Pool
+from pool import DOUBT, EMPTY, GRID, Pool
 from precision import autocast
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
-EMPTY, DOUBT = -1, -2
+from edge_interleave.world.cast import COLOURS, KINDS
 
 
 class Teacher(nn.Module):
@@ -31,12 +31,14 @@ class Teacher(nn.Module):
         self.nothing = nn.Parameter(torch.zeros(2, width))
         self.row = nn.Linear(width, GRID)
         self.column = nn.Linear(width, GRID)
+        self.effects = nn.Linear(width, 3)
         self.norm = nn.RMSNorm(width, eps=1e-6)
 
     def loss(self, features: Tensor, labels: Tensor, words: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Mean loss and the share of occupied tokens whose shape and colour are both right.
 
-        features (n, g, g, width); labels (n, g, g, 2) int64 as `pool.patch_labels`; words: two of (8, width).
+        features (n, g, g, width); labels (n, g, g, 2) int64 as `pool.patch_labels`; words: the kinds' rows and the
+        colours', each (words, width).
         """
         features = self.norm(features)
         side = features.shape[1]
@@ -51,7 +53,7 @@ class Teacher(nn.Module):
             weight = torch.ones(len(rows))
             weight[-1] = 0.3
             total = total + F.cross_entropy(logits.flatten(0, 2), target.flatten(), weight=weight)
-            right &= logits.argmax(-1) == target
+            right &= (logits.argmax(-1) == target) | (target == -100)
         lines = torch.arange(side) * (GRID // side)
         row_target = lines[None, :, None].expand(features.shape[:3]).flatten()
         column_target = lines[None, None, :].expand(features.shape[:3]).flatten()
@@ -59,6 +61,10 @@ class Teacher(nn.Module):
         total = total + 0.5 * F.cross_entropy(self.column(features).float().flatten(0, 2), column_target)
         occupied = labels[..., 0] >= 0
         return total, right[occupied].float().mean()
+
+    def effects_loss(self, features: Tensor, effects: Tensor) -> Tensor:
+        """Mean squared error of what befell each picture; features (n, g, g, width), effects (n, 3)."""
+        return F.mse_loss(self.effects(self.norm(features).mean((1, 2))).float(), effects)
 
 
 def teach(
@@ -68,14 +74,15 @@ def teach(
     steps: int,
     checkpoint: Path,
     batch: int = 128,
+    rate: float = 2e-3,
 ) -> None:
     """Train tower, projector and the words' embeddings for `steps` steps; goes on from `checkpoint` where it exists."""
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
     teacher = Teacher(model.config.text_config.hidden_size)
     embeddings = model.get_input_embeddings()
-    word_ids = [[tokenizer.token_to_id(f"Ġ{w}") for w in words] for words in (world.SHAPES, world.COLOURS)]
+    word_ids = [[word_id(tokenizer, word) for word in words] for words in (KINDS, COLOURS)]
     modules = nn.ModuleDict({"tower": tower, "projector": projector, "teacher": teacher, "embeddings": embeddings})
-    optimizers = make_optimizers(modules, rate=2e-3)
+    optimizers = make_optimizers(modules, rate)
     start = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -97,12 +104,13 @@ def teach(
             fine, fine_right = teacher.loss(features, labels, words)
             pooled = F.avg_pool2d(features.permute(0, 3, 1, 2).float(), 2).permute(0, 2, 3, 1)
             coarse, coarse_right = teacher.loss(pooled, pooled_labels(labels), words)
-        (fine + coarse).backward()
+            seen = teacher.effects_loss(features, torch.from_numpy(pool.effects[rows]))
+        (fine + coarse + 4 * seen).backward()
         step_all(optimizers, modules.parameters())
         if (step + 1) % 50 == 0 or step + 1 == steps:
             speed = (time.monotonic() - began) / (step + 1 - start)
             print(
-                f"tower {step + 1}/{steps} loss {fine.item():.3f} {coarse.item():.3f} "
+                f"tower {step + 1}/{steps} loss {fine.item():.3f} {coarse.item():.3f} effects {seen.item():.4f} "
                 f"right {fine_right.item():.3f} {coarse_right.item():.3f} {speed:.2f} s/step",
                 flush=True,
             )
@@ -114,6 +122,14 @@ def teach(
             }
             torch.save(state, checkpoint.with_suffix(".partial"))
             checkpoint.with_suffix(".partial").rename(checkpoint)
+
+
+def word_id(tokenizer: Tokenizer, word: str) -> int:
+    """The one token of a word inside a sentence, or of a digit."""
+    token = tokenizer.token_to_id(word if word.isdigit() else f"Ġ{word}")
+    if token is None:
+        raise ValueError(f"the tokenizer has no token of its own for {word!r}")
+    return int(token)
 
 
 def prepare(pixels: np.ndarray, rng: np.random.Generator | None = None) -> Tensor:
@@ -136,7 +152,7 @@ def pooled_labels(labels: Tensor) -> Tensor:
     cells = (
         labels.view(n, side // 2, 2, side // 2, 2, 2).permute(0, 1, 3, 2, 4, 5).reshape(n, side // 2, side // 2, 4, 2)
     )
-    code = torch.where(cells[..., 0] >= 0, cells[..., 0] * 16 + cells[..., 1], cells[..., 0])
+    code = torch.where(cells[..., 0] >= 0, cells[..., 0] * 16 + cells[..., 1] + 2, cells[..., 0])
     votes = (code[..., :, None] == code[..., None, :]).sum(-1) * (code >= 0) + 0.1 * (code == DOUBT)
     best = votes.argmax(-1, keepdim=True)
     return torch.gather(cells, 3, best[..., None].expand(*best.shape, 2))[..., 0, :]

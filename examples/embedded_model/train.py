@@ -17,7 +17,10 @@ import pool
 import teach_tower
 import torch
 
-POOL = {"single": 40000, "change": 14000, "twins": 8000, "motion": 5000}
+POOL = {
+    "single": 30000, "change": 14000, "twins": 5000, "motion": 3500, "arrivals": 3000, "story": 3000,
+    "quality": 2500, "sign": 14000, "puzzle": 6000, "views": 7000, "patches": 3500,
+}  # fmt: skip
 
 
 def main() -> None:
@@ -25,19 +28,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/embedded"), help="where drawings and states are kept")
     parser.add_argument("--out", type=Path, required=True, help="the checkpoint's folder")
-    parser.add_argument("--start", type=Path, help="a checkpoint to go on from; its tower is kept as it is")
-    parser.add_argument("--tower-steps", type=int, default=1000)
+    parser.add_argument("--start", type=Path, help="a checkpoint to go on from")
+    parser.add_argument("--tower-steps", type=int, default=2000, help="steps of the first stage in all; 0: none")
     parser.add_argument("--steps", type=int, default=3000, help="steps of the second stage in all")
     arguments = parser.parse_args()
 
     began = time.monotonic()
     drawn = pool.load_pool(arguments.runs / "pool", POOL, seed=1)
     tokenizer = build.load_tokenizer()
-    if arguments.start:
-        model = build.load_checkpoint(arguments.start)
-    else:
-        model = build.build_model(tokenizer)
-        teach_tower.teach(model, tokenizer, drawn, arguments.tower_steps, arguments.runs / "tower.pt")
+    start = arguments.start
+    model = build.load_checkpoint(start, tokenizer) if start else build.build_model(tokenizer)
+    if arguments.tower_steps:
+        teach_tower.teach(
+            model,
+            tokenizer,
+            drawn,
+            arguments.tower_steps,
+            arguments.runs / "tower.pt",
+            rate=1e-3 if start else 2e-3,
+        )
     model.model.vision_tower.requires_grad_(False)
     features_path = arguments.runs / "features.pt"
     if not features_path.exists():

@@ -1,7 +1,7 @@
-"""Questions about the world and their one right answer each. Knows nothing about tokens or models.
+"""Questions about scenes and their one right answer each. Knows nothing about tokens or models.
 
 Every function takes scenes and a random source and returns a question and an answer, or None where the scenes do
-not allow the question (no item that one word tells apart, say).
+not allow the question (no item that one word tells apart, say). `group_questions.py` asks about what ties scenes.
 """
 
 from __future__ import annotations
@@ -9,24 +9,12 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-import pool
-import world
-from world import Item, Scene
+from .cast import COLOURS, SHAPES, SHAPES_ALONE, Cast
+from .scene import PLACES, Item, Scene, free_place
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 QA = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Pictures, a question about them and the right answer."""
-
-    task: str
-    scenes: tuple[Scene, ...]
-    question: str
-    answer: str
 
 
 def describe(rng: random.Random, scene: Scene, where: str = "") -> QA:
@@ -40,10 +28,10 @@ def describe(rng: random.Random, scene: Scene, where: str = "") -> QA:
     return question, f"There is {join(parts)}."
 
 
-def colour(rng: random.Random, scene: Scene, where: str = "") -> QA | None:
+def colour_of(rng: random.Random, scene: Scene, where: str = "") -> QA | None:
     """The colour of an item that its shape tells apart."""
     item = _told_apart(rng, scene, "shape")
-    if item is None:
+    if item is None or not item.colour:
         return None
     question = rng.choice(
         (f"What colour is the {item.shape}{where}?", f"Which colour does the {item.shape}{where} have?")
@@ -51,15 +39,15 @@ def colour(rng: random.Random, scene: Scene, where: str = "") -> QA | None:
     return question, f"The {item.shape} is {item.colour}."
 
 
-def shape(rng: random.Random, scene: Scene, where: str = "") -> QA | None:
+def shape_of(rng: random.Random, scene: Scene, where: str = "") -> QA | None:
     """The shape of an item that its colour tells apart."""
     item = _told_apart(rng, scene, "colour")
-    if item is None:
+    if item is None or _natural(scene):
         return None
     return f"What shape is the {item.colour} object{where}?", f"The {item.colour} object is a {item.shape}."
 
 
-def place(rng: random.Random, scene: Scene, where: str = "") -> QA | None:
+def place_of(rng: random.Random, scene: Scene, where: str = "") -> QA | None:
     """Where an item is, named by colour and shape, or by one of them where that is enough."""
     item = _told_apart(rng, scene, "name")
     if item is None:
@@ -72,24 +60,24 @@ def place(rng: random.Random, scene: Scene, where: str = "") -> QA | None:
 def at_place(rng: random.Random, scene: Scene, where: str = "") -> QA:
     """What lies at a place."""
     if rng.random() < 0.2 and len(scene.items) < 9:
-        free = world.PLACES[world.free_place(rng, scene)]
+        free = PLACES[free_place(rng, scene)]
         return f"What is at the {free}{where}?", f"There is nothing at the {free}."
     item = rng.choice(scene.items)
     return f"What is at the {item.place}{where}?", f"There is {article(item.name)} at the {item.place}."
 
 
-def count(rng: random.Random, scene: Scene, where: str = "") -> QA:
+def count(rng: random.Random, scene: Scene, where: str = "", cast: Cast = SHAPES_ALONE) -> QA:
     """How many items there are: all, of a shape or of a colour."""
-    kind = rng.random()
+    kind = rng.random() * (0.75 if _natural(scene) else 1.0)
     if kind < 0.4:
         noun, number = "object", len(scene.items)
     elif kind < 0.75:
         counts = Counter(item.shape for item in scene.items)
-        noun = rng.choice(list(counts) * 3 + list(world.SHAPES))
+        noun = rng.choice(list(counts) * 3 + (_kinds(rng, cast) if cast.things else list(SHAPES)))
         number = counts[noun]
     else:
         counts = Counter(item.colour for item in scene.items)
-        tone = rng.choice(list(counts) * 3 + list(world.COLOURS))
+        tone = rng.choice(list(counts) * 3 + list(COLOURS))
         noun, number = f"{tone} object", counts[tone]
     nouns = plural(noun)
     question = rng.choice((f"How many {nouns} are there{where}?", f"Count the {nouns}{where}."))
@@ -97,13 +85,14 @@ def count(rng: random.Random, scene: Scene, where: str = "") -> QA:
     return question, f"There {verb} {NUMBERS[number]} {shown}."
 
 
-def is_there(rng: random.Random, scene: Scene, where: str = "") -> QA:
+def is_there(rng: random.Random, scene: Scene, where: str = "", cast: Cast = SHAPES_ALONE) -> QA:
     """Whether an item is there, named by colour and shape, or by one of them: a plain yes or no."""
-    names = {name for item in scene.items for name in _names(item)}
+    natural = _natural(scene)
+    names = {name for item in scene.items for name in _names(item, natural)}
     if rng.random() < 0.5:
-        name = rng.choice(_names(rng.choice(scene.items)))
+        name = rng.choice(_names(rng.choice(scene.items), natural))
     else:
-        while (name := rng.choice(_names(_any_item(rng)))) in names:
+        while (name := rng.choice(_names(_any_item(rng, cast), natural))) in names:
             pass
     question = rng.choice((f"Is there {article(name)}{where}?", f"Do you see {article(name)}{where}?"))
     return question, "Yes." if name in names else "No."
@@ -116,7 +105,8 @@ def which_image(rng: random.Random, scenes: Sequence[Scene]) -> QA | None:
     for index in order:
         item = rng.choice(scenes[index].items)
         others = [other for i, scene in enumerate(scenes) if i != index for other in scene.items]
-        names = [n for n in _names(item) if not any(n in _names(other) for other in others)]
+        natural = any(map(_natural, scenes))
+        names = [n for n in _names(item, natural) if not any(n in _names(other, natural) for other in others)]
         if names:
             name = rng.choice(names)
             question = rng.choice(
@@ -133,7 +123,7 @@ def in_image(rng: random.Random, scenes: Sequence[Scene]) -> QA:
     return question, f"Image {index + 1} contains {join([article(item.name) for item in scenes[index].items])}."
 
 
-def true_or_false(rng: random.Random, scenes: Sequence[Scene]) -> QA | None:
+def true_or_false(rng: random.Random, scenes: Sequence[Scene], cast: Cast = SHAPES_ALONE) -> QA | None:
     """A statement about two images: both hold an item, or each holds its own. The answer gives its reasons first."""
     first, second = ({item.name for item in scene.items} for scene in scenes)
     truth = rng.random() < 0.5
@@ -147,57 +137,13 @@ def true_or_false(rng: random.Random, scenes: Sequence[Scene]) -> QA | None:
         one, two = rng.choice(sorted(first)), rng.choice(sorted(second))
         if not truth:
             if rng.random() < 0.5:
-                one = _absent(rng, first, second)
+                one = _absent(rng, first, second, cast)
             else:
-                two = _absent(rng, second, first)
+                two = _absent(rng, second, first, cast)
         statement = f"image 1 contains {article(one)} and image 2 contains {article(two)}"
     found = [article(name) if name in names else f"no {name}" for name, names in ((one, first), (two, second))]
     verdict = "True." if truth else "False."
     return f"True or false: {statement}.", f"Image 1 contains {found[0]} and image 2 contains {found[1]}. {verdict}"
-
-
-def changed(rng: random.Random, group: pool.Group) -> QA:
-    """What became different between two images."""
-    question = rng.choice(
-        ("What changed between the two images?", "What changed?", "What is different in the second image?")
-    )
-    before, after = group.before, group.after
-    if before is None:
-        assert after is not None
-        return question, f"{article(after.name).capitalize()} appeared at the {after.place}."
-    if after is None:
-        return question, f"The {before.name} at the {before.place} disappeared."
-    if group.change == "move":
-        return question, f"The {before.name} moved from the {before.place} to the {after.place}."
-    if group.change == "recolour":
-        return question, f"The {before.name} at the {before.place} became {after.colour}."
-    return question, f"The {before.name} at the {before.place} became a {after.shape}."
-
-
-def direction(rng: random.Random, group: pool.Group) -> QA:
-    """Which way the moving item goes."""
-    item = group.before
-    assert item is not None
-    stay = group.scenes[0].items
-    name = rng.choice((item.name, item.name, *(n for n in (item.shape, "object") if len(stay) == 1)))
-    question = rng.choice(
-        (f"Which way does the {name} move?", f"In which direction does the {name} move?", f"Where is the {name} going?")
-    )
-    way = group.direction if group.direction in ("up", "down") else f"to the {group.direction}"
-    return question, f"The {name} moves {way}."
-
-
-def appearance(rng: random.Random, item: Item, frame: int) -> QA:
-    """In which frame, counted from 1, an item is first seen."""
-    name = item.name
-    question = rng.choice(
-        (
-            f"In which frame does the {name} appear?",
-            f"When does the {name} appear?",
-            "In which frame does something appear?",
-        )
-    )
-    return question, f"The {name} appears in frame {frame}."
 
 
 def article(name: str) -> str:
@@ -206,8 +152,10 @@ def article(name: str) -> str:
 
 
 def plural(noun: str) -> str:
-    """`circles`, `crosses`."""
-    return f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    """`circles`, `crosses`, `butterflies`."""
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return f"{noun}es" if noun.endswith(("s", "sh")) else f"{noun}s"
 
 
 def join(parts: Sequence[str]) -> str:
@@ -217,60 +165,33 @@ def join(parts: Sequence[str]) -> str:
 
 SCENE_QUESTIONS: dict[str, Callable[..., QA | None]] = {
     "describe": describe,
-    "colour": colour,
-    "shape": shape,
-    "place": place,
+    "colour": colour_of,
+    "shape": shape_of,
+    "place": place_of,
     "at_place": at_place,
     "count": count,
     "is there": is_there,
 }
-TASKS = (
-    "describe", "colour", "place", "count", "is there", "which image", "in image",
-    "true or false", "what changed", "direction", "appearance",
-)  # fmt: skip
 
 
-def draw_sample(task: str, rng: random.Random) -> Sample:
-    """A fresh sample of a task (one of TASKS), drawn from the random source."""
-    while True:
-        scenes, qa = _draw(task, rng)
-        if qa is not None:
-            return Sample(task, tuple(scenes), *qa)
+def _any_item(rng: random.Random, cast: Cast) -> Item:
+    kind = cast.kind(rng) if cast.things else rng.choice(SHAPES)
+    colours = cast.colours(kind)
+    return Item(kind, rng.choice(colours) if colours else "", 0.5, 0.5, 0.2, (0, 0, 0))
 
 
-def _draw(task: str, rng: random.Random) -> tuple[Sequence[Scene], QA | None]:
-    if task in SCENE_QUESTIONS:
-        scene = world.random_scene(rng)
-        return [scene], SCENE_QUESTIONS[task](rng, scene)
-    if task in ("which image", "in image"):
-        scenes = [world.random_scene(rng, rng.choice((1, 2, 3))) for _ in range(rng.randint(2, 6))]
-        return scenes, which_image(rng, scenes) if task == "which image" else in_image(rng, scenes)
-    if task == "true or false":
-        group = pool.twin_pair(rng)
-        return group.scenes, true_or_false(rng, group.scenes)
-    if task == "what changed":
-        group = pool.change_pair(rng)
-        return group.scenes, changed(rng, group)
-    if task == "direction":
-        group = pool.motion(rng)
-        return group.scenes, direction(rng, group)
-    if task == "appearance":
-        while (group := pool.change_pair(rng)).change != "appear":
-            pass
-        frames = rng.randint(3, 6)
-        frame = rng.randint(2, frames)
-        assert group.after is not None
-        scenes = [group.scenes[0]] * (frame - 1) + [group.scenes[1]] * (frames - frame + 1)
-        return scenes, appearance(rng, group.after, frame)
-    raise ValueError(f"unknown task {task!r}; one of {', '.join(TASKS)}")
+def _names(item: Item, natural: bool) -> tuple[str, ...]:
+    """What an item may be called; by its colour alone only where all have one."""
+    return (item.name, item.shape) if natural else (item.name, item.shape, f"{item.colour} object")
 
 
-def _any_item(rng: random.Random) -> Item:
-    return Item(rng.choice(world.SHAPES), rng.choice(world.COLOURS), 0.5, 0.5, 0.2, (0, 0, 0))
+def _natural(scene: Scene) -> bool:
+    """Whether something in the scene has its own colours: of what is red one cannot ask then."""
+    return any(not item.colour for item in scene.items)
 
 
-def _names(item: Item) -> tuple[str, str, str]:
-    return item.name, item.shape, f"{item.colour} object"
+def _kinds(rng: random.Random, cast: Cast) -> list[str]:
+    return [cast.kind(rng) for _ in range(8)]
 
 
 def _told_apart(rng: random.Random, scene: Scene, by: str) -> Item | None:
@@ -285,11 +206,11 @@ def _shortest_name(rng: random.Random, item: Item, scene: Scene) -> str:
     return item.name
 
 
-def _absent(rng: random.Random, here: set[str], there: set[str]) -> str:
+def _absent(rng: random.Random, here: set[str], there: set[str], cast: Cast) -> str:
     """A name that is not here: half the time one that lies in the other image."""
     swapped = sorted(there - here)
     if swapped and rng.random() < 0.5:
         return rng.choice(swapped)
-    while (name := f"{rng.choice(world.COLOURS)} {rng.choice(world.SHAPES)}") in here:
+    while (name := cast.name(rng) if cast.things else f"{rng.choice(COLOURS)} {rng.choice(SHAPES)}") in here:
         pass
     return name

@@ -1,0 +1,185 @@
+"""Draws scenes: pixels, and which item lies at which. Knows nothing about questions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter
+
+from .cast import SHAPES
+from .outlines import OUTLINES
+from .scene import Item, Look, Scene, Sign
+from .sprites import sprite
+
+_FONTS = {
+    "plain": (cv2.FONT_HERSHEY_SIMPLEX, 0.09),
+    "duplex": (cv2.FONT_HERSHEY_DUPLEX, 0.06),
+    "serif": (cv2.FONT_HERSHEY_COMPLEX, 0.07),
+    "heavy": (cv2.FONT_HERSHEY_TRIPLEX, 0.14),
+}
+"""OpenCV's strokes, and how thick they are drawn, as a share of the letters' height."""
+_LETTER_PIXELS = 96
+HORIZON = 0.38
+"""How far down the horizon of a `ground` lies, as a fraction of the side."""
+
+
+def draw(scene: Scene) -> Image.Image:
+    """The scene as an RGB picture, of look.side pixels where nothing is cropped."""
+    look, side = scene.look, scene.look.side
+    scale = 2 if side <= 160 else 1
+    image = _background(look, side * scale)
+    for sign in scene.signs:
+        _draw_sign(image, sign)
+    pen = ImageDraw.Draw(image)
+    for item in scene.items:
+        if item.shape in SHAPES:
+            _draw_shape(pen, item, side * scale, item.tone, background=look.colour)
+        else:
+            picture, corner = _placed(item, side * scale)
+            image.paste(picture, corner, picture)
+    if scale > 1:
+        image = image.resize((side, side), Image.Resampling.LANCZOS)
+    if look.blur:
+        image = image.filter(ImageFilter.GaussianBlur(look.blur * side / 128))
+    return _cropped(_affected(image, scene), scene)
+
+
+def item_map(scene: Scene, side: int) -> NDArray[np.uint8]:
+    """What covers each pixel of the picture at `side` pixels: (side, side) uint8.
+
+    0 for nothing, i + 1 for items[i], and from len(items) + 1 on the signs' parts (`sign_parts`), one after another.
+    """
+    across = scene.crop[2] - scene.crop[0]
+    whole = round(side / across)
+    image = Image.new("L", (whole, whole), 0)
+    pen = ImageDraw.Draw(image)
+    code = len(scene.items)
+    for sign in scene.signs:
+        left, top, right, bottom = _text_box(sign, whole)
+        parts = sign_parts(sign)
+        for number in range(len(parts)):
+            code += 1
+            ends = (left + (right - left) * number / len(parts), left + (right - left) * (number + 1) / len(parts))
+            pen.rectangle((round(ends[0]), round(top), round(ends[1]) - 1, round(bottom) - 1), fill=code)
+    for index, item in enumerate(scene.items):
+        if item.shape in SHAPES:
+            pen.polygon([tuple(p) for p in outline(item, whole)], fill=index + 1)
+        else:
+            picture, corner = _placed(item, whole)
+            image.paste(index + 1, corner, picture.getchannel("A").point(lambda value: 255 if value > 96 else 0))
+    covered = np.asarray(_cropped(image, scene))
+    return covered[:side, :side]
+
+
+def sign_parts(sign: Sign) -> tuple[str, ...]:
+    """What a sign's patches are labelled: each digit of a number, or the one word."""
+    return tuple(sign.text) if sign.text.isdigit() else (sign.text,)
+
+
+def outline(item: Item, side: int) -> list[tuple[float, float]]:
+    """A shape's outline in pixels, as a polygon."""
+    angle = math.radians(item.angle)
+    cos, sin = math.cos(angle), math.sin(angle)
+    half, cx, cy = item.size * side / 2, item.x * side, item.y * side
+    return [(cx + half * (x * cos - y * sin), cy + half * (x * sin + y * cos)) for x, y in OUTLINES[item.shape]]
+
+
+def _background(look: Look, side: int) -> Image.Image:
+    if look.kind == "plain":
+        return Image.new("RGB", (side, side), look.colour)
+    if look.kind == "ground":
+        image = Image.new("RGB", (side, side), look.colour)
+        image.paste(look.other, (0, round(side * HORIZON), side, side))
+        return image
+    if look.kind == "gradient":
+        ends = np.array([look.colour, look.other], np.float32)
+        ramp = np.linspace(0, 1, side, dtype=np.float32)[:, None]
+        rows = ends[0] * (1 - ramp) + ends[1] * ramp
+        pixels = np.repeat(
+            rows[:, None] if look.grain_seed % 2 else rows[None, :], side, axis=1 if look.grain_seed % 2 else 0
+        )
+        return Image.fromarray(pixels.astype(np.uint8))
+    grain = np.random.default_rng(look.grain_seed).normal(0, 7, (side, side, 1)).astype(np.float32)
+    return Image.fromarray(np.clip(np.array(look.colour, np.float32) + grain, 0, 255).astype(np.uint8))
+
+
+def _draw_shape(
+    pen: ImageDraw.ImageDraw, item: Item, side: int, tone: tuple[int, int, int], background: tuple[int, int, int]
+) -> None:
+    points = outline(item, side)
+    width = max(2, round(item.size * side * (0.16 if item.style == "outline" else 0.06)))
+    if item.style == "outline":
+        pen.polygon(points, fill=tone)
+        inner = outline(replace(item, size=max(item.size - 2.2 * width / side, 0.01)), side)
+        pen.polygon(inner, fill=background)
+        return
+    pen.polygon(points, fill=tone)
+    if item.style == "edged":
+        edge = tuple(int(c * 0.55) for c in tone)
+        pen.line([*points, points[0], points[1]], fill=edge, width=width, joint="curve")
+
+
+def _placed(item: Item, side: int) -> tuple[Image.Image, tuple[int, int]]:
+    """A thing's picture (RGBA), and where its top left corner lies."""
+    pixels = max(4, round(item.size * side))
+    tone = item.tone if item.colour else None
+    picture = sprite(item.shape, item.style, pixels, tone=tone, mirrored=item.mirrored, angle=item.angle)
+    return picture, (round(item.x * side - picture.width / 2), round(item.y * side - picture.height / 2))
+
+
+def _draw_sign(image: Image.Image, sign: Sign) -> None:
+    left, top, right, bottom = _text_box(sign, image.width)
+    margin = (bottom - top) * 0.35
+    pen = ImageDraw.Draw(image)
+    pen.rectangle((left - margin, top - margin, right + margin, bottom + margin), fill=sign.plate)
+    size = max(1, round(right - left)), max(1, round(bottom - top))
+    letters = _letters(sign.text, sign.lettering).resize(size, Image.Resampling.LANCZOS)
+    image.paste(sign.ink, (round(left), round(top)), letters)
+
+
+def _text_box(sign: Sign, side: int) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of the letters in pixels."""
+    letters = _letters(sign.text, sign.lettering)
+    width = sign.width * side
+    height = width * letters.height / letters.width
+    left, top = sign.x * side - width / 2, sign.y * side - height / 2
+    return left, top, left + width, top + height
+
+
+@lru_cache(maxsize=1024)
+def _letters(text: str, lettering: str) -> Image.Image:
+    """The text in capitals, white on black, cut to its edges."""
+    font, thickness = _FONTS[lettering]
+    stroke = max(1, round(thickness * _LETTER_PIXELS))
+    scale = cv2.getFontScaleFromHeight(font, _LETTER_PIXELS, stroke)
+    (width, height), base = cv2.getTextSize(text.upper(), font, scale, stroke)
+    canvas = np.zeros((height + base + 4 * stroke, width + 4 * stroke), np.uint8)
+    cv2.putText(canvas, text.upper(), (2 * stroke, height + stroke), font, scale, 255, stroke, cv2.LINE_AA)
+    rows, columns = canvas.any(1).nonzero()[0], canvas.any(0).nonzero()[0]
+    return Image.fromarray(canvas[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+
+
+def _affected(image: Image.Image, scene: Scene) -> Image.Image:
+    effect = scene.effect
+    if effect.blur:
+        image = image.filter(ImageFilter.GaussianBlur(effect.blur * image.width))
+    if effect.darkness:
+        image = image.point(lambda value: value * (1 - effect.darkness))
+    if effect.noise:
+        rng = np.random.default_rng(scene.look.grain_seed)
+        grain = rng.normal(0, effect.noise, (96, 96, 3)).astype(np.float32)
+        grain = cv2.resize(grain, image.size, interpolation=cv2.INTER_NEAREST)
+        image = Image.fromarray(np.clip(np.asarray(image, np.float32) + grain, 0, 255).astype(np.uint8))
+    return image
+
+
+def _cropped(image: Image.Image, scene: Scene) -> Image.Image:
+    if scene.crop == (0.0, 0.0, 1.0, 1.0):
+        return image
+    left, top, right, bottom = (round(edge * image.width) for edge in scene.crop)
+    return image.crop((left, top, right, bottom))

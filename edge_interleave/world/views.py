@@ -1,0 +1,146 @@
+"""A small place in three dimensions: things that stand on the ground, seen by a camera that goes round them.
+
+Things are upright pictures that face the camera; a pinhole camera at distance 4 and height 1.2 looks at the middle.
+Knows nothing about questions.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, replace
+
+from . import scene as world
+from .cast import Cast
+from .drawing import HORIZON
+from .scene import Item, Look, Scene
+
+DISTANCE = 4.0
+HEIGHT = 1.2
+FOCAL = 1.3
+"""In sides of the picture."""
+SOLID = ("circle", "square", "house", "bus", "book", "clock", "apple")
+"""What others can hide behind."""
+_PLACES_TRIED = 60
+_SOLID_SHARE = 0.82
+"""Of a solid thing's square, the middle that it surely covers, each way."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Two views and what they are of."""
+
+    scenes: tuple[Scene, Scene]
+    hidden: Item
+    """As the other view shows it."""
+    hidden_in: int
+    direction: str
+    """`left` or `right`: where the camera went from the first view to the second."""
+
+
+@dataclass(frozen=True)
+class _Thing:
+    """An item on the ground: across and away from the first camera, in the units of DISTANCE."""
+
+    item: Item
+    across: float
+    away: float
+    size: float
+
+
+def draw_views(rng: random.Random, cast: Cast) -> View:
+    """Two views of two to four things, one of which is hidden in one view and seen in the other."""
+    while (view := _try(rng, cast)) is None:
+        pass
+    return view
+
+
+def _try(rng: random.Random, cast: Cast) -> View | None:
+    look = _ground(rng)
+    blocker = world.random_item(rng, look, 4, rng.choice(SOLID), cast=cast)
+    items, kinds = [_upright(blocker)], {blocker.shape}
+    while len(items) < 4:
+        item = world.random_item(rng, look, 4, cast=cast)
+        if item.shape not in kinds:
+            kinds.add(item.shape)
+            items.append(_upright(item))
+    away, across = rng.uniform(-0.4, 0.1), rng.uniform(-0.4, 0.4)
+    behind = rng.uniform(1.1, 1.8)
+    in_line = across * (DISTANCE + behind) / (DISTANCE + away)
+    things = [
+        _Thing(items[0], across, away, rng.uniform(1.1, 1.3)),
+        _Thing(items[1], in_line, behind, rng.uniform(0.65, 0.8)),
+    ]
+    turn = rng.choice((-1, 1)) * rng.uniform(0.75, 1.15)
+    before, after = _both(things, turn)
+    if before is None or after is None or not _behind(before[1], before[0]) or _touch(after, 1):
+        return None
+    for item in items[2 : 2 + rng.choice((0, 1, 1, 2, 2))]:
+        for _ in range(_PLACES_TRIED):
+            new = _Thing(item, rng.uniform(-1.7, 1.7), rng.uniform(-1.2, 1.8), rng.uniform(0.55, 0.8))
+            more_before, more_after = _both([*things, new], turn)
+            if more_before and more_after and not _touch(more_before, -1) and not _touch(more_after, -1):
+                things.append(new)
+                before, after = more_before, more_after
+                break
+    scenes = _scene(before, look), _scene(after, look)
+    if rng.random() < 0.5:
+        return View(scenes, after[1], 0, "right" if turn > 0 else "left")
+    return View(scenes[::-1], after[1], 1, "left" if turn > 0 else "right")
+
+
+def _both(things: list[_Thing], turn: float) -> tuple[list[Item] | None, list[Item] | None]:
+    """The things before and after the camera went, each None where one is cut off."""
+    return _projected(things, 0.0), _projected(things, turn)
+
+
+def _projected(things: list[_Thing], turn: float) -> list[Item] | None:
+    """The things as a camera sees them that went `turn` radians to the right; None where one is cut off."""
+    sine, cosine = math.sin(turn), math.cos(turn)
+    placed: list[Item] = []
+    for thing in things:
+        depth = _depth(thing, sine, cosine)
+        size = FOCAL * thing.size / depth
+        x = 0.5 + FOCAL * (thing.across * cosine + thing.away * sine) / depth
+        foot = HORIZON + FOCAL * HEIGHT / depth
+        if abs(x - 0.5) + size / 2 > 0.49 or foot > 0.99:
+            return None
+        placed.append(replace(thing.item, x=x, y=foot - size / 2, size=size))
+    return placed
+
+
+def _depth(thing: _Thing, sine: float, cosine: float) -> float:
+    return DISTANCE - thing.across * sine + thing.away * cosine
+
+
+def _scene(placed: list[Item], look: Look) -> Scene:
+    """The farthest is drawn first: of things on one ground it is the one whose foot is highest in the picture."""
+    return Scene(tuple(sorted(placed, key=lambda item: item.y + item.size / 2)), look)
+
+
+def _behind(item: Item, blocker: Item) -> bool:
+    """Whether the blocker's solid middle covers the item."""
+    reach = (blocker.size * _SOLID_SHARE - item.size) / 2
+    return abs(item.x - blocker.x) <= reach and abs(item.y - blocker.y) <= reach
+
+
+def _touch(placed: list[Item], index: int) -> bool:
+    """Whether an item's square overlaps another's by more than a quarter."""
+    item = placed[index]
+    for other in placed:
+        reach = (item.size + other.size) / 2 - min(item.size, other.size) / 4
+        if other is not item and abs(item.x - other.x) < reach and abs(item.y - other.y) < reach:
+            return True
+    return False
+
+
+def _upright(item: Item) -> Item:
+    return replace(item, angle=0.0, style="filled" if item.style == "outline" else item.style)
+
+
+def _ground(rng: random.Random) -> Look:
+    look = world.random_look(rng)
+    light = rng.randint(205, 250)
+    sky = light - rng.randint(0, 25), light - rng.randint(0, 12), light
+    ground = tuple(light - rng.randint(20, 60) for _ in range(3))
+    return replace(look, kind="ground", colour=sky, other=(ground[0], ground[1], ground[2]), blur=0.0)

@@ -1,0 +1,219 @@
+"""The drawn world: samples follow from their seed, say what is drawn, and hold out what training never shows."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edge_interleave.world.bench import NAME, bench_samples, chance_of, write_bench
+from edge_interleave.world.cast import (
+    CASTS,
+    COLOURS,
+    HELD_OUT_NUMBERS,
+    HELD_OUT_PAIRS,
+    HELD_OUT_STYLE,
+    KINDS,
+    NATURAL,
+    SEEN,
+    SHAPES,
+    TINTED,
+)
+from edge_interleave.world.drawing import draw, item_map
+from edge_interleave.world.group_questions import puzzle_choices
+from edge_interleave.world.groups import MAKERS, puzzle, views
+from edge_interleave.world.samples import FIRST, TASKS, Sample, blinking, draw_sample, lasting
+from edge_interleave.world.scene import PLACES, Item
+
+SCENARIOS = {"single-image", "multi-image", "multi-frame", "multi-view", "multi-patch"}
+
+
+def drawn(task: str, count: int = 20, held_out: str = "") -> list[Sample]:
+    return [draw_sample(task, random.Random(f"test/{task}/{index}"), CASTS[held_out]) for index in range(count)]
+
+
+def items_of(sample: Sample) -> list[Item]:
+    return [item for scene in sample.scenes for item in scene.items]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_sample_follows_from_its_seed_and_can_be_drawn(task: str) -> None:
+    first, second = drawn(task, 2), drawn(task, 2)
+    assert first == second
+    assert first[0] != first[1]
+    for sample in first:
+        assert sample.question.endswith("?") or sample.question.endswith(".") or sample.choices
+        assert 1 <= len(sample.scenes) <= 8
+        for scene in sample.scenes:
+            picture = draw(scene)
+            assert picture.mode == "RGB"
+            assert picture.size == ((scene.look.side,) * 2 if scene.crop[2] == 1 + scene.crop[0] else picture.size)
+
+
+def test_the_first_versions_samples_are_still_the_same() -> None:
+    samples = [draw_sample(task, random.Random(f"{task}/0")) for task in FIRST]
+    assert [sample.answer for sample in samples] == FIRST_ANSWERS
+    assert all(item.shape in SHAPES for sample in samples for item in items_of(sample))
+
+
+FIRST_ANSWERS: list[str] = [
+    "There is an orange square at the bottom left.",
+    "The heart is pink.",
+    "The diamond is at the top right.",
+    "There is one diamond.",
+    "No.",
+    "Image 3 contains a green cross.",
+    "Image 1 contains a purple star.",
+    "Image 1 contains no black moon and image 2 contains a black moon. False.",
+    "The purple triangle at the center became a moon.",
+    "The object moves up.",
+    "The green heart appears in frame 2.",
+]
+
+
+def test_training_never_draws_what_is_held_out() -> None:
+    for kind, make in MAKERS.items():
+        for index in range(40):
+            group = make(random.Random(f"test/{kind}/{index}"), cast=SEEN)
+            for scene in group.scenes:
+                for item in scene.items:
+                    assert (item.colour, item.shape) not in HELD_OUT_PAIRS
+                    assert item.style != HELD_OUT_STYLE
+                for sign in scene.signs:
+                    assert sign.lettering != "heavy"
+                    assert not sign.text.isdigit() or int(sign.text) not in HELD_OUT_NUMBERS
+
+
+def test_a_test_of_new_pairs_draws_no_pair_of_training() -> None:
+    items = [item for sample in drawn("describe", 60, "combination") for item in items_of(sample)]
+    tinted = [(item.colour, item.shape) for item in items if item.shape in TINTED]
+    assert tinted
+    assert set(tinted) <= HELD_OUT_PAIRS
+
+
+def test_a_test_of_a_new_style_draws_things_in_no_other() -> None:
+    items = [item for sample in drawn("describe", 40, "style") for item in items_of(sample)]
+    assert {item.style for item in items if item.shape not in SHAPES} == {HELD_OUT_STYLE}
+
+
+def test_every_colour_and_every_tinted_thing_is_in_training_with_others() -> None:
+    for thing in TINTED:
+        assert len({colour for colour, held in HELD_OUT_PAIRS if held == thing}) == 2
+    for colour in COLOURS:
+        assert len({thing for held, thing in HELD_OUT_PAIRS if held == colour}) == 2
+    digits = {digit for number in range(10, 100) if number not in HELD_OUT_NUMBERS for digit in str(number)}
+    assert len(digits) == 10
+
+
+def test_what_is_asked_of_is_named_by_one_thing_alone() -> None:
+    for sample in drawn("colour", 60) + drawn("place", 60):
+        asked = f" {sample.question.rstrip('?')} "
+        whole = [item for item in items_of(sample) if f" {item.name} " in asked]
+        part = [item for item in items_of(sample) if f" {item.shape} " in asked]
+        assert len(whole or part) == 1, sample.question
+    for sample in drawn("colour", 60):
+        assert not any(item.shape in NATURAL and item.shape in sample.question.split() for item in items_of(sample))
+
+
+def test_the_map_of_a_scene_shows_each_thing_at_its_place() -> None:
+    for sample in drawn("describe", 20):
+        scene = sample.scenes[0]
+        covered = item_map(scene, 90)
+        for number, item in enumerate(scene.items):
+            rows, columns = (covered == number + 1).nonzero()
+            middle = PLACES[int(rows.mean()) // 30 * 3 + int(columns.mean()) // 30]
+            assert middle == item.place or item.size > 0.36
+
+
+def test_a_signs_letters_are_where_the_map_says() -> None:
+    for sample in drawn("reading", 12):
+        scene = sample.scenes[0]
+        code = len(scene.items) + 1
+        covered = item_map(scene, scene.look.side) >= code
+        inside = np.asarray(draw(scene).convert("L"), int)[covered]
+        assert inside.max() - inside.min() > 60
+
+
+def test_one_of_two_views_hides_the_thing_and_the_other_shows_it() -> None:
+    for index in range(25):
+        group = views(random.Random(index), SEEN)
+        shares = []
+        for scene in group.scenes:
+            number = [item.shape for item in scene.items].index(group.before.shape if group.before else "")
+            alone = scene.items[number]
+            shares.append((item_map(scene, 96) == number + 1).sum() / (alone.size * 96) ** 2)
+        hidden, seen = shares[group.hidden_in], shares[1 - group.hidden_in]
+        assert hidden < 0.06, index
+        assert seen > 0.12, index
+
+
+def test_a_puzzle_has_one_answer_among_four() -> None:
+    for index in range(40):
+        group = puzzle(random.Random(index), SEEN)
+        question, letter, choices = puzzle_choices(random.Random(index), group)
+        assert group.after is not None
+        assert choices["ABCD".index(letter)] == group.after.name
+        assert len(set(choices)) == 4
+        assert len(group.scenes[0].items) == 8
+        assert f"{letter}: {group.after.name}" in question
+
+
+def test_events_are_as_many_as_said() -> None:
+    for times in (1, 2, 3):
+        for seed in range(20):
+            states = blinking(random.Random(seed), times, 8)
+            assert "".join(map(str, states)).count("01") == times
+            assert states[0] == 0
+
+
+def test_every_state_lasts_at_least_a_frame() -> None:
+    for seed in range(20):
+        states = lasting(random.Random(seed), 4, 7)
+        assert states == sorted(states)
+        assert set(states) == {0, 1, 2, 3}
+
+
+def test_the_bench_is_a_file_of_samples_and_their_pictures(tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    file = write_bench(tmp_path / "bench", per_task=3, progress=lambda *now: told.append(now))
+    rows = json.loads(file.read_text(encoding="utf-8"))
+    assert file.name == NAME
+    assert len(rows) == 3 * len(TASKS) == len(told)
+    assert {row["metadata"]["scenario"] for row in rows} == SCENARIOS
+    for row in rows:
+        human, model = row["conversations"]
+        assert human["value"].count("<image>") == len(row["image"])
+        assert model["value"]
+        assert row["metadata"]["question_type"] == ("multi-choice" if "choice_list" in row else "open-ended")
+        assert 0 < row["metadata"]["chance"] < 0.85
+        for name in row["image"]:
+            with Image.open(file.parent / name) as picture:
+                picture.verify()
+
+
+def test_the_same_bench_is_not_drawn_again_and_another_is_not_overwritten(tmp_path: Path) -> None:
+    file = write_bench(tmp_path / "bench", per_task=1, tasks=["colour"])
+    before = file.stat().st_mtime_ns
+    assert write_bench(tmp_path / "bench", per_task=1, tasks=["colour"]).stat().st_mtime_ns == before
+    with pytest.raises(FileExistsError, match="holds another bench"):
+        write_bench(tmp_path / "bench", per_task=2, tasks=["colour"])
+    with pytest.raises(ValueError, match="unknown task 'juggling'"):
+        write_bench(tmp_path / "other", tasks=["juggling"])
+
+
+def test_a_longer_bench_begins_with_the_shorter_one() -> None:
+    assert list(bench_samples("story", 5, 4)) == list(bench_samples("story", 5, 9))[:4]
+
+
+def test_chance_is_what_one_answer_to_all_would_get() -> None:
+    assert chance_of("is there") == pytest.approx(0.5, abs=0.1)
+    assert chance_of("camera") == pytest.approx(0.5, abs=0.1)
+    assert chance_of("puzzle") == pytest.approx(0.25, abs=0.08)
+    assert chance_of("describe") < 0.05
+
+
+def test_kinds_are_single_words_that_differ() -> None:
+    assert len(set(KINDS)) == len(KINDS)
+    assert all(kind.isalnum() for kind in KINDS)
