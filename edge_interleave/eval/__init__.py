@@ -1,0 +1,1 @@
+"""Benchmarks: their files, their scores, and runs that survive a kill."""
