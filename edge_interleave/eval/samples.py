@@ -82,7 +82,7 @@ def parse(raw: Any, index: int, dataset: str) -> Sample | BadSample:
     """One sample of its JSON value. `dataset`: what it belongs to where it does not say."""
     if not isinstance(raw, Mapping):
         labels = Labels(index, str(index), dataset, OPEN_ENDED)
-        return BadSample(labels, f"is a {type(raw).__name__}, not an object")
+        return BadSample(labels, "is no object with 'conversations' and 'image'")
     labels = _labels(raw, index, dataset)
     try:
         return _sample(raw, labels)
