@@ -16,7 +16,6 @@ from .options import model_options
 if TYPE_CHECKING:
     from ..eval.comparison import Comparison
     from ..eval.manifest import World
-    from ..eval.results import Shard
     from ..eval.runner import Outcome
     from ..eval.summary import Summary
 
@@ -163,7 +162,7 @@ def _tell(out: Path, against: Path | None, as_json: bool, outcome: Outcome | Non
 
 
 def _show(summary: Summary, comparison: Comparison | None) -> None:
-    from ..eval.report import headline, notes, tables
+    from ..eval.report import CAPTION, headline, notes, tables
 
     out = output.out()
     out.print(output.printable(headline(summary.run)), soft_wrap=True)
@@ -174,6 +173,6 @@ def _show(summary: Summary, comparison: Comparison | None) -> None:
         out.print()
         out.print(output.table(table.columns, table.rows, right=right))
     out.print()
-    out.print("Scores in percent, with 95 % confidence intervals.")
+    out.print(CAPTION)
     for note in notes(summary):
         out.print(output.printable(note), soft_wrap=True)

@@ -1,7 +1,7 @@
 """Two runs of the same samples side by side: what the second lost or gained, and how sure that is.
 
-Each answer is compared with the other run's answer to the same question, so that what is hard for both does not blur the
-difference: the 95 % interval is that of the mean of paired differences, by the normal approximation.
+Each answer is compared with the other run's answer to the same question, so that what is hard for both does not blur
+the difference: the 95 % interval is that of the mean of paired differences, by the normal approximation.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class JsonItems:
         raise InputError(f"{describe(self.path)}: {what}; give a JSON array of samples, or one sample a line")
 
     def _of_array(self, stream: _Bounded) -> Iterator[Any]:
-        # As floats: an integer of more digits than Python reads makes the parser's C code crash where it is to be exact.
+        # As floats: where numbers are to be exact, an integer of more digits than Python reads crashes the C code.
         events = ijson.basic_parse(stream, buf_size=_READ_BYTES, use_float=True)
         try:
             next(events)

@@ -61,7 +61,14 @@ class RunInfo:
 
 
 def describe_run(
-    model: Model, prompt: str, path: Path, sha256: str, samples: int, settings: Settings, shards: int, world: World | None
+    model: Model,
+    prompt: str,
+    path: Path,
+    sha256: str,
+    samples: int,
+    settings: Settings,
+    shards: int,
+    world: World | None,
 ) -> RunInfo:
     """What a run with an open model on a file, whose digest and number of samples are given, is made of."""
     bundle = model.bundle

@@ -5,8 +5,8 @@ The names are those of the files' `metadata.dataset`. Where each fact is from:
 - categories of the bench's multi-image sets: LLaVA-NeXT, `llava/eval/evaluate_interleave.py`. That script has none for
   the multi-view and the out-of-domain sets; theirs are lmms-eval's, `lmms_eval/tasks/llava_interleave_bench/utils.py`.
 - which sets are in and out of domain: the three files' names, and what lmms-eval takes from each.
-- metrics: the benchmark DEMON's table of tasks (arXiv 2308.04152) for the sets that come from it. The files say for each
-  sample what kind of question it is, and that is what is scored by.
+- metrics: the benchmark DEMON's table of tasks (arXiv 2308.04152, table 6) for the sets that come from it. The files
+  say for each sample what kind of question it is, and that is what is scored by.
 - numbers of the bench's samples: rows of the three parts as the dataset's page shows them, for whole files. The paper's
   own table (arXiv 2407.07895) could not be read where this was written, so a set by itself has none.
 - numbers of M4-Instruct's samples: figure 5 of LLaVA-OneVision (arXiv 2408.03326), which lists what it took of
@@ -82,9 +82,7 @@ BENCH = (
         MULTI_IMAGE,
         {"AESOP": _ROUGE_L, "FlintstonesSV": _ROUGE_L, "PororoSV": _ROUGE_L, "VIST": _ROUGE_L},
     ),
-    *_bench(
-        "visual_cloze", IN_DOMAIN, MULTI_IMAGE, {"COMICS_Dialogue": _ACCURACY, "RecipeQA_VisualCloze": _ACCURACY}
-    ),
+    *_bench("visual_cloze", IN_DOMAIN, MULTI_IMAGE, {"COMICS_Dialogue": _ACCURACY, "RecipeQA_VisualCloze": _ACCURACY}),
     *_bench(
         "text_rich_vqa",
         IN_DOMAIN,

@@ -11,9 +11,10 @@ from .comparison import Comparison, SetDifference
 from .files import write_json, write_text
 from .manifest import RunInfo
 from .registry import find_file
-from .summary import ERRORS_SHOWN, SetScore, Summary
+from .summary import ERRORS_SHOWN, Group, SetScore, Summary
 
 SUMMARY_JSON, SUMMARY_MARKDOWN = "summary.json", "summary.md"
+CAPTION = "Scores in percent, with 95 % confidence intervals."
 _NONE = "-"
 
 
@@ -35,8 +36,8 @@ def tables(summary: Summary, comparison: Comparison | None = None) -> list[Table
     """What there is to show, empty tables left out."""
     made = [
         Table("sets", _SET_COLUMNS, tuple(map(_set_row, summary.sets))),
-        Table("categories", _GROUP_COLUMNS, tuple((g.name, _percent(g.score), ", ".join(g.of)) for g in summary.categories)),
-        Table("averages", _GROUP_COLUMNS, tuple((g.name, _percent(g.score), ", ".join(g.of)) for g in summary.domains)),
+        Table("categories", _GROUP_COLUMNS, tuple(map(_group_row, summary.categories))),
+        Table("averages", _GROUP_COLUMNS, tuple(map(_group_row, summary.domains))),
         Table("held out", _HELD_COLUMNS, tuple(map(_held_row, summary.held_out))),
     ]
     if comparison is not None:
@@ -95,7 +96,7 @@ def as_markdown(summary: Summary, comparison: Comparison | None = None) -> str:
         lines += [_row(["---:" if number else "---" for number in table.numbers])]
         lines += [*map(_row, table.rows), ""]
     said = notes(summary)
-    lines += ["Scores in percent, with 95 % confidence intervals.", *(["", *(f"- {_cell(note)}" for note in said)] if said else [])]
+    lines += [CAPTION, *([""] if said else []), *(f"- {_cell(note)}" for note in said)]
     return "\n".join(lines) + "\n"
 
 
@@ -108,7 +109,7 @@ def write(out: Path, summary: Summary, comparison: Comparison | None = None) -> 
 _SET_COLUMNS = ("set", "metric", "score", "95 %", "exact", "95 % of exact", "chance", "answers", "errors")
 _GROUP_COLUMNS = ("mean", "score", "of")
 _HELD_COLUMNS = ("samples", "exact", "95 % of exact", "chance", "answers")
-_DIFFERENCE_COLUMNS = ("set", "metric", "a", "b", "a - b", "95 %", "a exact", "b exact", "answers", "differ")
+_DIFFERENCE_COLUMNS = ("set", "a", "b", "a - b", "95 %", "a exact", "b exact", "answers", "differ")
 _WORDS = ("metric", "of")
 
 
@@ -133,6 +134,10 @@ def _set_row(one: SetScore) -> tuple[str, ...]:
     )
 
 
+def _group_row(group: Group) -> tuple[str, ...]:
+    return (group.name, _percent(group.score), ", ".join(group.of))
+
+
 def _held_row(one: SetScore) -> tuple[str, ...]:
     return (one.name, _percent(one.exact), _interval(one.exact_interval), _percent(one.chance), str(one.answers))
 
@@ -140,7 +145,6 @@ def _held_row(one: SetScore) -> tuple[str, ...]:
 def _difference_row(one: SetDifference) -> tuple[str, ...]:
     return (
         one.name,
-        one.metric,
         _percent(one.a),
         _percent(one.b),
         _percent(one.difference, signed=True),

@@ -60,11 +60,12 @@ class ResultsFile:
             raise InputError(f"{path}: cannot be written ({error.strerror}); give another folder") from error
         try:
             self._lock()
-            end = 0
+            whole = 0
             with path.open("rb") as file:
                 for end, lines in _samples(path, file):
                     self.done[lines[0]["index"]] = lines[0].get("error")
-            os.truncate(self._file, end)
+                    whole = end
+            os.truncate(self._file, whole)
         except BaseException:
             os.close(self._file)
             raise

@@ -171,6 +171,4 @@ def _turn(sample: Sample, number: int, turn: Turn, reply: Reply, model: str) -> 
 
 
 def _said(labels: Labels) -> dict[str, Any]:
-    return {
-        name: value for name, value in asdict(labels).items() if value is not None or name not in _ONLY_WHERE_SAID
-    }
+    return {name: value for name, value in asdict(labels).items() if value is not None or name not in _ONLY_WHERE_SAID}

@@ -1,8 +1,8 @@
 """Samples of LLaVA-Interleave Bench and of M4-Instruct, as their files have them, read one at a time.
 
 A sample is `sample_id`, `conversations` (question and answer in turn), `image` (paths) or `video` (a path), `metadata`
-with `dataset` and `question_type`; in some sets a `choice_list`, which the question's text holds as well. Files are JSON
-arrays (`multi_image_in_domain.json`, `m4_instruct_annotations.json`, ...) or JSON lines. Opens no image.
+with `dataset` and `question_type`; in some sets a `choice_list`, which the question's text holds as well. Files are
+JSON arrays (`multi_image_in_domain.json`, `m4_instruct_annotations.json`, ...) or JSON lines. Opens no image.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..errors import InputError

@@ -1,8 +1,8 @@
 """What results amount to: scores of sets, of categories and of domains, and what could not be scored.
 
-Sets are scored as the official script does: by the question type of their first sample, over all turns, the mean in the
-file's order. A category is the mean of its sets' scores, a domain the mean of its categories' (the columns of the paper's
-tables); neither weighs by samples. Only numbers are held, never the texts. Knows no model.
+Sets are scored as the official script does: by the question type of their first sample, over all turns, the mean in
+the file's order. A category is the mean of its sets' scores, a domain the mean of its categories' (the columns of the
+paper's tables); neither weighs by samples. Only numbers are held, never the texts. Knows no model.
 """
 
 from __future__ import annotations
