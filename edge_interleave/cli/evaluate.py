@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,10 @@ INTERRUPTED = 130
 SOME_FAILED = 3
 """As for bad input: some samples could not be answered."""
 _PATH = click.Path(path_type=Path)
+_ASKING = (
+    "images", "samples", "seed", "model", "backend", "context", "threads", "pool", "frames", "max_tokens", "limit",
+    "shard",
+)  # fmt: skip
 
 
 def part(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:
@@ -85,8 +90,9 @@ def evaluate(
     if file is not None and world:
         raise UsageError("give FILE or --world, not both")
     if file is None and not world:
-        _only_summarising(ctx)
+        _refuse(ctx, _ASKING, "needs samples to ask: give FILE, or --world")
         return _tell(out, against, as_json, None)
+    _refuse(ctx, ("images",) if world else ("samples", "seed"), f"makes no sense with {'--world' if world else 'FILE'}")
     settings = Settings(max_tokens=max_tokens, pool=pool, frames=frames, context=context)
     drawn = World(seed, samples) if world else None
     with set_by_interrupt() as cancel, output.progress(counted="samples") as progress:
@@ -112,13 +118,11 @@ def evaluate(
     return _tell(out, against, as_json, outcome)
 
 
-def _only_summarising(ctx: click.Context) -> None:
-    """A call without samples must not name what only asking needs: it would be left out in silence."""
-    kept = ("file", "out", "against", "as_json", "world")
-    given = click.core.ParameterSource.COMMANDLINE
-    asked = [name for name in ctx.params if name not in kept and ctx.get_parameter_source(name) is given]
-    if asked:
-        raise UsageError(f"--{asked[0].replace('_', '-')} needs samples to ask: give FILE, or --world")
+def _refuse(ctx: click.Context, names: Sequence[str], why: str) -> None:
+    """What would be left out in silence is refused."""
+    for name in names:
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise UsageError(f"--{name.replace('_', '-')} {why}")
 
 
 def _draw(out: Path, drawn: World, progress: output.ProgressCall) -> Path:

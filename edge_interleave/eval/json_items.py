@@ -17,7 +17,7 @@ import ijson
 from ..errors import InputError
 from ..vision.image import describe, open_regular
 
-VALUE_BYTES_MAX = 32 << 20
+VALUE_BYTES_MAX = 8 << 20
 """Of one value's text; read-ahead included, so that the true limit is a little lower."""
 PARTS_MAX = 400_000
 """Numbers, texts, lists and objects of one value, together."""
