@@ -18,6 +18,7 @@ from edge_interleave.eval.manifest import claim
 from edge_interleave.eval.report import as_json, as_markdown, notes, tables, write
 from edge_interleave.eval.results import Shard
 
+GOLDEN = Path(__file__).parent / "golden" / "interleave_scores.json"
 INFO = RunInfo(
     file="multi_image_in_domain.json",
     sha256="0" * 64,
@@ -85,6 +86,21 @@ def out(tmp_path: Path) -> Path:
 
 def by_name(sets: Sequence[SetScore]) -> dict[str, SetScore]:
     return {one.name: one for one in sets}
+
+
+def test_recorded_answers_have_the_scores_that_the_official_script_gave_them(tmp_path: Path) -> None:
+    golden = json.loads(GOLDEN.read_text("utf-8"))
+    lines = [
+        line(index, one["pred_response"], one["gt_response"], one["dataset"], question_type=one["question_type"])
+        for index, one in enumerate(golden["answers"])
+    ]
+    summary = summarise(keep(tmp_path / "out", lines))
+    assert {one.name: one.score for one in summary.sets} == {
+        name: next(iter(scores.values())) for name, scores in golden["sets"].items()
+    }
+    assert {group.name: group.score for group in summary.categories if group.name in golden["categories"]} == golden[
+        "categories"
+    ]
 
 
 def test_sets_have_the_official_scores_to_the_last_digit(out: Path) -> None:
