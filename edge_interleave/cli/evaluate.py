@@ -150,8 +150,9 @@ def _tell(out: Path, against: Path | None, as_json: bool, outcome: Outcome | Non
     from ..eval.summary import summarise
 
     if outcome is not None and outcome.done == 0:
-        output.note("interrupted before the first answer" if outcome.interrupted else "no samples in this part")
-        return INTERRUPTED if outcome.interrupted else 0
+        if outcome.interrupted:
+            raise click.Abort
+        raise UsageError("there are no samples in this part; take fewer parts, or a larger --limit")
     summary = summarise(out)
     comparison = None if against is None else compare(out, against)
     write(out, summary, comparison)

@@ -115,7 +115,7 @@ BENCH = (
 )
 
 
-def _m4(scenario: str, samples: dict[str, int], source: str = ONE_VISION) -> tuple[SetInfo, ...]:
+def _m4(scenario: str, samples: dict[str, int | None], source: str = ONE_VISION) -> tuple[SetInfo, ...]:
     known = {info.name: info for info in BENCH}
     return tuple(
         SetInfo(
@@ -125,7 +125,7 @@ def _m4(scenario: str, samples: dict[str, int], source: str = ONE_VISION) -> tup
             scenario,
             known[name].metric if name in known else None,
             count,
-            source,
+            None if count is None else source,
         )
         for name, count in samples.items()
     )
@@ -164,6 +164,7 @@ M4_INSTRUCT = (
             "imagecode": 16_600,
             "multi_vqa": 5_000,
             "contrastive_caption": 25_200,
+            "mmchat": None,
         },
     ),
     *_m4(MULTI_VIEW, {"ScanNet": 49_900, "ScanQA": 25_600, "ALFRED": 22_600, "nuscenes": 9_800}),

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ContextFullError, MediaError, UsageError
+from ..errors import BackendError, ContextFullError, MediaError, UsageError
 from ..model import Model
 from .answering import Answerer, Reply, Settings
 from .files import make_folder
@@ -58,7 +58,8 @@ def run(
     `images`: the folder that the samples' paths are relative to; None: the file's own. `limit`: only so many of the
     file's first samples; a larger one goes on. `cancel`: set it from another thread to stop after the current sample.
     Samples that cannot be answered (pictures missing, too long for the model) become results with `error`, and are
-    tried again by the next run. The model should be loaded with `settings.context`.
+    tried again by the next run. So are those at which the engine fails, for want of memory, say; where it fails at the
+    next one too, that ends the run. The model should be loaded with `settings.context`.
 
     Raises InputError where the file is damaged (all of it is read before a sample is asked), or where `out` holds
     another run; UsageError; ResourceError where the disk is full; BackendError where the engine fails. What was
@@ -106,7 +107,7 @@ def _ask(
     wanted = [index for index in range(end) if shard.has(index)]
     answered = sum(results.done.get(index, "") is None for index in wanted)
     report("samples", answered, len(wanted))
-    interrupted = False
+    interrupted = failed = False
     for sample in read_samples(JsonItems(file)):
         index = sample.labels.index
         if index >= end:
@@ -116,7 +117,12 @@ def _ask(
         if cancel is not None and cancel.is_set():
             interrupted = True
             break
-        lines = _result(sample, answerer, model, cancel)
+        try:
+            lines, failed = _result(sample, answerer, model, cancel), False
+        except BackendError as error:
+            if failed:
+                raise
+            lines, failed = [{**_said(sample.labels), "error": str(error)}], True
         if lines is None:
             interrupted = True
             break

@@ -170,7 +170,8 @@ def first_pass(out: Path, run: RunInfo) -> dict[str, Tally]:
         line = lines[0]
         name, index = line["dataset"], line["index"]
         if name not in tallies or index < tallies[name].first:
-            tallies[name] = Tally(name, index, line["question_type"], line)
+            about = {key: line.get(key) for key in ("category", "scenario")}
+            tallies[name] = Tally(name, index, line["question_type"], about)
     return tallies
 
 
