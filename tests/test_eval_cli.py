@@ -100,6 +100,11 @@ def test_limit_and_shards_divide_the_work(file: Path, tmp_path: Path, capsys: py
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["samples"] == 5
 
 
+def test_a_part_without_samples_is_told(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert here(file, "--out", tmp_path / "out", "--shard", "6/6", *FAST) == 2
+    assert "there are no samples in this part" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

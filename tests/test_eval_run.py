@@ -22,7 +22,8 @@ from PIL import Image
 
 import edge_interleave as ei
 from edge_interleave.bundle import describe_files, open_bundle, write_manifest
-from edge_interleave.errors import InputError, ResourceError, UsageError
+from edge_interleave.chat import Chat
+from edge_interleave.errors import BackendError, InputError, ResourceError, UsageError
 from edge_interleave.eval import Settings, Shard, World, run, summarise
 from edge_interleave.eval import results as results_module
 from edge_interleave.eval.results import ResultsFile
@@ -361,6 +362,49 @@ def test_videos_are_clips_or_folders_of_frames_and_may_leave_the_ending_out(tmp_
     assert [line.get("visual_tokens") for line in lines] == [4 * 36, 4 * 36, len(COLOURS) * 36, None]
     assert lines[0]["pred_response"] == lines[1]["pred_response"]
     assert "no such file" in lines[3]["error"]
+
+
+def test_a_bundle_of_another_chat_format_is_asked_through_its_own_template(tmp_path: Path, model: ei.Model) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(embedded_folder(), folder)
+    manifest = open_bundle(folder).manifest
+    for name in ("tokenizer.json", "decoder-mlx/tokenizer.json"):
+        path = folder / name
+        path.write_text(path.read_text("utf-8").replace("<|im_start|>", "<|turn|>"), "utf-8")
+    template = manifest.prompt.chat_template.replace("<|im_start|>", "<|turn|>")
+    prompt = dataclasses.replace(manifest.prompt, chat_template=template)
+    write_manifest(folder, dataclasses.replace(manifest, prompt=prompt, files=describe_files(folder)))
+    file = write(tmp_path, colour_samples(4))
+    run(file, model, tmp_path / "official")
+    with ei.load(folder, backend="llama-cpp", threads=1) as other:
+        run(file, other, tmp_path / "own")
+    # The same tokens by another way: here images come first.
+    assert said(tmp_path / "own") == said(tmp_path / "official")
+    prompts = [summarise(tmp_path / name).run.prompt for name in ("own", "official")]
+    assert prompts == ["the bundle's own", "qwen_1_5"]
+
+
+def test_an_engine_that_fails_once_fails_a_sample_and_twice_ends_the_run(
+    tmp_path: Path, model: ei.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, out, ask = write(tmp_path, colour_samples(6)), tmp_path / "out", Chat.ask
+    broken = {1, 3, 4}
+    asked = 0
+
+    def fail(self: Chat, *content: Any, **options: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked - 1 in broken:
+            raise BackendError("llama.cpp: no memory for a KV cache")
+        return ask(self, *content, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Chat, "ask", fail)
+        with pytest.raises(BackendError):
+            run(file, model, out)
+    assert [line["index"] for line in results(out) if "error" in line] == [1, 3]
+    assert run(file, model, out).errors == 0
+    assert sorted(said(out)) == [(index, 0) for index in range(6)]
 
 
 def test_settings_that_make_no_sense_are_refused(tmp_path: Path, model: ei.Model) -> None:

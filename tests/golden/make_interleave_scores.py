@@ -53,13 +53,10 @@ def drawn() -> list[dict[str, object]]:
 def main(script: Path) -> None:
     lines = drawn()
     with tempfile.TemporaryDirectory() as folder:
-        for module, names in (
-            ("feature_extraction.text", "TfidfVectorizer"),
-            ("metrics.pairwise", "cosine_similarity"),
-        ):
-            path = Path(folder, "sklearn", *module.split(".")).with_suffix(".py")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"{names} = None\n")
+        for path, name in (("feature_extraction/text", "TfidfVectorizer"), ("metrics/pairwise", "cosine_similarity")):
+            module = Path(folder, "sklearn", f"{path}.py")
+            module.parent.mkdir(parents=True, exist_ok=True)
+            module.write_text(f"{name} = None\n")
         Path(folder, "result.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
         command = [sys.executable, "-W", "ignore", str(script), "--result-dir", folder]
         subprocess.run(command, env={**os.environ, "PYTHONPATH": folder}, check=True, stdout=subprocess.DEVNULL)
