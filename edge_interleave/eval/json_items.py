@@ -76,47 +76,44 @@ class JsonItems:
         events = ijson.basic_parse(stream, buf_size=_READ_BYTES, use_float=True)
         try:
             next(events)
-            for event, value in events:
-                if event == "end_array":
-                    break
-                yield self._built(event, value, events)
+            yield from self._built(events)
             # The parser reads on, and says what it thinks of anything but space.
             for _ in events:
                 raise self.error("there is more after the array's end")
         except (ijson.JSONError, ValueError) as error:  # ValueError: bytes that are no UTF-8
             raise self.error(f"not JSON, or cut off ({_one_line(error)}); download the file again") from error
 
-    def _built(self, event: str, value: Any, events: Iterator[tuple[str, Any]]) -> Any:
-        """One value of the parser's events, of which the first is given."""
-        root: list[Any] = []
-        open_ones: list[Any] = [root]
-        keys: list[str | None] = [None]
-        parts = 0
-        while True:
+    def _built(self, events: Iterator[tuple[str, Any]]) -> Iterator[Any]:
+        """The array's values, of the parser's events, up to its end."""
+        values: list[Any] = []
+        inside: Any = values
+        around: list[Any] = []
+        key, parts = "", 0
+        for event, value in events:
             parts += 1
-            if parts > PARTS_MAX:
-                raise self.error(f"more than {PARTS_MAX} parts; this is no sample")
             if event == "map_key":
-                keys[-1] = value
-            elif event in ("end_map", "end_array"):
-                open_ones.pop()
-                keys.pop()
+                key = value
+                continue
+            if event in ("end_map", "end_array"):
+                if not around:
+                    return
+                inside = around.pop()
             else:
                 made: Any = {} if event == "start_map" else [] if event == "start_array" else value
-                if keys[-1] is None:
-                    open_ones[-1].append(made)
+                if type(inside) is dict:
+                    inside[key] = made
                 else:
-                    open_ones[-1][keys[-1]] = made
+                    inside.append(made)
                 if event in ("start_map", "start_array"):
-                    if len(open_ones) > DEPTH_MAX:
+                    around.append(inside)
+                    inside = made
+                    if len(around) > DEPTH_MAX:
                         raise self.error(f"nested deeper than {DEPTH_MAX}; this is no sample")
-                    open_ones.append(made)
-                    keys.append(None)
-            if len(open_ones) == 1:
-                return root[0]
-            event, value = next(events, ("", None))
-            if not event:
-                raise self.error("cut off; download the file again")
+            if not around:
+                yield values.pop()
+                parts = 0
+            elif parts > PARTS_MAX:
+                raise self.error(f"more than {PARTS_MAX} parts; this is no sample")
 
     def _of_lines(self, stream: _Bounded) -> Iterator[Any]:
         while line := stream.line():
