@@ -173,7 +173,7 @@ def _show(summary: Summary, comparison: Comparison | None) -> None:
     out.print(output.printable(headline(summary.run)), soft_wrap=True)
     if comparison is not None:
         out.print(output.printable(f"b: {headline(comparison.b)}"), soft_wrap=True)
-    for table in tables(summary, comparison):
+    for table in tables(summary, comparison, narrow=True):
         right = [column for column, number in zip(table.columns, table.numbers, strict=True) if number]
         out.print()
         out.print(output.table(table.columns, table.rows, right=right))

@@ -32,8 +32,8 @@ class Table:
         return tuple(index > 0 and column not in _WORDS for index, column in enumerate(self.columns))
 
 
-def tables(summary: Summary, comparison: Comparison | None = None) -> list[Table]:
-    """What there is to show, empty tables left out."""
+def tables(summary: Summary, comparison: Comparison | None = None, *, narrow: bool = False) -> list[Table]:
+    """What there is to show, empty tables left out. `narrow`: for a terminal, without the interval of what is exact."""
     made = [
         Table("sets", _SET_COLUMNS, tuple(map(_set_row, summary.sets))),
         Table("categories", _GROUP_COLUMNS, tuple(map(_group_row, summary.categories))),
@@ -43,7 +43,7 @@ def tables(summary: Summary, comparison: Comparison | None = None) -> list[Table
     if comparison is not None:
         every = [] if comparison.overall is None else [comparison.overall]
         made.append(Table("a and b", _DIFFERENCE_COLUMNS, tuple(map(_difference_row, [*comparison.sets, *every]))))
-    return [_filled(table) for table in made if table.rows]
+    return [_without_empty_columns(table, {_EXACT_INTERVAL} if narrow else set()) for table in made if table.rows]
 
 
 def headline(run: RunInfo) -> str:
@@ -106,16 +106,21 @@ def write(out: Path, summary: Summary, comparison: Comparison | None = None) -> 
     write_text(out / SUMMARY_MARKDOWN, as_markdown(summary, comparison))
 
 
-_SET_COLUMNS = ("set", "metric", "score", "95 %", "exact", "95 % of exact", "chance", "answers", "errors")
+_EXACT_INTERVAL = "95 % of exact"
+_SET_COLUMNS = ("set", "metric", "score", "95 %", "exact", _EXACT_INTERVAL, "chance", "answers", "errors")
 _GROUP_COLUMNS = ("mean", "score", "of")
-_HELD_COLUMNS = ("samples", "exact", "95 % of exact", "chance", "answers")
+_HELD_COLUMNS = ("samples", "exact", _EXACT_INTERVAL, "chance", "answers")
 _DIFFERENCE_COLUMNS = ("set", "a", "b", "a - b", "95 %", "a exact", "b exact", "answers", "differ")
 _WORDS = ("metric", "of")
 
 
-def _filled(table: Table) -> Table:
-    """Without the columns that say nothing in any row."""
-    kept = [index for index in range(len(table.columns)) if any(row[index] != _NONE for row in table.rows)]
+def _without_empty_columns(table: Table, also: set[str]) -> Table:
+    """Without the columns that say nothing in any row, nor those named in `also`."""
+    kept = [
+        index
+        for index, column in enumerate(table.columns)
+        if column not in also and any(row[index] != _NONE for row in table.rows)
+    ]
     rows = tuple(tuple(row[index] for index in kept) for row in table.rows)
     return Table(table.title, tuple(table.columns[index] for index in kept), rows)
 
