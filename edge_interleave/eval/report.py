@@ -33,7 +33,10 @@ class Table:
 
 
 def tables(summary: Summary, comparison: Comparison | None = None, *, narrow: bool = False) -> list[Table]:
-    """What there is to show, empty tables left out. `narrow`: for a terminal, without the interval of what is exact."""
+    """What there is to show, empty tables left out. `narrow`: for a terminal, sets with one interval of the two.
+
+    Of a drawn world the one of what is exact is kept, else the score's.
+    """
     made = [
         Table("sets", _SET_COLUMNS, tuple(map(_set_row, summary.sets))),
         Table("categories", _GROUP_COLUMNS, tuple(map(_group_row, summary.categories))),
@@ -43,7 +46,8 @@ def tables(summary: Summary, comparison: Comparison | None = None, *, narrow: bo
     if comparison is not None:
         every = [] if comparison.overall is None else [comparison.overall]
         made.append(Table("a and b", _DIFFERENCE_COLUMNS, tuple(map(_difference_row, [*comparison.sets, *every]))))
-    return [_without_empty_columns(table, {_EXACT_INTERVAL} if narrow else set()) for table in made if table.rows]
+    left_out = {_INTERVAL if summary.run.world else _EXACT_INTERVAL} if narrow else set()
+    return [_without_empty_columns(table, left_out if table.title == "sets" else set()) for table in made if table.rows]
 
 
 def headline(run: RunInfo) -> str:
@@ -106,8 +110,8 @@ def write(out: Path, summary: Summary, comparison: Comparison | None = None) -> 
     write_text(out / SUMMARY_MARKDOWN, as_markdown(summary, comparison))
 
 
-_EXACT_INTERVAL = "95 % of exact"
-_SET_COLUMNS = ("set", "metric", "score", "95 %", "exact", _EXACT_INTERVAL, "chance", "answers", "errors")
+_INTERVAL, _EXACT_INTERVAL = "95 %", "95 % of exact"
+_SET_COLUMNS = ("set", "metric", "score", _INTERVAL, "exact", _EXACT_INTERVAL, "chance", "answers", "errors")
 _GROUP_COLUMNS = ("mean", "score", "of")
 _HELD_COLUMNS = ("samples", "exact", _EXACT_INTERVAL, "chance", "answers")
 _DIFFERENCE_COLUMNS = ("set", "a", "b", "a - b", "95 %", "a exact", "b exact", "answers", "differ")
