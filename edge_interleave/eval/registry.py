@@ -4,7 +4,8 @@ The names are those of the files' `metadata.dataset`. Where each fact is from:
 
 - categories of the bench's multi-image sets: LLaVA-NeXT, `llava/eval/evaluate_interleave.py`. That script has none for
   the multi-view and the out-of-domain sets; theirs are lmms-eval's, `lmms_eval/tasks/llava_interleave_bench/utils.py`.
-- which sets are in and out of domain: the three files' names, and what lmms-eval takes from each.
+- which sets are in and out of domain, and which are multi-view: LLaVA-OneVision, section 6.2, which uses the same
+  benchmark; that Mantis is one of those out of domain: public code that reads that file.
 - metrics: the benchmark DEMON's table of tasks (arXiv 2308.04152, table 6) for the sets that come from it. The files
   say for each sample what kind of question it is, and that is what is scored by.
 - numbers of the bench's samples: rows of the three parts as the dataset's page shows them, for whole files. The paper's
