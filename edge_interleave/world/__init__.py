@@ -1,0 +1,1 @@
+"""The world that the embedded model knows, drawn. Knows nothing about models."""
