@@ -6,12 +6,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
+from typing import Protocol
 
 from .errors import UsageError
 from .generation import Answer, Generation, GenerationOptions
 from .media import Eyes, Seen
 from .messages import Content, Message, media_of, messages_of
-from .prompt import ImageSegment, PromptBuilder, Segment
+from .prompt import ImageSegment, Segment
 from .sampling import SamplingOptions
 from .session import Session
 from .stats import rate
@@ -23,6 +24,18 @@ FRAMES = 8
 """Frames taken of a video that does not say how many."""
 
 
+class Prompts(Protocol):
+    """What turns messages into segments: `prompt.PromptBuilder`, or another."""
+
+    def build(self, messages: Sequence[Message], counts: Sequence[int] | None = None) -> list[Segment]:
+        """The whole conversation, up to where the model's answer begins. See `PromptBuilder.build`."""
+        ...
+
+    def follow_up(self, messages: Sequence[Message], counts: Sequence[int] | None = None) -> list[Segment] | None:
+        """What comes after the text of the last answer; None where that cannot be told apart. See `PromptBuilder`."""
+        ...
+
+
 class Chat:
     """A conversation. Each turn computes only what is new: the question, its images, and the end of the last answer.
 
@@ -30,7 +43,7 @@ class Chat:
     them otherwise (llava-hf's puts a space after an earlier `assistant`, and none where an answer begins).
     """
 
-    def __init__(self, session: Session, prompts: PromptBuilder, eyes: Eyes, messages: Sequence[Message]) -> None:
+    def __init__(self, session: Session, prompts: Prompts, eyes: Eyes, messages: Sequence[Message]) -> None:
         """Use `Model.chat`."""
         self._session = session
         self._prompts = prompts

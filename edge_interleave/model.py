@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from .bundle import Bundle, open_bundle
-from .chat import FRAMES, GREEDY, MAX_TOKENS, AnswerStream, Chat, asking, inputs_of, stops_of
+from .chat import FRAMES, GREEDY, MAX_TOKENS, AnswerStream, Chat, Prompts, asking, inputs_of, stops_of
 from .decoder import Backend, Decoder, DecoderOptions, backend_for
 from .errors import ContextFullError, UsageError
 from .generation import Answer, GenerationOptions
@@ -158,10 +158,14 @@ class Model:
         prompt = inputs_of(self._prompts.build(messages, seen.counts), seen.visuals)
         return self._own_session().choose(prompt, options)
 
-    def chat(self, system: str | None = None) -> Chat:
-        """A conversation that remembers, with a KV cache of its own. `system`: a message that goes before it."""
+    def chat(self, system: str | None = None, *, prompts: Prompts | None = None) -> Chat:
+        """A conversation that remembers, with a KV cache of its own.
+
+        `system`: a message that goes before it. `prompts`: what makes tokens of messages; None: the model's own chat
+        template.
+        """
         messages = [] if system is None else [Message("system", (system,))]
-        return Chat(self._new_session(), self._prompts, self._eyes, messages)
+        return Chat(self._new_session(), prompts or self._prompts, self._eyes, messages)
 
     def live(
         self,

@@ -51,6 +51,7 @@ class Session:
         self._reopen = reopen
         self._tokenizer = tokenizer
         self._eos = frozenset(eos_token_ids)
+        self._room = ANSWER_ROOM
         self.turn = 0
         """Counts the uses of the timeline; an answer that is not finished when the next use begins is cancelled."""
 
@@ -132,7 +133,11 @@ class Session:
         options: GenerationOptions,
         cancel: threading.Event | None = None,
     ) -> Generation:
-        """Answer a prompt. Nothing happens before the first piece of text is asked for."""
+        """Answer a prompt. Nothing is computed before the first piece of text is asked for.
+
+        Where the KV cache grows with prompts, it grows for the longest answer that was asked for, too.
+        """
+        self._room = max(self._room, options.max_tokens)
         return Generation(self, self._tokenizer, self._eos, prompt, options, cancel)
 
     def choose(self, prompt: Sequence[Input], options: Sequence[str]) -> list[Choice]:
@@ -214,7 +219,7 @@ class Session:
     def _grow(self, total: int) -> None:
         """A larger KV cache where the prompt and an answer need it: by doubling, so that a long chat rarely pays."""
         facts = self._decoder.facts
-        needed = min(total + ANSWER_ROOM, facts.trained_context)
+        needed = min(total + self._room, facts.trained_context)
         if self._reopen is None or needed <= facts.capacity or total > facts.trained_context:
             return
         self._decoder.close()

@@ -9,12 +9,13 @@ import pytest
 from tiny import HIDDEN, tiny_bundle
 
 import edge_interleave as ei
-from edge_interleave.bundle import Bundle
+from edge_interleave.bundle import Bundle, open_bundle
 from edge_interleave.decoder import Decoder, DecoderOptions, find_backend
 from edge_interleave.errors import BundleError, ContextFullError, UsageError
 from edge_interleave.generation import GenerationOptions
 from edge_interleave.sampling import SamplingOptions, log_softmax
 from edge_interleave.session import Session
+from edge_interleave.store import embedded_folder
 from edge_interleave.timeline import Input, TextInput, Timeline, VisualInput
 from edge_interleave.tokenizer import TextTokenizer
 
@@ -69,6 +70,20 @@ def test_without_a_given_size_the_kv_cache_grows_with_the_prompt(tiny: Bundle) -
     finally:
         growing.close()
         fixed.close()
+
+
+def test_the_kv_cache_grows_for_the_answer_that_was_asked_for() -> None:
+    bundle = open_bundle(embedded_folder())
+
+    def open_decoder(size: int) -> Decoder:
+        return find_backend("llama-cpp").open(bundle, DecoderOptions(context=size, threads=1))
+
+    session = Session(open_decoder(64), TextTokenizer.open(bundle), (NEVER,), open_decoder)
+    try:
+        next(session.stream([text("Hello")], options(tokens=1100)))
+        assert session.decoder.facts.capacity >= 5 + 1100
+    finally:
+        session.close()
 
 
 def test_a_prompt_past_the_trained_context_is_refused_without_growing(tiny: Bundle) -> None:

@@ -19,6 +19,7 @@ COMMANDS = {
     "convert": ("edge_interleave.cli.convert:convert", "Convert a checkpoint into a bundle's folder."),
     "models": ("edge_interleave.cli.models:models", "List the models that are here, or remove one."),
     "plan": ("edge_interleave.cli.plan:plan", "What a live window can hold in so much memory, and what it costs."),
+    "eval": ("edge_interleave.cli.evaluate:evaluate", "Score a model on a benchmark's file, or on a drawn world."),
     "info": ("edge_interleave.cli.info:info", "What a model is made of, or what is installed."),
 }
 

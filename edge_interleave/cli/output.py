@@ -58,7 +58,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence
     """A plain table; the columns in `right` are set to the right."""
     made = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns))
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        number = column in right
+        made.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=number)
     for row in rows:
         made.add_row(*(Text(printable(cell)) for cell in row))
     return made
@@ -77,11 +78,14 @@ def size(count: int) -> str:
 
 
 @contextmanager
-def progress() -> Iterator[ProgressCall]:
-    """Show how far long work is, on stderr: a bar with the time left on a terminal, else now and then a line."""
+def progress(counted: str = "") -> Iterator[ProgressCall]:
+    """Show how far long work is, on stderr: a bar with the time left on a terminal, else now and then a line.
+
+    `counted`: a stage whose parts are told by their number.
+    """
     console = err()
     if not console.is_terminal:
-        yield _Lines()
+        yield _Lines(counted)
         return
     columns = (
         TextColumn("{task.description:<10}"),
@@ -95,25 +99,51 @@ def progress() -> Iterator[ProgressCall]:
 
         def report(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = shown.add_task(stage, total=None, amount="")
+                # What was done before this began says nothing about the time that is left.
+                tasks[stage] = shown.add_task(stage, total=None, completed=done, amount="")
             amount = f"{size(done)} of {size(total)}" if stage == "download" else ""
+            amount = f"{done} of {total}" if stage == counted else amount
             shown.update(tasks[stage], completed=done, total=total or None, amount=amount)
 
         yield report
 
 
 class _Lines:
-    """Progress where nobody watches: a line for each tenth of a stage, where it takes its time."""
+    """Progress where nobody watches: a line for each tenth of a stage, where it takes its time.
 
-    def __init__(self) -> None:
+    Of the stage that is counted a line for each hundredth, with the time left.
+    """
+
+    def __init__(self, counted: str = "") -> None:
+        self._counted = counted
         self._told: tuple[str, int] = ("", 0)
         self._when = time.monotonic()
+        self._began: tuple[float, int] | None = None
+        """When the counted stage began, and how much of it was done by then."""
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        now = (stage, done * 10 // total if total else 0)
+        steps = 100 if stage == self._counted else 10
+        if stage == self._counted and self._began is None:
+            self._began = (time.monotonic(), done)
+        now = (stage, done * steps // total if total else 0)
         if now != self._told and time.monotonic() - self._when >= _SECONDS_A_LINE:
             self._told, self._when = now, time.monotonic()
-            print(f"{stage}: {now[1] * 10} %", file=sys.stderr, flush=True)
+            print(f"{stage}: {now[1] * 100 // steps} %{self._left(stage, done, total)}", file=sys.stderr, flush=True)
+
+    def _left(self, stage: str, done: int, total: int) -> str:
+        if stage != self._counted or self._began is None:
+            return ""
+        began, before = self._began
+        left = (time.monotonic() - began) / (done - before) * (total - done) if done > before else None
+        return f", {done} of {total}" + ("" if left is None else f", about {lasting(left)} left")
+
+
+def lasting(seconds: float) -> str:
+    """A length of time for people, roughly: 40 s, 12 min, 3.5 h, 2.1 days."""
+    for unit, length, most in (("s", 1, 100), ("min", 60, 100 * 60), ("h", 3600, 48 * 3600)):
+        if seconds < most:
+            return f"{seconds / length:.{int(unit == 'h')}f} {unit}"
+    return f"{seconds / 86400:.1f} days"
 
 
 def engine_name(provider: str) -> str:

@@ -1,0 +1,183 @@
+"""`edge-interleave eval`: a benchmark's score, kept answer by answer, and compared with another run's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import UsageError
+from . import output
+from .interrupts import set_by_interrupt
+from .options import model_options
+
+if TYPE_CHECKING:
+    from ..eval.comparison import Comparison
+    from ..eval.manifest import World
+    from ..eval.runner import Outcome
+    from ..eval.summary import Summary
+
+WORLD_FOLDER = "world"
+INTERRUPTED = 130
+SOME_FAILED = 3
+"""As for bad input: some samples could not be answered."""
+_PATH = click.Path(path_type=Path)
+_ASKING = (
+    "images", "samples", "seed", "model", "backend", "context", "threads", "pool", "frames", "max_tokens", "limit",
+    "shard",
+)  # fmt: skip
+
+
+def part(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:
+    """Number and count of `2/4`."""
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", value)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise click.BadParameter(f"{value!r} is no part of the samples; give one like 1/4")
+    return int(found[1]), int(found[2])
+
+
+@click.command("eval")
+@click.argument("file", required=False, type=_PATH)
+@click.option("--out", type=_PATH, required=True, help="Folder of the results; what lies there goes on.")
+@click.option("--images", type=_PATH, help="Folder that the file's image paths are relative to (default: FILE's own).")
+@click.option("--world", is_flag=True, help="Draw a world of shapes and ask about that, instead of FILE.")
+@click.option("--samples", type=click.IntRange(1), default=100, show_default=True, help="With --world: of each task.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="With --world: what is drawn.")
+@model_options
+@click.option("--pool", type=int, default=1, show_default=True, help="Pooling stride: 2 for a quarter.")
+@click.option("--frames", type=int, default=8, show_default=True, help="Frames taken of each video.")
+@click.option("--max-tokens", type=int, default=1024, show_default=True, help="Length of an answer at most.")
+@click.option("--limit", type=int, help="Only so many of the first samples.")
+@click.option("--shard", default="1/1", callback=part, metavar="I/N", help="Only every N-th sample, from the I-th.")
+@click.option("--against", type=_PATH, metavar="OUT", help="Compare with the results in another folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
+@click.pass_context
+def evaluate(
+    ctx: click.Context,
+    /,
+    file: Path | None,
+    out: Path,
+    images: Path | None,
+    world: bool,
+    samples: int,
+    seed: int,
+    model: str | None,
+    backend: str | None,
+    context: int | None,
+    threads: int | None,
+    pool: int,
+    frames: int,
+    max_tokens: int,
+    limit: int | None,
+    shard: tuple[int, int],
+    against: Path | None,
+    as_json: bool,
+) -> int:
+    """Score a model on FILE, a file of LLaVA-Interleave Bench, of M4-Instruct, or of their form.
+
+    Answers are kept in --out as they come: an interrupted run goes on when it is called again. Scores are the official
+    script's. Without FILE and --world, what lies in --out is summarised again, without a model.
+
+    Exit codes: 0 all samples were answered; 3 some could not be, or the input is bad; 130 interrupted.
+    """
+    from ..eval.answering import Settings
+    from ..eval.manifest import World
+    from ..eval.results import Shard
+
+    if file is not None and world:
+        raise UsageError("give FILE or --world, not both")
+    if file is None and not world:
+        _refuse(ctx, _ASKING, "needs samples to ask: give FILE, or --world")
+        return _tell(out, against, as_json, None)
+    _refuse(ctx, ("images",) if world else ("samples", "seed"), f"makes no sense with {'--world' if world else 'FILE'}")
+    settings = Settings(max_tokens=max_tokens, pool=pool, frames=frames, context=context)
+    drawn = World(seed, samples) if world else None
+    with set_by_interrupt() as cancel, output.progress(counted="samples") as progress:
+        from ..eval.runner import run
+        from ..model import load
+
+        # Before the model is loaded: drawing may find that the folder holds another run.
+        path = _draw(out, drawn, progress) if drawn else file
+        assert path is not None
+        with load(model, backend=backend, context=context, threads=threads) as opened:
+            outcome = run(
+                path,
+                opened,
+                out,
+                images=images,
+                settings=settings,
+                shard=Shard(*shard),
+                limit=limit,
+                world=drawn,
+                report=progress,
+                cancel=cancel,
+            )
+    return _tell(out, against, as_json, outcome)
+
+
+def _refuse(ctx: click.Context, names: Sequence[str], why: str) -> None:
+    """What would be left out in silence is refused."""
+    for name in names:
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise UsageError(f"--{name.replace('_', '-')} {why}")
+
+
+def _draw(out: Path, drawn: World, progress: output.ProgressCall) -> Path:
+    """The file of the drawn world; one that was drawn for this very run is taken as it is."""
+    from ..eval.files import make_folder
+    from ..eval.manifest import RUN_NAME, read_run
+    from ..world.bench import write_bench
+
+    folder = out / WORLD_FOLDER
+    if (out / RUN_NAME).exists():
+        before = read_run(out)
+        if before.world != drawn:
+            was = f"seed {before.world.seed}, {before.world.per_task} of each task" if before.world else before.file
+            raise UsageError(f"{out}: holds results of {was}; give another --out, or the same --seed and --samples")
+        if (folder / before.file).is_file():
+            return folder / before.file
+    make_folder(folder)
+    return write_bench(folder, seed=drawn.seed, per_task=drawn.per_task, tasks=None, progress=progress)
+
+
+def _tell(out: Path, against: Path | None, as_json: bool, outcome: Outcome | None) -> int:
+    from ..eval.comparison import compare
+    from ..eval.report import as_json as to_json
+    from ..eval.report import write
+    from ..eval.summary import summarise
+
+    if outcome is not None and outcome.done == 0:
+        if outcome.interrupted:
+            raise click.Abort
+        raise UsageError("there are no samples in this part; take fewer parts, or a larger --limit")
+    summary = summarise(out)
+    comparison = None if against is None else compare(out, against)
+    write(out, summary, comparison)
+    if as_json:
+        output.print_json(to_json(summary, comparison))
+    else:
+        _show(summary, comparison)
+    if outcome is not None and outcome.interrupted:
+        output.note(f"interrupted at {outcome.done} of {outcome.of} samples; the same call goes on")
+        return INTERRUPTED
+    return SOME_FAILED if summary.failed else 0
+
+
+def _show(summary: Summary, comparison: Comparison | None) -> None:
+    from ..eval.report import CAPTION, headline, notes, tables
+
+    out = output.out()
+    out.print(output.printable(headline(summary.run)), soft_wrap=True)
+    if comparison is not None:
+        out.print(output.printable(f"b: {headline(comparison.b)}"), soft_wrap=True)
+    for table in tables(summary, comparison, narrow=True):
+        right = [column for column, number in zip(table.columns, table.numbers, strict=True) if number]
+        out.print()
+        out.print(output.table(table.columns, table.rows, right=right))
+    out.print()
+    out.print(CAPTION)
+    for note in notes(summary):
+        out.print(output.printable(note), soft_wrap=True)

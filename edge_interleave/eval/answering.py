@@ -1,0 +1,140 @@
+"""One sample through a model: its media found and opened, its questions asked in turn, greedily.
+
+Knows nothing about scores, or where answers are kept.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ContextFullError, MediaError, UsageError
+from ..generation import CANCELLED
+from ..messages import Image, Media, Video
+from ..model import Model
+from ..prompt import MARKER
+from ..vision.image import describe
+from ..vision.pooling import pooled_grid
+from . import official_prompt
+from .samples import Sample
+
+BUNDLES_OWN = "the bundle's own"
+_VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What answers depend on, beside the samples and the model. The defaults are the official evaluation's."""
+
+    max_tokens: int = 1024
+    """Of each answer."""
+    pool: int = 1
+    """Pooling stride; 1 is as trained."""
+    frames: int = 8
+    """Taken of a video."""
+    context: int | None = None
+    """Entries of the KV cache; None: as many as a prompt and its answer need."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens", "pool", "frames"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be a whole number from 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer to one question."""
+
+    text: str
+    """Without white space around it, as the official evaluation keeps it."""
+    finish_reason: str
+    """`stop`, or `length` where it was cut at `max_tokens` or where the context is full."""
+    prompt_tokens: int
+    visual_tokens: int
+    answer_tokens: int
+    seconds: float
+
+
+class Answerer:
+    """Asks samples of a model. Each sample begins with an empty timeline, so that none depends on those before it."""
+
+    def __init__(self, model: Model, images: Path, settings: Settings) -> None:
+        """`images`: the folder that samples' paths are relative to. Raises UsageError for a stride that leaves nothing.
+
+        The model should be loaded with `settings.context`.
+        """
+        manifest = model.bundle.manifest
+        self._side = pooled_grid(manifest.vision.grid, settings.pool, manifest.pooling_mode)
+        self._trained_context = manifest.decoder.context_length
+        self._folder = images
+        self._settings = settings
+        prompts = official_prompt.OfficialPrompts.for_bundle(model.bundle)
+        self.prompt = official_prompt.NAME if prompts else BUNDLES_OWN
+        """Which prompt is used: `qwen_1_5`, or the bundle's own where its tokenizer is not ChatML's."""
+        self._chat = model.chat(prompts=prompts)
+
+    def answer(self, sample: Sample, cancel: threading.Event | None = None) -> list[Reply] | None:
+        """An answer to each question, in order; each sees the questions and answers before it. None where cancelled.
+
+        Raises MediaError, ContextFullError, UsageError where the sample cannot be answered, BackendError where the
+        engine fails.
+        """
+        media = self._media(sample)
+        replies = []
+        self._chat.reset()
+        for turn in sample.turns:
+            count = turn.question.count(MARKER)
+            shown, media = media[:count], media[count:]
+            started = time.perf_counter()
+            answer = self._chat.ask(
+                [{"role": "user", "content": [*shown, turn.question]}],
+                max_tokens=self._settings.max_tokens,
+                frames=self._settings.frames,
+                pool=self._settings.pool,
+                cancel=cancel,
+            )
+            if answer.finish_reason == CANCELLED:
+                return None
+            stats, seconds = answer.stats, time.perf_counter() - started
+            counts = (stats.prompt_tokens, stats.visual_tokens, stats.answer_tokens)
+            replies.append(Reply(answer.text.strip(), answer.finish_reason, *counts, seconds))
+        return replies
+
+    def close(self) -> None:
+        """Free the KV cache."""
+        self._chat.close()
+
+    def _media(self, sample: Sample) -> list[Media]:
+        frames = len(sample.images) + (self._settings.frames if sample.video else 0)
+        visual = frames * self._side * self._side
+        # Before anything is opened: a sample may name any number of pictures.
+        if visual > self._trained_context:
+            raise ContextFullError(
+                f"{frames} images are {visual} visual tokens, the model was trained on {self._trained_context} in all; "
+                "take a larger pooling stride"
+            )
+        images: list[Media] = [Image(self._inside(name, Path.is_file)) for name in sample.images]
+        # One or the other: a sample with both has them in this order.
+        return [*images, Video(self._video(sample.video))] if sample.video else images
+
+    def _video(self, name: str) -> Path:
+        """A clip, or a folder of frames; the files of M4-Instruct leave the ending out."""
+        for suffix in ("", *_VIDEO_SUFFIXES):
+            if (self._folder / (name + suffix)).exists():
+                return self._inside(name + suffix, Path.exists)
+        return self._inside(name, Path.exists)
+
+    def _inside(self, name: str, is_there: Callable[[Path], bool]) -> Path:
+        """The path of a file below the folder. Raises MediaError where it is missing or leads out."""
+        try:
+            path = self._folder / name
+            if not path.resolve().is_relative_to(self._folder.resolve()):
+                raise MediaError(f"{describe(name)}: leads out of the images' folder")
+            if not is_there(path):
+                raise MediaError(f"{describe(path)}: no such file; check --images")
+        except (OSError, ValueError, RuntimeError) as error:  # names that no file system takes; links in circles
+            raise MediaError(f"{describe(name)}: is no path ({type(error).__name__})") from error
+        return path
