@@ -6,11 +6,7 @@ import pty
 import re
 import select
 import subprocess
-import sys
-import types
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from command_line import PROGRAM, environment, run, told
@@ -18,6 +14,7 @@ from eval_files import colour_samples, draw, results, sample, write
 
 from edge_interleave.cli import cli, errors
 from edge_interleave.eval.results import Shard
+from edge_interleave.world import bench
 
 FAST = ("--threads", 1, "--backend", "llama-cpp")
 
@@ -191,56 +188,52 @@ def test_on_a_terminal_there_is_a_bar_with_numbers(file: Path, tmp_path: Path, e
 
 
 class TestWorld:
-    """The runner's side of a drawn world: what it asks of `edge_interleave.world.bench`, and what it does with it."""
+    """Two tasks of the drawn world, one of which has samples with something held out."""
 
-    @pytest.fixture
-    def calls(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, int, int]]:
-        """A world of circles in the world's place; notes when it is drawn."""
-        drawn: list[tuple[Path, int, int]] = []
-
-        def write_bench(
-            folder: Path, *, seed: int, per_task: int, tasks: Any, progress: Callable[[str, int, int], None]
-        ) -> Path:
-            drawn.append((folder, seed, per_task))
-            progress("draw", 1, 1)
-            samples = colour_samples(2 * per_task)
-            for number, one in enumerate(samples):
-                one["metadata"] |= {"category": "colour", "chance": 0.125, "held_out": number % 2 == 1}
-            samples[-1]["conversations"][1]["value"] += f" (seed {seed})"
-            return write(folder, samples, "world.json")
-
-        bench = types.ModuleType("edge_interleave.world.bench")
-        bench.write_bench = write_bench  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "edge_interleave.world", types.ModuleType("edge_interleave.world"))
-        monkeypatch.setitem(sys.modules, "edge_interleave.world.bench", bench)
-        return drawn
+    @pytest.fixture(autouse=True)
+    def two_tasks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(bench, "TASKS", {name: bench.TASKS[name] for name in ("colour", "puzzle")})
 
     def test_is_drawn_asked_and_scored_by_exact_match_beside_the_official_score(
-        self, tmp_path: Path, calls: list[tuple[Path, int, int]], capsys: pytest.CaptureFixture[str]
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         out = tmp_path / "out"
-        assert here("--world", "--out", out, "--samples", 3, "--seed", 5, "--json", *FAST) == 0
-        assert calls == [(out / "world", 5, 3)]
+        assert here("--world", "--out", out, "--samples", 5, "--seed", 5, "--json", *FAST) == 0
+        assert (out / "world" / "world.json").is_file()
         summary = json.loads(capsys.readouterr().out)
-        (one,) = summary["sets"]
-        assert (one["exact"], one["chance"], one["category"], one["domain"]) == (5 / 6, 0.125, "colour", "world")
-        assert [half["exact"] for half in summary["held_out"]] == [1.0, 2 / 3]
-        assert summary["run"]["world"] == {"seed": 5, "per_task": 3}
+        colour, puzzle = summary["sets"]
+        assert (colour["name"], colour["category"], colour["domain"]) == ("colour", "single-image VQA", "world")
+        assert (colour["metric"], puzzle["metric"]) == ("ROUGE-L", "accuracy")
+        assert (colour["answers"], puzzle["answers"]) == (5, 5)
+        assert puzzle["score"] == puzzle["exact"]
+        assert 0 < colour["chance"] < 0.5
+        # Four of the five may be of what training shows, one has a new pair; of puzzles nothing is held out.
+        assert [(half["name"], half["answers"]) for half in summary["held_out"]] == [("nothing", 4), ("combination", 1)]
+        assert summary["run"]["world"] == {"seed": 5, "per_task": 5}
 
-    def test_goes_on_without_drawing_again(
-        self, tmp_path: Path, calls: list[tuple[Path, int, int]], capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_goes_on_without_drawing_again(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         world = ("--world", "--out", tmp_path / "out", "--samples", 3)
         assert here(*world, "--limit", 2, *FAST) == 0
+        drawn = (tmp_path / "out" / "world" / "world.json").stat().st_mtime_ns
         assert here(*world, *FAST) == 0
-        assert len(calls) == 1
+        assert (tmp_path / "out" / "world" / "world.json").stat().st_mtime_ns == drawn
         assert len(results(tmp_path / "out")) == 6
 
     def test_of_another_seed_is_refused_before_anything_is_drawn(
-        self, tmp_path: Path, calls: list[tuple[Path, int, int]], capsys: pytest.CaptureFixture[str]
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         world = ("--world", "--out", tmp_path / "out", "--samples", 3)
-        assert here(*world, *FAST) == 0
+        assert here(*world, "--limit", 1, *FAST) == 0
+        drawn = (tmp_path / "out" / "world" / "world.json").read_bytes()
         assert here(*world, "--seed", 1, *FAST) == 2
         assert "holds results of seed 0, 3 of each task" in capsys.readouterr().err
-        assert len(calls) == 1
+        assert (tmp_path / "out" / "world" / "world.json").read_bytes() == drawn
+
+    def test_does_not_replace_a_folder_of_another_kind(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "out" / "world").mkdir(parents=True)
+        (tmp_path / "out" / "world" / "diary.txt").write_text("dear diary")
+        assert here("--world", "--out", tmp_path / "out", "--samples", 3, *FAST) == 2
+        assert "holds another bench" in capsys.readouterr().err
+        assert (tmp_path / "out" / "world" / "diary.txt").read_text() == "dear diary"

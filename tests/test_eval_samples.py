@@ -77,9 +77,9 @@ def test_the_forms_that_published_files_have_are_understood() -> None:
     choices = good({**RAVEN, "choice_list": ["red", "blue"]})
     assert choices.choices == ("red", "blue")
     assert good({**RAVEN, "choice_list": "None"}).choices == ()
-    drawn = good(sample(1, ("?", "a"), category="colour", scenario="multi-image", chance=0.125, held_out=True)).labels
-    assert (drawn.category, drawn.scenario, drawn.chance, drawn.held_out) == ("colour", "multi-image", 0.125, True)
-    odd = good(sample(1, ("?", "a"), category=3, chance="x", held_out="yes")).labels
+    drawn = good(sample(1, ("?", "a"), category="colour", scenario="multi-image", chance=0.125, held_out="pair")).labels
+    assert (drawn.category, drawn.scenario, drawn.chance, drawn.held_out) == ("colour", "multi-image", 0.125, "pair")
+    odd = good(sample(1, ("?", "a"), category=3, chance="x", held_out=True)).labels
     assert (odd.category, odd.chance, odd.held_out) == (None, None, None)
 
 

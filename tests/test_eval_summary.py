@@ -198,15 +198,16 @@ def test_intervals_are_wilsons_and_the_normal_one(tmp_path: Path) -> None:
 def test_chance_and_what_was_held_out_are_told_apart(tmp_path: Path) -> None:
     about = {"category": "counting", "scenario": "multi-image", "chance": 0.25}
     lines = [
-        line(number, "A", "A" if number % 4 else "B", "count", held_out=number >= 8, **about) for number in range(16)
+        line(number, "A", "A" if number % 4 else "B", "count", held_out="pair" if number >= 8 else "", **about)
+        for number in range(16)
     ]
     info = dataclasses.replace(INFO, file="world.json", world=World(0, 16), samples=16)
     summary = summarise(keep(tmp_path / "out", lines, info))
     (one,) = summary.sets
     assert (one.chance, one.category, one.scenario, one.domain) == (0.25, "counting", "multi-image", "world")
     assert [(half.name, half.exact, half.answers) for half in summary.held_out] == [
-        ("not held out", 0.75, 8),
-        ("held out", 0.75, 8),
+        ("nothing", 0.75, 8),
+        ("pair", 0.75, 8),
     ]
     assert [group.name for group in summary.domains] == ["world"]
     assert "held out" in as_markdown(summary)

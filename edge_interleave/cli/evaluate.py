@@ -43,7 +43,7 @@ def part(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[in
 @click.argument("file", required=False, type=_PATH)
 @click.option("--out", type=_PATH, required=True, help="Folder of the results; what lies there goes on.")
 @click.option("--images", type=_PATH, help="Folder that the file's image paths are relative to (default: FILE's own).")
-@click.option("--world", is_flag=True, help="Draw a world of shapes and ask about that, instead of FILE.")
+@click.option("--world", is_flag=True, help="Draw a world of shapes and things, and ask about that, instead of FILE.")
 @click.option("--samples", type=click.IntRange(1), default=100, show_default=True, help="With --world: of each task.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="With --world: what is drawn.")
 @model_options
@@ -131,16 +131,16 @@ def _draw(out: Path, drawn: World, progress: output.ProgressCall) -> Path:
     from ..eval.manifest import RUN_NAME, read_run
     from ..world.bench import write_bench
 
-    folder = out / WORLD_FOLDER
     if (out / RUN_NAME).exists():
         before = read_run(out)
         if before.world != drawn:
             was = f"seed {before.world.seed}, {before.world.per_task} of each task" if before.world else before.file
             raise UsageError(f"{out}: holds results of {was}; give another --out, or the same --seed and --samples")
-        if (folder / before.file).is_file():
-            return folder / before.file
-    make_folder(folder)
-    return write_bench(folder, seed=drawn.seed, per_task=drawn.per_task, tasks=None, progress=progress)
+    make_folder(out)
+    try:
+        return write_bench(out / WORLD_FOLDER, seed=drawn.seed, per_task=drawn.per_task, progress=progress)
+    except FileExistsError as error:
+        raise UsageError(str(error)) from error
 
 
 def _tell(out: Path, against: Path | None, as_json: bool, outcome: Outcome | None) -> int:

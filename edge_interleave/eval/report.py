@@ -113,7 +113,7 @@ def write(out: Path, summary: Summary, comparison: Comparison | None = None) -> 
 _INTERVAL, _EXACT_INTERVAL = "95 %", "95 % of exact"
 _SET_COLUMNS = ("set", "metric", "score", _INTERVAL, "exact", _EXACT_INTERVAL, "chance", "answers", "errors")
 _GROUP_COLUMNS = ("mean", "score", "of")
-_HELD_COLUMNS = ("samples", "exact", _EXACT_INTERVAL, "chance", "answers")
+_HELD_COLUMNS = ("held out", "exact", _EXACT_INTERVAL, "chance", "answers")
 _DIFFERENCE_COLUMNS = ("set", "a", "b", "a - b", "95 %", "a exact", "b exact", "answers", "differ")
 _WORDS = ("metric", "of")
 

@@ -45,8 +45,8 @@ class Labels:
     scenario: str | None = None
     chance: float | None = None
     """The share of right answers that guessing gives."""
-    held_out: bool | None = None
-    """Whether nothing like it was trained on."""
+    held_out: str | None = None
+    """What about it training never showed, in a word; empty for nothing; None where the file does not say."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _labels(raw: Mapping[str, Any], index: int, dataset: str) -> Labels:
         category=_name(about.get("category")),
         scenario=_name(about.get("scenario")),
         chance=_share(chance),
-        held_out=held_out if isinstance(held_out, bool) else None,
+        held_out=held_out[:_NAME_CHARACTERS_MAX] if isinstance(held_out, str) else None,
     )
 
 

@@ -146,8 +146,8 @@ def summarise(out: Path) -> Summary:
             problems[first["index"]] = Problem(first["index"] + 1, str(first.get("sample_id")), first["error"])
             continue
         held_out = first.get("held_out")
-        if isinstance(held_out, bool):
-            name = "held out" if held_out else "not held out"
+        if isinstance(held_out, str):
+            name = held_out or "nothing"
             both = held.setdefault(held_out, Tally(name, 0, tally.question_type))
             _count(both, lines, tally.metric)
         _count(tally, lines, tally.metric)
