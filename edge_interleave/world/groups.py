@@ -15,6 +15,8 @@ from .scene import Effect, Item, Scene, Sign
 from .views import View, draw_views
 
 CHANGES = ("recolour", "reshape", "move", "appear", "disappear")
+LONG_CLIP = 24
+"""Frames of a long clip."""
 EFFECTS = ("darkest", "blurriest", "noisiest")
 
 
@@ -174,6 +176,7 @@ MAKERS: dict[str, Callable[..., Group]] = {
     "change": change_pair,
     "twins": twin_pair,
     "motion": lambda rng, cast=SHAPES_ALONE: motion(rng, cast=cast),
+    "glide": lambda rng, cast=SHAPES_ALONE: motion(rng, LONG_CLIP, cast),
     "arrivals": arrivals,
     "story": story,
     "quality": quality,

@@ -34,10 +34,13 @@ from edge_interleave.world.questions import NUMBERS, plural
 
 MIDDLE = 3
 ORDINALS = 8
+"""Images that are told apart by their number; later ones of longer sequences are asked nothing."""
 CLASSES = (len(cast.KINDS), len(cast.COLOURS))
 """What can lie somewhere, and its colour; one class more of each stands for nothing."""
 # A count is one token of its answer, and the rest of the answer repeats the question: so much more does it weigh.
 COUNTED = 4.0
+NONE = 10**6
+"""More than any class has a number."""
 # The last steps, by share of the decaying learning rate, that train through 4-bit rounding.
 QUANTIZED_SHARE = 0.6
 
@@ -92,7 +95,8 @@ class Student(nn.Module):
         if packed.live:
             asked = self.number_said(packed, middle, visual)
         else:
-            asked = F.cross_entropy(self.ordinal(middle[visual]).float(), ordinals)
+            told = torch.where(ordinals < ORDINALS, ordinals, IGNORE)
+            asked = F.cross_entropy(self.ordinal(middle[visual]).float(), told)
         if packed.stride > 1:
             labels = pooled_labels(labels)
         asked = asked + self.names(packed, looks, after, labels.flatten(0, 2))
@@ -146,8 +150,8 @@ class Student(nn.Module):
         states = after[row, at]
         for number, head in enumerate(self.told[:3] if packed.live else self.told):
             fact = facts[row, :, number]
-            least = fact.masked_fill(~there, ORDINALS + 9).amin(1)
-            one = some & (least == fact.masked_fill(~there, -1).amax(1)) & (least >= 0)
+            least = fact.masked_fill(~there, NONE).amin(1)
+            one = some & (least == fact.masked_fill(~there, -1).amax(1)) & (least >= 0) & (least < head.out_features)
             if one.any():
                 loss = loss + F.cross_entropy(head(states[one]).float(), least[one])
         return loss
@@ -179,12 +183,13 @@ def train(
     steps: int,
     checkpoint: Path,
     *,
+    packer: Packer | None = None,
     batch: int = 5600,
     rate: float = 1.8e-3,
     easy_steps: int = 300,
     decay_share: float = 0.35,
 ) -> None:
-    """Train for `steps` steps in all; goes on from `checkpoint` where it exists."""
+    """Train for `steps` steps in all; goes on from `checkpoint` where it exists. `packer`: what each step is about."""
     student = Student(model, tokenizer)
     optimizers = make_optimizers(student, rate)
     exam = evaluate_in_torch.Exam(model, tokenizer, seed=77, count=40)
@@ -200,7 +205,7 @@ def train(
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["peak"] = peak
         start = state["step"]
-    packer = Packer(pool, tokenizer, random.Random())
+    packer = packer or Packer(pool, tokenizer, random.Random())
     began, losses = time.monotonic(), []
     for step in range(start, steps):
         left = (steps - step) / (decay_share * steps)

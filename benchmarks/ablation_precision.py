@@ -1,0 +1,110 @@
+"""One checkpoint as bundles of several precisions, each asked the drawn world through `edge_interleave.eval`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_interleave.converters.convert import convert
+from rich.console import Console
+from rich.progress import track
+
+import edge_interleave as ei
+from edge_interleave import eval as benchmark
+from edge_interleave.bundle import MANIFEST_NAME
+from edge_interleave.eval.results import read_results
+from edge_interleave.world.bench import write_bench
+
+SEED = 0
+Z95 = 1.96
+
+
+@dataclass(frozen=True)
+class Precision:
+    """One way to convert."""
+
+    name: str
+    backend: str
+    quantization: str
+    tower: str
+
+
+PRECISIONS = (
+    Precision("f16, tower fp32", "llama-cpp", "f16", "fp32"),
+    Precision("f16", "llama-cpp", "f16", "int8"),
+    Precision("q8_0", "llama-cpp", "q8_0", "int8"),
+    Precision("q4_k_m", "llama-cpp", "q4_k_m", "int8"),
+    Precision("MLX 4bit", "mlx", "4bit", "int8"),
+)
+"""The first is what the others are compared with. The tower is int8 where its precision is not said."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One task of one bundle."""
+
+    bundle: str
+    task: str
+    answers: int
+    right: float
+    """Share of answers that are right word for word."""
+    half: float
+    """Half the width of its 95 % interval."""
+    difference: float | None
+    """To the first bundle, answer by answer; None for itself."""
+    interval: tuple[float, float] | None
+    """95 %, of the difference."""
+
+
+def measure_precision(checkpoint: Path, out: Path, samples: int, *, mlx: bool) -> list[Cell]:
+    """Convert, ask and compare; answers that are there are not asked for again."""
+    world = benchmark.World(SEED, samples)
+    file = write_bench(out / f"world-{samples}", seed=SEED, per_task=samples)
+    cells: list[Cell] = []
+    first: dict[str, dict[int, bool]] = {}
+    chosen = [precision for precision in PRECISIONS if mlx or precision.backend != "mlx"]
+    for number, precision in enumerate(track(chosen, "asking", console=Console(stderr=True))):
+        folder = _bundle(checkpoint, out, precision)
+        answers = out / f"answers-{samples}" / folder.name
+        with ei.load(folder, backend=precision.backend, threads=1) as model:
+            benchmark.run(file, model, answers, world=world, settings=benchmark.Settings(max_tokens=100))
+        right = _right(answers)
+        first = first if number else right
+        cells += [_cell(precision.name, task, right[task], first[task] if number else None) for task in right]
+    return cells
+
+
+def _bundle(checkpoint: Path, out: Path, precision: Precision) -> Path:
+    folder = out / "bundles" / f"{precision.quantization}-{precision.tower}"
+    if not (folder / MANIFEST_NAME).exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        option = "mlx_quantization" if precision.backend == "mlx" else "quantization"
+        convert(
+            checkpoint,
+            folder,
+            backends=[precision.backend],
+            vision_precision=precision.tower,
+            **{option: precision.quantization},
+        )
+    return folder
+
+
+def _right(answers: Path) -> dict[str, dict[int, bool]]:
+    """Of each task, which samples were answered right, by their place in the file."""
+    right: dict[str, dict[int, bool]] = {}
+    for lines in read_results(answers, shards=1):
+        line = lines[0]
+        right.setdefault(line["dataset"], {})[line["index"]] = line.get("exact") is True
+    return right
+
+
+def _cell(name: str, task: str, right: dict[int, bool], first: dict[int, bool] | None) -> Cell:
+    count, share = len(right), sum(right.values()) / len(right)
+    half = Z95 * math.sqrt(share * (1 - share) / count)
+    if first is None:
+        return Cell(name, task, count, share, half, None, None)
+    differences = [right[index] - first[index] for index in right]
+    mean = sum(differences) / count
+    error = math.sqrt(sum((d - mean) ** 2 for d in differences)) / count
+    return Cell(name, task, count, share, half, mean, (mean - Z95 * error, mean + Z95 * error))
