@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def show_precision(cells: Sequence[Cell]) -> None:
-    """A row for each task, a column for each bundle: right answers, and the difference to the first where it is sure."""
+    """A row a task, a column a bundle: right answers, and the difference to the first where it is sure."""
     names = list(dict.fromkeys(cell.bundle for cell in cells))
     table = Table("task", *names, title="right answers, by precision")
     for task in dict.fromkeys(cell.task for cell in cells):
