@@ -2,6 +2,7 @@
 
 import json
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,12 @@ from edge_interleave.world.cast import (
     TINTED,
 )
 from edge_interleave.world.drawing import draw, item_map
-from edge_interleave.world.group_questions import puzzle_choices
-from edge_interleave.world.groups import MAKERS, puzzle, views
+from edge_interleave.world.group_questions import TIMES, puzzle_choices
+from edge_interleave.world.groups import LONG_CLIP, MAKERS, puzzle, views
 from edge_interleave.world.samples import FIRST, TASKS, Sample, blinking, draw_sample, lasting
 from edge_interleave.world.scene import PLACES, Item
+from edge_interleave.world.videos import KINDS as KINDS_OF_VIDEOS
+from edge_interleave.world.videos import draw_video, taken
 
 SCENARIOS = {"single-image", "multi-image", "multi-frame", "multi-view", "multi-patch"}
 
@@ -217,3 +220,23 @@ def test_chance_is_what_one_answer_to_all_would_get() -> None:
 def test_kinds_are_single_words_that_differ() -> None:
     assert len(set(KINDS)) == len(KINDS)
     assert all(kind.isalnum() for kind in KINDS)
+
+
+@pytest.mark.parametrize("task", KINDS_OF_VIDEOS)
+def test_a_long_clip_shows_what_its_answer_says(task: str) -> None:
+    for seed in range(12):
+        clip = draw_video(task, random.Random(f"{task}/{seed}"), SEEN)
+        assert len(clip.scenes) == LONG_CLIP
+        counts = [len(scene.items) for scene in clip.scenes]
+        rises = sum(b > a for a, b in pairwise(counts))
+        if task == "events":
+            assert clip.answer.endswith(f" {TIMES[rises]}.")
+        elif task == "order":
+            assert clip.answer.count("the ") == rises
+        else:
+            assert rises == 0
+
+
+def test_frames_are_taken_at_even_distances() -> None:
+    assert taken(range(24), 4) == [3, 9, 15, 21]
+    assert taken(range(24), 24) == list(range(24))
