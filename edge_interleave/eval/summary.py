@@ -136,7 +136,7 @@ def summarise(out: Path) -> Summary:
     tallies = first_pass(out, run)
     if not tallies:
         raise InputError(f"{out}: no results there yet")
-    held: dict[bool, Tally] = {}
+    held: dict[str, Tally] = {}
     problems: dict[int, Problem] = {}
     for lines in latest(out, run):
         first = lines[0]

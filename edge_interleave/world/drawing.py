@@ -160,7 +160,7 @@ def _letters(text: str, lettering: str) -> Image.Image:
     (width, height), base = cv2.getTextSize(text.upper(), font, scale, stroke)
     canvas = np.zeros((height + base + 4 * stroke, width + 4 * stroke), np.uint8)
     cv2.putText(canvas, text.upper(), (2 * stroke, height + stroke), font, scale, 255, stroke, cv2.LINE_AA)
-    rows, columns = canvas.any(1).nonzero()[0], canvas.any(0).nonzero()[0]
+    rows, columns = np.flatnonzero(canvas.any(1)), np.flatnonzero(canvas.any(0))
     return Image.fromarray(canvas[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
 
 
@@ -173,8 +173,8 @@ def _affected(image: Image.Image, scene: Scene) -> Image.Image:
     if effect.noise:
         rng = np.random.default_rng(scene.look.grain_seed)
         grain = rng.normal(0, effect.noise, (96, 96, 3)).astype(np.float32)
-        grain = cv2.resize(grain, image.size, interpolation=cv2.INTER_NEAREST)
-        image = Image.fromarray(np.clip(np.asarray(image, np.float32) + grain, 0, 255).astype(np.uint8))
+        spread = np.asarray(cv2.resize(grain, image.size, interpolation=cv2.INTER_NEAREST))
+        image = Image.fromarray(np.clip(np.asarray(image, np.float32) + spread, 0, 255).astype(np.uint8))
     return image
 
 

@@ -120,7 +120,8 @@ def which_sign(rng: random.Random, scenes: Sequence[Scene]) -> QA | None:
 
 def fine_print(rng: random.Random, whole: Scene) -> QA:
     """What one corner of a large picture holds."""
-    part: Item | Sign = rng.choice([*whole.items, *whole.signs])
+    parts: list[Item | Sign] = [*whole.items, *whole.signs]
+    part = rng.choice(parts)
     corner = f"{'top' if part.y < 0.5 else 'bottom'} {'left' if part.x < 0.5 else 'right'}"
     if isinstance(part, Sign):
         return f"What is written at the {corner}?", f"It says {part.text}."
