@@ -345,7 +345,9 @@ def test_an_array_of_pictures() -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", [np.zeros((8, 9, 3), np.uint8), np.zeros((8, 9), np.uint8), b"bytes", 7, None, picture()], ids=repr
+    "spec",
+    [np.zeros((8, 9, 3), np.uint8), np.zeros((8, 9), np.uint8), b"bytes", 7, None, picture()],
+    ids=["a picture", "a grey picture", "bytes", "a number", "nothing", "a Pillow image"],
 )
 def test_what_is_no_sequence_of_pictures_is_a_wrong_call(spec: object) -> None:
     with pytest.raises(UsageError):
