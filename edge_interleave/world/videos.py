@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 from . import group_questions as asked
@@ -15,31 +14,20 @@ from . import groups
 from .cast import Cast
 from .groups import LONG_CLIP, Group
 from .questions import QA
-from .samples import lasting
-from .scene import Scene
+from .samples import Sample, lasting
 
 T = TypeVar("T")
 KINDS = {"direction": "glide", "order": "arrivals", "events": "change"}
 """Task to the kind of group (groups.MAKERS) that its clips are of."""
 
 
-@dataclass(frozen=True)
-class Video:
-    """LONG_CLIP frames, a question about them and the right answer."""
-
-    task: str
-    scenes: tuple[Scene, ...]
-    question: str
-    answer: str
-
-
-def draw_video(task: str, rng: random.Random, cast: Cast) -> Video:
-    """A fresh clip of a task (one of KINDS)."""
+def draw_video(task: str, rng: random.Random, cast: Cast) -> Sample:
+    """A fresh clip of a task (one of KINDS), of LONG_CLIP frames."""
     make: Callable[..., Group] = groups.MAKERS[KINDS[task]]
     while not suits(task, group := make(rng, cast=cast)):
         pass
     states, (question, answer) = film(task, rng, group)
-    return Video(task, tuple(group.scenes[state] for state in states), question, answer)
+    return Sample(task, tuple(group.scenes[state] for state in states), question, answer)
 
 
 def suits(task: str, group: Group) -> bool:

@@ -7,26 +7,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from edge_interleave.world import group_questions, groups
 from edge_interleave.world.questions import SCENE_QUESTIONS
+from edge_interleave.world.samples import Sample
 from edge_interleave.world.scene import Scene, random_scene
 
 TASKS = ("describe", "colour", "place", "count", "is there", "what changed", "direction", "appearance")
 
 
-@dataclass(frozen=True)
-class Clip:
-    """Frames in order, and a question to ask after the last."""
-
-    task: str
-    scenes: tuple[Scene, ...]
-    question: str
-    answer: str
-
-
-def draw_clip(task: str, rng: random.Random, window: int) -> Clip:
+def draw_clip(task: str, rng: random.Random, window: int) -> Sample:
     """A clip of a task (one of TASKS), drawn from the random source, for a window of so many frames (2 or more).
 
     At least one frame has left the window when the question is asked. Frames are numbered from 1.
@@ -58,4 +48,4 @@ def draw_clip(task: str, rng: random.Random, window: int) -> Clip:
         if qa is not None:
             break
     earlier = [random_scene(rng, rng.choice((1, 2, 3))) for _ in range(before)]
-    return Clip(task, (*earlier, *shown), *qa)
+    return Sample(task, (*earlier, *shown), *qa)
