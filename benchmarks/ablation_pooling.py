@@ -17,6 +17,7 @@ from rich.progress import track
 
 import edge_interleave as ei
 from edge_interleave.bundle import MANIFEST_NAME
+from edge_interleave.eval.summary import Z95
 from edge_interleave.world.cast import SEEN
 from edge_interleave.world.drawing import draw
 from edge_interleave.world.videos import KINDS, draw_video, taken
@@ -26,7 +27,6 @@ TRAINED = {"4 frames": (4, 1), "16 frames, pooled to 1/4": (16, 2)}
 """Frames and stride of each variant: as many visual tokens."""
 ASKED = ((4, 1), (6, 1), (16, 2), (24, 2))
 """Frames and stride: the paper's 10, 16, 40 and 64 frames in their proportions."""
-Z95 = 1.96
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import edge_interleave as ei
 from edge_interleave import eval as benchmark
 from edge_interleave.bundle import MANIFEST_NAME
 from edge_interleave.eval.results import read_results
+from edge_interleave.eval.summary import Z95
 from edge_interleave.world.bench import write_bench
 
 SEED = 0
-Z95 = 1.96
 
 
 @dataclass(frozen=True)
