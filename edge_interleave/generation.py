@@ -5,6 +5,7 @@ Knows nothing about messages or templates, nor about how a prompt comes to lie i
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -163,7 +164,9 @@ class Generation(Iterator[str]):
         finally:
             whole = "".join(said)
             answer_ids = tokenizer.encode_plain(whole) if hold.stopped else ids
-            self._answer = figures.answer(whole, reason, answer_ids)
+            # An answer that is open when the program ends ends with it, when nobody reads figures any more.
+            if not sys.is_finalizing():
+                self._answer = figures.answer(whole, reason, answer_ids)
 
 
 class _Hold:

@@ -1,5 +1,7 @@
 """A conversation with a real decoder of random weights: what is computed, what is said, what stays in the timeline."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -472,9 +474,6 @@ class TestChat:
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
-    import subprocess
-    import sys
-
     code = (
         "import sys, edge_interleave as ei; "
         "heavy = {'numpy', 'onnxruntime', 'cv2', 'llama_cpp', 'jinja2', 'tokenizers', 'PIL'} & set(sys.modules); "
@@ -482,6 +481,19 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
         "heavy = {'onnxruntime', 'cv2', 'llama_cpp', 'huggingface_hub'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent)
+
+
+def test_a_program_that_ends_in_the_middle_of_an_answer_ends_in_silence() -> None:
+    code = """if True:
+        from PIL import Image
+        import edge_interleave as ei
+        model = ei.load(threads=1)
+        pieces = model.stream([Image.new("RGB", (64, 64), "red"), "Describe the image."])
+        print(next(pieces))
+    """
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip()
+    assert done.stderr == ""
 
 
 def test_unknown_names_are_attribute_errors() -> None:
