@@ -41,10 +41,9 @@ def forward(
         q, k, v = (_linear(normed, p, four_bits).view(shape).transpose(1, 2) for p in projections)
         q, k = _rotate(q * size**-0.5, cos, sin), _rotate(k, cos, sin)
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-        weights = torch.softmax(q @ k.transpose(2, 3) + bias, -1)
         if index == middle:
-            looks = weights[:, 0]
-        mixed = (weights @ v).transpose(1, 2).flatten(2)
+            looks = torch.softmax(q[:, 0] @ k[:, 0].transpose(1, 2) + bias[:, 0], -1)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0).transpose(1, 2).flatten(2)
         stream = stream + _linear(mixed, attention.o_proj, four_bits)
         normed = _norm(stream, layer.post_attention_layernorm)
         gate, up = (_linear(normed, p, four_bits) for p in (layer.mlp.gate_proj, layer.mlp.up_proj))
