@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _FRAMES = 8
 _PURPOSE = (
     "This is the embedded model ({size:.1f} million parameters, {bytes} on disk). It was made to try edge-interleave "
-    "without a download, and knows one small world: drawn shapes, their colours and places, several images at a time, "
-    "short videos. Of photographs it knows nothing."
+    "without a download, and knows one small world: drawn shapes and things, their colours and places, signs, several "
+    "images at a time, short videos. Of photographs it knows nothing."
 )
 _NEXT = (
     "Ask it yourself:    edge-interleave ask 'Describe the image.' --image drawing.png\n"

@@ -1,7 +1,8 @@
 """How well the model in training answers fresh samples: exact match of the whole answer, task by task.
 
 Teacher-forced: greedy decoding gives the right answer if and only if every token's argmax is right given the right
-tokens before it. The figures that count come from `evaluate.py`, through the runtime and the quantized bundle.
+tokens before it. The figures that count come from `edge-interleave eval --world`, through the runtime and the quantized
+bundle.
 """
 
 from __future__ import annotations

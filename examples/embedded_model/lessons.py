@@ -19,8 +19,8 @@ from edge_interleave.world.samples import blinking, lasting
 from edge_interleave.world.scene import Scene
 
 RECIPES = {
-    "single": 0.15, "album": 0.11, "change": 0.09, "twins": 0.05, "motion": 0.03, "appearance": 0.04, "arrivals": 0.03,
-    "story": 0.05, "quality": 0.03, "signs": 0.09, "puzzle": 0.05, "views": 0.07, "patches": 0.05, "live": 0.16,
+    "single": 0.10, "album": 0.07, "change": 0.09, "twins": 0.05, "motion": 0.02, "appearance": 0.05, "arrivals": 0.06,
+    "story": 0.07, "quality": 0.05, "signs": 0.11, "puzzle": 0.08, "views": 0.08, "patches": 0.05, "live": 0.12,
 }  # fmt: skip
 LIVE_KINDS = {"still": 0.20, "change": 0.40, "appear": 0.30, "motion": 0.10}
 

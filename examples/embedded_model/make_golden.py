@@ -1,4 +1,4 @@
-"""Draw 200 prompts that training never saw, ask transformers, and store both under tests/golden/embedded.
+"""Draw 230 prompts that training never saw, ask transformers, and store both under tests/golden/embedded.
 
     python examples/embedded_model/make_golden.py
 
@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 from edge_interleave.world import samples
+from edge_interleave.world.cast import SEEN
 from edge_interleave.world.drawing import draw as draw_scene
 from edge_interleave.world.scene import Scene
 
@@ -31,14 +32,14 @@ import golden_prompts
 from golden_prompts import CHECKPOINT, FOLDER, MAX_TOKENS, Golden, Prompt
 from llava_oracle import Oracle
 
-PROMPTS_A_TASK = 20
+PROMPTS_A_TASK = 10
 STRIDES = (1, 1, 1, 2)
 """In turn."""
 IMAGES_MAX = 6
 FEATURES = 8
 """Pictures whose visual tokens are stored."""
 LOGITS_STEP = 19
-"""Logits of every 19th prompt are stored: eleven, of several tasks and both strides."""
+"""Logits of every 19th prompt are stored: thirteen, of several tasks and both strides."""
 GRAINY_SIDE_MAX = 128
 """Noise does not compress: grainy pictures are drawn no larger than this."""
 
@@ -62,7 +63,7 @@ def make(oracle: Oracle, checkpoint: str) -> Golden:
     prompts: list[Prompt] = []
     pictures: dict[str, bytes] = {}
     logits = {}
-    for task in samples.FIRST:
+    for task in samples.TASKS:
         for sample, stride in zip(draw(task), STRIDES * PROMPTS_A_TASK, strict=False):
             names = store(sample.scenes, pictures)
             images = [opened(pictures[name]) for name in names]
@@ -77,7 +78,7 @@ def make(oracle: Oracle, checkpoint: str) -> Golden:
 
 def draw(task: str) -> list[samples.Sample]:
     """Fresh samples of a task with no more than IMAGES_MAX images."""
-    drawn = (samples.draw_sample(task, random.Random(f"golden/{task}/{index}")) for index in count())
+    drawn = (samples.draw_sample(task, random.Random(f"golden/{task}/{index}"), SEEN) for index in count())
     return [next(s for s in drawn if len(s.scenes) <= IMAGES_MAX) for _ in range(PROMPTS_A_TASK)]
 
 

@@ -12,10 +12,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from edge_interleave.world.cast import SHAPES
 from edge_interleave.world.drawing import draw
-from edge_interleave.world.scene import PLACES, TONES, Item, Look, Scene, arranged
+from edge_interleave.world.scene import PLACES, TONES, Item, Look, Scene, Sign, arranged
 
 SIDE = 300
+STYLE = "noto"
+"""Of the things; its licence is the package's own."""
 CLIP_FRAMES, CLIP_RATE = 24, 12.0
 
 
@@ -23,32 +26,40 @@ def main(folder: Path) -> None:
     """Write the pictures, the clip and `tour.json` into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     cream, mint, night = (250, 244, 232), (226, 240, 232), (52, 54, 66)
-    save(folder / "desk.png", cream, "red circle/top left", "blue star/center", "green heart/bottom right")
-    save(folder / "card-1.png", mint, "purple moon/top", "orange square/bottom left")
-    save(folder / "card-2.png", cream, "pink heart/left")
-    save(folder / "card-3.png", mint, "red star/center", "black cross/top right")
-    save(folder / "card-4.png", night, "yellow diamond/bottom")
-    save(folder / "before.png", cream, "blue square/left", "orange triangle/top right", "purple heart/bottom")
-    save(folder / "after.png", cream, "blue square/left", "orange triangle/bottom right", "purple heart/bottom")
+    save(folder / "desk.png", cream, "red car/top left", "dog/center", "green heart/bottom right")
+    save(folder / "card-1.png", mint, "cat/top", "orange square/bottom left")
+    save(folder / "card-2.png", cream, "pink balloon/left")
+    save(folder / "card-3.png", mint, "yellow umbrella/center", "black cross/top right")
+    save(folder / "card-4.png", night, "pizza/bottom")
+    save(folder / "before.png", cream, "blue cup/left", "rabbit/top right", "purple heart/bottom")
+    save(folder / "after.png", cream, "blue cup/left", "rabbit/bottom right", "purple heart/bottom")
+    save_sign(folder / "sign-1.png", "milk")
+    save_sign(folder / "sign-2.png", "42")
     write_clip(folder / "clip.mp4")
     stops = [
         {
             "title": "One picture, two questions",
             "images": ["desk.png"],
             "question": "Describe the image.",
-            "follow_up": "What colour is the star?",
+            "follow_up": "What colour is the car?",
         },
         {
             "title": "Four pictures at once",
             "images": [f"card-{number}.png" for number in (1, 2, 3, 4)],
-            "question": "Which image contains a red star?",
+            "question": "Which image contains a yellow umbrella?",
             "follow_up": "What is in image 1?",
         },
         {
             "title": "Before and after",
             "images": ["before.png", "after.png"],
             "question": "What changed between the two images?",
-            "follow_up": "True or false: both images contain a blue square.",
+            "follow_up": "True or false: both images contain a blue cup.",
+        },
+        {
+            "title": "Two signs",
+            "images": ["sign-1.png", "sign-2.png"],
+            "question": "Which image says 42?",
+            "follow_up": "What is written in image 1?",
         },
         {
             "title": "A short video",
@@ -64,12 +75,22 @@ def save(path: Path, background: tuple[int, int, int], *items: str) -> None:
     draw(scene(background, *map(item, items))).save(path, optimize=True)
 
 
+def save_sign(path: Path, text: str) -> None:
+    """Draw a sign with a word or a number and save the picture."""
+    sky = (214, 228, 244)
+    sign = Sign(text, 0.5, 0.5, 0.6, "plain", (24, 24, 32), (255, 252, 240))
+    draw(Scene((), Look(SIDE, "plain", sky, sky, 0.0, 0), (sign,))).save(path, optimize=True)
+
+
 def item(text: str) -> Item:
-    """`red star/center` as an item in the middle of its place."""
+    """`red star/center` or `dog/center` as an item in the middle of its place."""
     name, place = text.split("/")
-    colour, shape = name.split()
+    *colours, shape = name.split()
+    colour = "".join(colours)
     row, column = divmod(PLACES.index(place), 3)
-    return Item(shape, colour, (column + 0.5) / 3, (row + 0.5) / 3, 0.27, TONES[colour][0])
+    style = "filled" if shape in SHAPES else STYLE
+    tone = TONES[colour][0] if colour else (0, 0, 0)
+    return Item(shape, colour, (column + 0.5) / 3, (row + 0.5) / 3, 0.27, tone, style=style)
 
 
 def scene(background: tuple[int, int, int], *items: Item) -> Scene:

@@ -53,7 +53,15 @@ def main() -> None:
         torch.save(teach_tower.extract(model, drawn.pixels), features_path)
     features = torch.load(features_path, weights_only=True)
     print(f"tower and features ready after {time.monotonic() - began:.0f} s", flush=True)
-    answering.train(model, tokenizer, drawn, features, arguments.steps, arguments.runs / "answers.pt")
+    answering.train(
+        model,
+        tokenizer,
+        drawn,
+        features,
+        arguments.steps,
+        arguments.runs / "answers.pt",
+        easy_steps=0 if start else 300,
+    )
     build.save_checkpoint(model, tokenizer, arguments.out)
     print(f"saved {arguments.out} after {time.monotonic() - began:.0f} s")
 
