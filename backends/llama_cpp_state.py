@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_interleave.decoder import DecoderFacts
 from edge_interleave.errors import InputError
 
+from .atomic import written
 from .decoder_inputs import checked_ranges
 from .ranges import Ranges
 
@@ -41,18 +41,9 @@ def write_state(path: Path, state: SavedState) -> None:
             "sha256": hashlib.sha256(state.payload).hexdigest(),
         }
     ).encode()
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(MAGIC + len(header).to_bytes(8, "little") + header)
-                file.write(state.payload)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+    with written(path) as beside, beside.open("wb") as file:
+        file.write(MAGIC + len(header).to_bytes(8, "little") + header)
+        file.write(state.payload)
 
 
 def read_state(path: Path, fingerprint: str, facts: DecoderFacts) -> SavedState:

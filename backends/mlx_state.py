@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from edge_interleave.decoder import DecoderFacts
 from edge_interleave.errors import InputError
 from edge_interleave.safetensors_header import read_header
 
+from .atomic import written
 from .decoder_inputs import checked_ranges
 from .ranges import Ranges
 
@@ -42,16 +41,8 @@ def write_arrays(path: Path, fingerprint: str, ranges: Ranges, arrays: Sequence[
     }
     named = {_name(number): array for number, array in enumerate(arrays)}
     try:
-        descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_ENDING, dir=path.parent)
-        os.close(descriptor)
-        try:
-            mx.save_safetensors(beside, named, metadata=metadata)
-            os.replace(beside, path)
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+        with written(path, _ENDING) as beside:
+            mx.save_safetensors(str(beside), named, metadata=metadata)
     except RuntimeError as error:
         raise InputError(f"{path}: cannot be written ({str(error)[:100]}); choose another place") from error
 
