@@ -3,7 +3,7 @@
     python examples/webcam_live.py --question "What am I holding?" --model llava-interleave-qwen-0.5b
 
 In the window: `a` to ask something else (type it, Enter asks, Escape does not), `q` or Escape to end. Without --model
-the small embedded model answers, which knows drawn shapes only: hold a red circle before the camera.
+the small embedded model answers, which knows drawn shapes and things only: hold a red circle before the camera.
 """
 
 import argparse
