@@ -162,10 +162,10 @@ class Generation(Iterator[str]):
                 said.append(rest)
                 yield rest
         finally:
-            whole = "".join(said)
-            answer_ids = tokenizer.encode_plain(whole) if hold.stopped else ids
             # An answer that is open when the program ends ends with it, when nobody reads figures any more.
             if not sys.is_finalizing():
+                whole = "".join(said)
+                answer_ids = tokenizer.encode_plain(whole) if hold.stopped else ids
                 self._answer = figures.answer(whole, reason, answer_ids)
 
 

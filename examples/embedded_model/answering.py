@@ -17,6 +17,7 @@ from pathlib import Path
 import evaluate_in_torch
 import lean_decoder
 import numpy as np
+import states
 import torch
 import torch.nn.functional as F
 from lessons import Packer
@@ -229,8 +230,7 @@ def train(
                 "optimizers": [o.state_dict() for o in optimizers],
                 "step": step + 1,
             }
-            torch.save(state, checkpoint.with_suffix(".partial"))
-            checkpoint.with_suffix(".partial").rename(checkpoint)
+            states.save(state, checkpoint)
         if (step + 1) % 500 == 0 or step + 1 == steps:
             print(exam.report(student), flush=True)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -79,7 +80,7 @@ def save_sign(path: Path, text: str) -> None:
     """Draw a sign with a word or a number and save the picture."""
     sky = (214, 228, 244)
     sign = Sign(text, 0.5, 0.5, 0.6, "plain", (24, 24, 32), (255, 252, 240))
-    draw(Scene((), Look(SIDE, "plain", sky, sky, 0.0, 0), (sign,))).save(path, optimize=True)
+    draw(replace(scene(sky), signs=(sign,))).save(path, optimize=True)
 
 
 def item(text: str) -> Item:

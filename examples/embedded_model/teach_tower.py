@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import states
 import torch
 import torch.nn.functional as F
 from optimizers import make_optimizers, set_rate, step_all
@@ -120,8 +121,15 @@ def teach(
                 "optimizers": [o.state_dict() for o in optimizers],
                 "step": step + 1,
             }
-            torch.save(state, checkpoint.with_suffix(".partial"))
-            checkpoint.with_suffix(".partial").rename(checkpoint)
+            states.save(state, checkpoint)
+
+
+def stored_features(model: LlavaForConditionalGeneration, pixels: np.ndarray, path: Path) -> Tensor:
+    """What `extract` gives of a pool, computed where the file does not hold it yet."""
+    if not path.exists():
+        states.save(extract(model, pixels), path)
+    features: Tensor = torch.load(path, weights_only=True)
+    return features
 
 
 def word_id(tokenizer: Tokenizer, word: str) -> int:

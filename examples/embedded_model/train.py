@@ -15,7 +15,6 @@ import answering
 import build
 import pool
 import teach_tower
-import torch
 
 POOL = {
     "single": 30000, "change": 14000, "twins": 5000, "motion": 3500, "arrivals": 3000, "story": 3000,
@@ -48,10 +47,7 @@ def main() -> None:
             rate=1e-3 if start else 2e-3,
         )
     model.model.vision_tower.requires_grad_(False)
-    features_path = arguments.runs / "features.pt"
-    if not features_path.exists():
-        torch.save(teach_tower.extract(model, drawn.pixels), features_path)
-    features = torch.load(features_path, weights_only=True)
+    features = teach_tower.stored_features(model, drawn.pixels, arguments.runs / "features.pt")
     print(f"tower and features ready after {time.monotonic() - began:.0f} s", flush=True)
     answering.train(
         model,

@@ -17,7 +17,6 @@ import answering
 import build
 import pool
 import teach_tower
-import torch
 from lessons import Packer
 from packing import Conversation, Packed, length, pack
 from tokenizers import Tokenizer
@@ -69,10 +68,7 @@ def main() -> None:
     tokenizer = build.load_tokenizer()
     model = build.load_checkpoint(arguments.start, tokenizer)
     model.model.vision_tower.requires_grad_(False)
-    features_path = arguments.runs / "features.pt"
-    if not features_path.exists():
-        torch.save(teach_tower.extract(model, drawn.pixels), features_path)
-    features = torch.load(features_path, weights_only=True)
+    features = teach_tower.stored_features(model, drawn.pixels, arguments.runs / "features.pt")
     packer = VideoPacker(drawn, tokenizer, arguments.frames, arguments.stride)
     arguments.out.mkdir(parents=True, exist_ok=True)
     answering.train(
