@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from edge_interleave.world import cast
+from edge_interleave.world.group_questions import TIMES
 from edge_interleave.world.questions import NUMBERS, plural
 
 MIDDLE = 3
@@ -38,7 +39,7 @@ ORDINALS = 8
 """Images that are told apart by their number; later ones of longer sequences are asked nothing."""
 CLASSES = (len(cast.KINDS), len(cast.COLOURS))
 """What can lie somewhere, and its colour; one class more of each stands for nothing."""
-# A count is one token of its answer, and the rest of the answer repeats the question: so much more does it weigh.
+# A count's first token tells it, and the rest of the answer repeats the question: so much more does it weigh.
 COUNTED = 4.0
 NONE = 10**6
 """More than any class has a number."""
@@ -53,7 +54,9 @@ class Student(nn.Module):
         super().__init__()
         self.shape_of = ids_of_words(tokenizer, cast.KINDS, len(model.get_input_embeddings().weight))
         self.colour_of = ids_of_words(tokenizer, cast.COLOURS, len(model.get_input_embeddings().weight))
-        self.numbers = (ids_of_words(tokenizer, NUMBERS, len(model.get_input_embeddings().weight)) >= 0).float()
+        self.numbers = torch.zeros(len(model.get_input_embeddings().weight))
+        for word in (*NUMBERS, *filter(None, TIMES)):
+            self.numbers[tokenizer.encode(f" {word}", add_special_tokens=False).ids[0]] = 1.0
         self.projector = model.model.multi_modal_projector
         self.decoder = model.model.language_model
         self.ordinal = nn.Linear(model.config.text_config.hidden_size, ORDINALS)

@@ -19,8 +19,8 @@ from edge_interleave.world.samples import blinking, lasting
 from edge_interleave.world.scene import Scene
 
 RECIPES = {
-    "single": 0.10, "album": 0.07, "change": 0.09, "twins": 0.05, "motion": 0.02, "appearance": 0.05, "arrivals": 0.06,
-    "story": 0.07, "quality": 0.05, "signs": 0.11, "puzzle": 0.08, "views": 0.08, "patches": 0.05, "live": 0.12,
+    "single": 0.09, "album": 0.08, "change": 0.10, "twins": 0.04, "motion": 0.02, "appearance": 0.06, "arrivals": 0.09,
+    "story": 0.08, "quality": 0.03, "signs": 0.09, "puzzle": 0.07, "views": 0.08, "patches": 0.05, "live": 0.12,
 }  # fmt: skip
 LIVE_KINDS = {"still": 0.20, "change": 0.40, "appear": 0.30, "motion": 0.10}
 
@@ -72,8 +72,8 @@ class Packer:
         index = self.rng.choice(self.easy if easy else self.by_kind["single"])
         scene = self.pool.groups[index].scenes[0]
         kinds = [
-            "describe",
-            *["colour"] * 4,
+            *["describe"] * 3,
+            *["colour"] * 2,
             "shape",
             "place",
             "place",
@@ -89,7 +89,7 @@ class Packer:
         chosen = rng.sample(self.easy if easy else self.small, pictures)
         scenes = [self.pool.groups[index].scenes[0] for index in chosen]
         turns: list[QA | None] = [which_image(rng, scenes) for _ in range(4)]
-        turns += [in_image(rng, scenes) for _ in range(3)]
+        turns += [in_image(rng, scenes) for _ in range(4)]
         for kind in rng.choices(("describe", "colour", "place", "count", "is there"), k=3):
             number = rng.randrange(pictures)
             turns.append(self._about(scenes[number], kind, f" in image {number + 1}"))
