@@ -13,9 +13,9 @@ Only the sheets and the notice of where they come from are kept; the packages ar
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,4 +171,7 @@ def _fluent(folder: Path) -> Source:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for folder in ("noto", "twemoji", "fluent", "out"):
+        parser.add_argument(folder, type=Path)
+    main(**vars(parser.parse_args()))
