@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--stride", type=int, required=True, help="pooling stride")
     parser.add_argument("--out", type=Path, required=True, help="the variant's folder")
     parser.add_argument("--start", type=Path, default=CHECKPOINT, help="a checkpoint to go on from")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=200)
     arguments = parser.parse_args()
     drawn = pool.load_pool(arguments.runs / "pool", POOL, seed=2)
     tokenizer = build.load_tokenizer()
