@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ablation_pooling import Clips, measure_pooling
-from ablation_precision import Cell, measure_precision
+from ablation_precision import ALL, Cell, measure_precision
 from golden_prompts import CHECKPOINT
 from rich.console import Console
 from rich.table import Table
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def show_precision(cells: Sequence[Cell]) -> None:
-    """A row a task, a column a bundle: right answers, and the difference to the first where it is sure."""
+    """A row a task, a column a bundle: right answers, and the difference to the first in points, where it is sure."""
     names = list(dict.fromkeys(cell.bundle for cell in cells))
     table = Table("task", *names, title="right answers, by precision")
     for task in dict.fromkeys(cell.task for cell in cells):
@@ -100,11 +100,12 @@ def show_pooling(rows: Sequence[Clips]) -> None:
 
 def _cell(cell: Cell) -> str:
     share = f"{cell.right:.3f}"
-    if cell.difference is None:
+    if cell.difference is None or cell.interval is None:
         return f"{share} ± {cell.half:.3f}"
-    low, high = cell.interval or (0.0, 0.0)
-    sure = low > 0 or high < 0
-    return f"{share} ({100 * cell.difference:+.1f})" if sure else share
+    low, high = cell.interval
+    if low <= 0 <= high and cell.task != ALL:
+        return share
+    return f"{share} ({100 * cell.difference:+.1f} ± {50 * (high - low):.1f})"
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from edge_interleave.eval.summary import Z95
 from edge_interleave.world.bench import write_bench
 
 SEED = 0
+ALL = "all"
+"""Stands for all tasks together."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Cell:
 
     bundle: str
     task: str
+    """ALL for all of them."""
     answers: int
     right: float
     """Share of answers that are right word for word."""
@@ -70,6 +73,7 @@ def measure_precision(checkpoint: Path, out: Path, samples: int, *, mlx: bool) -
         with ei.load(folder, backend=precision.backend, threads=1) as model:
             benchmark.run(file, model, answers, world=world, settings=benchmark.Settings(max_tokens=100))
         right = _right(answers)
+        right[ALL] = {index: told for task in right.values() for index, told in task.items()}
         first = first if number else right
         cells += [_cell(precision.name, task, right[task], first[task] if number else None) for task in right]
     return cells
