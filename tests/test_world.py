@@ -26,7 +26,7 @@ from edge_interleave.world.drawing import draw, item_map
 from edge_interleave.world.group_questions import TIMES, puzzle_choices
 from edge_interleave.world.groups import LONG_CLIP, MAKERS, puzzle, views
 from edge_interleave.world.samples import FIRST, TASKS, Sample, blinking, draw_sample, lasting
-from edge_interleave.world.scene import PLACES, Item
+from edge_interleave.world.scene import PLACES, TONES, Item, Look, Scene
 from edge_interleave.world.videos import KINDS as KINDS_OF_VIDEOS
 from edge_interleave.world.videos import draw_video, taken
 
@@ -128,6 +128,27 @@ def test_the_map_of_a_scene_shows_each_thing_at_its_place() -> None:
             rows, columns = (covered == number + 1).nonzero()
             middle = PLACES[int(rows.mean()) // 30 * 3 + int(columns.mean()) // 30]
             assert middle == item.place or item.size > 0.36
+
+
+@pytest.mark.parametrize("aspect", [16 / 9, 3 / 4])
+def test_in_a_picture_that_is_not_square_circles_stay_round_and_lie_where_the_map_says(aspect: float) -> None:
+    look = Look(120, "plain", (255, 255, 255), (255, 255, 255), 0.0, 0, aspect)
+    red = TONES["red"][0]
+    circles = tuple(Item("circle", "red", x, y, 0.25, red) for x, y in ((0.2, 0.2), (0.8, 0.5), (0.5, 0.8)))
+    picture = np.asarray(draw(Scene(circles, look)), int)
+    height, width = picture.shape[:2]
+    assert min(height, width) == 120
+    assert width / height == pytest.approx(aspect, rel=0.01)
+    covered = item_map(Scene(circles, look), 96)
+    assert covered.shape == (96, 96)
+    for number, circle in enumerate(circles):
+        rows, columns = (covered == number + 1).nonzero()
+        assert rows.mean() / 96 == pytest.approx(circle.y, abs=0.02)
+        assert columns.mean() / 96 == pytest.approx(circle.x, abs=0.02)
+        alone = np.asarray(draw(Scene((circle,), look)), int)
+        down, across = (alone[..., 1] < 128).nonzero()
+        assert np.ptp(down) == pytest.approx(np.ptp(across), abs=1)
+        assert np.ptp(down) == pytest.approx(0.25 * 120, abs=2)
 
 
 def test_a_signs_letters_are_where_the_map_says() -> None:

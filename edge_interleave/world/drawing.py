@@ -29,38 +29,39 @@ HORIZON = 0.38
 
 
 def draw(scene: Scene) -> Image.Image:
-    """The scene as an RGB picture, of look.side pixels where nothing is cropped."""
+    """The scene as an RGB picture; its shorter side has look.side pixels where nothing is cropped."""
     look, side = scene.look, scene.look.side
     scale = 2 if side <= 160 else 1
-    image = _background(look, side * scale)
+    size = _canvas(look, side * scale)
+    image = _background(look, size)
     for sign in scene.signs:
         _draw_sign(image, sign)
     pen = ImageDraw.Draw(image)
     for item in scene.items:
         if item.shape in SHAPES:
-            _draw_shape(pen, item, side * scale, item.tone, background=look.colour)
+            _draw_shape(pen, item, size, item.tone, background=look.colour)
         else:
-            picture, corner = _placed(item, side * scale)
+            picture, corner = _placed(item, size)
             image.paste(picture, corner, picture)
     if scale > 1:
-        image = image.resize((side, side), Image.Resampling.LANCZOS)
+        image = image.resize(_canvas(look, side), Image.Resampling.LANCZOS)
     if look.blur:
         image = image.filter(ImageFilter.GaussianBlur(look.blur * side / 128))
     return _cropped(_affected(image, scene), scene)
 
 
 def item_map(scene: Scene, side: int) -> NDArray[np.uint8]:
-    """What covers each pixel of the picture at `side` pixels: (side, side) uint8.
+    """What covers each pixel of the picture, squashed to a square of `side` pixels: (side, side) uint8.
 
     0 for nothing, i + 1 for items[i], and from len(items) + 1 on the signs' parts (`sign_parts`), one after another.
     """
     across = scene.crop[2] - scene.crop[0]
-    whole = round(side / across)
-    image = Image.new("L", (whole, whole), 0)
+    size = _canvas(scene.look, round(side / across))
+    image = Image.new("L", size, 0)
     pen = ImageDraw.Draw(image)
     code = len(scene.items)
     for sign in scene.signs:
-        left, top, right, bottom = _text_box(sign, whole)
+        left, top, right, bottom = _text_box(sign, size)
         parts = sign_parts(sign)
         for number in range(len(parts)):
             code += 1
@@ -68,12 +69,14 @@ def item_map(scene: Scene, side: int) -> NDArray[np.uint8]:
             pen.rectangle((round(ends[0]), round(top), round(ends[1]) - 1, round(bottom) - 1), fill=code)
     for index, item in enumerate(scene.items):
         if item.shape in SHAPES:
-            pen.polygon([tuple(p) for p in outline(item, whole)], fill=index + 1)
+            pen.polygon([tuple(p) for p in outline(item, size)], fill=index + 1)
         else:
-            picture, corner = _placed(item, whole)
+            picture, corner = _placed(item, size)
             image.paste(index + 1, corner, picture.getchannel("A").point(lambda value: 255 if value > 96 else 0))
-    covered = np.asarray(_cropped(image, scene))
-    return covered[:side, :side]
+    shown = _cropped(image, scene)
+    if scene.look.aspect != 1.0:
+        shown = shown.resize((side, side), Image.Resampling.NEAREST)
+    return np.asarray(shown)[:side, :side]
 
 
 def sign_parts(sign: Sign) -> tuple[str, ...]:
@@ -81,41 +84,50 @@ def sign_parts(sign: Sign) -> tuple[str, ...]:
     return tuple(sign.text) if sign.text.isdigit() else (sign.text,)
 
 
-def outline(item: Item, side: int) -> list[tuple[float, float]]:
-    """A shape's outline in pixels, as a polygon."""
+def outline(item: Item, size: tuple[int, int]) -> list[tuple[float, float]]:
+    """A shape's outline in pixels, as a polygon, in a picture of that width and height."""
     angle = math.radians(item.angle)
     cos, sin = math.cos(angle), math.sin(angle)
-    half, cx, cy = item.size * side / 2, item.x * side, item.y * side
+    half, cx, cy = item.size * min(size) / 2, item.x * size[0], item.y * size[1]
     return [(cx + half * (x * cos - y * sin), cy + half * (x * sin + y * cos)) for x, y in OUTLINES[item.shape]]
 
 
-def _background(look: Look, side: int) -> Image.Image:
+def _canvas(look: Look, side: int) -> tuple[int, int]:
+    """Width and height in pixels of a picture whose shorter side has `side`."""
+    return round(side * max(look.aspect, 1.0)), round(side / min(look.aspect, 1.0))
+
+
+def _background(look: Look, size: tuple[int, int]) -> Image.Image:
+    width, height = size
     if look.kind == "plain":
-        return Image.new("RGB", (side, side), look.colour)
+        return Image.new("RGB", size, look.colour)
     if look.kind == "ground":
-        image = Image.new("RGB", (side, side), look.colour)
-        image.paste(look.other, (0, round(side * HORIZON), side, side))
+        image = Image.new("RGB", size, look.colour)
+        image.paste(look.other, (0, round(height * HORIZON), width, height))
         return image
     if look.kind == "gradient":
         ends = np.array([look.colour, look.other], np.float32)
-        ramp = np.linspace(0, 1, side, dtype=np.float32)[:, None]
-        rows = ends[0] * (1 - ramp) + ends[1] * ramp
-        pixels = np.repeat(
-            rows[:, None] if look.grain_seed % 2 else rows[None, :], side, axis=1 if look.grain_seed % 2 else 0
-        )
+        down = look.grain_seed % 2 == 1
+        ramp = np.linspace(0, 1, height if down else width, dtype=np.float32)[:, None]
+        line = ends[0] * (1 - ramp) + ends[1] * ramp
+        pixels = np.broadcast_to(line[:, None] if down else line[None, :], (height, width, 3))
         return Image.fromarray(pixels.astype(np.uint8))
-    grain = np.random.default_rng(look.grain_seed).normal(0, 7, (side, side, 1)).astype(np.float32)
+    grain = np.random.default_rng(look.grain_seed).normal(0, 7, (height, width, 1)).astype(np.float32)
     return Image.fromarray(np.clip(np.array(look.colour, np.float32) + grain, 0, 255).astype(np.uint8))
 
 
 def _draw_shape(
-    pen: ImageDraw.ImageDraw, item: Item, side: int, tone: tuple[int, int, int], background: tuple[int, int, int]
+    pen: ImageDraw.ImageDraw,
+    item: Item,
+    size: tuple[int, int],
+    tone: tuple[int, int, int],
+    background: tuple[int, int, int],
 ) -> None:
-    points = outline(item, side)
+    points, side = outline(item, size), min(size)
     width = max(2, round(item.size * side * (0.16 if item.style == "outline" else 0.06)))
     if item.style == "outline":
         pen.polygon(points, fill=tone)
-        inner = outline(replace(item, size=max(item.size - 2.2 * width / side, 0.01)), side)
+        inner = outline(replace(item, size=max(item.size - 2.2 * width / side, 0.01)), size)
         pen.polygon(inner, fill=background)
         return
     pen.polygon(points, fill=tone)
@@ -124,16 +136,16 @@ def _draw_shape(
         pen.line([*points, points[0], points[1]], fill=edge, width=width, joint="curve")
 
 
-def _placed(item: Item, side: int) -> tuple[Image.Image, tuple[int, int]]:
+def _placed(item: Item, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:
     """A thing's picture (RGBA), and where its top left corner lies."""
-    pixels = max(4, round(item.size * side))
+    pixels = max(4, round(item.size * min(size)))
     tone = item.tone if item.colour else None
     picture = sprite(item.shape, item.style, pixels, tone=tone, mirrored=item.mirrored, angle=item.angle)
-    return picture, (round(item.x * side - picture.width / 2), round(item.y * side - picture.height / 2))
+    return picture, (round(item.x * size[0] - picture.width / 2), round(item.y * size[1] - picture.height / 2))
 
 
 def _draw_sign(image: Image.Image, sign: Sign) -> None:
-    left, top, right, bottom = _text_box(sign, image.width)
+    left, top, right, bottom = _text_box(sign, image.size)
     margin = (bottom - top) * 0.35
     pen = ImageDraw.Draw(image)
     pen.rectangle((left - margin, top - margin, right + margin, bottom + margin), fill=sign.plate)
@@ -142,12 +154,12 @@ def _draw_sign(image: Image.Image, sign: Sign) -> None:
     image.paste(sign.ink, (round(left), round(top)), letters)
 
 
-def _text_box(sign: Sign, side: int) -> tuple[float, float, float, float]:
+def _text_box(sign: Sign, size: tuple[int, int]) -> tuple[float, float, float, float]:
     """Left, top, right, bottom of the letters in pixels."""
     letters = _letters(sign.text, sign.lettering)
-    width = sign.width * side
+    width = sign.width * min(size)
     height = width * letters.height / letters.width
-    left, top = sign.x * side - width / 2, sign.y * side - height / 2
+    left, top = sign.x * size[0] - width / 2, sign.y * size[1] - height / 2
     return left, top, left + width, top + height
 
 
@@ -167,7 +179,7 @@ def _letters(text: str, lettering: str) -> Image.Image:
 def _affected(image: Image.Image, scene: Scene) -> Image.Image:
     effect = scene.effect
     if effect.blur:
-        image = image.filter(ImageFilter.GaussianBlur(effect.blur * image.width))
+        image = image.filter(ImageFilter.GaussianBlur(effect.blur * min(image.size)))
     if effect.darkness:
         image = image.point(lambda value: value * (1 - effect.darkness))
     if effect.noise:
@@ -181,5 +193,6 @@ def _affected(image: Image.Image, scene: Scene) -> Image.Image:
 def _cropped(image: Image.Image, scene: Scene) -> Image.Image:
     if scene.crop == (0.0, 0.0, 1.0, 1.0):
         return image
-    left, top, right, bottom = (round(edge * image.width) for edge in scene.crop)
+    left, right = (round(edge * image.width) for edge in scene.crop[::2])
+    top, bottom = (round(edge * image.height) for edge in scene.crop[1::2])
     return image.crop((left, top, right, bottom))

@@ -31,7 +31,8 @@ TONES: dict[str, tuple[tuple[int, int, int], ...]] = {
 
 @dataclass(frozen=True)
 class Item:
-    """One shape or thing. Centre and size are fractions of the image's side; the angle is in degrees."""
+    """One shape or thing. The centre is in fractions of the image's width and height, the size one of its shorter side;
+    the angle is in degrees."""
 
     shape: str
     colour: str
@@ -58,7 +59,8 @@ class Item:
 
 @dataclass(frozen=True)
 class Sign:
-    """A word or a number on a plate. Centre and width are fractions of the image's side."""
+    """A word or a number on a plate. The centre is in fractions of the image's width and height, the width one of its
+    shorter side."""
 
     text: str
     x: float
@@ -81,7 +83,7 @@ class Effect:
     darkness: float = 0.0
     """The share of light that is gone."""
     blur: float = 0.0
-    """Standard deviation of a Gaussian, as a fraction of the side."""
+    """Standard deviation of a Gaussian, as a fraction of the shorter side."""
     noise: float = 0.0
     """Standard deviation of grain in each channel, of 255."""
 
@@ -91,12 +93,15 @@ class Look:
     """All of a picture that is not its items."""
 
     side: int
+    """Pixels of the shorter side."""
     kind: str
     """`plain`, `gradient`, `noise` or `ground` (`colour` above a horizon, `other` below)."""
     colour: tuple[int, int, int]
     other: tuple[int, int, int]
     blur: float
     grain_seed: int
+    aspect: float = 1.0
+    """Width over height."""
 
 
 @dataclass(frozen=True)
