@@ -29,7 +29,7 @@ from rich.table import Table
 from sliding import Gap, clips, measure
 
 import edge_interleave as ei
-from edge_interleave.eval.summary import Z95
+from edge_interleave.eval.intervals import Z95
 
 TABLES = ("precision", "sliding", "pooling")
 WINDOW = 4
@@ -93,19 +93,21 @@ def show_pooling(rows: Sequence[Clips]) -> None:
     for trained, frames, stride in dict.fromkeys((row.trained, row.frames, row.stride) for row in rows):
         of_row = {row.task: row for row in rows if (row.trained, row.frames, row.stride) == (trained, frames, stride)}
         some = next(iter(of_row.values()))
-        shares = [f"{of_row[task].right:.3f} ± {of_row[task].half:.3f}" for task in tasks]
+        shares = [_share(of_row[task].right, of_row[task].interval) for task in tasks]
         table.add_row(trained, f"{frames} frames, stride {stride}", str(some.visual_tokens), *shares)
     Console().print(table)
 
 
 def _cell(cell: Cell) -> str:
-    share = f"{cell.right:.3f}"
-    if cell.difference is None or cell.interval is None:
-        return f"{share} ± {cell.half:.3f}"
-    low, high = cell.interval
-    if low <= 0 <= high and cell.task != ALL:
-        return share
-    return f"{share} ({100 * cell.difference:+.1f} ± {50 * (high - low):.1f})"
+    if cell.difference is None:
+        return _share(cell.right, cell.interval)
+    half = cell.half or 0.0
+    told = f"{100 * cell.difference:+.1f} ± {100 * half:.1f}"
+    return f"{cell.right:.3f} ({told})" if abs(cell.difference) > half or cell.task == ALL else f"{cell.right:.3f}"
+
+
+def _share(right: float, interval: tuple[float, float]) -> str:
+    return f"{right:.3f} ({interval[0]:.2f} to {interval[1]:.2f})"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import random
 import subprocess
@@ -17,7 +16,7 @@ from rich.progress import track
 
 import edge_interleave as ei
 from edge_interleave.bundle import MANIFEST_NAME
-from edge_interleave.eval.summary import Z95
+from edge_interleave.eval.intervals import wilson
 from edge_interleave.world.cast import SEEN
 from edge_interleave.world.drawing import draw
 from edge_interleave.world.videos import KINDS, draw_video, taken
@@ -40,8 +39,8 @@ class Clips:
     task: str
     answers: int
     right: float
-    half: float
-    """Half the width of the 95 % interval."""
+    interval: tuple[float, float]
+    """95 % (Wilson)."""
 
 
 def measure_pooling(checkpoint: Path, out: Path, samples: int) -> list[Clips]:
@@ -81,7 +80,6 @@ def _ask(name: str, bundle: Path, frames: int, stride: int, samples: int) -> lis
                 answer = model.ask([*shown, clip.question], pool=stride, max_tokens=100)
                 right += answer.text == clip.answer
                 tokens = answer.stats.visual_tokens
-            share = right / samples
-            half = Z95 * math.sqrt(share * (1 - share) / samples)
-            rows.append(Clips(name, frames, stride, tokens, task, samples, share, half))
+            interval = wilson(right, samples) or (0.0, 1.0)
+            rows.append(Clips(name, frames, stride, tokens, task, samples, right / samples, interval))
     return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from rich.progress import track
 import edge_interleave as ei
 from edge_interleave import eval as benchmark
 from edge_interleave.bundle import MANIFEST_NAME
+from edge_interleave.eval.intervals import half_width, wilson
 from edge_interleave.eval.results import read_results
-from edge_interleave.eval.summary import Z95
 from edge_interleave.world.bench import write_bench
 
 SEED = 0
@@ -52,12 +51,12 @@ class Cell:
     answers: int
     right: float
     """Share of answers that are right word for word."""
-    half: float
-    """Half the width of its 95 % interval."""
+    interval: tuple[float, float]
+    """95 %, of that share (Wilson)."""
     difference: float | None
     """To the first bundle, answer by answer; None for itself."""
-    interval: tuple[float, float] | None
-    """95 %, of the difference."""
+    half: float | None
+    """Half the width of the difference's 95 % interval."""
 
 
 def measure_precision(checkpoint: Path, out: Path, samples: int, *, mlx: bool) -> list[Cell]:
@@ -104,11 +103,9 @@ def _right(answers: Path) -> dict[str, dict[int, bool]]:
 
 
 def _cell(name: str, task: str, right: dict[int, bool], first: dict[int, bool] | None) -> Cell:
-    count, share = len(right), sum(right.values()) / len(right)
-    half = Z95 * math.sqrt(share * (1 - share) / count)
+    count, hits = len(right), sum(right.values())
+    interval = wilson(hits, count) or (0.0, 1.0)
     if first is None:
-        return Cell(name, task, count, share, half, None, None)
-    differences = [right[index] - first[index] for index in right]
-    mean = sum(differences) / count
-    error = math.sqrt(sum((d - mean) ** 2 for d in differences)) / count
-    return Cell(name, task, count, share, half, mean, (mean - Z95 * error, mean + Z95 * error))
+        return Cell(name, task, count, hits / count, interval, None, None)
+    differences = [float(right[index]) - first[index] for index in right]
+    return Cell(name, task, count, hits / count, interval, sum(differences) / count, half_width(differences))

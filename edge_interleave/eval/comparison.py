@@ -7,16 +7,16 @@ the difference: the 95 % interval is that of the mean of paired differences, by 
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import InputError
+from .intervals import half_width
 from .manifest import RunInfo, read_run
 from .results import Line
-from .summary import Z95, Tally, first_pass, latest, mean, turn_score
+from .summary import Tally, first_pass, latest, mean, turn_score
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _difference(name: str, metric: str, pairs: list[tuple[_Answer, _Answer]]) ->
     if not differences:
         return None
     middle = float(np.mean(differences))
-    half = Z95 * float(np.std(differences, ddof=1)) / math.sqrt(len(differences)) if len(differences) > 1 else None
+    half = half_width(differences)
     return SetDifference(
         name=name,
         metric=metric,

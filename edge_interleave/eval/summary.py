@@ -7,7 +7,6 @@ paper's tables); neither weighs by samples. Only numbers are held, never the tex
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +15,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from .intervals import half_width, wilson
 from .manifest import RunInfo, read_run
 from .registry import MULTI_VIEW, find
 from .results import Line, read_results
 from .scores import ACCURACY, UnscorableError, metric_of, score
 
-Z95 = 1.959963984540054
-"""Of the normal distribution, for 95 %."""
 ERRORS_SHOWN = 20
 WORLD = "world"
 
@@ -234,7 +232,7 @@ def _set_score(tally: Tally, run: RunInfo) -> SetScore:
     metric = tally.metric
     # The official script divides the number of right answers, and takes NumPy's mean of the other scores.
     total = sum(values) / len(values) if values and metric == ACCURACY else mean(values)
-    interval = _wilson(round(sum(values)), len(values)) if metric == ACCURACY else _normal(values)
+    interval = wilson(round(sum(values)), len(values)) if metric == ACCURACY else _normal(values)
     return SetScore(
         name=tally.name,
         metric=metric,
@@ -242,7 +240,7 @@ def _set_score(tally: Tally, run: RunInfo) -> SetScore:
         interval=interval,
         answers=len(values),
         exact=mean(map(float, tally.exact)),
-        exact_interval=_wilson(sum(tally.exact), len(tally.exact)),
+        exact_interval=wilson(sum(tally.exact), len(tally.exact)),
         chance=mean(tally.chances),
         category=category,
         domain=domain,
@@ -264,7 +262,7 @@ def _exactness(tally: Tally) -> SetScore:
         interval=None,
         answers=len(tally.exact),
         exact=mean(map(float, tally.exact)),
-        exact_interval=_wilson(sum(tally.exact), len(tally.exact)),
+        exact_interval=wilson(sum(tally.exact), len(tally.exact)),
         chance=mean(tally.chances),
         category=None,
         domain=None,
@@ -296,22 +294,12 @@ def _domains(sets: Sequence[SetScore], categories: Sequence[Group]) -> list[Grou
     return _means((where.get(group.name), group.name, group.score) for group in categories)
 
 
-def _wilson(right: int, count: int) -> tuple[float, float] | None:
-    """Wilson's 95 % interval of a share: sound where a share is near 0 or 1, and where there are few."""
-    if count < 2:
-        return None
-    share, z = right / count, Z95
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return max(centre - half, 0.0), min(centre + half, 1.0)
-
-
 def _normal(values: Sequence[float]) -> tuple[float, float] | None:
-    """The normal 95 % interval of a mean."""
-    if len(values) < 2:
+    """The normal 95 % interval of a mean of scores."""
+    half = half_width(values)
+    if half is None:
         return None
     middle = float(np.mean(values))
-    half = Z95 * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
