@@ -101,9 +101,10 @@ def show_pooling(rows: Sequence[Clips]) -> None:
 def _cell(cell: Cell) -> str:
     if cell.difference is None:
         return _share(cell.right, cell.interval)
-    half = cell.half or 0.0
-    told = f"{100 * cell.difference:+.1f} ± {100 * half:.1f}"
-    return f"{cell.right:.3f} ({told})" if abs(cell.difference) > half or cell.task == ALL else f"{cell.right:.3f}"
+    share, half = f"{cell.right:.3f}", cell.half or 0.0
+    if abs(cell.difference) <= half and cell.task != ALL:
+        return share
+    return f"{share} ({100 * cell.difference:+.1f} ± {100 * half:.1f})"
 
 
 def _share(right: float, interval: tuple[float, float]) -> str:

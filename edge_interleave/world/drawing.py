@@ -39,7 +39,7 @@ def draw(scene: Scene) -> Image.Image:
     pen = ImageDraw.Draw(image)
     for item in scene.items:
         if item.shape in SHAPES:
-            _draw_shape(pen, item, size, item.tone, background=look.colour)
+            _draw_shape(pen, item, size, background=look.colour)
         else:
             picture, corner = _placed(item, size)
             image.paste(picture, corner, picture)
@@ -73,10 +73,7 @@ def item_map(scene: Scene, side: int) -> NDArray[np.uint8]:
         else:
             picture, corner = _placed(item, size)
             image.paste(index + 1, corner, picture.getchannel("A").point(lambda value: 255 if value > 96 else 0))
-    shown = _cropped(image, scene)
-    if scene.look.aspect != 1.0:
-        shown = shown.resize((side, side), Image.Resampling.NEAREST)
-    return np.asarray(shown)[:side, :side]
+    return np.asarray(_cropped(image, scene).resize((side, side), Image.Resampling.NEAREST))
 
 
 def sign_parts(sign: Sign) -> tuple[str, ...]:
@@ -116,14 +113,8 @@ def _background(look: Look, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(np.clip(np.array(look.colour, np.float32) + grain, 0, 255).astype(np.uint8))
 
 
-def _draw_shape(
-    pen: ImageDraw.ImageDraw,
-    item: Item,
-    size: tuple[int, int],
-    tone: tuple[int, int, int],
-    background: tuple[int, int, int],
-) -> None:
-    points, side = outline(item, size), min(size)
+def _draw_shape(pen: ImageDraw.ImageDraw, item: Item, size: tuple[int, int], background: tuple[int, int, int]) -> None:
+    points, side, tone = outline(item, size), min(size), item.tone
     width = max(2, round(item.size * side * (0.16 if item.style == "outline" else 0.06)))
     if item.style == "outline":
         pen.polygon(points, fill=tone)

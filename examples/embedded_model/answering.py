@@ -52,9 +52,10 @@ class Student(nn.Module):
 
     def __init__(self, model: LlavaForConditionalGeneration, tokenizer: Tokenizer) -> None:
         super().__init__()
-        self.shape_of = ids_of_words(tokenizer, cast.KINDS, len(model.get_input_embeddings().weight))
-        self.colour_of = ids_of_words(tokenizer, cast.COLOURS, len(model.get_input_embeddings().weight))
-        self.numbers = torch.zeros(len(model.get_input_embeddings().weight))
+        rows = len(model.get_input_embeddings().weight)
+        self.shape_of = ids_of_words(tokenizer, cast.KINDS, rows)
+        self.colour_of = ids_of_words(tokenizer, cast.COLOURS, rows)
+        self.numbers = torch.zeros(rows)
         for word in (*NUMBERS, *filter(None, TIMES)):
             self.numbers[tokenizer.encode(f" {word}", add_special_tokens=False).ids[0]] = 1.0
         self.projector = model.model.multi_modal_projector
