@@ -29,7 +29,6 @@ from rich.table import Table
 from sliding import Gap, clips, measure
 
 import edge_interleave as ei
-from edge_interleave.eval.intervals import Z95
 
 TABLES = ("precision", "sliding", "pooling")
 WINDOW = 4
@@ -81,7 +80,7 @@ def show_sliding(gaps: Sequence[Gap]) -> None:
     """A row for each task."""
     table = Table("task", "sliding", "exact", "difference", title=f"right answers of a live window of {WINDOW}")
     for gap in gaps:
-        difference = f"{100 * (gap.sliding - gap.exact):+.1f} ± {100 * Z95 * gap.error:.1f}"
+        difference = f"{100 * (gap.sliding - gap.exact):+.1f} ± {100 * gap.half:.1f}"
         table.add_row(gap.task, f"{gap.sliding:.3f}", f"{gap.exact:.3f}", difference)
     Console().print(table)
 

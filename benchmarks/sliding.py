@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import sys
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from rich.progress import track
 from rich.table import Table
 
 import edge_interleave as ei
+from edge_interleave.eval.intervals import half_width
 from edge_interleave.world.drawing import draw
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "embedded_model"))
@@ -45,8 +45,8 @@ class Gap:
     exact: float
     same: float
     """Share of clips that both modes answer alike."""
-    error: float
-    """Standard error of `sliding` - `exact`, the clips being the same."""
+    half: float
+    """Half the width of the 95 % interval of `sliding` - `exact`, the clips being the same."""
 
 
 def main() -> None:
@@ -87,9 +87,9 @@ def measure(model: ei.Model, task: str, window: int, count: int, pool: int) -> G
             right[mode].append(answers[-1] == clip.answer)
         same += answers[0] == answers[1]
     differences = [a - b for a, b in zip(*right.values(), strict=True)]
-    mean = sum(differences) / count
-    error = math.sqrt(sum((d - mean) ** 2 for d in differences)) / count
-    return Gap(task, window, count, sum(right["sliding"]) / count, sum(right["exact"]) / count, same / count, error)
+    shares = {mode: sum(given) / count for mode, given in right.items()}
+    half = half_width(differences) or 0.0
+    return Gap(task, window, count, shares["sliding"], shares["exact"], same / count, half)
 
 
 def show(gaps: Sequence[Gap]) -> None:
@@ -98,7 +98,7 @@ def show(gaps: Sequence[Gap]) -> None:
     for gap in gaps:
         table.add_row(
             gap.task, str(gap.window), str(gap.clips), f"{gap.sliding:.3f}", f"{gap.exact:.3f}",
-            f"{100 * (gap.sliding - gap.exact):+.1f} ± {100 * gap.error:.1f} points", f"{gap.same:.3f}",
+            f"{100 * (gap.sliding - gap.exact):+.1f} ± {100 * gap.half:.1f} points", f"{gap.same:.3f}",
         )  # fmt: skip
     Console().print(table)
 

@@ -242,14 +242,10 @@ def random_look(rng: random.Random) -> Look:
     kind = rng.choices(("plain", "gradient", "noise"), (60, 25, 15))[0]
     drift = 26 if kind == "gradient" else 0
     r, g, b = (max(0, min(255, c + rng.randint(-drift, drift))) for c in colour)
-    return Look(
-        side=rng.choice((96, 128, 160, 192, 224, 300)),
-        kind=kind,
-        colour=colour,
-        other=(r, g, b),
-        blur=rng.choice((0.0, 0.0, 0.0, 0.6)),
-        grain_seed=rng.getrandbits(31),
-    )
+    side = rng.choice((96, 128, 160, 192, 224, 300))
+    blur = rng.choice((0.0, 0.0, 0.0, 0.6))
+    seed = rng.getrandbits(31)
+    return Look(side, kind, colour, (r, g, b), blur, seed, aspect=_random_aspect(seed))
 
 
 def random_look_like(rng: random.Random, look: Look) -> Look:
@@ -266,6 +262,15 @@ def tone_of(rng: random.Random, colour: str, look: Look) -> tuple[int, int, int]
     tones = [tone for tone in TONES[colour] if _stands_out(tone, look)] or list(TONES[colour])
     r, g, b = (max(0, min(255, c + rng.randint(-9, 9))) for c in rng.choice(tones))
     return r, g, b
+
+
+def _random_aspect(seed: int) -> float:
+    """Square in four of ten, else anything from 1:2 to 2:1.
+
+    From a seed of its own, so that what else is drawn stays what it was when all pictures were square.
+    """
+    rng = random.Random(seed)
+    return 1.0 if rng.random() < 0.4 else 2 ** rng.uniform(-1, 1)
 
 
 def _large_item(rng: random.Random, look: Look, cast: Cast) -> Item:

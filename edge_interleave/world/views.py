@@ -18,7 +18,7 @@ from .scene import Item, Look, Scene
 DISTANCE = 4.0
 HEIGHT = 1.2
 FOCAL = 1.3
-"""In sides of the picture."""
+"""In heights of the picture, which is square or wider."""
 SOLID = ("circle", "square", "house", "bus", "book", "clock", "apple")
 """What others can hide behind."""
 _PLACES_TRIED = 60
@@ -114,7 +114,11 @@ def _depth(thing: _Thing, sine: float, cosine: float) -> float:
 
 
 def _scene(placed: list[Item], look: Look) -> Scene:
-    """The farthest is drawn first: of things on one ground it is the one whose foot is highest in the picture."""
+    """The farthest is drawn first: of things on one ground it is the one whose foot is highest in the picture.
+
+    A picture that is wider than high shows more ground at both sides.
+    """
+    placed = [replace(item, x=0.5 + (item.x - 0.5) / look.aspect) for item in placed]
     return Scene(tuple(sorted(placed, key=lambda item: item.y + item.size / 2)), look)
 
 
@@ -143,4 +147,5 @@ def _ground(rng: random.Random) -> Look:
     light = rng.randint(205, 250)
     sky = light - rng.randint(0, 25), light - rng.randint(0, 12), light
     ground = tuple(light - rng.randint(20, 60) for _ in range(3))
-    return replace(look, kind="ground", colour=sky, other=(ground[0], ground[1], ground[2]), blur=0.0)
+    other = ground[0], ground[1], ground[2]
+    return replace(look, kind="ground", colour=sky, other=other, blur=0.0, aspect=max(look.aspect, 1.0))

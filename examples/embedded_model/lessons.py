@@ -209,12 +209,12 @@ class Packer:
         turns: list[QA | None] = []
         if kind == "still":
             shown = [first] * rng.randint(1, window)
-            about = ["describe", "colour", "colour", "shape", "place", "place", "at_place", "count", "count", "count"]
+            about = [*["describe"] * 3, *["colour"] * 2, "shape", *["place"] * 2, "at_place", *["count"] * 3]
         elif kind != "motion":
             later = rng.randint(1, window - 1)
             shown = [first] * (window - later) + [first + 1] * later
             turns = [asked.changed(rng, group) for _ in range(3)]
-            about = ["colour", "place", "count"]
+            about = ["describe", "colour", "place", "count"]
         else:
             shown = list(range(first, first + len(group.scenes)))[-window:]
             turns = [asked.direction(rng, group) for _ in range(2)]
