@@ -2,6 +2,7 @@
 
 import json
 import random
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -241,6 +242,32 @@ def test_the_same_bench_is_not_drawn_again_and_another_is_not_overwritten(tmp_pa
         write_bench(tmp_path / "bench", per_task=2, tasks=["colour"])
     with pytest.raises(ValueError, match="unknown task 'juggling'"):
         write_bench(tmp_path / "other", tasks=["juggling"])
+
+
+def test_of_calls_that_begin_at_once_one_draws_and_the_others_wait(tmp_path: Path) -> None:
+    drawn_by: list[int] = []
+
+    def write(number: int) -> Path:
+        def told(stage: str, done: int, total: int) -> None:
+            drawn_by.append(number)
+
+        return write_bench(tmp_path / "bench", per_task=20, tasks=["colour"], progress=told)
+
+    with ThreadPoolExecutor(3) as executor:
+        files = set(executor.map(write, range(3)))
+    assert files == {tmp_path / "bench" / NAME}
+    assert len(drawn_by) == 20
+    assert len(set(drawn_by)) == 1
+    assert len(list((tmp_path / "bench").glob("*.png"))) == 20
+    assert [path.name for path in tmp_path.iterdir()] == ["bench"]
+
+
+def test_what_a_killed_call_left_is_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / ".bench.partial").mkdir()
+    (tmp_path / ".bench.partial" / "place-00000-1.png").write_bytes(b"half a pic")
+    write_bench(tmp_path / "bench", per_task=2, tasks=["colour"])
+    assert not (tmp_path / "bench" / "place-00000-1.png").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["bench"]
 
 
 def test_a_longer_bench_begins_with_the_shorter_one() -> None:

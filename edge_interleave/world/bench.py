@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from .drawing import draw
 from .samples import TASKS, Sample, draw_sample
 
 NAME = "world.json"
+_SETTINGS = "settings.json"
 CHANCE_SAMPLES = 200
 """From so many right answers of other samples a task's chance is estimated."""
 
@@ -33,7 +35,8 @@ def write_bench(
 ) -> Path:
     """Write `world.json` and its pictures into a new folder, and give the file's path.
 
-    A folder that holds the very same bench is kept. It is built beside its place and renamed when it is whole.
+    A folder that holds the very same bench is kept. It is built beside its place and renamed when it is whole; of
+    processes that begin at once (the parts of one evaluation) one draws and the others wait for it.
     A third of a task's samples have something held out, where the task allows it: `metadata.held_out` says what.
     Raises ValueError for a task that is unknown, FileExistsError where the folder holds something else.
     """
@@ -42,26 +45,17 @@ def write_bench(
     if unknown:
         raise ValueError(f"unknown task {unknown[0]!r}; one of {', '.join(TASKS)}")
     settings = {"seed": seed, "per_task": per_task, "tasks": names}
-    stamp = folder / "settings.json"
-    if folder.exists():
-        if stamp.exists() and json.loads(stamp.read_text(encoding="utf-8")) == settings:
-            return folder / NAME
-        raise FileExistsError(f"{folder} holds another bench; give another folder, or remove it")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    rows: list[dict[str, Any]] = []
-    total = per_task * len(names)
-    for task in names:
-        chance = chance_of(task)
-        for index, (held_out, sample) in enumerate(bench_samples(task, seed, per_task)):
-            identity = f"{task.replace(' ', '-')}-{index:05}"
-            rows.append(_row(partial, identity, sample, held_out, chance))
-            progress("drawing", len(rows), total)
-    (partial / NAME).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    (partial / "settings.json").write_text(json.dumps(settings) + "\n", encoding="utf-8")
-    os.rename(partial, folder)
-    return folder / NAME
+    if not folder.exists():
+        partial = folder.with_name(f".{folder.name}.partial")
+        with _alone(partial):
+            # Whoever had to wait for another process finds its bench.
+            if not folder.exists():
+                _write(partial, settings, progress)
+                os.rename(partial, folder)
+    stamp = folder / _SETTINGS
+    if stamp.exists() and json.loads(stamp.read_text(encoding="utf-8")) == settings:
+        return folder / NAME
+    raise FileExistsError(f"{folder} holds another bench; give another folder, or remove it")
 
 
 def bench_samples(task: str, seed: int, count: int) -> Iterator[tuple[str, Sample]]:
@@ -85,6 +79,47 @@ def chance_of(task: str) -> float:
         words = tuple(word for word in sample.answer.lower().rstrip(".").split() if word not in known)
         counts[words] = counts.get(words, 0) + 1
     return max(counts.values()) / len(samples)
+
+
+@contextmanager
+def _alone(partial: Path) -> Iterator[None]:
+    """An empty folder, locked by this process; waits while another has it. A killed process frees it."""
+    partial.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":
+        _empty(partial)
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Where the process that had it has renamed it, there is nothing here, or another's new folder.
+        if partial.exists() and os.path.samestat(os.fstat(descriptor), partial.stat()):
+            _empty(partial)
+        yield
+        with suppress(OSError):
+            partial.rmdir()  # only where nothing is in it
+    finally:
+        os.close(descriptor)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def _write(folder: Path, settings: dict[str, Any], progress: Callable[[str, int, int], None]) -> None:
+    rows: list[dict[str, Any]] = []
+    total = settings["per_task"] * len(settings["tasks"])
+    for task in settings["tasks"]:
+        chance = chance_of(task)
+        for index, (held_out, sample) in enumerate(bench_samples(task, settings["seed"], settings["per_task"])):
+            identity = f"{task.replace(' ', '-')}-{index:05}"
+            rows.append(_row(folder, identity, sample, held_out, chance))
+            progress("drawing", len(rows), total)
+    (folder / NAME).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    (folder / _SETTINGS).write_text(json.dumps(settings) + "\n", encoding="utf-8")
 
 
 def _row(folder: Path, identity: str, sample: Sample, held_out: str, chance: float) -> dict[str, Any]:
