@@ -20,7 +20,7 @@ from edge_interleave.world.scene import PLACES, TONES, Item, Look, Scene, Sign, 
 SIDE = 300
 STYLE = "noto"
 """Of the things; its licence is the package's own."""
-CLIP_FRAMES, CLIP_RATE = 24, 12.0
+CLIP_FRAMES, CLIP_RATE, CLIP_SIZE = 24, 12.0, (400, SIDE)
 
 
 def main(folder: Path) -> None:
@@ -101,12 +101,14 @@ def scene(background: tuple[int, int, int], *items: Item) -> Scene:
 
 def write_clip(path: Path) -> None:
     """A red circle crosses from left to right, above a green triangle that stays."""
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), CLIP_RATE, (SIDE, SIDE))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), CLIP_RATE, CLIP_SIZE)
     stay = item("green triangle/bottom left")
     for index in range(CLIP_FRAMES):
         x = 0.2 + 0.6 * index / (CLIP_FRAMES - 1)
-        mover = Item("circle", "red", x, 0.35, 0.27, TONES["red"][0])
-        writer.write(np.asarray(draw(scene((250, 244, 232), mover, stay)))[..., ::-1])
+        mover = Item("circle", "red", x, 0.3, 0.27, TONES["red"][0])
+        frame = scene((250, 244, 232), mover, stay)
+        wide = replace(frame, look=replace(frame.look, aspect=CLIP_SIZE[0] / CLIP_SIZE[1]))
+        writer.write(np.asarray(draw(wide))[..., ::-1])
     writer.release()
 
 
