@@ -83,6 +83,7 @@ def _try(rng: random.Random, cast: Cast) -> View | None:
                 things.append(new)
                 before, after = more_before, more_after
                 break
+    before, after = _widened(before, look), _widened(after, look)
     scenes = _scene(before, look), _scene(after, look)
     if rng.random() < 0.5:
         return View(scenes, after[1], 0, "right" if turn > 0 else "left")
@@ -113,12 +114,13 @@ def _depth(thing: _Thing, sine: float, cosine: float) -> float:
     return DISTANCE - thing.across * sine + thing.away * cosine
 
 
-def _scene(placed: list[Item], look: Look) -> Scene:
-    """The farthest is drawn first: of things on one ground it is the one whose foot is highest in the picture.
+def _widened(placed: list[Item], look: Look) -> list[Item]:
+    """Where things lie that were placed in a square: a picture that is wider shows more ground at both sides."""
+    return [replace(item, x=0.5 + (item.x - 0.5) / look.aspect) for item in placed]
 
-    A picture that is wider than high shows more ground at both sides.
-    """
-    placed = [replace(item, x=0.5 + (item.x - 0.5) / look.aspect) for item in placed]
+
+def _scene(placed: list[Item], look: Look) -> Scene:
+    """The farthest is drawn first: of things on one ground it is the one whose foot is highest in the picture."""
     return Scene(tuple(sorted(placed, key=lambda item: item.y + item.size / 2)), look)
 
 
