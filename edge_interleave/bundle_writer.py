@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .bundle import MANIFEST_NAME, Bundle, FileInfo, Manifest, digest, open_bundle, read_manifest, write_manifest
 from .errors import BundleError, InputError
+from .folder_lock import locked_folder
 
 STATE_NAME = ".build.json"
 
@@ -167,29 +167,15 @@ def _beside(out: Path, suffix: str) -> Path:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold a lock on the partial folder itself: nothing is left to clean up, and a killed process frees it."""
-    folder.mkdir(exist_ok=True)
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
+    """Hold the lock on the partial folder. Raises InputError where another process builds there, or just has."""
+    with ExitStack() as held:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = held.enter_context(locked_folder(folder, wait=False))
         except BlockingIOError:
             raise InputError(f"{folder}: another process is building this bundle; wait for it") from None
-        # Between opening and locking, the other process may have finished and renamed the folder.
-        if not folder.exists() or not os.path.samestat(os.fstat(descriptor), folder.stat()):
+        if not ours:
             raise InputError(f"{folder}: another process has just built this bundle; look, and try again")
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                folder.rmdir()  # only where nothing is in it
-    finally:
-        os.close(descriptor)
+        yield
 
 
 @contextmanager

@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import os
 import random
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ..folder_lock import locked_folder
 from .cast import CASTS
 from .drawing import draw
 from .samples import TASKS, Sample, draw_sample
@@ -45,11 +44,14 @@ def write_bench(
     if unknown:
         raise ValueError(f"unknown task {unknown[0]!r}; one of {', '.join(TASKS)}")
     settings = {"seed": seed, "per_task": per_task, "tasks": names}
-    if not folder.exists():
-        partial = folder.with_name(f".{folder.name}.partial")
-        with _alone(partial):
+    partial = folder.with_name(f".{folder.name}.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    while not folder.exists():
+        with locked_folder(partial, wait=True) as ours:
             # Whoever had to wait for another process finds its bench.
-            if not folder.exists():
+            if ours and not folder.exists():
+                for left in partial.iterdir():
+                    left.unlink()
                 _write(partial, settings, progress)
                 os.rename(partial, folder)
     stamp = folder / _SETTINGS
@@ -79,34 +81,6 @@ def chance_of(task: str) -> float:
         words = tuple(word for word in sample.answer.lower().rstrip(".").split() if word not in known)
         counts[words] = counts.get(words, 0) + 1
     return max(counts.values()) / len(samples)
-
-
-@contextmanager
-def _alone(partial: Path) -> Iterator[None]:
-    """An empty folder, locked by this process; waits while another has it. A killed process frees it."""
-    partial.mkdir(parents=True, exist_ok=True)
-    if sys.platform == "win32":
-        _empty(partial)
-        yield
-        return
-    import fcntl
-
-    descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # Where the process that had it has renamed it, there is nothing here, or another's new folder.
-        if partial.exists() and os.path.samestat(os.fstat(descriptor), partial.stat()):
-            _empty(partial)
-        yield
-        with suppress(OSError):
-            partial.rmdir()  # only where nothing is in it
-    finally:
-        os.close(descriptor)
-
-
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()
 
 
 def _write(folder: Path, settings: dict[str, Any], progress: Callable[[str, int, int], None]) -> None:
