@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Protocol
 
+from .engine_lock import check_process
 from .errors import UsageError
 from .generation import Answer, Generation, GenerationOptions
+from .held_answer import HeldAnswer
 from .media import Eyes, Seen
 from .messages import Content, Message, media_of, messages_of
 from .prompt import ImageSegment, Segment
@@ -17,7 +19,9 @@ from .sampling import SamplingOptions
 from .session import Session
 from .stats import rate
 from .timeline import Input, TextInput, VisualInput
+from .turns import Turns
 
+CLOSED = "the chat is closed; begin another one"
 GREEDY = SamplingOptions()
 MAX_TOKENS = 256
 FRAMES = 8
@@ -39,6 +43,8 @@ class Prompts(Protocol):
 class Chat:
     """A conversation. Each turn computes only what is new: the question, its images, and the end of the last answer.
 
+    Its methods may be called from any thread: questions are answered one after the other, each seeing those before it.
+
     The earlier answers stay in the timeline as the tokens that the model gave, even where the template would write
     them otherwise (llava-hf's puts a space after an earlier `assistant`, and none where an answer begins).
     """
@@ -49,14 +55,12 @@ class Chat:
         self._prompts = prompts
         self._eyes = eyes
         self._opening = tuple(messages)
-        self._messages = list(messages)
-        self._seen = Seen()
-        self._inputs: list[Input] = []
+        self._said = _Said(self._opening)
 
     @property
     def messages(self) -> tuple[Message, ...]:
         """What has been said so far."""
-        return tuple(self._messages)
+        return self._said.messages
 
     def ask(
         self,
@@ -99,29 +103,44 @@ class Chat:
         cancel: threading.Event | None = None,
     ) -> AnswerStream:
         """As `ask`, but the text comes piece by piece; an answer left early is remembered as far as it went."""
+        check_process()
         options = GenerationOptions(max_tokens, stops_of(stop), sampling)
         new = asking(content)
         looked = self._eyes.look(media_of(new), frames=frames, stride=pool, tiles=tiles)
-        messages, seen = [*self._messages, *new], self._seen + looked
-        more = self._prompts.follow_up(messages, seen.counts) if self._inputs else None
-        segments = self._prompts.build(messages, seen.counts) if more is None else more
-        prompt = ([] if more is None else self._inputs) + inputs_of(segments, seen.visuals)
+        before = self._said
+        asked = self._asked(before, new, looked)
+
+        def generate() -> Generation:
+            nonlocal before, asked
+            # Another thread's turn may have come between.
+            if self._said is not before:
+                before = self._said
+                asked = self._asked(before, new, looked)
+            return self._session.stream(asked.inputs, options, cancel)
 
         def remember(answer: Answer) -> None:
-            self._messages = [*messages, Message("assistant", (answer.text,))]
-            self._seen = seen
-            self._inputs = [*prompt, TextInput(answer.token_ids)]
+            answered = (*asked.messages, Message("assistant", (answer.text,)))
+            self._said = _Said(answered, asked.seen, (*asked.inputs, TextInput(answer.token_ids)))
 
-        return AnswerStream(self._session.stream(prompt, options, cancel), looked, remember)
+        return AnswerStream(generate, self._session.turns, cancel, looked, remember)
 
     def reset(self) -> None:
-        """Begin anew, with the system message if there was one."""
-        self._session.reset()
-        self._messages, self._seen, self._inputs = list(self._opening), Seen(), []
+        """Begin anew, with the system message if there was one. Waits for the answers of other threads."""
+        with self._session.turns.question():
+            self._session.reset()
+            self._said = _Said(self._opening)
 
     def close(self) -> None:
-        """Free the conversation's KV cache. A second call does nothing."""
-        self._session.close()
+        """Free the conversation's KV cache, in the middle of an answer too. A second call does nothing."""
+        self._session.close(CLOSED)
+
+    def _asked(self, before: _Said, new: Sequence[Message], looked: Seen) -> _Said:
+        """The conversation with what is asked now, up to where the model's answer begins."""
+        messages, seen = (*before.messages, *new), before.seen + looked
+        more = self._prompts.follow_up(messages, seen.counts) if before.inputs else None
+        if more is not None:
+            return _Said(messages, seen, (*before.inputs, *inputs_of(more, seen.visuals)))
+        return _Said(messages, seen, tuple(inputs_of(self._prompts.build(messages, seen.counts), seen.visuals)))
 
     def __enter__(self) -> Chat:
         return self
@@ -132,61 +151,48 @@ class Chat:
         self.close()
 
 
-class AnswerStream(Iterator[str]):
-    """An answer as it comes: an iterator of pieces of text, then `answer`. Closing it early cancels the answer."""
+@dataclass(frozen=True)
+class _Said:
+    """A conversation so far."""
+
+    messages: tuple[Message, ...]
+    seen: Seen = field(default_factory=Seen)
+    inputs: tuple[Input, ...] = ()
+    """What lies in the timeline; empty before the first question."""
+
+
+class AnswerStream(HeldAnswer):
+    """An answer as it comes: an iterator of pieces of text, then `answer`. Closing it early cancels the answer.
+
+    Other threads' questions to the same model or chat wait from its first piece until it is through or closed; one of
+    the thread that reads it raises UsageError.
+    """
 
     def __init__(
-        self, generation: Generation, seen: Seen, finished: Callable[[Answer], None] = lambda answer: None
+        self,
+        generate: Callable[[], Generation],
+        turns: Turns,
+        cancel: threading.Event | None,
+        seen: Seen,
+        finished: Callable[[Answer], None] = lambda answer: None,
     ) -> None:
         """Use `Model.stream` or `Chat.stream`."""
-        self._generation = generation
+        super().__init__(generate, turns, cancel)
         self._seen = seen
-        self._finished = finished
-        self._answer: Answer | None = None
+        self._remember = finished
 
-    @property
-    def answer(self) -> Answer:
-        """The whole answer, once the pieces are through or the stream is closed. Raises UsageError before."""
-        return self._answer or self._generation.answer
-
-    def __next__(self) -> str:
-        try:
-            return next(self._generation)
-        except StopIteration:
-            self._finish()
-            raise
-
-    def wait(self) -> Answer:
-        """Go through the pieces that are left and give the answer."""
-        for _ in self:
-            pass
-        return self.answer
-
-    def close(self) -> None:
-        """End the answer here."""
-        self._generation.close()
-        self._finish()
-
-    def __enter__(self) -> AnswerStream:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _finish(self) -> None:
-        if self._answer is None:
-            answer, seen = self._generation.answer, self._seen
-            stats = replace(
-                answer.stats,
-                encode_s=seen.seconds,
-                first_token_s=answer.stats.first_token_s + seen.seconds,
-                encode_images_per_s=rate(len(seen.visuals), seen.seconds),
-                vision_provider=seen.provider,
-            )
-            self._answer = replace(answer, stats=stats)
-            self._finished(self._answer)
+    def _finished(self, answer: Answer) -> Answer:
+        seen = self._seen
+        stats = replace(
+            answer.stats,
+            encode_s=seen.seconds,
+            first_token_s=answer.stats.first_token_s + seen.seconds,
+            encode_images_per_s=rate(len(seen.visuals), seen.seconds),
+            vision_provider=seen.provider,
+        )
+        answer = replace(answer, stats=stats)
+        self._remember(answer)
+        return answer
 
 
 def inputs_of(segments: Sequence[Segment], visuals: Sequence[VisualInput]) -> list[Input]:

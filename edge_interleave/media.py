@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from .bundle import VISION_NAME, Bundle
@@ -40,11 +40,15 @@ class Seen:
 
 
 class Eyes:
-    """Opens and encodes images and videos. The tower is opened when it is first needed."""
+    """Opens and encodes images and videos, for any thread. The tower is opened when it is first needed."""
 
     def __init__(self, bundle: Bundle, threads: int | None) -> None:
         self._bundle = bundle
         self._threads = threads
+        self._opening = threading.RLock()
+        self._closed: str | None = None
+        self._shared_tower: VisionTower | None = None
+        self._shared_encoder: VisionEncoder | None = None
 
     def look(self, media: Sequence[Media], *, frames: int, stride: int, tiles: bool) -> Seen:
         """Visual tokens of images and videos, in order."""
@@ -67,9 +71,10 @@ class Eyes:
             )
             pictures += shown
             counts.append(len(shown))
-        rows = self._encoder.encode(pictures, stride=stride, tiles=tiles)
+        encoder = self._encoder()
+        rows = encoder.encode(pictures, stride=stride, tiles=tiles)
         seconds = time.perf_counter() - started
-        return Seen(tuple(map(VisualInput, rows)), tuple(counts), seconds, self._tower.provider)
+        return Seen(tuple(map(VisualInput, rows)), tuple(counts), seconds, encoder.provider)
 
     def live_encoder(self) -> VisionEncoder:
         """Another encoder on the same tower, to be stopped by itself; it keeps nothing, for no frame comes twice."""
@@ -77,18 +82,35 @@ class Eyes:
         from .vision.encoder import VisionEncoder
 
         manifest = self._bundle.manifest
-        return VisionEncoder(self._tower.another(), manifest.vision, manifest.pooling_mode, EmbeddingCache(0))
+        return VisionEncoder(self._tower().another(), manifest.vision, manifest.pooling_mode, EmbeddingCache(0))
 
-    @cached_property
+    def close(self, reason: str) -> None:
+        """From any thread: have `look`, now and later, raise UsageError with the reason. Other encoders go on."""
+        with self._opening:
+            self._closed = reason
+            encoder = self._shared_encoder
+        if encoder is not None:
+            encoder.stop(reason)
+
     def _encoder(self) -> VisionEncoder:
         from .vision.encoder import VisionEncoder
 
-        manifest, tower = self._bundle.manifest, self._tower
-        identity = manifest.files[VISION_NAME].sha256
-        return VisionEncoder(tower, manifest.vision, manifest.pooling_mode, identity=identity)
+        with self._opening:
+            if self._closed is not None:
+                raise UsageError(self._closed)
+            if self._shared_encoder is None:
+                manifest, tower = self._bundle.manifest, self._tower()
+                identity = manifest.files[VISION_NAME].sha256
+                self._shared_encoder = VisionEncoder(tower, manifest.vision, manifest.pooling_mode, identity=identity)
+            return self._shared_encoder
 
-    @cached_property
     def _tower(self) -> VisionTower:
+        with self._opening:
+            if self._shared_tower is None:
+                self._shared_tower = self._open_tower()
+            return self._shared_tower
+
+    def _open_tower(self) -> VisionTower:
         from .vision.providers import provider_for
         from .vision.tower import VisionTower
 

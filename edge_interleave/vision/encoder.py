@@ -18,11 +18,13 @@ from PIL import Image
 
 from ..bundle import VisionInfo
 from ..decoder import FloatArray
+from ..engine_lock import EngineLock
 from .cache import CacheKey, EmbeddingCache, cache_key
 from .pooling import pool, pooled_grid
 from .preprocess import preprocess
 from .tiles import MAX_PARTS, split_tiles, tile_grid
 
+STOPPED = "the vision encoder is stopped; open another one"
 BATCH = 4
 """Images the tower gets at once; more would only keep more pixels in memory."""
 
@@ -45,7 +47,10 @@ class Tower(Protocol):
 
 
 class VisionEncoder:
-    """Makes visual tokens of pictures, each picture once. One thread at a time; the cache may be shared."""
+    """Makes visual tokens of pictures, each picture once.
+
+    May be used from any thread: `encode` serves one caller at a time. The cache may be shared.
+    """
 
     def __init__(
         self,
@@ -68,6 +73,7 @@ class VisionEncoder:
         self.images_encoded = 0
         """Images that went through the tower, in all; overview and tiles count one each, cached ones not at all."""
         self._tower = tower
+        self._engine = EngineLock(tower.stop)
         self._identity = uuid.uuid4().hex if identity is None else identity
 
     @property
@@ -79,14 +85,16 @@ class VisionEncoder:
         """Visual tokens of each image, float32 (tokens, hidden), read-only, in order.
 
         With `tiles`, an image larger than the tower's size gives its overview's tokens and then those of its tiles,
-        row by row. Raises UsageError for a stride that leaves nothing, MediaError for an image that cannot be decoded.
+        row by row. Raises UsageError for a stride that leaves nothing, once stopped, and in a forked child; MediaError
+        for an image that cannot be decoded.
         """
         pooled_grid(self.info.grid, stride, self.pooling_mode)
-        started = time.perf_counter()
-        try:
-            return self._encode(images, stride, tiles)
-        finally:
-            self.encode_seconds += time.perf_counter() - started
+        with self._engine:
+            started = time.perf_counter()
+            try:
+                return self._encode(images, stride, tiles)
+            finally:
+                self.encode_seconds += time.perf_counter() - started
 
     def tokens_for(self, image: Image.Image | None = None, stride: int = 1, tiles: bool = False) -> int:
         """How many visual tokens `encode` makes of an image; of None, the most it makes of any image."""
@@ -98,9 +106,12 @@ class VisionEncoder:
         columns, rows = tile_grid(image.size, self.info.image_size)
         return side * side * (1 if columns * rows == 1 else 1 + columns * rows)
 
-    def stop(self) -> None:
-        """From any thread: have `encode`, now and later, raise UsageError at once, even in the middle of a picture."""
-        self._tower.stop()
+    def stop(self, reason: str = STOPPED) -> None:
+        """From any thread: have `encode`, now and later, raise UsageError at once, even in the middle of a picture.
+
+        Returns when nobody encodes any more. In a forked child it does nothing.
+        """
+        self._engine.close(reason, lambda: None)
 
     def _encode(self, images: Sequence[Image.Image], stride: int, tiles: bool) -> list[FloatArray]:
         done: dict[CacheKey, FloatArray] = {}

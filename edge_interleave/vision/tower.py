@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bundle import VISION_BATCH, VISION_INPUT, VISION_OUTPUT, VisionInfo
+from ..engine_lock import check_process, claim_process
 from ..errors import BackendError, BundleError, EdgeInterleaveError, UsageError
 from .onnx_check import check_onnx
 from .providers import CPU, CPU_PROVIDER, Provider
@@ -49,6 +50,7 @@ class VisionTower:
 
         Raises BundleError where the file is not such a graph or not for `info`.
         """
+        claim_process()
         self._path = Path(path)
         self._info = info
         self._session: Any = None
@@ -85,6 +87,7 @@ class VisionTower:
 
         Raises UsageError for another shape or type, or once stopped; BackendError where the engine fails.
         """
+        check_process()
         if self._session is None or self._run_options.terminate:
             raise UsageError(f"{self._path}: the vision tower is closed")
         size, tokens = self._info.image_size, self._info.tokens
