@@ -16,13 +16,12 @@ import numpy as np
 
 from edge_interleave.bundle import MLX_NAME, Bundle
 from edge_interleave.decoder import Decoder, DecoderFacts, DecoderMemory, DecoderOptions, FloatArray
-from edge_interleave.engine_lock import is_forked
 from edge_interleave.errors import BackendError
 
 from .decoder_inputs import Entries, check_preparation, check_room, embedding_entries, parts_of_range, token_entries
 from .mlx_aside import MlxAside
 from .mlx_cache import GapCache, Numbers
-from .mlx_engine import mlx_engine
+from .mlx_engine import in_mlx_thread, later_in_mlx_thread
 from .mlx_memory import LIMITS, bytes_per_token, decoder_memory, on_cpu, precision_of
 from .mlx_state import read_arrays, stored, write_arrays
 from .mlx_weights import Weights, acquire, release
@@ -53,7 +52,7 @@ BACKEND = MlxBackend()
 class MlxDecoder:
     """One timeline. See `edge_interleave.decoder.Decoder`. `options.threads` is nothing that MLX could be told."""
 
-    @mlx_engine()
+    @in_mlx_thread
     def __init__(self, bundle: Bundle, options: DecoderOptions) -> None:
         info = bundle.manifest.decoder
         precision = precision_of(bundle, options.kv_precision)
@@ -97,7 +96,7 @@ class MlxDecoder:
         """The position the next entry will have: one past the last stored one."""
         return self._cache.cells.position
 
-    @mlx_engine()
+    @in_mlx_thread
     def append_tokens(self, ids: Sequence[int]) -> FloatArray:
         """Extend the timeline by tokens; the logits of the last, float32 (vocab_size,).
 
@@ -105,7 +104,7 @@ class MlxDecoder:
         """
         return self._append(token_entries(ids, self._facts))
 
-    @mlx_engine()
+    @in_mlx_thread
     def append_embeddings(self, rows: FloatArray) -> FloatArray:
         """Extend the timeline by embeddings, float32 (n, hidden_size); logits as `append_tokens`.
 
@@ -124,7 +123,7 @@ class MlxDecoder:
         """
         self._remove(start, end)
 
-    @mlx_engine()
+    @in_mlx_thread
     def rebase(self) -> None:
         """Close the gaps, by re-rotating the keys behind them."""
         self._alive()
@@ -135,7 +134,7 @@ class MlxDecoder:
             position += end - start
         self._cache.move(self._cache.cells.all(), np.arange(self.length))
 
-    @mlx_engine()
+    @in_mlx_thread
     def recompute(self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray]) -> None:
         """Compute the entries at positions start <= p < end anew, as if only what lies before them had ever been there.
 
@@ -149,7 +148,7 @@ class MlxDecoder:
         self._aside.compute(entries, end - start, self._compute_aside)
         self._aside.move_to_timeline(start)
 
-    @mlx_engine()
+    @in_mlx_thread
     def prepare(
         self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray], leaving: tuple[int, int], rows: int
     ) -> bool:
@@ -168,7 +167,7 @@ class MlxDecoder:
             self._aside.compute(entries, min(self._aside.done + rows, possible), self._compute_aside)
         return self._aside.done < possible
 
-    @mlx_engine()
+    @in_mlx_thread
     def save(self, path: Path) -> None:
         """Write the timeline's KV state to a safetensors file, atomically."""
         self._alive()
@@ -176,7 +175,7 @@ class MlxDecoder:
         arrays = [array[:, :, chosen] for array in self._cache.arrays()] if self.length else []
         write_arrays(Path(path), self._fingerprint, self._cache.cells.ranges, arrays)
 
-    @mlx_engine()
+    @in_mlx_thread
     def load(self, path: Path) -> None:
         """Replace the timeline by a saved one.
 
@@ -194,7 +193,7 @@ class MlxDecoder:
         """
         self._interruption.wanted = True
 
-    @mlx_engine()
+    @in_mlx_thread
     def close(self) -> None:
         """Free the KV cache, and the weights where no other decoder uses them. A second call does nothing."""
         self._cache.clear()
@@ -275,8 +274,8 @@ class _Interruption:
 
 
 def _free(weights: Weights, memory: DecoderMemory) -> None:
-    if is_forked():  # MLX would wait for threads of the parent
-        return
-    with mlx_engine():
+    def free() -> None:
         release(weights)
         LIMITS.remove(memory)
+
+    later_in_mlx_thread(free)

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from .engine_lock import is_forked
+
 
 class Step(Enum):
     """What came of a step."""
@@ -36,6 +38,8 @@ class _State:
     last: Step = Step.DONE
 
     def stop(self) -> None:
+        if is_forked():  # the lock may be held for ever
+            return
         with self.news:
             self.stopped = True
             self.news.notify_all()

@@ -43,6 +43,11 @@ def is_forked() -> bool:
     return _process is not None and _process != os.getpid()
 
 
+def when_engines_ended(call: Callable[[], None]) -> None:
+    """Have something done at the program's end, once no thread uses an engine any more."""
+    _afterwards.append(call)
+
+
 class EngineLock:
     """A lock around one engine, used as a context manager. The thread that holds it may take it again."""
 
@@ -108,6 +113,7 @@ class EngineLock:
 
 
 _locks: weakref.WeakSet[EngineLock] = weakref.WeakSet()
+_afterwards: list[Callable[[], None]] = []
 
 
 @atexit.register
@@ -115,3 +121,5 @@ def _end_all() -> None:
     if not is_forked():
         for lock in list(_locks):
             lock._end()
+        for call in _afterwards:
+            call()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TypeVar
 
+from .engine_lock import check_process, is_forked
 from .errors import UsageError
 from .generation import Answer, Generation, nothing_said
 from .turns import Turns
@@ -41,6 +42,7 @@ class HeldAnswer(Iterator[str]):
         return self._answer
 
     def __next__(self) -> str:
+        check_process()
         with self._lock:
             if self._ended or not self._has_turn():
                 raise StopIteration
@@ -59,7 +61,12 @@ class HeldAnswer(Iterator[str]):
         return self.answer
 
     def close(self) -> None:
-        """End the answer here. From another thread, or a signal handler, it ends after the piece being computed."""
+        """End the answer here. From another thread, or a signal handler, it ends after the piece being computed.
+
+        In a forked child it does nothing.
+        """
+        if is_forked():
+            return
         self._closing = True
         with self._lock:
             if not self._computing:

@@ -5,7 +5,10 @@ Knows nothing about where pixels come from, how they are prepared, nor about wha
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import os
+import weakref
 from copy import copy
 from functools import cache
 from pathlib import Path
@@ -31,6 +34,8 @@ PROBE = (
     b"\x08\x06\x12\x08\n\x02\x08\x04\n\x02\x08\x10B\x04\n\x00\x10\x11"
 )
 """An ONNX graph of one node: y int32 (4, 16) = MatMulInteger(a uint8 (4, 64), b int8 (64, 16))."""
+_sessions: weakref.WeakSet[Any] = weakref.WeakSet()
+"""The engine's open sessions."""
 
 
 class VisionTower:
@@ -111,6 +116,7 @@ class VisionTower:
 
     def _open(self, provider: Provider, threads: int | None) -> None:
         self._session = _open_session(self._path, threads, provider)
+        _sessions.add(self._session)
         self._hidden_size = _checked_signature(self._path, self._session, self._info, provider.fixed_shapes)
         self._provider = str(self._session.get_providers()[0])
 
@@ -143,6 +149,16 @@ class VisionTower:
         if not np.isfinite(rows).all():
             raise BundleError(f"{self._path}: gave visual tokens that are no numbers; convert or pull the model again")
         return rows
+
+
+def _keep_sessions() -> None:
+    """In a forked child: let no session be freed, for that waits for threads that only the parent has."""
+    for session in list(_sessions):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_sessions)
 
 
 def _open_session(path: Path, threads: int | None, provider: Provider) -> Any:
