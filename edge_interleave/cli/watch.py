@@ -25,7 +25,7 @@ from .durations import duration
 from .interrupts import set_by_interrupt
 from .options import model_options, strides
 from .watch_looks import AskNowAndThen, LookOut, Looks
-from .watch_views import open_view, stats_lines
+from .watch_views import Outlasting, open_view, stats_lines
 
 if TYPE_CHECKING:
     from ..budget_plan import Plan
@@ -123,8 +123,10 @@ def watch(
     from ..stream.source import open_source
 
     frames = open_source(source, realtime=realtime)
-    view = open_view(as_json)
     out = _OUT if out is None and rule else out
+    view = open_view(as_json)
+    outlasting = Outlasting(view) if out is not None else None
+    view = outlasting or view
 
     with ExitStack() as stack:
         folder = None if out is None else stack.enter_context(closing(EventFolder(out, view.say)))
@@ -161,6 +163,8 @@ def watch(
         raise KeyboardInterrupt
     if error is not None:
         raise error
+    if outlasting is not None and outlasting.lost is not None:
+        raise outlasting.lost
 
 
 def _planned(
