@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from .bundle import VISION_NAME, Bundle
 from .errors import BundleError, UsageError
 from .messages import Image, Media
+from .progress import QuestionProgress
 from .timeline import VisualInput
 
 if TYPE_CHECKING:
@@ -42,9 +43,10 @@ class Seen:
 class Eyes:
     """Opens and encodes images and videos. The tower is opened when it is first needed."""
 
-    def __init__(self, bundle: Bundle, threads: int | None) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None, progress: QuestionProgress | None = None) -> None:
         self._bundle = bundle
         self._threads = threads
+        self._progress = progress
 
     def look(self, media: Sequence[Media], *, frames: int, stride: int, tiles: bool) -> Seen:
         """Visual tokens of images and videos, in order."""
@@ -67,7 +69,7 @@ class Eyes:
             )
             pictures += shown
             counts.append(len(shown))
-        rows = self._encoder.encode(pictures, stride=stride, tiles=tiles)
+        rows = self._encoder.encode(pictures, stride=stride, tiles=tiles, progress=self._progress)
         seconds = time.perf_counter() - started
         return Seen(tuple(map(VisualInput, rows)), tuple(counts), seconds, self._tower.provider)
 

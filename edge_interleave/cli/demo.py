@@ -17,6 +17,7 @@ from .. import store
 from ..errors import InputError
 from ..messages import Image, Media, Video
 from . import output
+from .options import backend_option, json_option, threads_option
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -69,13 +70,15 @@ def tour_folder() -> Path:
     show_default=True,
     help="Where the sheet with all pictures and answers is saved.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def demo(out: Path, as_json: bool) -> None:
+@backend_option
+@threads_option
+@json_option()
+def demo(out: Path, backend: str | None, threads: int | None, as_json: bool) -> None:
     """A short tour with the embedded model: several images, a video, a follow-up question."""
     from ..model import load
 
     stops = read_tour(tour_folder())
-    with load() as model:
+    with load(backend=backend, threads=threads) as model:
         told = run_tour(model, tour_folder(), stops, out, quiet=as_json)
     if as_json:
         output.print_json({"model": model.bundle.manifest.name, "sheet": str(out), "stops": [_json(t) for t in told]})

@@ -13,6 +13,7 @@ from ..bundle import GGUF_NAME, MLX_NAME, VISION_NAME, Bundle, open_bundle, veri
 from ..decoder import backend_for, backend_names, find_backend
 from ..errors import BackendError
 from . import output
+from .options import complete_model, json_option
 
 _LIBRARIES = (
     "llama-cpp-python",
@@ -28,9 +29,9 @@ _LIBRARIES = (
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_model)
 @click.option("--verify", "check", is_flag=True, help="Compare every file with its SHA-256 in bundle.json.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option()
 def info(model: str | None, check: bool, as_json: bool) -> None:
     """What MODEL (a name, a folder, or `embedded`) is made of; without MODEL, what is installed here."""
     if model is None:
