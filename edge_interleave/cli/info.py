@@ -48,7 +48,13 @@ def info(model: str | None, check: bool, as_json: bool) -> None:
     if as_json:
         output.print_json(facts)
         return
-    output.out().print(output.table(("", ""), _rows(facts)))
+    files = facts.pop("files", {})
+    out = output.out()
+    out.print(output.table(("", ""), _rows(facts)))
+    if files:
+        rows = [(name, output.size(file["bytes"]), file["precision"] or "") for name, file in files.items()]
+        out.print()
+        out.print(output.table(("file", "size", "precision"), rows, right=("size",)))
     if check:
         output.note("every file is as bundle.json says")
 
@@ -119,12 +125,7 @@ def _rows(facts: dict[str, Any], indent: str = "") -> list[tuple[str, str]]:
     """Names and values, with what is inside indented."""
     rows: list[tuple[str, str]] = []
     for name, value in facts.items():
-        if name == "files":
-            rows.append((name, ""))
-            for file, about in value.items():
-                size = output.size(about["bytes"])
-                rows.append((f"  {file}", f"{size}, {about['precision']}" if about["precision"] else size))
-        elif isinstance(value, dict):
+        if isinstance(value, dict):
             rows += [(indent + name, ""), *_rows(value, indent + "  ")]
         elif isinstance(value, list):
             rows.append((indent + name, ", ".join(value)))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 ProgressCall = Callable[[str, int, int], None]
 """Called with the stage's name, how much of it is done, and how much it is in all."""
 _SECONDS_A_LINE = 2.0
+_WORD_COLUMNS = 28
 
 
 class OutputError(EdgeInterleaveError):
@@ -133,9 +134,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence
     from rich.text import Text
 
     made = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns))
-    for column in columns:
+    for index, column in enumerate(columns):
         number = column in right
-        made.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=number)
+        # At least the longest word, so that a line breaks between words; a path may be longer than any line.
+        words = " ".join([column, *(row[index].lstrip() for row in rows)]).split()
+        least = min(max(map(len, words), default=0), _WORD_COLUMNS)
+        made.add_column(
+            column, justify="right" if number else "left", overflow="fold", no_wrap=number, min_width=least
+        )
     for row in rows:
         made.add_row(*(Text(printable(cell)) for cell in row))
     return made
