@@ -10,7 +10,6 @@ import click
 
 from .. import store
 from ..bundle import GGUF_NAME, MLX_NAME, VISION_NAME, Bundle, open_bundle, verify
-from ..decoder import backend_for, backend_names, find_backend
 from ..errors import BackendError
 from . import output
 from .options import complete_model, json_option
@@ -100,6 +99,7 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
 
 def _engines(bundle: Bundle) -> dict[str, str]:
     """What would run the bundle on this machine."""
+    from ..decoder import backend_for
     from ..vision.providers import provider_for
 
     try:
@@ -110,6 +110,8 @@ def _engines(bundle: Bundle) -> dict[str, str]:
 
 
 def _installation() -> dict[str, Any]:
+    from ..decoder import backend_names
+
     return {
         "edge-interleave": _version("edge-interleave"),
         "python": platform.python_version(),
@@ -139,6 +141,8 @@ def _rows(facts: dict[str, Any], indent: str = "") -> list[tuple[str, str]]:
 
 
 def _backend_problem(name: str) -> str | None:
+    from ..decoder import find_backend
+
     try:
         find_backend(name)
     except BackendError as error:

@@ -139,9 +139,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence
         # At least the longest word, so that a line breaks between words; a path may be longer than any line.
         words = " ".join([column, *(row[index].lstrip() for row in rows)]).split()
         least = min(max(map(len, words), default=0), _WORD_COLUMNS)
-        made.add_column(
-            column, justify="right" if number else "left", overflow="fold", no_wrap=number, min_width=least
-        )
+        made.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=number, min_width=least)
     for row in rows:
         made.add_row(*(Text(printable(cell)) for cell in row))
     return made
