@@ -148,8 +148,8 @@ class Checkpoint:
             if len(held) == 1:
                 lacks = "head" if held == [EMBEDDING] else "embedding matrix"
                 raise CheckpointError(
-                    f"{self.folder / CONFIG_NAME}: field 'tie_word_embeddings' is false, but the weights hold no {lacks} "
-                    f"beside {self._names[held[0]]}; set it to true if the model was trained so, or download the "
+                    f"{self.folder / CONFIG_NAME}: field 'tie_word_embeddings' is false, but the weights hold no "
+                    f"{lacks} beside {self._names[held[0]]}; set it to true if the model was trained so, or download the "
                     "checkpoint again"
                 )
             return False

@@ -103,7 +103,7 @@ def _resize(reader: Reader) -> str | None:
 
 
 def _has_newline(reader: Reader) -> bool:
-    """Whether `prepare_inputs_labels_for_multimodal` puts `image_newline` behind an image that is not cut into tiles."""
+    """Whether `prepare_inputs_labels_for_multimodal` puts `image_newline` behind an image that is not in tiles."""
     kind = reader.text("mm_patch_merge_type", "flat", null="flat")
     if kind != "flat" and not kind.startswith("spatial"):
         raise reader.error("mm_patch_merge_type", "'flat' or one of the 'spatial' ones")

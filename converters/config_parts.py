@@ -116,7 +116,7 @@ def more_token_ids(key: str, *sources: Any) -> tuple[int, ...]:
 
 def _ids(key: str, source: Any) -> tuple[int, ...]:
     value = source.get(key) if isinstance(source, Mapping) else None
-    ids = value if isinstance(value, list) else [value]
+    ids: list[Any] = value if isinstance(value, list) else [value]
     return tuple(dict.fromkeys(ids)) if all(type(i) is int and 0 <= i < 1 << 22 for i in ids) else ()
 
 
@@ -147,8 +147,8 @@ def _rope(reader: Reader, context: int) -> tuple[float, RopeScaling | None]:
     if kind not in ("dynamic", "linear", "llama3"):
         name = f"{rope.prefix}{'rope_type' if 'rope_type' in rope.raw else 'type'}"
         raise CheckpointError(
-            f"{reader.path}: RoPE scaling {shown(kind)} (field '{name}') is not supported (default, linear, dynamic and "
-            "llama3 are); use a checkpoint that was trained without it"
+            f"{reader.path}: RoPE scaling {shown(kind)} (field '{name}') is not supported (default, linear, dynamic "
+            "and llama3 are); use a checkpoint that was trained without it"
         )
     whole = rope if "partial_rotary_factor" in rope.raw else reader
     whole.expect("partial_rotary_factor", whole.raw.get("partial_rotary_factor", 1) in (None, 1), "1")

@@ -7,6 +7,7 @@ bf16, and so on) into a file beside the target, from which llama.cpp makes the q
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from .gguf_vocab import Vocabulary, make_vocabulary
 from .progress import Progress
 from .tokenizer_files import TokenizerFiles, read_tokenizer
 
+LOG = logging.getLogger(__name__)
 QUANTIZATIONS = ("q4_k_m", "q4_0", "q5_k_m", "q6_k", "q8_0", "f16")
 DEFAULT_QUANTIZATION = "q4_k_m"
 
@@ -104,6 +106,12 @@ def _write_plain(
     try:
         _add_parameters(writer, checkpoint, matrix_type)
         vocabulary = make_vocabulary(files.tokenizer, decoder.vocab_size)
+        if vocabulary.lost_flags:
+            LOG.warning(
+                "%s: cannot hold that %s; other programs that run it read such text otherwise",
+                path.name.removeprefix(".").removesuffix(".plain"),
+                ", ".join(vocabulary.lost_flags),
+            )
         _add_vocabulary(writer, vocabulary, files, checkpoint.config.bos_token_id)
         tensors = list(_tensors(checkpoint, matrix_type))
         stream_tensors(writer, tensors, None if progress is None else partial(progress, "decoder"))
@@ -147,7 +155,9 @@ def _add_vocabulary(
     eos = tokenizer.token_to_id(files.eos_token)
     bos = tokenizer.token_to_id(files.bos_token) if files.bos_token is not None else configured_bos
     pad = None if files.pad_token is None else tokenizer.token_to_id(files.pad_token)
-    turn_end = tokenizer.token_to_id("<|im_end|>")
+    # llama.cpp has a field for each of three ends, and knows some more by their text.
+    ends = dict.fromkeys((files.turn_end_id, *(end for end in files.eos_token_ids if end != eos)))
+    turn_end, message_end = (*(end for end in ends if end is not None), None, None)[:2]
     writer.add_tokenizer_model(vocabulary.model)
     writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_token_list(vocabulary.tokens)
@@ -167,6 +177,8 @@ def _add_vocabulary(
         writer.add_pad_token_id(pad)
     if turn_end is not None:
         writer.add_eot_token_id(turn_end)
+    if message_end is not None:
+        writer.add_eom_token_id(message_end)
     writer.add_add_bos_token(files.adds_bos)
     if files.text_template is not None:
         writer.add_chat_template(files.text_template)
