@@ -149,8 +149,8 @@ class Checkpoint:
                 lacks = "head" if held == [EMBEDDING] else "embedding matrix"
                 raise CheckpointError(
                     f"{self.folder / CONFIG_NAME}: field 'tie_word_embeddings' is false, but the weights hold no "
-                    f"{lacks} beside {self._names[held[0]]}; set it to true if the model was trained so, or download the "
-                    "checkpoint again"
+                    f"{lacks} beside {self._names[held[0]]}; set it to true if the model was trained so, or download "
+                    "the checkpoint again"
                 )
             return False
         if held == [HEAD]:

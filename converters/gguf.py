@@ -18,9 +18,9 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from edge_interleave.errors import BackendError, UsageError
+from edge_interleave.errors import BackendError, CheckpointError, UsageError
 
-from .checkpoint import Checkpoint
+from .checkpoint import CONFIG_NAME, Checkpoint
 from .config import DecoderConfig
 from .gguf_quantize import quantize
 from .gguf_tensors import Computed, FloatArray, Stored, Tensor, stored_type, stream_tensors
@@ -69,6 +69,7 @@ def write_gguf(
     """
     if quantization not in (*QUANTIZATIONS, "f32"):
         raise UsageError(f"quantization {quantization!r}: choose one of {', '.join(QUANTIZATIONS)}")
+    check_gguf(checkpoint)
     files = read_tokenizer(checkpoint)
     plain = path.with_name(f".{path.name}.plain")
     packed = path.with_name(f".{path.name}.packed")
@@ -95,6 +96,16 @@ def write_gguf(
         plain.unlink(missing_ok=True)
         packed.unlink(missing_ok=True)
     return GgufSummary(quantization, size, tensors, fallbacks)
+
+
+def check_gguf(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError where llama.cpp cannot run the decoder and MLX can."""
+    decoder = checkpoint.config.decoder
+    if decoder.type == "qwen2" and decoder.rope_scaling is not None and decoder.rope_scaling.type == "llama3":
+        raise CheckpointError(
+            f"{checkpoint.folder / CONFIG_NAME}: RoPE scaling 'llama3' of a Qwen2 decoder is not supported by "
+            "llama.cpp; convert it for MLX (--backend mlx)"
+        )
 
 
 def _write_plain(

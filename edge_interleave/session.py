@@ -260,17 +260,17 @@ class Session:
         return Prefill(
             logits=logits,
             prompt_tokens=cached + new,
-            visual_tokens=sum(len(part.rows) for part in given if isinstance(part, VisualInput)),
+            visual_tokens=sum(part.size for part in given if isinstance(part, VisualInput)),
             cached_tokens=cached,
             seconds=time.perf_counter() - started,
         )
 
     def _append(self, run: Sequence[_Unit]) -> FloatArray:
-        rows = run[0].rows
+        image = run[0].image
         logits = (
             self._decoder.append_tokens([unit.key for unit in run if isinstance(unit.key, int)])
-            if rows is None
-            else self._decoder.append_embeddings(rows)
+            if image is None
+            else self._decoder.append_embeddings(image.embeddings)
         )
         for unit in run:
             self.timeline.add(unit.key, unit.size)
@@ -283,7 +283,7 @@ class _Unit:
 
     key: Key
     size: int = 1
-    rows: FloatArray | None = None
+    image: VisualInput | None = None
 
 
 def _units(prompt: Sequence[Input]) -> list[_Unit]:
@@ -292,19 +292,19 @@ def _units(prompt: Sequence[Input]) -> list[_Unit]:
         if isinstance(part, TextInput):
             units += map(_Unit, part.ids)
         else:
-            units.append(_Unit(part.key, len(part.rows), part.rows))
+            units.append(_Unit(part.key, part.size, part))
     return units
 
 
 def _parts(inputs: Sequence[Input]) -> list[Sequence[int] | FloatArray]:
-    return [part.ids if isinstance(part, TextInput) else part.rows for part in inputs]
+    return [part.ids if isinstance(part, TextInput) else part.embeddings for part in inputs]
 
 
 def _runs(units: Sequence[_Unit]) -> Iterator[list[_Unit]]:
     """Text tokens side by side together, each image alone."""
     run: list[_Unit] = []
     for unit in units:
-        if run and (unit.rows is not None or run[-1].rows is not None):
+        if run and (unit.image is not None or run[-1].image is not None):
             yield run
             run = []
         run.append(unit)
