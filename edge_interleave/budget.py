@@ -292,6 +292,7 @@ class _Planner:
         decoder = self.runner.memory(self.bundle, DecoderOptions(context, self.threads, precision, batch))
         vision, hidden = self.bundle.manifest.vision, self.bundle.manifest.decoder.hidden_size
         embeddings = (visual_tokens + _GRIDS * vision.tokens) * hidden * _FLOAT
+        square = 3 * max(self.frame_size) ** 2 if vision.resize == "pad" else 0
         costs: tuple[Cost, ...] = (
             Cost("interpreter and libraries", found.libraries),
             Cost("tokenizer", found.tokenizer),
@@ -300,7 +301,7 @@ class _Planner:
             Cost("compute buffers", decoder.compute),
             Cost("vision tower weights", found.tower),
             Cost("vision activations", found.working),
-            Cost("frames and their embeddings", picture_bytes(*self.frame_size) + embeddings),
+            Cost("frames and their embeddings", picture_bytes(*self.frame_size) + square + embeddings),
         )
         if self.capture:
             costs += (Cost("the source's process", self.capture),)

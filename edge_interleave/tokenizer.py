@@ -27,7 +27,7 @@ FILE_BYTES_MAX = 64 << 20
 STAND_INS_FROM = 0xF0000
 STAND_INS_MAX = 0xFFFD
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
-"""A byte in the vocabulary of SentencePiece's kind; one where the decoder takes it for a byte, text where it does not."""
+"""A byte in the vocabulary of SentencePiece's kind, where the decoder takes it for one."""
 
 
 class TextTokenizer:
