@@ -12,15 +12,15 @@ import math
 import os
 import threading
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import BackendError, MediaError
+from ..errors import MediaError
 from ..vision.image import MAX_PIXELS, describe, open_regular
+from ..vision.opencv import opencv
 
 CONTAINERS = "mov,matroska,avi,flv,asf,ogg,mpeg,mpegts,mpegvideo,h264,hevc,ivf,mjpeg"
 FILE_OPTIONS = f"protocol_whitelist;file|format_whitelist;{CONTAINERS}"
@@ -163,25 +163,3 @@ def hardware_settings() -> list[int]:
     """What asks OpenCV to decode in hardware, and in software where there is none."""
     cv2 = opencv()
     return [cv2.CAP_PROP_HW_ACCELERATION, cv2.VIDEO_ACCELERATION_ANY]
-
-
-@cache
-def opencv() -> Any:
-    """OpenCV, and silent: what is wrong with a file is said in one line of ours. A user's own settings stand.
-
-    Raises BackendError where it cannot be imported.
-    """
-    chosen = "OPENCV_LOG_LEVEL" in os.environ
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    try:
-        import cv2
-    except ImportError as error:
-        raise BackendError(
-            f"OpenCV cannot be imported ({' '.join(str(error).split())}); install the system's libgl1, or "
-            "'pip install opencv-python-headless' in place of opencv-python"
-        ) from error
-    if not chosen:
-        # OpenCV 4 has it at the top, OpenCV 5 in a module of its own; 0 is LOG_LEVEL_SILENT.
-        set_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
-        set_level(0)
-    return cv2
