@@ -12,10 +12,12 @@ import numpy as np
 from PIL import Image
 
 from ..errors import MediaError, UsageError
-from ..vision.image import MAX_PIXELS, describe, open_image, opened, to_rgb
+from ..vision.animation import open_animation
+from ..vision.formats import FORMATS
+from ..vision.image import MAX_FILE_BYTES, MAX_PIXELS, decoding, describe, open_image, open_regular, to_rgb
 from .capture import Capture, open_video
 from .frame import Frame
-from .pictures import PICTURES, is_picture, picture_names
+from .pictures import is_picture, picture_names
 
 MAX_CLIP_PIXELS = 4 * MAX_PIXELS
 """All frames of one sample together, about 2 GB as RGB."""
@@ -25,7 +27,8 @@ MAX_FRAMES_CLAIMED = 10**8
 def sample_clip(path: Path | str, frames: int) -> list[Frame]:
     """Up to `frames` frames, spread evenly from the first to the last, as LLaVA-NeXT samples videos.
 
-    A clip with fewer gives all it has. Pictures of a folder go by their names, sorted.
+    A clip with fewer gives all it has. Pictures of a folder go by their names, in natural order (f2 before f10); a line
+    is logged where files of the folder are left out. Pages of a TIFF are frames.
     Raises MediaError where no frame can be had, UsageError where `frames` is less than 1, BackendError where OpenCV
     cannot be imported.
     """
@@ -44,7 +47,7 @@ def _spread(count: int, frames: int) -> list[int]:
 def _sample_folder(folder: Path, frames: int) -> list[Frame]:
     names = picture_names(folder)
     if not names:
-        raise MediaError(f"{describe(folder)}: no pictures in this folder; they end in {', '.join(PICTURES)}")
+        raise MediaError(f"{describe(folder)}: no pictures in this folder; give one of {', '.join(FORMATS)}")
     sampled: list[Frame] = []
     budget = _Budget(folder)
     for index in _spread(len(names), frames):
@@ -55,22 +58,14 @@ def _sample_folder(folder: Path, frames: int) -> list[Frame]:
 
 
 def _sample_pictures(path: Path | str, frames: int) -> list[Frame]:
-    """Frames of an animation; a still picture is a clip of one."""
+    """Frames of an animation, or pages of a TIFF; a still picture is a clip of one."""
     sampled: list[Frame] = []
     budget = _Budget(path)
-    with opened(Path(path)) as animation:
-        # A JPEG of several pictures holds previews of itself, a TIFF pages: neither moves.
-        count = getattr(animation, "n_frames", 1) if animation.format in ("GIF", "PNG", "WEBP", "AVIF") else 1
-        wanted = set(_spread(count, frames))
-        time_s = 0.0
-        # One after the other, for each frame may build on those before it, and each has its own duration.
-        for index in range(max(wanted) + 1):
-            animation.seek(index)
-            animation.load()
-            if index in wanted:
-                budget.spend(animation.size)
-                sampled.append(Frame(to_rgb(animation), time_s, index))
-            time_s += float(animation.info.get("duration", 0)) / 1000
+    with decoding(describe(path)), open_regular(path, MAX_FILE_BYTES) as file:
+        animation = open_animation(file)
+        for still in animation.frames(_spread(len(animation), frames)):
+            budget.spend(still.image.size)
+            sampled.append(Frame(to_rgb(still.image), still.time_s, still.index))
     return sampled
 
 

@@ -78,7 +78,7 @@ def opened(source: ImageSource) -> Iterator[Image.Image]:
     """
     name = describe(source)
     with decoding(name), _header(source, name) as image:
-        _check_size(image.size)
+        check_size(image.size)
         yield image
 
 
@@ -212,7 +212,8 @@ def _from_array(array: npt.NDArray[np.uint8], name: str) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _check_size(size: tuple[int, int]) -> None:
+def check_size(size: tuple[int, int]) -> None:
+    """Raises Refused where a picture of so many pixels, (width, height), is empty or too large."""
     width, height = size
     if width < 1 or height < 1:
         raise Refused(f"{width} x {height} holds no pixels; give at least one")
@@ -231,7 +232,7 @@ def _as_meant(image: Image.Image) -> Image.Image:
     if not isinstance(image, GifImagePlugin.GifImageFile):
         return image
     frames = GifFrames(file)
-    _check_size(frames.size)
+    check_size(frames.size)
     number = image.tell()
     return next(canvas for at, (canvas, _) in enumerate(frames) if at == number)
 
