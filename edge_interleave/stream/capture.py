@@ -43,25 +43,9 @@ class Capture:
         self._released = False
 
     @property
-    def claimed_frames(self) -> float:
-        """What the container says; any number at all, and 0 after `release`."""
-        return self._get(self._cv2.CAP_PROP_FRAME_COUNT)
-
-    @property
     def hardware(self) -> bool:
         """Whether a hardware decoder is in use."""
         return self._get(self._cv2.CAP_PROP_HW_ACCELERATION) > 0
-
-    @property
-    def position(self) -> int:
-        """Index of the frame that comes next, as OpenCV counts."""
-        return int(self._get(self._cv2.CAP_PROP_POS_FRAMES))
-
-    def seek(self, index: int) -> None:
-        """Go to a frame, as well as the container allows; `position` tells where it led."""
-        with self._lock:
-            if not self._released:
-                self._raw.set(self._cv2.CAP_PROP_POS_FRAMES, index)
 
     def grab(self) -> bool:
         """Go on by one frame. False: there is none, or it is released. Raises MediaError where OpenCV fails."""
@@ -102,12 +86,6 @@ class Capture:
             self.release()
             raise MediaError(f"{self.name}: frames of {width:.0f} x {height:.0f} are too large; scale the video down")
 
-    def __enter__(self) -> Capture:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
     def _get(self, key: int) -> float:
         with self._lock:
             return 0.0 if self._released else float(self._raw.get(key))
@@ -117,8 +95,8 @@ class Capture:
         return MediaError(f"{self.name}: cannot be decoded ({said}); the file is damaged")
 
 
-def open_video(path: Path | str, *, max_pixels: int = MAX_PIXELS, hardware: bool = False) -> Capture:
-    """A regular file's capture, upright. `hardware`: decode in hardware where OpenCV can.
+def open_video(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> Capture:
+    """A regular file's capture, upright.
 
     Raises MediaError where it is no video or its frames exceed `max_pixels`, BackendError without OpenCV.
     """
@@ -127,16 +105,12 @@ def open_video(path: Path | str, *, max_pixels: int = MAX_PIXELS, hardware: bool
     name = describe(path)
     # An absolute path cannot be taken for a protocol (`concat:`), nor, with this backend named, for a device.
     place = os.path.abspath(path)
-    raw = None
-    for settings in (hardware_settings(), []) if hardware else ([],):
-        try:
-            raw = with_options(FILE_OPTIONS, place, settings)
-        except (UnicodeError, TypeError) as error:
-            raise MediaError(f"{name}: OpenCV cannot take this file name; rename the file") from error
-        if raw.isOpened():
-            break
+    try:
+        raw = with_options(FILE_OPTIONS, place, [])
+    except (UnicodeError, TypeError) as error:
+        raise MediaError(f"{name}: OpenCV cannot take this file name; rename the file") from error
+    if not raw.isOpened():
         raw.release()
-    else:
         raise MediaError(f"{name}: not a video that can be read, or cut off; give MP4, MOV, MKV, WebM or AVI")
     raw.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
     capture = Capture(name, raw)

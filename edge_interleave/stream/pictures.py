@@ -104,7 +104,7 @@ class PictureFolder:
                 return print_, picture_format(file.read(HEAD_BYTES)) is not None
         # It went away, or is not ours to read.
         except OSError:
-            return (0, 0), False
+            return (-1, 0), False
 
 
 def natural_order(name: str) -> tuple[list[str | int], str]:
