@@ -8,6 +8,7 @@ Why PyAV and not OpenCV: docs/decisions/0002-video-reading.md.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import struct
@@ -40,6 +41,8 @@ _REORDERED = 16
 """No codec puts a frame further behind where its time stamp belongs."""
 _BACK_S = (0.0, 2.0, 10.0)
 """How much earlier than a key frame a container is asked to go, should it lead behind the key frame."""
+_TRACK_PACKETS = 500
+"""So many packets tell which tracks hold more than one frame; containers lay tracks side by side."""
 _BT709 = 1
 """FFmpeg's number of the transfer and the primaries that untagged video has, too (ITU-T H.273, tables 2 and 3)."""
 _TURNS = {
@@ -81,6 +84,7 @@ class VideoFile:
         self._lock = threading.Lock()
         self._closed = False
         self._flushed = False
+        self._track_index: int | None = None
         self._open()
 
     def read(self) -> av.VideoFrame | None:
@@ -195,18 +199,14 @@ class VideoFile:
     def _open(self) -> None:
         open_regular(self._path).close()
         self._av = pyav()
-        options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS, "max_pixels": str(self._max_pixels)}
-        try:
-            # An absolute path cannot be taken for a protocol (`concat:`).
-            self._container: InputContainer = self._av.open(os.path.abspath(self._path), options=options)
-        except (self._av.FFmpegError, UnicodeError, ValueError) as error:
-            raise MediaError(
-                f"{self.name}: not a video that can be read, or cut off; give MP4, MOV, MKV, WebM or AVI"
-            ) from error
-        track = _shown_track(self._container)
-        if track is None or track.codec_context is None:
+        self._container = self._opened()
+        tracks = _tracks(self._container)
+        if not tracks:
             self._container.close()
             raise MediaError(f"{self.name}: holds no video that can be decoded; give MP4, MOV, MKV, WebM or AVI")
+        if self._track_index is None:
+            self._track_index = tracks[0].index if len(tracks) == 1 else self._shown_track()
+        track = next((track for track in tracks if track.index == self._track_index), tracks[0])
         self._track = track
         width, height = track.codec_context.width, track.codec_context.height
         if width * height > self._max_pixels:
@@ -215,6 +215,29 @@ class VideoFile:
         track.thread_type = "AUTO"
         self._unit_s = float(track.time_base or 1)
         self._begin(self._container.demux(track))
+
+    def _opened(self) -> InputContainer:
+        options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS, "max_pixels": str(self._max_pixels)}
+        try:
+            # An absolute path cannot be taken for a protocol (`concat:`).
+            container: InputContainer = self._av.open(os.path.abspath(self._path), options=options)
+        except (self._av.FFmpegError, UnicodeError, ValueError) as error:
+            raise MediaError(
+                f"{self.name}: not a video that can be read, or cut off; give MP4, MOV, MKV, WebM or AVI"
+            ) from error
+        return container
+
+    def _shown_track(self) -> int:
+        """The track of several that is the film: the first default one with more than one frame, or else another."""
+        with self._opened() as container:
+            tracks = _tracks(container)
+            frames = {track.index: 0 for track in tracks}
+            with contextlib.suppress(self._av.FFmpegError, ValueError):
+                for packet in itertools.islice(container.demux(*tracks), _TRACK_PACKETS):
+                    frames[packet.stream.index] += packet.size > 0
+                    if frames[tracks[0].index] > 1:
+                        break
+            return max(tracks, key=lambda track: frames[track.index] > 1).index
 
     def _begin(self, packets: Iterator[av.Packet[VideoStream]]) -> None:
         self._packets = packets
@@ -242,8 +265,7 @@ class VideoFile:
         # Tags that FFmpeg does not know how to convert from.
         except self._av.FFmpegError:
             shown = frame.reformat(format=layout)
-        pixels: npt.NDArray[np.uint8] = shown.to_ndarray()
-        return pixels
+        return np.asarray(shown.to_ndarray(), np.uint8)
 
     def _is_hidden(self, packet: av.Packet[VideoStream]) -> bool:
         """Whether it is a frame that others refer to and nobody sees: VP8 has such (RFC 6386, 9.1)."""
@@ -293,18 +315,14 @@ def pyav() -> Any:
     return av
 
 
-def _shown_track(container: InputContainer) -> VideoStream | None:
-    """The track that a player shows: of those that are no cover pictures the default one, or what FFmpeg finds best."""
+def _tracks(container: InputContainer) -> list[VideoStream]:
+    """Tracks that can be decoded and are no cover pictures, those first that the file names as default."""
     tracks = [
         track
         for track in container.streams.video
-        if not track.disposition & type(track.disposition).attached_pic and track.codec_context is not None
+        if track.codec_context is not None and not track.disposition & type(track.disposition).attached_pic
     ]
-    best = container.streams.best("video")
-    if best in tracks:
-        return best
-    defaults = [track for track in tracks if track.disposition & type(track.disposition).default]
-    return next(iter(defaults or tracks), None)
+    return sorted(tracks, key=lambda track: not track.disposition & type(track.disposition).default)
 
 
 def _turn(frame: av.VideoFrame) -> Image.Transpose | None:
