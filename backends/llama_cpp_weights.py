@@ -58,12 +58,24 @@ def release(weights: Weights) -> None:
             low.llama_model_free(weights.pointer)
 
 
+def model_params() -> Any:
+    """llama.cpp's default `llama_model_params`, less what ends the process on some machines.
+
+    Products in Intel's matrix unit (AMX) run into a segmentation fault in many builds
+    (https://github.com/ggml-org/llama.cpp/issues/20824, mended by the open pull request 26954). llama.cpp uses AMX
+    where it stores weights in that unit's layout, so weights keep their own layout where there is an AMX unit.
+    """
+    params = low.llama_model_default_params()
+    params.use_extra_bufts = b"AMX_INT8 = 1" not in low.llama_print_system_info()
+    return params
+
+
 def _load_weights(path: Path, info: DecoderInfo) -> Any:
     check_gguf(path, info)
     LOG.install()
     low.llama_backend_init()
     LOG.clear()
-    params = low.llama_model_default_params()
+    params = model_params()
     if not low.llama_supports_gpu_offload():
         # A file that is mapped stays in memory beside the copies that llama.cpp arranges anew for the CPU.
         params.load_mode = low.LLAMA_LOAD_MODE_NONE

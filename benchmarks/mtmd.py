@@ -40,6 +40,8 @@ class Mtmd:
         self._vision: Any = None
         self._context: Any = None
         params = low.llama_model_default_params()
+        # llama.cpp's kernels for Intel's AMX end the process (https://github.com/ggml-org/llama.cpp/issues/20824).
+        params.use_extra_bufts = b"AMX_INT8 = 1" not in low.llama_print_system_info()
         self._model = low.llama_model_load_from_file(str(decoder).encode(), params)
         if not self._model:
             raise RuntimeError(f"llama.cpp does not load {decoder}")

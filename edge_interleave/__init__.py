@@ -9,8 +9,24 @@
 The names below are imported when they are first used, so that importing the package costs nothing.
 """
 
+import os
+import sys
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# Nothing leaves the device. ONNX Runtime 1.29 and later sends telemetry unless this variable is set before its import;
+# its own `disable_telemetry_events` stops neither the sending nor the device id that it keeps on disk.
+if "onnxruntime" in sys.modules and not os.environ.get("ORT_DISABLE_TELEMETRY"):
+    warnings.warn(
+        "onnxruntime was imported before edge_interleave, so its telemetry is on: import edge_interleave first, or "
+        "set ORT_DISABLE_TELEMETRY=1",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+# The environment, so that child processes have them too.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 if TYPE_CHECKING:
     from .chat import AnswerStream, Chat
