@@ -24,8 +24,9 @@ _STOPS = ".\u3002"
 def spellings(answer: str) -> dict[str, int]:
     """Each usual spelling of an answer, the answer itself first, and how many changes make it of the answer.
 
-    `answer`: not empty; white space behind it is left out. A change is another case, a full stop more or less, a leading space more or less, brackets around a lone letter or
-    digit (`A`, `A)`, `(A)`). The ideographic full stop is the one of a Chinese or Japanese answer.
+    `answer`: not empty; white space behind it is left out. A change is another case, a full stop more or less, a
+    leading space more or less, brackets around a lone letter or digit (`A`, `A)`, `(A)`). The ideographic full stop is
+    the one of a Chinese or Japanese answer.
     """
     answer = answer.rstrip()
     core, frame, frames = _framed(answer.lstrip())

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -49,8 +49,11 @@ class Shard:
 class ResultsFile:
     """One part's results, open for more. One process at a time."""
 
-    def __init__(self, path: Path) -> None:
-        """Open or make the file, and drop what was cut off at its end. Raises InputError where it cannot be used."""
+    def __init__(self, path: Path, check: Callable[[Line], None] = lambda line: None) -> None:
+        """Open or make the file, and drop what was cut off at its end. Raises InputError where it cannot be used.
+
+        `check`: is given the first line of each sample that was answered; what it raises comes out here.
+        """
         self.path = path
         self.done: dict[int, str | None] = {}
         """Places of the samples that are there, to what went wrong with them, if anything did."""
@@ -63,6 +66,8 @@ class ResultsFile:
             whole = 0
             with path.open("rb") as file:
                 for end, lines in _samples(path, file):
+                    if "error" not in lines[0]:
+                        check(lines[0])
                     self.done[lines[0]["index"]] = lines[0].get("error")
                     whole = end
             os.truncate(self._file, whole)
