@@ -17,6 +17,7 @@ from edge_interleave.errors import BundleError, ContextFullError, UsageError
 from edge_interleave.generation import GenerationOptions
 from edge_interleave.sampling import SamplingOptions, log_softmax
 from edge_interleave.session import Session
+from edge_interleave.spellings import spellings
 from edge_interleave.store import embedded_folder
 from edge_interleave.timeline import Input, TextInput, Timeline, VisualInput
 from edge_interleave.tokenizer import TextTokenizer
@@ -325,12 +326,18 @@ class TestChoose:
         choices = session.choose(prompt, ["yes", "no", "no!"])
         assert [choice.option for choice in choices] == ["yes", "no", "no!"]
         assert sum(choice.probability for choice in choices) == pytest.approx(1)
+        total = 0.0
         for choice in choices:
-            expected, ids = 0.0, TextTokenizer.open(tiny).encode_plain(choice.option)
-            for count, token in enumerate([*ids, IM_END]):
-                logits = afresh(tiny, [*prompt, TextInput(tuple(ids[:count]))])
-                expected += log_softmax(logits)[token]
+            expected = -np.inf
+            for spelling in spellings(choice.option):
+                ids, score = TextTokenizer.open(tiny).encode_plain(spelling), 0.0
+                for count, token in enumerate([*ids, IM_END]):
+                    logits = afresh(tiny, [*prompt, TextInput(tuple(ids[:count]))])
+                    score += log_softmax(logits)[token]
+                expected = np.logaddexp(expected, score)
             assert choice.log_probability == pytest.approx(expected, abs=0.05)
+            total += np.exp(expected)
+        assert choices[0].total_probability == pytest.approx(total, rel=0.05)
         scores = np.array([choice.log_probability for choice in choices])
         assert [choice.probability for choice in choices] == pytest.approx(np.exp(scores) / np.exp(scores).sum())
 

@@ -179,5 +179,5 @@ def _show(summary: Summary, comparison: Comparison | None) -> None:
         out.print(output.table(table.columns, table.rows, right=right))
     out.print()
     out.print(CAPTION)
-    for note in notes(summary):
+    for note in notes(summary, comparison):
         out.print(output.printable(note), soft_wrap=True)

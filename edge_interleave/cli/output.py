@@ -77,6 +77,11 @@ def size(count: int) -> str:
     return f"{value:.3g} {unit}"
 
 
+def probability(value: float) -> str:
+    """A probability for people: 97.3%, 0.02%, below 0.01%."""
+    return f"{value:.1%}" if value >= 0.01 else f"{value:.2%}" if value >= 0.0001 else "below 0.01%"
+
+
 @contextmanager
 def progress(counted: str = "") -> Iterator[ProgressCall]:
     """Show how far long work is, on stderr: a bar with the time left on a terminal, else now and then a line.
