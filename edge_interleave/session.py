@@ -17,6 +17,7 @@ import numpy as np
 from .decoder import Decoder, FloatArray
 from .errors import BackendError, ContextFullError, EdgeInterleaveError, UsageError
 from .generation import Generation, GenerationOptions, Prefill
+from .progress import QuestionProgress
 from .sampling import Probabilities, log_softmax, softmax
 from .spellings import Spelled, tokenized
 from .timeline import Input, Key, TextInput, Timeline, VisualInput
@@ -53,11 +54,16 @@ class Session:
         tokenizer: TextTokenizer,
         eos_token_ids: Sequence[int],
         reopen: Callable[[int], Decoder] | None = None,
+        progress: QuestionProgress | None = None,
     ) -> None:
-        """`reopen` opens the same decoder with a KV cache of so many entries, for prompts that need a larger one."""
+        """`reopen` opens the same decoder with a KV cache of so many entries, for prompts that need a larger one.
+
+        `progress` is called before each part of a prompt that is prefilled.
+        """
         self.timeline = Timeline()
         self._decoder = decoder
         self._reopen = reopen
+        self._progress = progress
         self._tokenizer = tokenizer
         self._eos = frozenset(eos_token_ids)
         self._room = ANSWER_ROOM
@@ -285,11 +291,14 @@ class Session:
         if gaps and self.timeline.position + new + ANSWER_ROOM > self._decoder.facts.trained_context:
             self._decoder.rebase()
             self.timeline.rebase()
-        logits = None
+        logits, done = None, 0
         for run in _runs(units):
             if cancel is not None and cancel.is_set():
                 return None
+            if self._progress is not None:
+                self._progress("prefill", done, new)
             logits = self._append(run)
+            done += sum(unit.size for unit in run)
         assert logits is not None
         return Prefill(
             logits=logits,

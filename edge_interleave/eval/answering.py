@@ -38,6 +38,8 @@ class Settings:
     """Taken of a video."""
     context: int | None = None
     """Entries of the KV cache; None: as many as a prompt and its answer need."""
+    kv_precision: str = "f16"
+    """Of the KV cache."""
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "pool", "frames"):
