@@ -29,13 +29,14 @@ if TYPE_CHECKING:
     from ..stats import Stats
 
 _QUESTION_CHARACTERS_MAX = 1 << 20
+_TOTAL = "total_probability"
 
 
 @click.command(cls=MediaCommand)
 @click.argument("question")
 @media_options
 @model_options
-@click.option("--choose", "options", multiple=True, metavar="ANSWER", help="Give answers to choose from, with each.")
+@click.option("--choose", "options", multiple=True, metavar="ANSWER", help="A possible answer; repeat for each.")
 @system_option
 @answer_options
 @click.option("--stats", "with_stats", is_flag=True, help="Show what the answer cost, on stderr.")
@@ -113,12 +114,22 @@ def stats_lines(stats: Stats) -> str:
 
 
 def _tell_choices(found: list[Choice], as_json: bool) -> None:
+    from ..session import UNLIKELY
+
     best = max(found, key=lambda choice: choice.probability)
+    total = best.total_probability
     if as_json:
-        output.print_json({"answer": best.option, "choices": [asdict(choice) for choice in found]})
-        return
-    for choice in sorted(found, key=lambda choice: choice.probability, reverse=True):
-        output.write(f"{choice.probability:6.1%}  {choice.option}\n")
+        choices = [{name: value for name, value in asdict(choice).items() if name != _TOTAL} for choice in found]
+        output.print_json({"answer": best.option, _TOTAL: total, "choices": choices})
+    else:
+        for choice in sorted(found, key=lambda choice: choice.probability, reverse=True):
+            output.write(f"{choice.probability:6.1%}  {choice.option}\n")
+        output.note(f"probability of any of these answers: {output.probability(total)}")
+    if total < UNLIKELY:
+        output.note(
+            f"the model would answer something else (these have {output.probability(total)} together), so the shares "
+            "say little; ask without --choose, and word the options as it answers"
+        )
 
 
 def checked_text(question: str) -> str:

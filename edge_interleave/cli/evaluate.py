@@ -176,14 +176,14 @@ def _show(summary: Summary, comparison: Comparison | None) -> None:
     from ..eval.report import CAPTION, headline, notes, tables
 
     out = output.out()
-    out.print(output.printable(headline(summary.run)))
+    output.say(output.listed(headline(summary.run)))
     if comparison is not None:
-        out.print(output.printable(f"b: {headline(comparison.b)}"))
+        output.say(output.listed(f"b: {headline(comparison.b)}"))
     for table in tables(summary, comparison, narrow=True):
         right = [column for column, number in zip(table.columns, table.numbers, strict=True) if number]
         out.print()
         out.print(output.table(table.columns, table.rows, right=right))
     out.print()
     out.print(CAPTION)
-    for note in notes(summary):
-        out.print(output.printable(note))
+    for note in notes(summary, comparison):
+        output.say(note)

@@ -230,7 +230,12 @@ def answer_options(command: _F) -> _F:
         click.option("--top-p", type=float, default=1.0, help="Draw from the likeliest tokens that sum to this."),
         click.option("--top-k", type=int, default=0, help="Draw from so many tokens; 0: from all."),
         click.option("--min-p", type=float, default=0.0, help="Draw from tokens this likely beside the likeliest."),
-        click.option("--repetition-penalty", type=float, default=1.0, help="Above 1: say less twice."),
+        click.option(
+            "--repetition-penalty",
+            type=float,
+            default=1.0,
+            help="Above 1: tokens that stand in the prompt or in the answer so far become less likely.",
+        ),
         click.option("--seed", type=int, help="The same seed, the same answer."),
     )
 

@@ -68,9 +68,9 @@ def headline(run: RunInfo) -> str:
     return f"{run.file}: {run.model} ({precisions}) on {run.backend}{kv}, {', '.join([*settings, *drawn])}"
 
 
-def notes(summary: Summary) -> list[str]:
+def notes(summary: Summary, comparison: Comparison | None = None) -> list[str]:
     """What a reader must know beside the numbers."""
-    said = []
+    said = [] if comparison is None else _differences(comparison)
     if summary.samples < summary.run.samples:
         said.append(f"{summary.samples} of the file's {summary.run.samples} samples")
     known = find_file(summary.run.file)
@@ -84,6 +84,10 @@ def notes(summary: Summary) -> list[str]:
         (sum(one.empty_references for one in summary.sets), "answers do not count: the file gives no right one"),
         (sum(one.unscorable for one in summary.sets), "answers count 0 at which the official script would fail"),
         (sum(one.cut for one in summary.sets), "answers were cut off (--max-tokens, or the context)"),
+        (
+            sum(one.no_letter for one in summary.sets),
+            "answers of multiple-choice sets are no bare letter: they count 0",
+        ),
     ):
         if count:
             said.append(f"{count} {what}")
@@ -109,7 +113,7 @@ def as_markdown(summary: Summary, comparison: Comparison | None = None) -> str:
         lines += [f"## {table.title.capitalize()}", "", _row(table.columns)]
         lines += [_row(["---:" if number else "---" for number in table.numbers])]
         lines += [*map(_row, table.rows), ""]
-    said = notes(summary)
+    said = notes(summary, comparison)
     lines += [CAPTION, *([""] if said else []), *(f"- {_cell(note)}" for note in said)]
     return "\n".join(lines) + "\n"
 
@@ -126,6 +130,19 @@ _GROUP_COLUMNS = ("mean", "score", "of")
 _HELD_COLUMNS = ("held out", "exact", _EXACT_INTERVAL, "chance", "answers")
 _DIFFERENCE_COLUMNS = ("set", "a", "b", "a - b", "95 %", "a exact", "b exact", "answers", "differ")
 _WORDS = ("metric", "of")
+
+
+def _differences(comparison: Comparison) -> list[str]:
+    """What beside the answers is not the same in two runs."""
+    said = []
+    if comparison.other_media:
+        said.append(
+            f"{comparison.other_media} of the samples were asked about other pictures in a than in b, sample "
+            f"{comparison.other_media_first} first"
+        )
+    if comparison.parts_differ:
+        said.append(f"a and b are of models that differ in {', '.join(comparison.parts_differ)}")
+    return said
 
 
 def _without_empty_columns(table: Table, also: set[str]) -> Table:

@@ -20,9 +20,10 @@ from ..bundle import VisionInfo
 from ..decoder import FloatArray
 from ..progress import QuestionProgress
 from .cache import CacheKey, EmbeddingCache, cache_key
+from .merge import merge, merged_tokens, most_merged_tokens
 from .pooling import pool, pooled_grid
 from .preprocess import preprocess
-from .tiles import MAX_PARTS, split_tiles, tile_grid
+from .tiles import split_tiles, tile_grid
 
 
 class Tower(Protocol):
@@ -52,10 +53,12 @@ class VisionEncoder:
         pooling_mode: str,
         cache: EmbeddingCache | None = None,
         identity: str | None = None,
+        newline: FloatArray | None = None,
     ) -> None:
         """`identity` names the tower in a cache that several encoders share, e.g. the SHA-256 of `vision.onnx`.
 
-        Without it, no other encoder finds what this one stored.
+        Without it, no other encoder finds what this one stored. `newline`: the row `image_newline`, float32 (hidden,),
+        that follows images where the model was trained with it (see `merge`).
         """
         pooled_grid(info.grid, 1, pooling_mode)
         self.info = info
@@ -66,6 +69,7 @@ class VisionEncoder:
         self.images_encoded = 0
         """Images that went through the tower, in all; overview and tiles count one each, cached ones not at all."""
         self._tower = tower
+        self._newline = newline
         self._identity = uuid.uuid4().hex if identity is None else identity
 
     @property
@@ -79,37 +83,43 @@ class VisionEncoder:
         *,
         stride: int = 1,
         tiles: bool = False,
+        ends: Sequence[bool] | None = None,
         progress: QuestionProgress | None = None,
     ) -> list[FloatArray]:
         """Visual tokens of each image, float32 (tokens, hidden), read-only, in order.
 
         With `tiles`, an image larger than the tower's size gives its overview's tokens and then those of its tiles,
-        row by row. `progress` is called before each image that the tower must run for.
+        as `merge` puts them together. `ends`: for each image, whether `image_newline` follows it; None: after all.
+        `progress` is called before each image that the tower must run for.
         Raises UsageError for a stride that leaves nothing, MediaError for an image that cannot be decoded.
         """
         pooled_grid(self.info.grid, stride, self.pooling_mode)
         started = time.perf_counter()
         try:
-            return self._encode(images, stride, tiles, progress)
+            return self._encode(images, stride, tiles, ends or [True] * len(images), progress)
         finally:
             self.encode_seconds += time.perf_counter() - started
 
     def tokens_for(self, image: Image.Image | None = None, stride: int = 1, tiles: bool = False) -> int:
         """How many visual tokens `encode` makes of an image; of None, the most it makes of any image."""
-        side = pooled_grid(self.info.grid, stride, self.pooling_mode)
+        side, newline = pooled_grid(self.info.grid, stride, self.pooling_mode), self._newline is not None
         if not tiles:
-            return side * side
+            return side * side + newline
         if image is None:
-            return side * side * MAX_PARTS
-        columns, rows = tile_grid(image.size, self.info.image_size)
-        return side * side * (1 if columns * rows == 1 else 1 + columns * rows)
+            return most_merged_tokens(side, newline=newline)
+        return merged_tokens(side, image.size, tile_grid(image.size, self.info.image_size), newline=newline)
 
     def stop(self) -> None:
         """From any thread: have `encode`, now and later, raise UsageError at once, even in the middle of a picture."""
         self._tower.stop()
 
     def _encode(
-        self, images: Sequence[Image.Image], stride: int, tiles: bool, progress: QuestionProgress | None
+        self,
+        images: Sequence[Image.Image],
+        stride: int,
+        tiles: bool,
+        ends: Sequence[bool],
+        progress: QuestionProgress | None,
     ) -> list[FloatArray]:
         done: dict[CacheKey, FloatArray] = {}
         keys: list[list[CacheKey]] = []
@@ -126,7 +136,11 @@ class VisionEncoder:
                 if held is None and progress is not None:
                     progress("encode", number, len(images))
                 done[key] = self._through_tower(key, pixels) if held is None else held
-        return [_joined([done[key] for key in parts]) for parts in keys]
+        merged = []
+        for image, of_image, end in zip(images, keys, ends, strict=True):
+            grid = tile_grid(image.size, self.info.image_size) if len(of_image) > 1 else (1, 1)
+            merged.append(merge([done[key] for key in of_image], image.size, grid, self._newline, ends=end))
+        return merged
 
     def _held(self, key: CacheKey) -> FloatArray | None:
         full = replace(key, stride=1, mode="")
@@ -143,11 +157,3 @@ class VisionEncoder:
 
     def _pool(self, tokens: FloatArray, key: CacheKey) -> FloatArray:
         return pool(tokens, self.info.grid, key.stride, self.pooling_mode)
-
-
-def _joined(parts: list[FloatArray]) -> FloatArray:
-    if len(parts) == 1:
-        return parts[0]
-    rows = np.concatenate(parts)
-    rows.flags.writeable = False
-    return rows
