@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 from edge_interleave.converters.checkpoint import open_checkpoint
 from edge_interleave.converters.config import ModelConfig, RopeScaling
+from edge_interleave.converters.convert import convert as convert_to_bundle
 from edge_interleave.converters.gguf import QUANTIZATIONS, GgufSummary, write_gguf
 from edge_interleave.converters.tokenizer_files import TokenizerFiles, read_tokenizer
 from random_checkpoint import Options, model_config, write_random_checkpoint
 from safetensors_edit import rewrite
 
 from edge_interleave.errors import BackendError, CheckpointError, UsageError
+from edge_interleave.tokenizer import IMAGE, TextTokenizer
 
 CORPUS = (
     "Hello world, what's up? I'll say it's OK; they've GONE and WE'RE late.",
@@ -324,6 +326,23 @@ def test_what_a_gguf_cannot_say_of_a_token_is_said(tmp_path: Path, caplog: pytes
     convert(flagged(tmp_path / "c", "<|im_end|>", {}, {"rstrip": True, "single_word": True}), tmp_path / "d.gguf")
     assert "d.gguf: cannot hold that <|im_end|> takes the white space after it" in caplog.text
     assert "<|im_end|> is found between words only" in caplog.text
+
+
+@pytest.mark.parametrize("tokenizer", ["qwen2", "llama3"])
+def test_a_tokenizer_as_large_as_the_embedding_matrix_needs_no_row_for_the_image_marker(
+    tmp_path: Path, tokenizer: str
+) -> None:
+    """As that of Llama 3 in an original checkpoint: the marker is found in the text, as in the original code."""
+    kind = "qwen2" if tokenizer == "qwen2" else "llama"
+    roomy = make(tmp_path / "roomy", decoder(kind), generation="original", tokenizer=tokenizer)
+    files = tokenizer_of(roomy)
+    assert files.image_token_id is not None
+    full = decoder(kind, vocab_size=files.image_token_id)
+    folder = make(tmp_path / "full", full, generation="original", tokenizer=tokenizer)
+    assert tokenizer_of(folder).image_token_id is None
+    bundle = convert_to_bundle(folder, tmp_path / "bundle", quantization="f16")
+    text = TextTokenizer.open(bundle)
+    assert text.encode("a<image>b") == [*text.encode_plain("a"), IMAGE, *text.encode_plain("b")]
 
 
 def edit(name: str, change: Callable[[Any], object]) -> Callable[[Path], None]:
