@@ -109,21 +109,31 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """The current frame of a Pillow image, decoded, RGB, upright, without metadata. For use inside `opened`."""
     if image.format == "GIF" or isinstance(image, TiffImagePlugin.TiffImageFile):
         image = _as_meant(image)
+    shown = to_rgba(image)
+    orientation = _orientation(image)
+    if shown.mode == "RGBA":
+        white = Image.new("RGBA", shown.size, (255, 255, 255, 255))
+        shown = Image.alpha_composite(white, shown).convert("RGB")
+    if orientation in _ORIENTATIONS:
+        shown = shown.transpose(_ORIENTATIONS[orientation])
+    # Metadata must not travel on: a second reader would rotate or composite again.
+    shown.info = {}
+    return shown
+
+
+def to_rgba(image: Image.Image) -> Image.Image:
+    """The current frame of a Pillow image, decoded, in sRGB, mode RGBA or, where nothing is transparent, RGB.
+
+    It is not turned upright. For use inside `opened`.
+    """
     clear = _clear_pixels(image)
     image.load()
-    orientation = _orientation(image)
     colours, alpha = _without_alpha(image)
     rgb = to_srgb(colours, image.info.get("icc_profile")).convert("RGB")
     if clear is not None:
         alpha = Image.fromarray(np.where(clear, 0, 255).astype(np.uint8))
     if alpha is not None:
         rgb.putalpha(alpha)
-        white = Image.new("RGBA", rgb.size, (255, 255, 255, 255))
-        rgb = Image.alpha_composite(white, rgb).convert("RGB")
-    if orientation in _ORIENTATIONS:
-        rgb = rgb.transpose(_ORIENTATIONS[orientation])
-    # Metadata must not travel on: a second reader would rotate or composite again.
-    rgb.info = {}
     return rgb
 
 
