@@ -107,11 +107,12 @@ class PictureFolder:
             return (-1, 0), False
 
 
-def natural_order(name: str) -> tuple[list[str | int], str]:
-    """Sorts names as people do: f2 before f10, whatever the case of letters."""
+def natural_order(name: str) -> tuple[list[str | int], str, str]:
+    """Sorts names as people do: f2 before f10, f before f2, whatever the case of letters and how the names end."""
+    stem, ending = os.path.splitext(name)
     # Text and numbers take turns, so that like is compared with like.
-    parts = _DIGITS.split(name.casefold())
-    return [int(part) if at % 2 else part for at, part in enumerate(parts)], name
+    parts = _DIGITS.split(stem.casefold())
+    return [int(part) if at % 2 else part for at, part in enumerate(parts)], ending, name
 
 
 def picture_names(folder: Path | str) -> list[str]:

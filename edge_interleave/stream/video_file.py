@@ -242,6 +242,8 @@ class VideoFile:
             self._container.close()
             raise self._too_large(width, height)
         track.thread_type = "AUTO"
+        # One for all frames: the table that brings HDR to standard range takes seconds to make.
+        self._converter = self._av.video.reformatter.VideoReformatter()
         self._unit_s = float(track.time_base or 1)
         self._begin(self._container.demux(track))
 
@@ -289,10 +291,10 @@ class VideoFile:
     def _pixels(self, frame: av.VideoFrame, layout: str) -> npt.NDArray[np.uint8]:
         """A frame's colours as a screen of standard range shows them; HDR is brought to that range."""
         try:
-            shown = frame.reformat(format=layout, dst_color_trc=_BT709, dst_color_primaries=_BT709)
+            shown = self._converter.reformat(frame, format=layout, dst_color_trc=_BT709, dst_color_primaries=_BT709)
         # Tags that FFmpeg does not know how to convert from.
         except self._av.FFmpegError:
-            shown = frame.reformat(format=layout)
+            shown = self._converter.reformat(frame, format=layout)
         return np.asarray(shown.to_ndarray(), np.uint8)
 
     def _is_hidden(self, packet: av.Packet[VideoStream]) -> bool:
