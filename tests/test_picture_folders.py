@@ -15,9 +15,10 @@ from media_files import circle, tiff
 from PIL import Image
 
 from edge_interleave.errors import MediaError
+from edge_interleave.natural_order import natural_order
 from edge_interleave.stream import pictures
 from edge_interleave.stream.clip import sample_clip
-from edge_interleave.stream.pictures import PictureFolder, natural_order, picture_names
+from edge_interleave.stream.pictures import PictureFolder, picture_names
 from edge_interleave.stream.source import open_source
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
