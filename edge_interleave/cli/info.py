@@ -19,6 +19,7 @@ _LIBRARIES = (
     "mlx",
     "mlx-lm",
     "onnxruntime",
+    "av",
     "opencv-python",
     "pillow",
     "numpy",
