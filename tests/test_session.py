@@ -4,10 +4,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny import HIDDEN, tiny_bundle
 
 import edge_interleave as ei
@@ -524,6 +526,36 @@ class TestChat:
             one.ask("And?", max_tokens=6)
             one.reset()
             assert one.ask("One?", max_tokens=6).token_ids == first.token_ids
+
+
+def test_progress_is_told_before_each_image_and_each_part_of_the_prompt() -> None:
+    steps: list[tuple[str, int, int]] = []
+    red, blue = (Image.new("RGB", (96, 96), colour) for colour in ("red", "blue"))
+    with ei.load(threads=1, progress=lambda *step: steps.append(step)) as model:
+        stats = model.ask([red, blue, "What changed?"], max_tokens=1).stats
+        encoded = [step for step in steps if step[0] == "encode"]
+        assert encoded == [("encode", 0, 2), ("encode", 1, 2)]
+        prefilled = [step[1:] for step in steps if step[0] == "prefill"]
+        assert {total for _, total in prefilled} == {stats.prompt_tokens}
+        done = [done for done, _ in prefilled]
+        assert done == sorted(set(done))
+        assert done[0] == 0 < done[1] < done[-1] < stats.prompt_tokens
+        assert [later - earlier for earlier, later in pairwise(done)].count(stats.visual_tokens // 2) == 2
+        steps.clear()
+        stats = model.ask([red, blue, "Describe image 2."], max_tokens=1).stats
+        # The images are in the cache and in the timeline: only the question is read.
+        assert steps == [("prefill", 0, stats.prompt_tokens - stats.cached_tokens)]
+
+
+def test_what_progress_raises_ends_the_question(tiny: Bundle) -> None:
+    class Enough(Exception):
+        pass
+
+    def stop(*step: object) -> None:
+        raise Enough
+
+    with ei.load(tiny.folder, threads=1, progress=stop) as model, pytest.raises(Enough):
+        model.ask("Hello?")
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
