@@ -12,6 +12,7 @@ import click
 
 from ..errors import EdgeInterleaveError, MediaError, UsageError
 from ..messages import Image, Media, Video
+from ..store import expanded
 from . import output
 from .ask import stats_lines
 from .interrupts import set_by_interrupt
@@ -109,7 +110,7 @@ class _Repl:
         name, _, rest = line.partition(" ")
         rest = rest.strip().strip("'\"")
         if name in ("/image", "/video") and rest:
-            self.pending.append(_opened(name, Path(rest).expanduser()))
+            self.pending.append(_opened(name, expanded(rest)))
             output.note(f"{len(self.pending)} for the next question")
         elif name == "/reset":
             self.talk.reset()

@@ -16,8 +16,11 @@ def models(ctx: click.Context, as_json: bool) -> None:
     if ctx.invoked_subcommand is not None:
         return
     found = store.list_models()
+    folder = store.known_models_folder()
     if as_json:
-        output.print_json({"folder": str(store.models_folder()), "models": [_as_json(model) for model in found]})
+        output.print_json(
+            {"folder": None if folder is None else str(folder), "models": [_as_json(model) for model in found]}
+        )
         return
     rows = [
         (
@@ -29,7 +32,8 @@ def models(ctx: click.Context, as_json: bool) -> None:
         for model in found
     ]
     output.out().print(output.table(("name", "size", "precision", "made of"), rows, right=("size",)))
-    output.note(f"\npulled models live in {store.models_folder()}")
+    where = f"live in {folder}" if folder else f"have no home folder to live in; set {store.HOME_VARIABLE} to a folder"
+    output.note(f"\npulled models {where}")
 
 
 @models.command()

@@ -48,6 +48,7 @@ def pull(
     stored = store.check_name(name) if name else store.short_name(repository)
     out = store.models_folder() / stored
     check_target(out, force=force)
+    store.make_models_folder()
     # config.json is asked for as well, so that a checkpoint's answer is not empty.
     found = hub.download(repository, revision, None, (MANIFEST_NAME, "config.json"))
     with output.progress() as progress:
