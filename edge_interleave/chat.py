@@ -40,7 +40,7 @@ class Chat:
     """A conversation. Each turn computes only what is new: the question, its images, and the end of the last answer.
 
     The earlier answers stay in the timeline as the tokens that the model gave, even where the template would write
-    them otherwise (llava-hf's puts a space after an earlier `assistant`, and none where an answer begins).
+    them otherwise (llava-hf's puts two newlines before an earlier answer, and one where an answer begins).
     """
 
     def __init__(self, session: Session, prompts: Prompts, eyes: Eyes, messages: Sequence[Message]) -> None:

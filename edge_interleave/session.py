@@ -17,6 +17,7 @@ import numpy as np
 from .decoder import Decoder, FloatArray
 from .errors import BackendError, ContextFullError, EdgeInterleaveError, UsageError
 from .generation import Generation, GenerationOptions, Prefill
+from .progress import QuestionProgress
 from .sampling import Probabilities, log_softmax, softmax
 from .spellings import Spelled, tokenized
 from .timeline import Input, Key, TextInput, Timeline, VisualInput
@@ -53,11 +54,16 @@ class Session:
         tokenizer: TextTokenizer,
         eos_token_ids: Sequence[int],
         reopen: Callable[[int], Decoder] | None = None,
+        progress: QuestionProgress | None = None,
     ) -> None:
-        """`reopen` opens the same decoder with a KV cache of so many entries, for prompts that need a larger one."""
+        """`reopen` opens the same decoder with a KV cache of so many entries, for prompts that need a larger one.
+
+        `progress` is called before each part of a prompt that is prefilled.
+        """
         self.timeline = Timeline()
         self._decoder = decoder
         self._reopen = reopen
+        self._progress = progress
         self._tokenizer = tokenizer
         self._eos = frozenset(eos_token_ids)
         self._room = ANSWER_ROOM
@@ -285,26 +291,29 @@ class Session:
         if gaps and self.timeline.position + new + ANSWER_ROOM > self._decoder.facts.trained_context:
             self._decoder.rebase()
             self.timeline.rebase()
-        logits = None
+        logits, done = None, 0
         for run in _runs(units):
             if cancel is not None and cancel.is_set():
                 return None
+            if self._progress is not None:
+                self._progress("prefill", done, new)
             logits = self._append(run)
+            done += sum(unit.size for unit in run)
         assert logits is not None
         return Prefill(
             logits=logits,
             prompt_tokens=cached + new,
-            visual_tokens=sum(len(part.rows) for part in given if isinstance(part, VisualInput)),
+            visual_tokens=sum(part.size for part in given if isinstance(part, VisualInput)),
             cached_tokens=cached,
             seconds=time.perf_counter() - started,
         )
 
     def _append(self, run: Sequence[_Unit]) -> FloatArray:
-        rows = run[0].rows
+        image = run[0].image
         logits = (
             self._decoder.append_tokens([unit.key for unit in run if isinstance(unit.key, int)])
-            if rows is None
-            else self._decoder.append_embeddings(rows)
+            if image is None
+            else self._decoder.append_embeddings(image.embeddings)
         )
         for unit in run:
             self.timeline.add(unit.key, unit.size)
@@ -317,7 +326,7 @@ class _Unit:
 
     key: Key
     size: int = 1
-    rows: FloatArray | None = None
+    image: VisualInput | None = None
 
 
 @dataclass
@@ -365,19 +374,19 @@ def _units(prompt: Sequence[Input]) -> list[_Unit]:
         if isinstance(part, TextInput):
             units += map(_Unit, part.ids)
         else:
-            units.append(_Unit(part.key, len(part.rows), part.rows))
+            units.append(_Unit(part.key, part.size, part))
     return units
 
 
 def _parts(inputs: Sequence[Input]) -> list[Sequence[int] | FloatArray]:
-    return [part.ids if isinstance(part, TextInput) else part.rows for part in inputs]
+    return [part.ids if isinstance(part, TextInput) else part.embeddings for part in inputs]
 
 
 def _runs(units: Sequence[_Unit]) -> Iterator[list[_Unit]]:
     """Text tokens side by side together, each image alone."""
     run: list[_Unit] = []
     for unit in units:
-        if run and (unit.rows is not None or run[-1].rows is not None):
+        if run and (unit.image is not None or run[-1].image is not None):
             yield run
             run = []
         run.append(unit)

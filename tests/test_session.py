@@ -414,7 +414,7 @@ class TestChat:
         first = chat.ask("A rather long question about nothing at all?", max_tokens=8, sampling=LIVELY)
         second = chat.ask("And?", max_tokens=8, sampling=LIVELY)
         before = first.stats.prompt_tokens + first.stats.answer_tokens
-        new = "<|im_end|><|im_start|>user \nAnd?<|im_end|><|im_start|>assistant\n"
+        new = "<|im_end|>\n<|im_start|>user\n\nAnd?<|im_end|>\n<|im_start|>assistant\n"
         assert second.stats.prompt_tokens - before == len(TextTokenizer.open(tiny).encode(new))
         # The answer's last token was not in the cache yet when max_tokens ended it.
         assert second.stats.cached_tokens >= before - 1
@@ -426,9 +426,9 @@ class TestChat:
         first = chat.ask("One?", max_tokens=8, sampling=SamplingOptions(temperature=3.0, seed=0))
         second = chat.ask("Two?", max_tokens=8)
         tokenizer = TextTokenizer.open(tiny)
-        head = tokenizer.encode("<|im_start|>system \nBe brief.<|im_end|><|im_start|>user \nOne?<|im_end|>")
+        head = tokenizer.encode("<|im_start|>system\n\nBe brief.<|im_end|>\n<|im_start|>user\n\nOne?<|im_end|>\n")
         head += tokenizer.encode("<|im_start|>assistant\n")
-        tail = tokenizer.encode("<|im_end|><|im_start|>user \nTwo?<|im_end|><|im_start|>assistant\n")
+        tail = tokenizer.encode("<|im_end|>\n<|im_start|>user\n\nTwo?<|im_end|>\n<|im_start|>assistant\n")
         session = make_session(tiny, context=500, eos=tiny.manifest.prompt.eos_token_ids)
         expected = run(session, [TextInput((*head, *first.token_ids, *tail))], tokens=8, sampling=SamplingOptions())
         assert second.token_ids == expected.token_ids

@@ -61,14 +61,16 @@ class AskNowAndThen:
         view: View,
         folder: EventFolder | None,
         interrupted: threading.Event,
+        max_tokens: int,
     ) -> None:
-        """`folder`: where the answers are written as well."""
+        """`folder`: where the answers are written as well. `max_tokens`: length of an answer at most."""
         self._live = live
         self._question = question
         self._pacer = Pacer(every_s)
         self._view = view
         self._folder = folder
         self._interrupted = interrupted
+        self._max_tokens = max_tokens
         self._asked = 0
         """Number of the frame that was asked about last."""
 
@@ -89,7 +91,7 @@ class AskNowAndThen:
             return
         self._asked = newest.number
         time = now()
-        with self._live.stream(self._question, cancel=self._interrupted) as stream:
+        with self._live.stream(self._question, max_tokens=self._max_tokens, cancel=self._interrupted) as stream:
             for piece in stream:
                 self._view.piece(piece)
         answer = stream.answer

@@ -17,7 +17,7 @@ from ..messages import Image, Media, Video
 from ..model import Model
 from ..prompt import MARKER
 from ..vision.image import describe
-from ..vision.pooling import pooled_grid
+from ..vision.pooling import image_tokens
 from . import official_prompt
 from .fingerprints import Fingerprint, fingerprint, state_of
 from .samples import Sample
@@ -38,6 +38,8 @@ class Settings:
     """Taken of a video."""
     context: int | None = None
     """Entries of the KV cache; None: as many as a prompt and its answer need."""
+    kv_precision: str = "f16"
+    """Of the KV cache."""
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "pool", "frames"):
@@ -78,7 +80,7 @@ class Answerer:
         The model should be loaded with `settings.context`.
         """
         manifest = model.bundle.manifest
-        self._side = pooled_grid(manifest.vision.grid, settings.pool, manifest.pooling_mode)
+        self._image_tokens = image_tokens(manifest.vision, settings.pool, manifest.pooling_mode)
         self._trained_context = manifest.decoder.context_length
         self._folder = images
         self._settings = settings
@@ -132,7 +134,7 @@ class Answerer:
     def _paths(self, sample: Sample) -> list[tuple[str, Path]]:
         """Names and paths of the sample's images, then of its video. Raises ContextFullError, MediaError."""
         frames = len(sample.images) + (self._settings.frames if sample.video else 0)
-        visual = frames * self._side * self._side
+        visual = frames * self._image_tokens
         # Before anything is opened: a sample may name any number of pictures.
         if visual > self._trained_context:
             raise ContextFullError(

@@ -33,9 +33,10 @@ class Table:
 
 
 def tables(summary: Summary, comparison: Comparison | None = None, *, narrow: bool = False) -> list[Table]:
-    """What there is to show, empty tables left out. `narrow`: for a terminal, sets with one interval of the two.
+    """What there is to show, empty tables left out. `narrow`: for 80 columns, without what matters least.
 
-    Of a drawn world the one of what is exact is kept, else the score's.
+    Of the two intervals of sets that of what is exact is kept for a drawn world, else the score's; a comparison leaves
+    out how many answers there are, and what is exact of another file than a drawn world.
     """
     made = [
         Table("sets", _SET_COLUMNS, tuple(map(_set_row, summary.sets))),
@@ -46,16 +47,25 @@ def tables(summary: Summary, comparison: Comparison | None = None, *, narrow: bo
     if comparison is not None:
         every = [] if comparison.overall is None else [comparison.overall]
         made.append(Table("a and b", _DIFFERENCE_COLUMNS, tuple(map(_difference_row, [*comparison.sets, *every]))))
-    left_out = {_INTERVAL if summary.run.world else _EXACT_INTERVAL} if narrow else set()
-    return [_without_empty_columns(table, left_out if table.title == "sets" else set()) for table in made if table.rows]
+    drawn = summary.run.world is not None
+    left_out = {
+        "sets": {_INTERVAL if drawn else _EXACT_INTERVAL},
+        "a and b": {"answers"} if drawn else {"answers", "a exact", "b exact"},
+    }
+    return [
+        _without_empty_columns(table, left_out.get(table.title, set()) if narrow else set())
+        for table in made
+        if table.rows
+    ]
 
 
 def headline(run: RunInfo) -> str:
     """What was asked of what, on one line."""
     precisions = ", ".join(f"{name} {precision}" for name, precision in run.precisions.items())
     settings = [f"pool {run.settings.pool}", f"at most {run.settings.max_tokens} tokens", f"prompt {run.prompt}"]
+    kv = f", KV cache {run.settings.kv_precision}" if run.settings.kv_precision != "f16" else ""
     drawn = [f"seed {run.world.seed}, {run.world.per_task} of each task"] if run.world else []
-    return f"{run.file}: {run.model} ({precisions}) on {run.backend}, {', '.join([*settings, *drawn])}"
+    return f"{run.file}: {run.model} ({precisions}) on {run.backend}{kv}, {', '.join([*settings, *drawn])}"
 
 
 def notes(summary: Summary, comparison: Comparison | None = None) -> list[str]:
