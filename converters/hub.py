@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from edge_interleave.disk_space import FULL
 from edge_interleave.errors import CheckpointError
 
 from .progress import Progress
@@ -41,6 +42,7 @@ def download(
     """
     _check_cache_place(repository)
     from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import (
         GatedRepoError,
         LocalEntryNotFoundError,
@@ -68,10 +70,10 @@ def download(
             f"{repository}: not in the local cache, and the Hub cannot be reached (offline?); run again when it can"
         ) from error
     except Exception as error:  # the HTTP client's own errors, of a kind that differs between versions
-        if isinstance(error, OSError) and error.filename is not None:
+        if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
             raise CheckpointError(
-                f"{error.filename}: the Hub's cache cannot be written ({error.strerror}); free space, or set HF_HOME "
-                "to a folder that can be written"
+                f"{error.filename or HF_HUB_CACHE}: the Hub's cache cannot be written ({error.strerror}); "
+                "free space, or set HF_HOME to a folder that can be written"
             ) from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{repository}: download failed ({reason}); run again to resume") from error
