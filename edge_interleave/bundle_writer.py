@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .bundle import MANIFEST_NAME, Bundle, FileInfo, Manifest, digest, open_bundle, read_manifest, write_manifest
+from .disk_space import writing
 from .errors import BundleError, InputError
 from .folder_lock import LockedError, locked_folder
 
@@ -33,6 +34,8 @@ class BundleWriter:
     """What the files are made from: a build is taken up only where this is the same."""
     done: dict[str, FileInfo]
     """The files that are finished."""
+    needed: int | None = None
+    """Bytes that the build takes on the disk, where known: said where the disk is full."""
 
     def add(self, name: str, make: Callable[[Path], object]) -> Path:
         """Have `make(path)` write a file of the bundle, unless an earlier, interrupted build finished it."""
@@ -40,7 +43,8 @@ class BundleWriter:
         if name not in self.done:
             path.parent.mkdir(parents=True, exist_ok=True)
             beside = path.with_name(f".{path.name}.partial")
-            make(beside)
+            with writing(path, self.needed):
+                make(beside)
             self.done[name] = FileInfo(beside.stat().st_size, digest(beside))
             beside.replace(path)
             self.save()
@@ -92,6 +96,7 @@ def add_files(
     files: Mapping[str, Callable[[Path], object]],
     precisions: Mapping[str, str],
     recipe: Mapping[str, str],
+    needed: int | None = None,
 ) -> Bundle:
     """Add files to a bundle that lies in its place, each made by `make(path)`, and name them in its manifest.
 
@@ -106,6 +111,7 @@ def add_files(
         manifest = read_manifest(out / MANIFEST_NAME)
         _check_addition(out, manifest, files)
         with _writing(out, folder, recipe) as writer:
+            writer.needed = needed
             for name, make in files.items():
                 writer.add(name, make)
             made = {name: writer.done[name] for name in files}
@@ -183,9 +189,10 @@ def _writing(out: Path, folder: Path, recipe: Mapping[str, str]) -> Iterator[Bun
     """A writer that takes up what an equal build left, and the clearing up behind it."""
     writer = BundleWriter(out, folder, dict(recipe), _finished(folder, recipe))
     _sweep(folder, keep=writer.done)
-    writer.save()
     try:
-        yield writer
+        with writing(folder):
+            writer.save()
+            yield writer
     except InputError:
         shutil.rmtree(folder, ignore_errors=True)
         raise

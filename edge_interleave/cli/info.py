@@ -117,7 +117,7 @@ def _installation() -> dict[str, Any]:
         "edge-interleave": _version("edge-interleave"),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
-        "models_folder": str(store.models_folder()),
+        "models_folder": str(store.known_models_folder() or f"none: set {store.HOME_VARIABLE}"),
         "backends": {name: _backend_problem(name) or "ready" for name in backend_names()},
         "execution_providers": _providers(),
         "libraries": {name: _version(name) for name in _LIBRARIES},
