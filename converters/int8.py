@@ -3,8 +3,8 @@
 The input of a product is quantized with one step for each row (token). A channel that is far beyond the others would
 set that step alone, so:
 
-- a channel beyond `APART_RATIO` times the median channel is kept apart: its part of the product is computed in fp32
-  (LLM.int8, arXiv 2208.07339; there with a fixed threshold of 6);
+- a channel far beyond what nine in ten channels keep within is kept apart: its part of the product is computed in fp32
+  (as in LLM.int8, arXiv 2208.07339, which has a fixed threshold);
 - the others are divided by what brings input and weights to a like size, and the weights multiplied by it
   (SmoothQuant with its exponent of 0.5, arXiv 2211.10438), where a layer norm in front takes the division for nothing.
 
@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 
-APART_RATIO = 8.0
-"""On real weights (docs/decisions/0001-int8-tower.md) 16 keeps too few channels apart, and 4 takes ten a matrix."""
+APART_RATIO = 4.0
+"""Times the channel that nine in ten do not pass. docs/decisions/0001-int8-tower.md has what other ratios do."""
 APART_MOST = 32
 """Channels of one input. Each costs as much as four that are not apart."""
 SMOOTH_MOST = 4.0
@@ -40,7 +40,7 @@ class Balance:
 
 def outlying(*sizes: FloatArray) -> list[int]:
     """Channels that are far beyond the others in one of the `sizes` (channels,): ascending, at most APART_MOST."""
-    far = np.max([_beyond_median(values) for values in sizes], axis=0)
+    far = np.max([_beyond(values) for values in sizes], axis=0)
     farthest = np.argsort(-far, kind="stable")[:APART_MOST]
     return sorted(int(channel) for channel in farthest if far[channel] > APART_RATIO)
 
@@ -79,7 +79,7 @@ def quantized(weight: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
     return np.rint(weight.T / scale).astype(np.int8), scale
 
 
-def _beyond_median(values: FloatArray) -> FloatArray:
-    """How many times the median each of the values is."""
-    middle = np.median(values)
-    return values / middle if middle > 0 else np.where(values > 0, np.float32(np.inf), np.float32(0))
+def _beyond(values: FloatArray) -> FloatArray:
+    """How many times the value that nine in ten do not pass each of them is."""
+    usual = np.quantile(values, 0.9)
+    return values / usual if usual > 0 else np.where(values > 0, np.float32(np.inf), np.float32(0))

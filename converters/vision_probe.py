@@ -30,8 +30,10 @@ from .progress import Progress
 FloatArray = npt.NDArray[np.float32]
 
 STAGE = "probe"
-LEAST_COSINE = 0.95
-"""Of a token to the same in fp32. A tower below it describes other pictures than it is shown."""
+LEAST_COSINE = 0.9
+"""Of any token to the same in fp32: below, a part of a picture becomes another."""
+MEAN_COSINE = 0.99
+"""Over all tokens: below, the whole picture does."""
 F16_MAX = 65504.0
 _HEADROOM = 2.0
 """Other pictures than the probe's may have values this much larger."""
@@ -64,6 +66,8 @@ class Found:
     """Of int8, for `write_vision_onnx`."""
     cosine: float
     """To fp32, the least of all tokens of all pictures; NaN where a token is no number."""
+    mean_cosine: float
+    """The mean over them."""
 
 
 def passes_f16(value: float) -> bool:
@@ -100,12 +104,12 @@ class VisionProbe:
                 f"{self._checkpoint.folder}: {beyond[0]} of the vision tower reaches {beyond[1]:.3g}, and fp16 ends at "
                 f"{F16_MAX:.0f}; take --vision-precision int8 or fp32"
             )
-        if precision != "fp32" and not found.cosine >= LEAST_COSINE:
+        if not (found.cosine >= LEAST_COSINE and found.mean_cosine >= MEAN_COSINE):
             instead = "fp32" if precision == "fp16" or beyond is not None else "fp32 or fp16"
             raise CheckpointError(
-                f"{self._checkpoint.folder}: in {precision} a visual token of the probe's pictures has a cosine of "
-                f"{found.cosine:.3f} to the same in fp32, and {LEAST_COSINE} is the least that is usable; take "
-                f"--vision-precision {instead}"
+                f"{self._checkpoint.folder}: in {precision} the vision tower gives visual tokens whose cosine to those "
+                f"of fp32 is {found.cosine:.3f} at least and {found.mean_cosine:.3f} in the mean, and usable are "
+                f"{LEAST_COSINE} and {MEAN_COSINE}; take --vision-precision {instead}"
             )
         return found
 
@@ -138,8 +142,10 @@ def _run(checkpoint: Checkpoint, precision: str, progress: Progress | None) -> F
         del session
         if progress is not None:
             progress(STAGE, stage + 1, count)
-    cosine = 1.0 if precision == "fp32" else min(map(_least_cosine, exact, rounded))
-    return Found(Activations(channels, takers, others), balances, cosine)
+    if precision == "fp32":
+        rounded = exact
+    cosines = np.concatenate([_cosines(a, b) for a, b in zip(exact, rounded, strict=True)])
+    return Found(Activations(channels, takers, others), balances, float(cosines.min()), float(cosines.mean()))
 
 
 def _opened(
@@ -171,10 +177,10 @@ def _balance(checkpoint: Checkpoint, linears: tuple[str, ...], peaks: FloatArray
     return balanced(peaks, np.max(reach, axis=0), smooth=linears[0].endswith((".q_proj", ".fc1")))
 
 
-def _least_cosine(exact: FloatArray, rounded: FloatArray) -> float:
-    """Of all tokens; NaN where one is no number."""
+def _cosines(exact: FloatArray, rounded: FloatArray) -> npt.NDArray[np.float64]:
+    """Of each token, (1, tokens, width) to (1, tokens); NaN where it is no number."""
     a, b = exact.astype(np.float64), rounded.astype(np.float64)
     lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     with np.errstate(invalid="ignore"):
-        cosines = np.where(lengths > 0, (a * b).sum(axis=-1) / np.maximum(lengths, 1e-300), (a == b).all(axis=-1))
-    return float(cosines.min())
+        cosines: npt.NDArray[np.float64] = (a * b).sum(axis=-1) / np.maximum(lengths, 1e-300)
+    return np.where(lengths == 0, (a == b).all(axis=-1), cosines)
