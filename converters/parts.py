@@ -6,12 +6,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edge_interleave.bundle import GGUF_NAME, MLX_NAME, MMPROJ_NAME, TOKENIZER_NAME, VISION_NAME, Manifest, PartInfo
+import numpy as np
+
+from edge_interleave.bundle import (
+    GGUF_NAME,
+    MLX_NAME,
+    MMPROJ_NAME,
+    NEWLINE_NAME,
+    TOKENIZER_NAME,
+    VISION_NAME,
+    Manifest,
+    PartInfo,
+)
 
 from .checkpoint import Checkpoint
-from .gguf import write_gguf
+from .gguf import check_gguf, write_gguf
 from .mlx import mlx_bytes, mlx_files, mlx_part
 from .mmproj import write_mmproj
+from .names import NEWLINE
 from .onnx_vision import write_vision_onnx
 from .progress import Progress
 from .tokenizer_files import TokenizerFiles
@@ -49,6 +61,9 @@ def bundle_parts(
         text = tokenizer.tokenizer.to_str()
         return Part(TOKENIZER_NAME, _TOKENIZER_BYTES, {TOKENIZER_NAME: lambda path: path.write_text(text, "utf-8")})
 
+    def newline_file() -> Part:
+        return Part(NEWLINE_NAME, _TOKENIZER_BYTES, {NEWLINE_NAME: lambda path: _write_newline(checkpoint, path)})
+
     def vision(precision: str) -> Part:
         room = int(manifest.vision.parameters * _VISION_BYTES[precision])
 
@@ -62,6 +77,7 @@ def bundle_parts(
         return Part(VISION_NAME, room, {VISION_NAME: make})
 
     def gguf(precision: str) -> Part:
+        check_gguf(checkpoint)
         # Quantizing starts from an f16 file, which is deleted afterwards.
         weight = _GGUF_BYTES[precision] + (0.0 if precision == "f16" else 2.0)
         room = int(manifest.decoder.parameters * weight)
@@ -88,4 +104,10 @@ def bundle_parts(
     # A tower that is refused is refused before the work on the decoder.
     makers = {VISION_NAME: vision, MMPROJ_NAME: mmproj, GGUF_NAME: gguf, MLX_NAME: mlx}
     chosen = manifest.precisions
-    return [tokenizer_file(), *(make(chosen[name]) for name, make in makers.items() if name in chosen)]
+    always = [tokenizer_file(), *([newline_file()] if manifest.vision.image_newline else [])]
+    return [*always, *(make(chosen[name]) for name, make in makers.items() if name in chosen)]
+
+
+def _write_newline(checkpoint: Checkpoint, path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, checkpoint.tensor(NEWLINE), allow_pickle=False)

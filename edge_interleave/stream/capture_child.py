@@ -19,7 +19,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from .capture import Capture, hardware_settings, open_video, opencv, with_options
+from ..vision.opencv import opencv
+from .capture import Capture, hardware_settings, open_video, with_options
 
 HEAD = struct.Struct("<cdII")
 FRAME, DAMAGED, END, FAILED = b"F", b"D", b"E", b"X"
