@@ -36,7 +36,7 @@ from random_checkpoint import Options, model_config, write_random_checkpoint
 from safetensors_edit import Tensors, rewrite
 from tiny_tower import cosines
 
-from edge_interleave.bundle import PartInfo, open_bundle
+from edge_interleave.bundle import Bundle, PartInfo, open_bundle
 from edge_interleave.errors import CheckpointError
 from edge_interleave.vision import tower as tower_module
 from edge_interleave.vision.preprocess import preprocess
@@ -253,6 +253,34 @@ def test_an_interrupted_conversion_keeps_what_it_found(random_checkpoint: Path, 
     made = convert(random_checkpoint, tmp_path / "bundle", quantization="q4_k_m", progress=forbidden)
     assert made.manifest.parts.keys() == {"vision.onnx", "decoder.gguf"}
     assert made.manifest.parts["vision.onnx"].cosine is not None
+
+
+def test_a_bundle_of_before_there_were_parts_opens(converted: Bundle, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(converted.folder, tmp_path / "old"))
+    manifest = json.loads((folder / "bundle.json").read_text("utf-8"))
+    del manifest["parts"]
+    (folder / "bundle.json").write_text(json.dumps(manifest), "utf-8")
+    assert open_bundle(folder).manifest.parts == {}
+    assert run("info", folder, env=environment(tmp_path)).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plant", ["nothing", "massive tokens", "fixed channels"])
+def test_at_the_released_towers_dimensions(plant: str, tmp_path: Path) -> None:
+    """26 blocks of 1152 x 4304, 729 tokens; from the middle block on, 100 to 1,000 times the median."""
+    config = replace(model_config(), vision=model_config("0.5b").vision)
+    plants: dict[str, Callable[[Checkpoint], Mapping[str, Any]]] = {
+        "nothing": lambda checkpoint: {},
+        "massive tokens": lambda checkpoint: massive_tokens(checkpoint, 13, 3000, projected=False),
+        "fixed channels": lambda checkpoint: fixed_channels(checkpoint, 13, 1000, 1.0),
+    }
+    with open_checkpoint(write_random_checkpoint(tmp_path / "real", config)) as checkpoint:
+        planted: Any = Planted(checkpoint, plants[plant](checkpoint))
+        found = VisionProbe(planted).accepted("int8")
+    if plant != "nothing":
+        assert found.activations.others["vision.layers.13.out"] / 10 >= 100
+    assert found.cosine >= 0.99
+    shutil.rmtree(tmp_path / "real")
 
 
 def test_a_part_counts_its_matrices(random_checkpoint: Path, tmp_path: Path) -> None:
