@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import edge_interleave as ei
 from edge_interleave.bundle import Bundle, open_bundle
 from edge_interleave.decoder import Decoder, DecoderOptions, find_backend
 from edge_interleave.errors import BundleError, ContextFullError, UsageError
-from edge_interleave.generation import GenerationOptions
+from edge_interleave.generation import Generation, GenerationOptions, Prefill
 from edge_interleave.sampling import SamplingOptions, log_softmax
 from edge_interleave.session import Session
 from edge_interleave.spellings import spellings
@@ -320,6 +320,52 @@ class TestAnswers:
         assert stats.prefill_tokens_per_s == pytest.approx(21 / stats.prefill_s)
         assert stats.decode_tokens_per_s > 0
         assert stats.peak_memory_bytes > 10 << 20
+
+
+class Scripted:
+    """Takes the place of a session whose model draws the given tokens, greedily."""
+
+    def __init__(self, tokens: list[int], vocabulary: int) -> None:
+        self.turn = 0
+        self._left = iter(tokens)
+        self._vocabulary = vocabulary
+
+    def prefill(self, prompt: Sequence[Input], cancel: threading.Event | None = None) -> Prefill:
+        return Prefill(self._next(), 1, 0, 0, 0.0)
+
+    def append_token(self, token: int) -> np.ndarray:
+        return self._next()
+
+    def _next(self) -> np.ndarray:
+        return np.eye(self._vocabulary, dtype=np.float32)[next(self._left)]
+
+
+class TestBrokenCharacters:
+    """A random or small model draws bytes that make no character. The answer goes on."""
+
+    @pytest.fixture
+    def tokenizer(self, tiny: Bundle) -> TextTokenizer:
+        return TextTokenizer.open(tiny)
+
+    def answer(self, tokenizer: TextTokenizer, tokens: list[int], options: GenerationOptions) -> ei.Answer:
+        session = Scripted([*tokens, IM_END], IM_END + 2)
+        generation = Generation(session, tokenizer, frozenset([IM_END]), [TextInput((0,))], options, None)
+        assert "".join(generation) == generation.answer.text
+        return generation.answer
+
+    def test_in_the_middle_and_at_the_end_of_an_answer_are_replaced(self, tokenizer: TextTokenizer) -> None:
+        first_byte = tokenizer.encode_plain("é")[0]
+        answer = self.answer(tokenizer, [first_byte, *tokenizer.encode_plain("the"), first_byte], GenerationOptions())
+        assert (answer.text, answer.finish_reason) == ("�the�", "stop")
+
+    def test_where_max_tokens_cuts_one_is_replaced(self, tokenizer: TextTokenizer) -> None:
+        answer = self.answer(tokenizer, tokenizer.encode_plain("aé"), GenerationOptions(max_tokens=2))
+        assert (answer.text, answer.finish_reason) == ("a�", "length")
+
+    def test_held_back_behind_a_stop_text_are_not_said(self, tokenizer: TextTokenizer) -> None:
+        tokens = [*tokenizer.encode_plain("a."), tokenizer.encode_plain("é")[0]]
+        answer = self.answer(tokenizer, tokens, GenerationOptions(stop=(".",)))
+        assert (answer.text, answer.finish_reason) == ("a", "stop")
 
 
 class TestChoose:
