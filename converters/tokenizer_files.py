@@ -63,8 +63,8 @@ def read_tokenizer(checkpoint: Checkpoint) -> TokenizerFiles:
     """Read the tokenizer, templates and special tokens of a checkpoint.
 
     Where the tokenizer has no image marker (original layout), `<image>` is added as the next id, as the conversion to
-    the Hugging Face layout does, if the embedding matrix has a row for it. Raises CheckpointError, also where the tokenizer has more tokens than the embedding
-    matrix has rows.
+    the Hugging Face layout does, if the embedding matrix has a row for it. Raises CheckpointError, also where the
+    tokenizer has more tokens than the embedding matrix has rows.
     """
     folder = checkpoint.folder
     config = _tokenizer_config(folder)

@@ -12,6 +12,7 @@ from .bundle import NEWLINE_NAME, VISION_NAME, Bundle
 from .decoder import FloatArray
 from .errors import BundleError, UsageError
 from .messages import Image, Media
+from .progress import QuestionProgress
 from .timeline import VisualInput
 
 if TYPE_CHECKING:
@@ -43,9 +44,10 @@ class Seen:
 class Eyes:
     """Opens and encodes images and videos. The tower is opened when it is first needed."""
 
-    def __init__(self, bundle: Bundle, threads: int | None) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None, progress: QuestionProgress | None = None) -> None:
         self._bundle = bundle
         self._threads = threads
+        self._progress = progress
 
     def look(self, media: Sequence[Media], *, frames: int, stride: int, tiles: bool) -> Seen:
         """Visual tokens of images and videos, in order.
@@ -73,7 +75,7 @@ class Eyes:
             pictures += shown
             counts.append(len(shown))
             ends += [False] * (len(shown) - 1) + [True]
-        rows = self._encoder.encode(pictures, stride=stride, tiles=tiles, ends=ends)
+        rows = self._encoder.encode(pictures, stride=stride, tiles=tiles, ends=ends, progress=self._progress)
         visuals = tuple(
             VisualInput(image) if self._newline is None or not end else VisualInput(image[:-1], self._newline)
             for image, end in zip(rows, ends, strict=True)

@@ -287,7 +287,7 @@ def test_a_conversion_of_something_else_starts_over(change: str, checkpoint: Pat
         write_random_checkpoint(checkpoint, model_config(), Options(seed=1))
     heard = Heard()
     bundle = convert(checkpoint, out, quantization="q4_k_m", vision_precision=precision, progress=heard)
-    assert heard.stages[0] == "vision"
+    assert heard.stages[:2] == (["vision", "decoder"] if precision == "fp32" else ["probe", "vision"])
     fresh = convert(checkpoint, tmp_path / "fresh", quantization="q4_k_m", vision_precision=precision)
     assert bundle.manifest.files == fresh.manifest.files
 
@@ -330,7 +330,7 @@ def test_a_disk_without_room_is_told_before_the_work(checkpoint: Path, tmp_path:
     raw = json.loads((checkpoint / "config.json").read_text())
     wide |= {"num_attention_heads": 64, "num_key_value_heads": 64}
     edit(checkpoint / "config.json", text_config={**raw["text_config"], **wide})
-    with pytest.raises(ResourceError, match="GB free"):
+    with pytest.raises(ResourceError, match="free where about"):
         convert(checkpoint, tmp_path / "bundle")
     assert hidden_beside(tmp_path / "bundle") == []
 

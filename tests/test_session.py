@@ -4,10 +4,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny import HIDDEN, tiny_bundle
 
 import edge_interleave as ei
@@ -17,6 +19,7 @@ from edge_interleave.errors import BundleError, ContextFullError, UsageError
 from edge_interleave.generation import Generation, GenerationOptions, Prefill
 from edge_interleave.sampling import SamplingOptions, log_softmax
 from edge_interleave.session import Session
+from edge_interleave.spellings import spellings
 from edge_interleave.store import embedded_folder
 from edge_interleave.timeline import Input, TextInput, Timeline, VisualInput
 from edge_interleave.tokenizer import TextTokenizer
@@ -371,12 +374,18 @@ class TestChoose:
         choices = session.choose(prompt, ["yes", "no", "no!"])
         assert [choice.option for choice in choices] == ["yes", "no", "no!"]
         assert sum(choice.probability for choice in choices) == pytest.approx(1)
+        total = 0.0
         for choice in choices:
-            expected, ids = 0.0, TextTokenizer.open(tiny).encode_plain(choice.option)
-            for count, token in enumerate([*ids, IM_END]):
-                logits = afresh(tiny, [*prompt, TextInput(tuple(ids[:count]))])
-                expected += log_softmax(logits)[token]
+            expected = -np.inf
+            for spelling in spellings(choice.option):
+                ids, score = TextTokenizer.open(tiny).encode_plain(spelling), 0.0
+                for count, token in enumerate([*ids, IM_END]):
+                    logits = afresh(tiny, [*prompt, TextInput(tuple(ids[:count]))])
+                    score += log_softmax(logits)[token]
+                expected = np.logaddexp(expected, score)
             assert choice.log_probability == pytest.approx(expected, abs=0.05)
+            total += np.exp(expected)
+        assert choices[0].total_probability == pytest.approx(total, rel=0.05)
         scores = np.array([choice.log_probability for choice in choices])
         assert [choice.probability for choice in choices] == pytest.approx(np.exp(scores) / np.exp(scores).sum())
 
@@ -517,6 +526,36 @@ class TestChat:
             one.ask("And?", max_tokens=6)
             one.reset()
             assert one.ask("One?", max_tokens=6).token_ids == first.token_ids
+
+
+def test_progress_is_told_before_each_image_and_each_part_of_the_prompt() -> None:
+    steps: list[tuple[str, int, int]] = []
+    red, blue = (Image.new("RGB", (96, 96), colour) for colour in ("red", "blue"))
+    with ei.load(threads=1, progress=lambda *step: steps.append(step)) as model:
+        stats = model.ask([red, blue, "What changed?"], max_tokens=1).stats
+        encoded = [step for step in steps if step[0] == "encode"]
+        assert encoded == [("encode", 0, 2), ("encode", 1, 2)]
+        prefilled = [step[1:] for step in steps if step[0] == "prefill"]
+        assert {total for _, total in prefilled} == {stats.prompt_tokens}
+        done = [done for done, _ in prefilled]
+        assert done == sorted(set(done))
+        assert done[0] == 0 < done[1] < done[-1] < stats.prompt_tokens
+        assert [later - earlier for earlier, later in pairwise(done)].count(stats.visual_tokens // 2) == 2
+        steps.clear()
+        stats = model.ask([red, blue, "Describe image 2."], max_tokens=1).stats
+        # The images are in the cache and in the timeline: only the question is read.
+        assert steps == [("prefill", 0, stats.prompt_tokens - stats.cached_tokens)]
+
+
+def test_what_progress_raises_ends_the_question(tiny: Bundle) -> None:
+    class Enough(Exception):
+        pass
+
+    def stop(*step: object) -> None:
+        raise Enough
+
+    with ei.load(tiny.folder, threads=1, progress=stop) as model, pytest.raises(Enough):
+        model.ask("Hello?")
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

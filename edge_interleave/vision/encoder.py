@@ -18,14 +18,12 @@ from PIL import Image
 
 from ..bundle import VisionInfo
 from ..decoder import FloatArray
+from ..progress import QuestionProgress
 from .cache import CacheKey, EmbeddingCache, cache_key
 from .merge import merge, merged_tokens, most_merged_tokens
 from .pooling import pool, pooled_grid
 from .preprocess import preprocess
 from .tiles import split_tiles, tile_grid
-
-BATCH = 4
-"""Images the tower gets at once; more would only keep more pixels in memory."""
 
 
 class Tower(Protocol):
@@ -86,17 +84,19 @@ class VisionEncoder:
         stride: int = 1,
         tiles: bool = False,
         ends: Sequence[bool] | None = None,
+        progress: QuestionProgress | None = None,
     ) -> list[FloatArray]:
         """Visual tokens of each image, float32 (tokens, hidden), read-only, in order.
 
         With `tiles`, an image larger than the tower's size gives its overview's tokens and then those of its tiles,
         as `merge` puts them together. `ends`: for each image, whether `image_newline` follows it; None: after all.
+        `progress` is called before each image that the tower must run for.
         Raises UsageError for a stride that leaves nothing, MediaError for an image that cannot be decoded.
         """
         pooled_grid(self.info.grid, stride, self.pooling_mode)
         started = time.perf_counter()
         try:
-            return self._encode(images, stride, tiles, ends or [True] * len(images))
+            return self._encode(images, stride, tiles, ends or [True] * len(images), progress)
         finally:
             self.encode_seconds += time.perf_counter() - started
 
@@ -114,30 +114,28 @@ class VisionEncoder:
         self._tower.stop()
 
     def _encode(
-        self, images: Sequence[Image.Image], stride: int, tiles: bool, ends: Sequence[bool]
+        self,
+        images: Sequence[Image.Image],
+        stride: int,
+        tiles: bool,
+        ends: Sequence[bool],
+        progress: QuestionProgress | None,
     ) -> list[FloatArray]:
         done: dict[CacheKey, FloatArray] = {}
-        waiting: dict[CacheKey, FloatArray] = {}
         keys: list[list[CacheKey]] = []
-        for image in images:
+        for number, image in enumerate(images):
             keys.append([])
             parts = split_tiles(image, self.info.image_size, self.info.resample) if tiles else [image]
             for part in parts:
                 pixels = preprocess(part, self.info)
                 key = cache_key(pixels, self._identity, stride, self.pooling_mode)
                 keys[-1].append(key)
-                if key in done or key in waiting:
+                if key in done:
                     continue
                 held = self._held(key)
-                if held is not None:
-                    done[key] = held
-                    continue
-                waiting[key] = pixels
-                if len(waiting) == BATCH:
-                    done.update(self._through_tower(waiting))
-                    waiting.clear()
-        if waiting:
-            done.update(self._through_tower(waiting))
+                if held is None and progress is not None:
+                    progress("encode", number, len(images))
+                done[key] = self._through_tower(key, pixels) if held is None else held
         merged = []
         for image, of_image, end in zip(images, keys, ends, strict=True):
             grid = tile_grid(image.size, self.info.image_size) if len(of_image) > 1 else (1, 1)
@@ -151,11 +149,11 @@ class VisionEncoder:
         tokens = self.cache.get(full)
         return None if tokens is None else self.cache.put(key, self._pool(tokens[np.newaxis], key)[0])
 
-    def _through_tower(self, waiting: dict[CacheKey, FloatArray]) -> dict[CacheKey, FloatArray]:
-        tokens = self._tower.encode(np.stack(list(waiting.values())))
-        self.images_encoded += len(waiting)
-        pooled = self._pool(tokens, next(iter(waiting)))
-        return {key: self.cache.put(key, rows) for key, rows in zip(waiting, pooled, strict=True)}
+    def _through_tower(self, key: CacheKey, pixels: FloatArray) -> FloatArray:
+        # One at a time, as the tower runs them: more would only keep more pixels in memory.
+        tokens = self._tower.encode(pixels[np.newaxis])
+        self.images_encoded += 1
+        return self.cache.put(key, self._pool(tokens, key)[0])
 
     def _pool(self, tokens: FloatArray, key: CacheKey) -> FloatArray:
         return pool(tokens, self.info.grid, key.stride, self.pooling_mode)
