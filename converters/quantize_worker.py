@@ -34,11 +34,13 @@ def main() -> int:
     parameters.ftype = int(file_type)
     parameters.allow_requantize = False
     parameters.max_buf_size = ROWS_BYTES_MAX
-    return int(llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(parameters)) != 0)
+    return int(llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(parameters)) != 0)
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    # Not by sys.stdin: a thread that waits in its buffer's lock makes an interpreter that ends abort.
+    while os.read(0, 1):
+        pass
     os._exit(1)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 
 
@@ -16,5 +15,7 @@ def end_with_parent() -> None:
 
 
 def _wait() -> None:
-    sys.stdin.buffer.read()
+    # Not by sys.stdin: a thread that waits in its buffer's lock makes an interpreter that ends abort.
+    while os.read(0, 1):
+        pass
     os._exit(0)

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bundle import VISION_BATCH, VISION_INPUT, VISION_OUTPUT, VisionInfo
-from ..errors import BackendError, BundleError, EdgeInterleaveError, UsageError
+from ..errors import BackendError, BundleError, EdgeInterleaveError, InputError, UsageError
+from ..utf8_path import utf8_path
 from .onnx_check import check_onnx
 from .providers import CPU, CPU_PROVIDER, Provider
 
@@ -165,7 +166,10 @@ def _open_session(path: Path, threads: int | None, provider: Provider) -> Any:
         raise BundleError(f"{path}: missing; convert or pull the model again")
     check_onnx(path)
     try:
-        return ort.InferenceSession(str(path), options, providers=providers)
+        with utf8_path(path) as name:
+            return ort.InferenceSession(name, options, providers=providers)
+    except InputError:
+        raise
     except Exception as error:  # ONNX Runtime's exceptions share no base class but this.
         raise BundleError(
             f"{path}: not a vision tower that ONNX Runtime can open ({_one_line(error)}); "
