@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bundle import VISION_BATCH, VISION_INPUT, VISION_OUTPUT, VisionInfo
+from ..cpus import quota_limit
 from ..errors import BackendError, BundleError, EdgeInterleaveError, InputError, UsageError
 from ..utf8_path import utf8_path
 from .onnx_check import check_onnx
@@ -45,8 +46,9 @@ class VisionTower:
     ) -> None:
         """Open `path`, an ONNX graph of pixels (n, 3, H, W) -> visual_tokens (n, tokens, hidden), both float32.
 
-        `threads` None leaves the number of CPU threads to ONNX Runtime. What another `provider` than the CPU cannot
-        take of the graph, the CPU does; where it cannot run it at all, the CPU does everything, and the log says so.
+        `threads` None leaves the number of CPU threads to ONNX Runtime, within the process's quota. What another
+        `provider` than the CPU cannot take of the graph, the CPU does; where it cannot run it at all, the CPU does
+        everything, and the log says so.
 
         Raises BundleError where the file is not such a graph or not for `info`.
         """
@@ -149,6 +151,7 @@ def _open_session(path: Path, threads: int | None, provider: Provider) -> Any:
     # Part of the engine logs by itself, whatever a session's options say.
     ort.set_default_logger_severity(SILENT)
     options = _session_options()
+    threads = threads or quota_limit()
     if threads is not None:
         options.intra_op_num_threads = threads
     # Packed copies of the weights, and an arena that keeps what one run needed, double what a tower holds in memory.
