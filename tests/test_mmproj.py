@@ -221,6 +221,7 @@ def test_the_same_command_adds_it_to_a_bundle_that_is_there(
         before,
         files={**before.files, "mmproj.gguf": added},
         precisions={**before.precisions, "mmproj.gguf": "f16"},
+        parts={**before.parts, "mmproj.gguf": after.manifest.parts["mmproj.gguf"]},
     )
     with pytest.raises(InputError, match=r"mmproj\.gguf already"):
         convert(random_checkpoint, bundle, mmproj="f16")
