@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ..cpus import quota_limit
 from ..errors import BackendError, MediaError
 from ..vision.image import MAX_PIXELS, describe, open_regular
 from .capture import CONTAINERS
@@ -242,6 +243,8 @@ class VideoFile:
             self._container.close()
             raise self._too_large(width, height)
         track.thread_type = "AUTO"
+        if (limit := quota_limit()) is not None:
+            track.codec_context.thread_count = limit
         # One for all frames: the table that brings HDR to standard range takes seconds to make.
         self._converter = self._av.video.reformatter.VideoReformatter()
         self._unit_s = float(track.time_base or 1)
