@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from edge_interleave.disk_space import check_still_room
 from edge_interleave.errors import BackendError
 
 _WORKER = Path(__file__).with_name("quantize_worker.py")
 _TENSOR_LINE = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
 _TENSOR_TYPE = re.compile(r"\[ *\d+/ *\d+\] +(\S+) +- +\[[\d, ]+\], type = *(\w+), *(?:converting to (\w+))?")
 _FALLBACK_LINE = re.compile(r"falling back|fallback to|using fallback")
-_ERROR_LEVEL = 3
+_ERROR_LEVEL = 4
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def quantize(source: Path, target: Path, file_type: int, on_tensor: Callable[[in
     """Write `target`, of llama.cpp's `file_type`.
 
     `on_tensor` is called with the tensors begun and all of them. An exception, Ctrl-C's too, ends the work at once.
-    Raises BackendError with llama.cpp's last error.
+    Raises OSError where the disk is full, BackendError with llama.cpp's last error.
     """
     # -P keeps the worker's folder out of its search path: a sibling of it is called `gguf`.
     command = [sys.executable, "-P", str(_WORKER), str(source), str(target), str(file_type)]
@@ -66,6 +67,7 @@ def quantize(source: Path, target: Path, file_type: int, on_tensor: Callable[[in
             worker.kill()
             raise
     if worker.returncode or not target.is_file():
+        check_still_room(target)
         reason = errors[-1] if errors else f"exit code {worker.returncode}"
         raise BackendError(f"llama.cpp did not quantize the decoder ({reason}); convert again")
     return quantized

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_interleave.bundle import PartInfo
+from edge_interleave.disk_space import check_still_room
 from edge_interleave.errors import BackendError, UsageError
 
 from .checkpoint import Checkpoint
@@ -96,7 +97,8 @@ def mlx_files(
 
     `recipe` is one of RECIPES. What is not quantized has 16 bits: bf16 where the checkpoint's matrices do, else f16.
     `progress` hears of the stage `mlx`, in bytes of the result. Raises UsageError for an unknown recipe; the writing
-    raises CheckpointError for values that are no numbers, and BackendError where MLX is not there.
+    raises CheckpointError for values that are no numbers, BackendError where MLX is not there or fails, and OSError
+    where the disk is full.
     """
     tensors = _tensors(checkpoint, recipe)
     total = sum(tensor.bytes for tensor in tensors)
@@ -186,7 +188,8 @@ def _write_shard(path: Path, checkpoint: Checkpoint, tensors: list[_Tensor], hea
         mx.save_safetensors(str(beside), arrays, metadata={"format": "mlx"})
         beside.replace(path)
     except (RuntimeError, MemoryError) as error:
-        raise BackendError(f"{path.parent}: MLX failed on a file of weights ({error}); is the disk full?") from error
+        check_still_room(beside)
+        raise BackendError(f"{path.parent}: MLX failed on a file of weights ({error}); convert again") from error
     finally:
         beside.unlink(missing_ok=True)
         arrays.clear()

@@ -26,6 +26,7 @@ from .bundle import (
     read_parts,
     write_manifest,
 )
+from .disk_space import writing
 from .errors import BundleError, InputError
 from .folder_lock import LockedError, locked_folder
 
@@ -44,6 +45,8 @@ class BundleWriter:
     """What the files are made from: a build is taken up only where this is the same."""
     done: dict[str, FileInfo]
     """The files that are finished."""
+    needed: int | None = None
+    """Bytes that the build takes on the disk, where known: said where the disk is full."""
     parts: dict[str, PartInfo] = field(default_factory=dict)
     """What was found out about them, by file or, for those in a folder, by folder."""
 
@@ -56,7 +59,8 @@ class BundleWriter:
         if name not in self.done:
             path.parent.mkdir(parents=True, exist_ok=True)
             beside = path.with_name(f".{path.name}.partial")
-            found = make(beside)
+            with writing(path, self.needed):
+                found = make(beside)
             if isinstance(found, PartInfo):
                 self.parts[name.split("/")[0]] = found
             self.done[name] = FileInfo(beside.stat().st_size, digest(beside))
@@ -112,6 +116,7 @@ def add_files(
     files: Mapping[str, Callable[[Path], object]],
     precisions: Mapping[str, str],
     recipe: Mapping[str, str],
+    needed: int | None = None,
 ) -> Bundle:
     """Add files to a bundle that lies in its place, each made by `make(path)`, and name them in its manifest.
 
@@ -126,6 +131,7 @@ def add_files(
         manifest = read_manifest(out / MANIFEST_NAME)
         _check_addition(out, manifest, files)
         with _writing(out, folder, recipe) as writer:
+            writer.needed = needed
             for name, make in files.items():
                 writer.add(name, make)
             made = {name: writer.done[name] for name in files}
@@ -203,11 +209,13 @@ def _locked(folder: Path) -> Iterator[None]:
 @contextmanager
 def _writing(out: Path, folder: Path, recipe: Mapping[str, str]) -> Iterator[BundleWriter]:
     """A writer that takes up what an equal build left, and the clearing up behind it."""
-    writer = BundleWriter(out, folder, dict(recipe), *_finished(folder, recipe))
+    done, parts = _finished(folder, recipe)
+    writer = BundleWriter(out, folder, dict(recipe), done, parts=parts)
     _sweep(folder, keep=writer.done)
-    writer.save()
     try:
-        yield writer
+        with writing(folder):
+            writer.save()
+            yield writer
     except InputError:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -78,13 +78,39 @@ class VideoFile:
 
     def __init__(self, path: Path | str, max_pixels: int = MAX_PIXELS) -> None:
         """Raises MediaError where it is no video or its frames exceed `max_pixels`, BackendError without PyAV."""
-        self.name = describe(path)
-        self._path = path
+        open_regular(path).close()
+        # An absolute path cannot be taken for a protocol (`concat:`).
+        options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
+        self._begin_at(os.path.abspath(path), describe(path), options, None, max_pixels)
+
+    @classmethod
+    def at_address(
+        cls, url: str, name: str, options: dict[str, str], timeouts_s: tuple[float, float], max_pixels: int
+    ) -> VideoFile:
+        """A recording at an address. `options`: FFmpeg's, which say what it may use. `timeouts_s`: to open, to read."""
+        video = cls.__new__(cls)
+        video._begin_at(url, name, options, timeouts_s, max_pixels)
+        return video
+
+    def _begin_at(
+        self,
+        place: str,
+        name: str,
+        options: dict[str, str],
+        timeouts_s: tuple[float, float] | None,
+        max_pixels: int,
+    ) -> None:
+        self.name = name
+        self._place = place
+        self._options = options
+        self._timeouts_s = timeouts_s
         self._max_pixels = max_pixels
         self._lock = threading.Lock()
         self._closed = False
         self._flushed = False
         self._track_index: int | None = None
+        self._turned: tuple[int, int, int] | None = None
+        self._turn: Image.Transpose | None = None
         self._open()
 
     def read(self) -> av.VideoFrame | None:
@@ -179,7 +205,11 @@ class VideoFile:
             image = Image.alpha_composite(Image.new("RGBA", clear.size, (255, 255, 255, 255)), clear).convert("RGB")
         else:
             image = Image.fromarray(self._pixels(frame, "rgb24"))
-        turn = _turn(frame)
+        # Asking a frame for its matrix keeps it in memory until the garbage collector comes, so few are asked.
+        facts = (frame.rotation, frame.width, frame.height)
+        if facts != self._turned:
+            self._turned, self._turn = facts, _turn(frame)
+        turn = self._turn
         return image if turn is None else image.transpose(turn)
 
     def close(self) -> None:
@@ -197,7 +227,6 @@ class VideoFile:
         self.close()
 
     def _open(self) -> None:
-        open_regular(self._path).close()
         self._av = pyav()
         self._container = self._opened()
         tracks = _tracks(self._container)
@@ -213,14 +242,15 @@ class VideoFile:
             self._container.close()
             raise self._too_large(width, height)
         track.thread_type = "AUTO"
+        # One for all frames: the table that brings HDR to standard range takes seconds to make.
+        self._converter = self._av.video.reformatter.VideoReformatter()
         self._unit_s = float(track.time_base or 1)
         self._begin(self._container.demux(track))
 
     def _opened(self) -> InputContainer:
-        options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS, "max_pixels": str(self._max_pixels)}
+        options = {"max_pixels": str(self._max_pixels), **self._options}
         try:
-            # An absolute path cannot be taken for a protocol (`concat:`).
-            container: InputContainer = self._av.open(os.path.abspath(self._path), options=options)
+            container: InputContainer = self._av.open(self._place, options=options, timeout=self._timeouts_s)
         except (self._av.FFmpegError, UnicodeError, ValueError) as error:
             raise MediaError(
                 f"{self.name}: not a video that can be read, or cut off; give MP4, MOV, MKV, WebM or AVI"
@@ -261,10 +291,10 @@ class VideoFile:
     def _pixels(self, frame: av.VideoFrame, layout: str) -> npt.NDArray[np.uint8]:
         """A frame's colours as a screen of standard range shows them; HDR is brought to that range."""
         try:
-            shown = frame.reformat(format=layout, dst_color_trc=_BT709, dst_color_primaries=_BT709)
+            shown = self._converter.reformat(frame, format=layout, dst_color_trc=_BT709, dst_color_primaries=_BT709)
         # Tags that FFmpeg does not know how to convert from.
         except self._av.FFmpegError:
-            shown = frame.reformat(format=layout)
+            shown = self._converter.reformat(frame, format=layout)
         return np.asarray(shown.to_ndarray(), np.uint8)
 
     def _is_hidden(self, packet: av.Packet[VideoStream]) -> bool:

@@ -9,9 +9,11 @@ from typing import BinaryIO, Protocol
 from PIL import Image
 
 from . import tiff
+from .apng import PngFrames
 from .formats import HEAD_BYTES, picture_format
 from .gif import GifFrames
 from .image import check_size, identify
+from .png_chunks import lean_png
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,20 @@ def open_animation(file: BinaryIO) -> Animation:
     kind = picture_format(file.read(HEAD_BYTES))
     file.seek(0)
     if kind == "GIF":
-        return _Gif(file)
+        return _Composed(GifFrames(file))
+    if kind == "PNG":
+        composed = PngFrames(*lean_png(file))
+        if len(composed):
+            return _Composed(composed)
+        file.seek(0)
     return _Pages(file) if kind == "TIFF" else _Sequence(file)
 
 
-class _Gif:
-    def __init__(self, file: BinaryIO) -> None:
-        self._frames = GifFrames(file)
+class _Composed:
+    """Frames that are composed here."""
+
+    def __init__(self, frames: GifFrames | PngFrames) -> None:
+        self._frames = frames
         check_size(self._frames.size)
 
     def __len__(self) -> int:
@@ -88,12 +97,7 @@ class _Sequence:
         self._image = identify(file)
         check_size(self._image.size)
         # A JPEG of several pictures holds previews of itself.
-        moves = self._image.format in ("PNG", "WEBP", "AVIF")
-        # A PNG may have a picture for programs that do not know animations, in front of the animation.
-        self._first = int(moves and bool(getattr(self._image, "default_image", False)))
-        self._count = getattr(self._image, "n_frames", 1) - self._first if moves else 1
-        if self._count < 1:
-            self._first, self._count = 0, 1
+        self._count: int = getattr(self._image, "n_frames", 1) if self._image.format in ("WEBP", "AVIF") else 1
 
     def __len__(self) -> int:
         return self._count
@@ -101,7 +105,7 @@ class _Sequence:
     def frames(self, wanted: Collection[int]) -> Iterator[Still]:
         time_s = 0.0
         for index in range(max(wanted) + 1):
-            self._image.seek(self._first + index)
+            self._image.seek(index)
             self._image.load()
             if index in wanted:
                 yield Still(self._image, time_s, index)

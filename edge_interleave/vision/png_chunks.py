@@ -19,7 +19,7 @@ from .formats import Refused
 MAX_TEXT_BYTES = 32 << 20
 """All texts of one picture together, inflated."""
 MAX_CHUNKS = 1 << 20
-_SIGNATURE_BYTES = 8
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _STEP_BYTES = 1 << 16
 _KEPT_BYTES = 1 << 19
 """The most that a text is kept of: half of what Pillow takes."""
@@ -32,13 +32,13 @@ def lean_png(file: BinaryIO) -> tuple[BinaryIO, bytes | None]:
 
     `file`: seekable. Raises Refused where texts or profile inflate beyond their limits.
     """
-    if not any(kind in _LEFT_OUT for kind, _, _ in _chunks(file)):
+    if not any(kind in _LEFT_OUT for kind, _, _ in chunks(file)):
         file.seek(0)
         return file, None
     lean, profile, inflated, keys = io.BytesIO(), None, 0, set()
     file.seek(0)
-    lean.write(file.read(_SIGNATURE_BYTES))
-    for kind, start, size in _chunks(file):
+    lean.write(file.read(len(SIGNATURE)))
+    for kind, start, size in chunks(file):
         file.seek(start)
         chunk = file.read(size)
         if kind not in _LEFT_OUT:
@@ -60,10 +60,10 @@ def lean_png(file: BinaryIO) -> tuple[BinaryIO, bytes | None]:
     return lean, profile
 
 
-def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+def chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
     """Kind, place and whole size of each chunk (ISO 15948, 5.3); a cut-off file's last one is as long as it is."""
     end = file.seek(0, io.SEEK_END)
-    at = _SIGNATURE_BYTES
+    at = len(SIGNATURE)
     for _ in range(MAX_CHUNKS):
         if at >= end:
             return
