@@ -105,11 +105,11 @@ def stats_lines(stats: Stats) -> str:
     on = f" on {output.engine_name(stats.vision_provider)}" if stats.vision_provider else ""
     return (
         f"prompt   {stats.prompt_tokens} tokens, {stats.visual_tokens} of them visual{cached}\n"
-        f"encode   {stats.encode_s:.2f} s{on}   "
-        f"prefill {stats.prefill_s:.2f} s, {stats.prefill_tokens_per_s:.0f} tokens/s   "
-        f"first token after {stats.first_token_s:.2f} s\n"
-        f"answer   {stats.answer_tokens} tokens, {stats.decode_tokens_per_s:.1f} tokens/s"
-        f"   peak memory {output.size(stats.peak_memory_bytes)}"
+        f"encode   {stats.encode_s:.2f} s{on}\n"
+        f"prefill  {stats.prefill_s:.2f} s, {stats.prefill_tokens_per_s:.0f} tokens/s\n"
+        f"answer   {stats.answer_tokens} tokens, {stats.decode_tokens_per_s:.1f} tokens/s, "
+        f"the first after {stats.first_token_s:.2f} s\n"
+        f"memory   {output.size(stats.peak_memory_bytes)} at most"
     )
 
 

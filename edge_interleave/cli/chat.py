@@ -205,7 +205,7 @@ def _named(command: str, text: str) -> list[Media]:
     if not text:
         raise UsageError(f"{command} needs a path: {command} PATH")
     try:
-        names = [text] if os.path.exists(os.path.expanduser(text)) else split_paths(text)
+        names = [text] if os.path.lexists(os.path.expanduser(text)) else split_paths(text)
     except ValueError as error:
         raise UsageError(f"{command} {text}: {error}; close the quotes") from None
     if STDIN in names:

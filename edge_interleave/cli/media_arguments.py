@@ -64,7 +64,7 @@ class MediaCommand(click.Command):
                 option = options.get(name)
                 made += [token, *islice(tokens, int(option is not None and not attached))]
                 media = name if option is not None and option.name in (IMAGE, VIDEO) else None
-            elif media is not None and os.path.exists(token):
+            elif media is not None and os.path.lexists(token):
                 made += [media, token]
             else:
                 made.append(token)
@@ -106,11 +106,12 @@ def named_media(kind: str, name: str) -> Iterator[Media]:
     if _ADDRESS.match(name):
         raise MediaError(f"{name}: an address; nothing is fetched, so download it first and give the file")
     make = Image if kind == IMAGE else Video
-    paths = [name] if os.path.exists(name) or not glob.has_magic(name) else sorted(glob.glob(name), key=natural_order)
+    exists = os.path.lexists(name) or not glob.has_magic(name)
+    paths = [name] if exists else sorted(glob.glob(name), key=natural_order)
     if not paths:
         raise MediaError(f"{name}: no file matches this pattern; check the path")
     for path in paths:
-        if not os.path.exists(path):
+        if not os.path.lexists(path):
             raise MediaError(f"{path}: no such file; check the path")
         yield make(Path(path))
 

@@ -252,7 +252,7 @@ def _line(event: Event, raised: bool) -> str:
     """An event for people, on one line, "" where there is nothing to say. `raised`: whether an alert stood before."""
     at = f"{clock(event.frame_time_s)}  frame {event.frame}: "
     if isinstance(event, Answered):
-        return at + " ".join(event.answer.split())
+        return at + " ".join(event.answer.split()) + " (cut off)" * (event.finish_reason == "length")
     if isinstance(event, Alert):
         saved = f"; {event.frames[-1]}" if event.frames else ""
         return f"{at}ALERT {event.question} {event.probability:.2f}{saved}"
