@@ -16,7 +16,7 @@ from .media import Eyes, Seen
 from .messages import Content, Message, media_of, messages_of
 from .prompt import ImageSegment, Segment
 from .sampling import SamplingOptions
-from .session import Session
+from .session import Choice, Session
 from .stats import rate
 from .timeline import Input, TextInput, VisualInput
 from .turns import Turns
@@ -46,7 +46,7 @@ class Chat:
     Its methods may be called from any thread: questions are answered one after the other, each seeing those before it.
 
     The earlier answers stay in the timeline as the tokens that the model gave, even where the template would write
-    them otherwise (llava-hf's puts a space after an earlier `assistant`, and none where an answer begins).
+    them otherwise (llava-hf's puts two newlines before an earlier answer, and one where an answer begins).
     """
 
     def __init__(self, session: Session, prompts: Prompts, eyes: Eyes, messages: Sequence[Message]) -> None:
@@ -105,24 +105,33 @@ class Chat:
         """As `ask`, but the text comes piece by piece; an answer left early is remembered as far as it went."""
         check_process()
         options = GenerationOptions(max_tokens, stops_of(stop), sampling)
-        new = asking(content)
-        looked = self._eyes.look(media_of(new), frames=frames, stride=pool, tiles=tiles)
-        before = self._said
-        asked = self._asked(before, new, looked)
+        turn = self._turn(content, frames, pool, tiles)
 
         def generate() -> Generation:
-            nonlocal before, asked
-            # Another thread's turn may have come between.
-            if self._said is not before:
-                before = self._said
-                asked = self._asked(before, new, looked)
-            return self._session.stream(asked.inputs, options, cancel)
+            nonlocal turn
+            turn = self._renewed(turn)
+            return self._session.stream(turn.prompt, options, cancel)
 
         def remember(answer: Answer) -> None:
-            answered = (*asked.messages, Message("assistant", (answer.text,)))
-            self._said = _Said(answered, asked.seen, (*asked.inputs, TextInput(answer.token_ids)))
+            answered = (*turn.messages, Message("assistant", (answer.text,)))
+            self._said = _Said(answered, turn.seen, (*turn.prompt, TextInput(answer.token_ids)))
 
-        return AnswerStream(generate, self._session.turns, cancel, looked, remember)
+        return AnswerStream(generate, self._session.turns, cancel, turn.new_seen, remember)
+
+    def choose(
+        self,
+        content: Content,
+        options: Sequence[str],
+        *,
+        frames: int = FRAMES,
+        pool: int = 1,
+        tiles: bool = False,
+    ) -> list[Choice]:
+        """The probability of each given answer, as `Session.choose`; the conversation forgets that it was asked."""
+        check_process()
+        turn = self._turn(content, frames, pool, tiles)
+        with self._session.turns.question():
+            return self._session.choose(self._renewed(turn).prompt, options)
 
     def reset(self) -> None:
         """Begin anew, with the system message if there was one. Waits for the answers of other threads."""
@@ -134,13 +143,21 @@ class Chat:
         """Free the conversation's KV cache, in the middle of an answer too. A second call does nothing."""
         self._session.close(CLOSED)
 
-    def _asked(self, before: _Said, new: Sequence[Message], looked: Seen) -> _Said:
-        """The conversation with what is asked now, up to where the model's answer begins."""
-        messages, seen = (*before.messages, *new), before.seen + looked
+    def _turn(self, content: Content, frames: int, pool: int, tiles: bool) -> _Turn:
+        """The conversation with what is said now, its images encoded."""
+        new = asking(content)
+        return self._after(self._said, new, self._eyes.look(media_of(new), frames=frames, stride=pool, tiles=tiles))
+
+    def _renewed(self, turn: _Turn) -> _Turn:
+        """The same question where it has its turn: another thread's may have been answered meanwhile."""
+        return turn if turn.before is self._said else self._after(self._said, turn.new, turn.new_seen)
+
+    def _after(self, before: _Said, new: Sequence[Message], new_seen: Seen) -> _Turn:
+        messages, seen = (*before.messages, *new), before.seen + new_seen
         more = self._prompts.follow_up(messages, seen.counts) if before.inputs else None
-        if more is not None:
-            return _Said(messages, seen, (*before.inputs, *inputs_of(more, seen.visuals)))
-        return _Said(messages, seen, tuple(inputs_of(self._prompts.build(messages, seen.counts), seen.visuals)))
+        segments = self._prompts.build(messages, seen.counts) if more is None else more
+        prompt = (*(() if more is None else before.inputs), *inputs_of(segments, seen.visuals))
+        return _Turn(before, new, new_seen, messages, seen, prompt)
 
     def __enter__(self) -> Chat:
         return self
@@ -157,8 +174,24 @@ class _Said:
 
     messages: tuple[Message, ...]
     seen: Seen = field(default_factory=Seen)
+    """All images of the conversation."""
     inputs: tuple[Input, ...] = ()
-    """What lies in the timeline; empty before the first question."""
+    """What it is in the timeline; empty before the first question."""
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """A conversation up to a question."""
+
+    before: _Said
+    new: Sequence[Message]
+    """The question."""
+    new_seen: Seen
+    """The images that came with it."""
+    messages: tuple[Message, ...]
+    seen: Seen
+    """All images of the conversation."""
+    prompt: tuple[Input, ...]
 
 
 class AnswerStream(HeldAnswer):

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .bundle import VISION_NAME, Bundle
+from .bundle import NEWLINE_NAME, VISION_NAME, Bundle
+from .decoder import FloatArray
 from .errors import BundleError, UsageError
 from .messages import Image, Media
+from .progress import QuestionProgress
 from .timeline import VisualInput
 
 if TYPE_CHECKING:
@@ -42,16 +44,22 @@ class Seen:
 class Eyes:
     """Opens and encodes images and videos, for any thread. The tower is opened when it is first needed."""
 
-    def __init__(self, bundle: Bundle, threads: int | None) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None, progress: QuestionProgress | None = None) -> None:
         self._bundle = bundle
         self._threads = threads
+        self._progress = progress
         self._opening = threading.RLock()
         self._closed: str | None = None
         self._shared_tower: VisionTower | None = None
         self._shared_encoder: VisionEncoder | None = None
+        self._read_newline: FloatArray | None = None
 
     def look(self, media: Sequence[Media], *, frames: int, stride: int, tiles: bool) -> Seen:
-        """Visual tokens of images and videos, in order."""
+        """Visual tokens of images and videos, in order.
+
+        Where the model has an `image_newline`, one follows each image and the last frame of each video, as in the
+        original code (llava_arch.py, `one_token`).
+        """
         if frames < 1:
             raise UsageError(f"frames must be a whole number from 1, not {frames}")
         if stride < 1:
@@ -62,7 +70,7 @@ class Eyes:
         from .vision.image import open_image
 
         started = time.perf_counter()
-        pictures, counts = [], []
+        pictures, counts, ends = [], [], []
         for item in media:
             shown = (
                 [open_image(item.source)]
@@ -71,10 +79,15 @@ class Eyes:
             )
             pictures += shown
             counts.append(len(shown))
-        encoder = self._encoder()
-        rows = encoder.encode(pictures, stride=stride, tiles=tiles)
+            ends += [False] * (len(shown) - 1) + [True]
+        encoder, newline = self._encoder(), self._newline()
+        rows = encoder.encode(pictures, stride=stride, tiles=tiles, ends=ends, progress=self._progress)
+        visuals = tuple(
+            VisualInput(image) if newline is None or not end else VisualInput(image[:-1], newline)
+            for image, end in zip(rows, ends, strict=True)
+        )
         seconds = time.perf_counter() - started
-        return Seen(tuple(map(VisualInput, rows)), tuple(counts), seconds, encoder.provider)
+        return Seen(visuals, tuple(counts), seconds, encoder.provider)
 
     def live_encoder(self) -> VisionEncoder:
         """Another encoder on the same tower, to be stopped by itself; it keeps nothing, for no frame comes twice."""
@@ -82,7 +95,9 @@ class Eyes:
         from .vision.encoder import VisionEncoder
 
         manifest = self._bundle.manifest
-        return VisionEncoder(self._tower().another(), manifest.vision, manifest.pooling_mode, EmbeddingCache(0))
+        return VisionEncoder(
+            self._tower().another(), manifest.vision, manifest.pooling_mode, EmbeddingCache(0), newline=self._newline()
+        )
 
     def close(self, reason: str) -> None:
         """From any thread: have `look`, now and later, raise UsageError with the reason. Other encoders go on."""
@@ -99,10 +114,26 @@ class Eyes:
             if self._closed is not None:
                 raise UsageError(self._closed)
             if self._shared_encoder is None:
-                manifest, tower = self._bundle.manifest, self._tower()
-                identity = manifest.files[VISION_NAME].sha256
-                self._shared_encoder = VisionEncoder(tower, manifest.vision, manifest.pooling_mode, identity=identity)
+                manifest, tower, newline = self._bundle.manifest, self._tower(), self._newline()
+                self._shared_encoder = VisionEncoder(
+                    tower,
+                    manifest.vision,
+                    manifest.pooling_mode,
+                    identity=manifest.files[VISION_NAME].sha256,
+                    newline=newline,
+                )
             return self._shared_encoder
+
+    def _newline(self) -> FloatArray | None:
+        from .vision.merge import read_newline
+
+        manifest = self._bundle.manifest
+        if not manifest.vision.image_newline:
+            return None
+        with self._opening:
+            if self._read_newline is None:
+                self._read_newline = read_newline(self._bundle.file(NEWLINE_NAME), manifest.decoder.hidden_size)
+            return self._read_newline
 
     def _tower(self) -> VisionTower:
         with self._opening:

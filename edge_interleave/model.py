@@ -25,6 +25,7 @@ from .live import Live
 from .live_prompt import LivePrompt
 from .media import Eyes
 from .messages import Content, Message, media_of
+from .progress import QuestionProgress
 from .prompt import PromptBuilder
 from .sampling import SamplingOptions
 from .session import Choice, Session
@@ -43,6 +44,7 @@ def load(
     threads: int | None = None,
     kv_precision: str = "f16",
     batch: int | None = None,
+    progress: QuestionProgress | None = None,
 ) -> Model:
     """Load a model.
 
@@ -50,9 +52,10 @@ def load(
     `backend`: `llama-cpp` or another installed one; None: the first that runs one of the bundle's decoders.
     `context`: entries the KV cache shall hold, text and visual tokens of prompt and answer together, at most what the
     model was trained on; None: 4096, and more once a prompt needs it.
-    `threads`: CPU threads; None: as many as there are cores.
+    `threads`: CPU threads; None: one for each core that this process may use, within its CPU quota.
     `kv_precision`: `f16`; `q8_0` for about half the memory of the KV cache, `q4_0` for a quarter; slower on CPUs.
     `batch`: entries computed at a time; fewer take less memory; None leaves it to the backend.
+    `progress`: called before each step of a question, those of chats as well, but not of live windows.
     Raises BundleError, BackendError, UsageError.
     """
     if context is not None and context < 1:
@@ -63,7 +66,7 @@ def load(
 
     bundle = open_bundle(resolve(model))
     options = DecoderOptions(context or CONTEXT, threads, kv_precision, batch)
-    return Model(bundle, backend_for(bundle, backend), options, may_grow=context is None)
+    return Model(bundle, backend_for(bundle, backend), options, may_grow=context is None, progress=progress)
 
 
 class Model:
@@ -81,7 +84,15 @@ class Model:
     Asked again about the same beginning (the same images, say), only what is new is computed.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend, options: DecoderOptions, *, may_grow: bool) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        options: DecoderOptions,
+        *,
+        may_grow: bool,
+        progress: QuestionProgress | None = None,
+    ) -> None:
         """Use `load`. Opens the decoder now, the vision tower when the first image comes.
 
         `may_grow`: prompts that need a larger KV cache than `options` say get one.
@@ -91,7 +102,8 @@ class Model:
         self.backend_name = backend.name
         self._tokenizer = TextTokenizer.open(bundle)
         self._prompts = PromptBuilder(bundle, self._tokenizer)
-        self._eyes = Eyes(bundle, options.threads)
+        self._eyes = Eyes(bundle, options.threads, progress)
+        self._progress = progress
         self._open_decoder: Callable[[int], Decoder] = lambda size: backend.open(bundle, replace(options, context=size))
         self._context = options.context
         self._may_grow = may_grow
@@ -179,7 +191,7 @@ class Model:
         template.
         """
         messages = [] if system is None else [Message("system", (system,))]
-        session = self._new_session(self._context, may_grow=self._may_grow)
+        session = self._new_session()
         return Chat(session, prompts or self._prompts, self._eyes, messages)
 
     def live(
@@ -217,7 +229,7 @@ class Model:
                 f"{limit}; take fewer frames, a larger pooling stride, or a larger context"
             )
         ahead = entries_to_prepare(prompt, window, sizes) if mode == SLIDING else 0
-        session = self._new_session(min(needed + ahead, limit), may_grow=False)
+        session = self._new_session(min(needed + ahead, limit))
         frames = FrameWindow(session, prompt, window, mode, memory == "answers")
         eos = self.bundle.manifest.prompt.eos_token_ids
         live = Live(session, frames, prompt, self._tokenizer, eos, encoder, strides)
@@ -262,16 +274,20 @@ class Model:
     def _own_session(self) -> Session:
         with self._opening:
             if self._session is None:
-                self._session = self._new_session(self._context, may_grow=self._may_grow)
+                self._session = self._new_session()
             return self._session
 
-    def _new_session(self, size: int, *, may_grow: bool) -> Session:
+    def _new_session(self, window: int | None = None) -> Session:
+        """A session of a conversation, or of a live window that needs so many entries."""
         check_process()
         with self._opening:
             self._check()
-            reopen = self._open_decoder if may_grow else None
+            decoder = self._decoder(self._context if window is None else window)
+            reopen, progress = (self._open_decoder if self._may_grow else None), self._progress
+            if window is not None:
+                reopen = progress = None
             eos = self.bundle.manifest.prompt.eos_token_ids
-            session = Session(self._decoder(size), self._tokenizer, eos, reopen)
+            session = Session(decoder, self._tokenizer, eos, reopen, progress)
             self._sessions.add(session)
         if self._closed:  # by a signal handler
             session.close(CLOSED)
