@@ -58,6 +58,7 @@ class EngineLock:
         self._depth = 0
         self._closed: str | None = None
         self._free: Callable[[], None] | None = None
+        self._ended = False
         _locks.add(self)
 
     def __enter__(self) -> None:
@@ -65,7 +66,7 @@ class EngineLock:
         check_process()
         self._lock.acquire()
         if self._closed is not None:
-            self._lock.release()
+            self._leave()
             raise UsageError(self._closed)
         self._depth += 1
 
@@ -78,7 +79,7 @@ class EngineLock:
                 free, self._free = self._free, None
                 free()
         finally:
-            self._lock.release()
+            self._leave()
         if self._closed is not None and isinstance(error, EdgeInterleaveError):
             raise UsageError(self._closed) from error
 
@@ -100,13 +101,22 @@ class EngineLock:
             else:
                 free()
 
+    def _leave(self) -> None:
+        self._lock.release()
+        if self._ended and threading.current_thread() is not threading.main_thread():
+            _for_ever.acquire()
+
     def _break_off(self) -> None:
         interrupt = self._interrupt()
         if interrupt is not None:
             interrupt()
 
     def _end(self) -> None:
-        """Keep everyone out while the program ends: daemon threads go on until the interpreter is gone."""
+        """Keep everyone out while the program ends.
+
+        Daemon threads that use the engine, or come to, stand still from now on: they have nobody to tell an error to.
+        """
+        self._ended = True
         self._closed = self._closed or "the program ends"
         self._break_off()
         self._lock.acquire(timeout=_EXIT_WAIT_S)
@@ -114,6 +124,8 @@ class EngineLock:
 
 _locks: weakref.WeakSet[EngineLock] = weakref.WeakSet()
 _afterwards: list[Callable[[], None]] = []
+_for_ever = threading.Lock()
+_for_ever.acquire()
 
 
 @atexit.register

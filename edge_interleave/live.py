@@ -246,7 +246,7 @@ class Live:
         return self._pump is None or self._pump.ended
 
     @property
-    def error(self) -> Exception | None:
+    def error(self) -> BaseException | None:
         """What ended the source, where it did not end by itself."""
         return None if self._pump is None else self._pump.error
 

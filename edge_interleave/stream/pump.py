@@ -31,7 +31,7 @@ class Pump(Generic[T]):
     ) -> None:
         """Begins at once. `encode` may give None: the frame is left out. `ended` is called once nothing more comes."""
         self.reader = reader
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         """What ended it, where the source did not end by itself."""
         self._encode = encode
         self._append = append
@@ -97,7 +97,7 @@ class Pump(Generic[T]):
         """Whatever fails ends both threads, and is kept for who asks."""
         try:
             step()
-        except Exception as error:
+        except BaseException as error:  # an exit in a caller's callback as well
             if not self._stop.is_set():
                 self.error = self.error or error
             self._stop.set()
