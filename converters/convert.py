@@ -92,7 +92,8 @@ def convert(
         manifest = _manifest(checkpoint, tokenizer, name or out.resolve().name, precisions)
         if mmproj is not None and manifest.vision.image_newline:
             LOG.warning(
-                "%s: does not hold the row that follows each image (image_newline); llama-server and Ollama leave it out",
+                "%s: does not hold the row that follows each image (image_newline); llama-server and Ollama leave it "
+                "out",
                 MMPROJ_NAME,
             )
         parts = bundle_parts(checkpoint, tokenizer, manifest, progress)
