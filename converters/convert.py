@@ -25,6 +25,7 @@ from edge_interleave.bundle_writer import add_files, build_bundle, check_target
 from edge_interleave.decoder import best_backend
 from edge_interleave.disk_space import require_room
 from edge_interleave.errors import BundleError, InputError, UsageError
+from edge_interleave.utf8_path import utf8_text
 
 from .checkpoint import Checkpoint, open_checkpoint
 from .gguf import DEFAULT_QUANTIZATION, QUANTIZATIONS
@@ -89,11 +90,10 @@ def convert(
         if mmproj is not None:
             check_mmproj(checkpoint)
         tokenizer = read_tokenizer(checkpoint)
-        manifest = _manifest(checkpoint, tokenizer, name or out.resolve().name, precisions)
+        manifest = _manifest(checkpoint, tokenizer, utf8_text(name or out.resolve().name), precisions)
         if mmproj is not None and manifest.vision.image_newline:
             LOG.warning(
-                "%s: does not hold the row that follows each image (image_newline); llama-server and Ollama leave it "
-                "out",
+                "%s: lacks the row that follows each image (image_newline); llama-server and Ollama leave it out",
                 MMPROJ_NAME,
             )
         parts = bundle_parts(checkpoint, tokenizer, manifest, progress)
