@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -40,6 +41,7 @@ from .progress import Progress
 from .prompt_info import prompt_info
 from .tokenizer_files import TokenizerFiles, read_tokenizer
 
+LOG = logging.getLogger(__name__)
 BACKENDS = ("llama-cpp", "mlx")
 # Of smaller files the content counts, not only the time.
 _SMALL_FILE_BYTES = 1 << 20
@@ -89,6 +91,11 @@ def convert(
             check_mmproj(checkpoint)
         tokenizer = read_tokenizer(checkpoint)
         manifest = _manifest(checkpoint, tokenizer, utf8_text(name or out.resolve().name), precisions)
+        if mmproj is not None and manifest.vision.image_newline:
+            LOG.warning(
+                "%s: lacks the row that follows each image (image_newline); llama-server and Ollama leave it out",
+                MMPROJ_NAME,
+            )
         parts = bundle_parts(checkpoint, tokenizer, manifest, progress)
         recipe = {
             "checkpoint": fingerprint(checkpoint.folder),

@@ -102,7 +102,7 @@ class VisionProbe:
         if precision == "fp16" and beyond is not None:
             raise CheckpointError(
                 f"{self._checkpoint.folder}: {beyond[0]} of the vision tower reaches {beyond[1]:.3g}, and fp16 ends at "
-                f"{F16_MAX:.0f}; take --vision-precision int8 or fp32"
+                f"{F16_MAX:.0f}; take --vision-precision fp32"
             )
         if not (found.cosine >= LEAST_COSINE and found.mean_cosine >= MEAN_COSINE):
             instead = "fp32" if precision == "fp16" or beyond is not None else "fp32 or fp16"

@@ -271,14 +271,15 @@ def test_at_the_released_towers_dimensions(plant: str, tmp_path: Path) -> None:
     config = replace(model_config(), vision=model_config("0.5b").vision)
     plants: dict[str, Callable[[Checkpoint], Mapping[str, Any]]] = {
         "nothing": lambda checkpoint: {},
-        "massive tokens": lambda checkpoint: massive_tokens(checkpoint, 13, 3000, projected=False),
+        "massive tokens": lambda checkpoint: massive_tokens(checkpoint, 13, 500, projected=False),
         "fixed channels": lambda checkpoint: fixed_channels(checkpoint, 13, 1000, 1.0),
     }
     with open_checkpoint(write_random_checkpoint(tmp_path / "real", config)) as checkpoint:
         planted: Any = Planted(checkpoint, plants[plant](checkpoint))
         found = VisionProbe(planted).accepted("int8")
-    if plant != "nothing":
-        assert found.activations.others["vision.layers.13.out"] / 10 >= 100
+        if plant != "nothing":
+            state = np.abs(hidden_states(planted)[14])
+            assert 100 <= state.max() / np.median(state) <= 1000
     assert found.cosine >= 0.99
     shutil.rmtree(tmp_path / "real")
 
