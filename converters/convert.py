@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -24,6 +25,7 @@ from edge_interleave.bundle_writer import add_files, build_bundle, check_target
 from edge_interleave.decoder import best_backend
 from edge_interleave.disk_space import require_room
 from edge_interleave.errors import BundleError, InputError, UsageError
+from edge_interleave.utf8_path import utf8_text
 
 from .checkpoint import Checkpoint, open_checkpoint
 from .gguf import DEFAULT_QUANTIZATION, QUANTIZATIONS
@@ -39,6 +41,7 @@ from .progress import Progress
 from .prompt_info import prompt_info
 from .tokenizer_files import TokenizerFiles, read_tokenizer
 
+LOG = logging.getLogger(__name__)
 BACKENDS = ("llama-cpp", "mlx")
 # Of smaller files the content counts, not only the time.
 _SMALL_FILE_BYTES = 1 << 20
@@ -87,7 +90,12 @@ def convert(
         if mmproj is not None:
             check_mmproj(checkpoint)
         tokenizer = read_tokenizer(checkpoint)
-        manifest = _manifest(checkpoint, tokenizer, name or out.resolve().name, precisions)
+        manifest = _manifest(checkpoint, tokenizer, utf8_text(name or out.resolve().name), precisions)
+        if mmproj is not None and manifest.vision.image_newline:
+            LOG.warning(
+                "%s: lacks the row that follows each image (image_newline); llama-server and Ollama leave it out",
+                MMPROJ_NAME,
+            )
         parts = bundle_parts(checkpoint, tokenizer, manifest, progress)
         recipe = {
             "checkpoint": fingerprint(checkpoint.folder),

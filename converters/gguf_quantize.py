@@ -54,7 +54,7 @@ def quantize(source: Path, target: Path, file_type: int, on_tensor: Callable[[in
     command = [sys.executable, "-P", str(_WORKER), str(source), str(target), str(file_type)]
     with subprocess.Popen(
         command,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,  # open as long as this process runs: the worker ends with it
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",

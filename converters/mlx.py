@@ -20,6 +20,7 @@ from typing import Any
 from edge_interleave.bundle import PartInfo
 from edge_interleave.disk_space import check_still_room
 from edge_interleave.errors import BackendError, UsageError
+from edge_interleave.utf8_path import utf8_path
 
 from .checkpoint import Checkpoint
 from .mlx_recipes import DEFAULT_RECIPE, RECIPES, Quantization, choose, kinds, usual
@@ -185,7 +186,8 @@ def _write_shard(path: Path, checkpoint: Checkpoint, tensors: list[_Tensor], hea
             del chunks
             done += tensor.bytes
             heard(done)
-        mx.save_safetensors(str(beside), arrays, metadata={"format": "mlx"})
+        with utf8_path(beside) as name:
+            mx.save_safetensors(name, arrays, metadata={"format": "mlx"})
         beside.replace(path)
     except (RuntimeError, MemoryError) as error:
         check_still_room(beside)

@@ -81,6 +81,12 @@ class TestConversion:
         assert bundle.manifest.vision.image_newline
         np.testing.assert_array_equal(read_newline(bundle.file("image_newline.npy"), 64), row)
 
+    def test_says_that_other_programs_leave_it_out(
+        self, checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        convert(checkpoint, tmp_path / "bundle", backends=["llama-cpp"], mmproj="f16")
+        assert "mmproj.gguf: lacks the row that follows each image" in caplog.text
+
     def test_of_a_flat_checkpoint_leaves_it_out(self, flat: Bundle) -> None:
         assert not flat.manifest.vision.image_newline
         assert not flat.has("image_newline.npy")

@@ -64,7 +64,7 @@ def chat(
     media = media_in_order(ctx, image, video, stdin_is="the conversation")
     for one in media:
         check(one)
-    with Waiting() as waiting, opening.open(waiting) as opened, opened.chat(system) as talk:
+    with Waiting() as waiting, opening.open(waiting) as opened, opened.chat(system and checked_text(system)) as talk:
         waiting.stop()
         repl = _Repl(talk, chosen, media, waiting, as_json=as_json)
         if repl.interactive:

@@ -103,6 +103,8 @@ def named_media(kind: str, name: str) -> Iterator[Media]:
             raise UsageError("a video cannot be read from stdin; save it to a file")
         yield Image(_picture_from_stdin())
         return
+    if not name:
+        raise UsageError(f"--{kind} is given an empty name; give a file")
     if _ADDRESS.match(name):
         raise MediaError(f"{name}: an address; nothing is fetched, so download it first and give the file")
     make = Image if kind == IMAGE else Video

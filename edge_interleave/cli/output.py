@@ -135,7 +135,11 @@ def printable(text: str) -> str:
 def note(text: str, style: str = "") -> None:
     """A line for the user on stderr: wrapped at words on a terminal, else as long as it is. Never fails."""
     try:
-        _print(err(), text, style)
+        if sys.stderr.isatty():
+            _print(err(), text, style)
+        else:
+            # Rich would end the program where the reader of stderr has gone away.
+            print(printable(text), file=sys.stderr, flush=True)
     except OSError:
         drop(sys.stderr)
 

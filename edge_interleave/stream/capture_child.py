@@ -13,13 +13,13 @@ import json
 import os
 import struct
 import sys
-import threading
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import MediaError
+from ..parent import end_with_parent
 from ..vision.image import MAX_PIXELS
 from ..vision.opencv import opencv
 from .capture import Capture, hardware_settings, open_video, with_options
@@ -36,15 +36,10 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     wanted = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     with contextlib.suppress(BrokenPipeError):
         (_serve_recording if wanted.get("recorded") else _serve)(wanted, out)
     # No clean-up: a camera or a stream that hangs is freed by the system.
-    os._exit(0)
-
-
-def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
     os._exit(0)
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ..cpus import quota_limit
 from ..errors import BackendError, MediaError
 from ..vision.image import MAX_PIXELS, describe, open_regular
 from .capture import CONTAINERS
@@ -108,6 +109,7 @@ class VideoFile:
         self._lock = threading.Lock()
         self._closed = False
         self._flushed = False
+        self._key_lost = self._shown = False
         self._track_index: int | None = None
         self._turned: tuple[int, int, int] | None = None
         self._turn: Image.Transpose | None = None
@@ -121,7 +123,11 @@ class VideoFile:
         with self._lock:
             while not self._closed:
                 if self._decoded:
-                    return self._decoded.popleft()
+                    frame = self._decoded.popleft()
+                    if self._key_lost and not frame.key_frame:
+                        continue
+                    self._key_lost, self._shown = False, True
+                    return frame
                 try:
                     packet = next(self._packets, None)
                 # What is left of a file that is cut off, or whose index lies.
@@ -242,6 +248,8 @@ class VideoFile:
             self._container.close()
             raise self._too_large(width, height)
         track.thread_type = "AUTO"
+        if (limit := quota_limit()) is not None:
+            track.codec_context.thread_count = limit
         # One for all frames: the table that brings HDR to standard range takes seconds to make.
         self._converter = self._av.video.reformatter.VideoReformatter()
         self._unit_s = float(track.time_base or 1)
@@ -273,6 +281,7 @@ class VideoFile:
         self._packets = packets
         self._decoded: deque[av.VideoFrame] = deque()
         self._flushed = False
+        self._key_lost = self._shown = False
 
     def _decode(self, packet: av.Packet[VideoStream] | None) -> None:
         if packet is not None and packet.size == 0:
@@ -282,6 +291,8 @@ class VideoFile:
         except self._av.error.EOFError:
             pass
         except self._av.FFmpegError as error:
+            # What builds on a key frame that is lost shows nothing.
+            self._key_lost = self._key_lost or not self._shown
             raise PacketDamaged from error
 
     def _decode_or_skip(self, packet: av.Packet[VideoStream]) -> None:

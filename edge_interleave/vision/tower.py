@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bundle import VISION_BATCH, VISION_INPUT, VISION_OUTPUT, VisionInfo
-from ..errors import BackendError, BundleError, EdgeInterleaveError, UsageError
+from ..cpus import quota_limit
+from ..errors import BackendError, BundleError, EdgeInterleaveError, InputError, UsageError
+from ..utf8_path import utf8_path
 from .onnx_check import check_onnx
 from .providers import CPU, CPU_PROVIDER, Provider
 
@@ -44,8 +46,9 @@ class VisionTower:
     ) -> None:
         """Open `path`, an ONNX graph of pixels (n, 3, H, W) -> visual_tokens (n, tokens, hidden), both float32.
 
-        `threads` None leaves the number of CPU threads to ONNX Runtime. What another `provider` than the CPU cannot
-        take of the graph, the CPU does; where it cannot run it at all, the CPU does everything, and the log says so.
+        `threads` None leaves the number of CPU threads to ONNX Runtime, within the process's quota. What another
+        `provider` than the CPU cannot take of the graph, the CPU does; where it cannot run it at all, the CPU does
+        everything, and the log says so.
 
         Raises BundleError where the file is not such a graph or not for `info`.
         """
@@ -160,7 +163,10 @@ def _open_session(path: Path, threads: int | None, provider: Provider) -> Any:
         raise BundleError(f"{path}: missing; convert or pull the model again")
     check_onnx(path)
     try:
-        return ort.InferenceSession(str(path), options, providers=providers)
+        with utf8_path(path) as name:
+            return ort.InferenceSession(name, options, providers=providers)
+    except InputError:
+        raise
     except Exception as error:  # ONNX Runtime's exceptions share no base class but this.
         raise BundleError(
             f"{path}: not a vision tower that ONNX Runtime can open ({_one_line(error)}); "
@@ -174,6 +180,7 @@ def _tower_options(threads: int | None) -> Any:
     # Part of the engine logs by itself, whatever a session's options say.
     ort.set_default_logger_severity(SILENT)
     options = _session_options()
+    threads = threads or quota_limit()
     if threads is not None:
         options.intra_op_num_threads = threads
     # Packed copies of the weights, and an arena that keeps what one run needed, double what a tower holds in memory.
