@@ -24,8 +24,12 @@ from ..vision.image import MAX_PIXELS, describe, open_regular
 
 CONTAINERS = "mov,matroska,avi,flv,asf,ogg,mpeg,mpegts,mpegvideo,h264,hevc,ivf,mjpeg"
 FILE_OPTIONS = f"protocol_whitelist;file|format_whitelist;{CONTAINERS}"
-HTTP_OPTIONS = f"protocol_whitelist;http,https,tcp,tls|format_whitelist;{CONTAINERS}"
-RTSP_OPTIONS = "protocol_whitelist;rtsp,rtsps,rtp,srtp,udp,tcp,tls|format_whitelist;rtsp|rtsp_flags;prefer_tcp"
+HTTP_OPTIONS = {"protocol_whitelist": "http,https,tcp,tls", "format_whitelist": CONTAINERS}
+RTSP_OPTIONS = {
+    "protocol_whitelist": "rtsp,rtsps,rtp,srtp,udp,tcp,tls",
+    "format_whitelist": "rtsp",
+    "rtsp_flags": "prefer_tcp",
+}
 """What FFmpeg may use for each kind of address."""
 _OPTIONS_KEY = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 # OpenCV reads FFmpeg's options from the environment, which belongs to the whole process.

@@ -1,7 +1,7 @@
-"""The process in which OpenCV opens what can block for long: a camera, a network stream. Run by `capture_process`.
+"""The process that opens what can block for long: a camera (OpenCV), a network stream (PyAV). Run by `capture_process`.
 
-Reads one line of JSON from its standard input: {"camera": 0}, {"url": "rtsp://...", "options": "...",
-"open_ms": 10000, "read_ms": 10000}, or {"file": "clip.mp4"} to see what the process takes. Writes records to its
+Reads one line of JSON from its standard input: {"camera": 0}, {"url": "rtsp://...", "options": {...},
+"open_s": 10, "read_s": 10}, or {"file": "clip.mp4"} to see what the process takes. Writes records to its
 standard output: HEAD (kind, seconds, height, width), and behind that of a frame its RGB pixels. It ends with the
 stream, or as soon as its standard input is closed.
 """
@@ -14,16 +14,18 @@ import os
 import struct
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from .capture import Capture, hardware_settings, open_video, opencv, with_options
+from .capture import Capture, open_video, opencv
 
 HEAD = struct.Struct("<cdII")
 FRAME, DAMAGED, END, FAILED = b"F", b"D", b"E", b"X"
 """FAILED: it could not be opened, or gave no first frame. END: no more frames."""
+_Timed = tuple[float, npt.NDArray[np.uint8] | None]
 
 
 def main() -> None:
@@ -45,43 +47,37 @@ def _end_with_parent() -> None:
 
 
 def _serve(wanted: dict[str, Any], out: BinaryIO) -> None:
-    capture = _opened(wanted, hardware=True)
-    pixels = _first(capture)
-    if pixels is None and capture is not None and capture.hardware:
-        # A hardware decoder may take the stream and then not know its profile.
-        capture.release()
-        capture = _opened(wanted, hardware=False)
-        pixels = _first(capture)
-    if capture is None or pixels is None:
-        _send(out, FAILED)
+    kind = FAILED
+    for time_s, pixels in _streamed(wanted) if "url" in wanted else _captured(wanted):
+        kind = END
+        _send(out, DAMAGED if pixels is None else FRAME, time_s, pixels)
+    _send(out, kind)
+
+
+def _streamed(wanted: dict[str, Any]) -> Iterator[_Timed]:
+    from .ffmpeg_stream import FfmpegStream
+
+    try:
+        stream = FfmpegStream(wanted["url"], wanted["options"], wanted["open_s"], wanted["read_s"])
+    except (OSError, ValueError):
         return
-    _send(out, FRAME, 0.0, pixels)
-    index = 1
-    while capture.grab():
-        pixels = capture.pixels()
-        _send(out, DAMAGED if pixels is None else FRAME, capture.time_s(index), pixels)
-        index += 1
-    _send(out, END)
+    yield from stream.frames()
 
 
-def _opened(wanted: dict[str, Any], hardware: bool) -> Capture | None:
+def _captured(wanted: dict[str, Any]) -> Iterator[_Timed]:
     if "file" in wanted:
-        return open_video(wanted["file"])
-    cv2 = opencv()
-    if "camera" in wanted:
+        capture = open_video(wanted["file"])
+    else:
+        cv2 = opencv()
         system = {"linux": cv2.CAP_V4L2, "darwin": cv2.CAP_AVFOUNDATION}.get(sys.platform, cv2.CAP_ANY)
         raw = cv2.VideoCapture(wanted["camera"], system)
-    else:
-        limits = [
-            *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, wanted["open_ms"]),
-            *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, wanted["read_ms"]),
-        ]
-        raw = with_options(wanted["options"], wanted["url"], limits + (hardware_settings() if hardware else []))
-    return Capture("source", raw) if raw.isOpened() else None
-
-
-def _first(capture: Capture | None) -> npt.NDArray[np.uint8] | None:
-    return capture.pixels() if capture is not None and capture.grab() else None
+        if not raw.isOpened():
+            return
+        capture = Capture("source", raw)
+    index = 0
+    while capture.grab():
+        yield capture.time_s(index), capture.pixels()
+        index += 1
 
 
 def _send(out: BinaryIO, kind: bytes, time_s: float = 0.0, pixels: npt.NDArray[np.uint8] | None = None) -> None:

@@ -1,6 +1,6 @@
 """A source that is an address: MJPEG over HTTP, which cameras speak, or whatever FFmpeg plays over HTTP and RTSP.
 
-MJPEG is read here: the parts of a multipart body, each a JPEG, within caps and time limits. The rest goes to OpenCV's
+MJPEG is read here: the parts of a multipart body, each a JPEG, within caps and time limits. The rest goes to
 FFmpeg in a process of its own, with network protocols and containers alone: nothing in a stream can open a local file,
 and playlists (HLS) are not followed. Frames of a live stream have the time of their arrival.
 """
@@ -11,6 +11,7 @@ import http.client
 import ssl
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -139,11 +140,11 @@ class NetworkSource:
         stream.close()
         return self._play(stream.url, HTTP_OPTIONS, recorded=stream.length is not None, ask_first=False)
 
-    def _play(self, url: str, options: str, *, recorded: bool, ask_first: bool) -> _Played:
+    def _play(self, url: str, options: Mapping[str, str], *, recorded: bool, ask_first: bool) -> _Played:
         if ask_first:
             self._ask_for_connection(url)
-        limits = {"open_ms": int(OPEN_TIMEOUT_S * 1000), "read_ms": int(READ_TIMEOUT_S * 1000)}
-        wanted: dict[str, Any] = {"url": url, "options": options + _trusted(), **limits}
+        wanted: dict[str, Any] = {"url": url, "options": {**options, **_trusted()}}
+        wanted |= {"open_s": OPEN_TIMEOUT_S, "read_s": READ_TIMEOUT_S}
         # FFmpeg keeps its limits for HTTP; with RTSP it can go on waiting, so they are kept here, too.
         process = CaptureProcess(self.name, wanted, OPEN_TIMEOUT_S, READ_TIMEOUT_S)
         self._hold(process)
@@ -179,10 +180,10 @@ class NetworkSource:
             handle.close()
 
 
-def _trusted() -> str:
+def _trusted() -> dict[str, str]:
     """FFmpeg's options that have it check certificates, which it does not by itself; against what Python trusts."""
     known = ssl.get_default_verify_paths().cafile
-    return "|tls_verify;1" + (f"|ca_file;{known}" if known else "")
+    return {"tls_verify": "1", **({"ca_file": known} if known else {})}
 
 
 class _Mjpeg:
