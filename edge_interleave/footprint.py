@@ -35,7 +35,7 @@ _FPS = 1.0
 _BATCH = 32
 _ROOTS = ("click", "edge_interleave", "rich")
 """Packages whose modules the process takes over from its parent, which is the one that will run the window."""
-_USED = ("cv2", "onnxruntime", "edge_interleave.model")
+_USED = ("av", "onnxruntime", "edge_interleave.model")
 """What a live window imports when it is needed."""
 _BLOCKS, _BLOCK_ROWS = 8, 128
 

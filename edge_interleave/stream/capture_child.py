@@ -1,9 +1,9 @@
 """The process that opens what can block for long: a camera (OpenCV), a network stream (PyAV). Run by `capture_process`.
 
 Reads one line of JSON from its standard input: {"camera": 0}, {"url": "rtsp://...", "options": {...},
-"open_s": 10, "read_s": 10}, or {"file": "clip.mp4"} to see what the process takes. Writes records to its
-standard output: HEAD (kind, seconds, height, width), and behind that of a frame its RGB pixels. It ends with the
-stream, or as soon as its standard input is closed.
+"open_s": 10, "read_s": 10, "recorded": false} ("recorded": the address is that of a file), or {"file": "clip.mp4"} to
+see what the process takes. Writes records to its standard output: HEAD (kind, seconds, height, width), and behind that
+of a frame its RGB pixels. It ends with the stream, or as soon as its standard input is closed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from .capture import Capture, open_video, opencv
+from ..errors import MediaError
+from ..vision.image import MAX_PIXELS
+from ..vision.opencv import opencv
+from .capture import Capture, open_video
+from .damage import DamageGate
+from .video_file import FrameClock, PacketDamaged, VideoFile
 
 HEAD = struct.Struct("<cdII")
 FRAME, DAMAGED, END, FAILED = b"F", b"D", b"E", b"X"
@@ -55,13 +60,25 @@ def _serve(wanted: dict[str, Any], out: BinaryIO) -> None:
 
 
 def _streamed(wanted: dict[str, Any]) -> Iterator[_Timed]:
-    from .ffmpeg_stream import FfmpegStream
-
+    """Frames that FFmpeg decodes: of a recording as it decodes a file, of a live stream those that are whole."""
+    timeouts_s = (wanted["open_s"], wanted["read_s"])
+    gate = None if wanted["recorded"] else DamageGate()
     try:
-        stream = FfmpegStream(wanted["url"], wanted["options"], wanted["open_s"], wanted["read_s"])
-    except (OSError, ValueError):
+        video = VideoFile.at_address(wanted["url"], "source", wanted["options"], timeouts_s, MAX_PIXELS, gate)
+    except MediaError:
         return
-    yield from stream.frames()
+    clock = FrameClock(video)
+    time_s = 0.0
+    while True:
+        try:
+            frame = video.read()
+        except PacketDamaged:
+            yield time_s, None
+            continue
+        if frame is None:
+            return
+        time_s = clock.time_s(frame.pts)
+        yield time_s, np.asarray(video.picture(frame))
 
 
 def _captured(wanted: dict[str, Any]) -> Iterator[_Timed]:

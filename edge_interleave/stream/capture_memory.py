@@ -33,7 +33,13 @@ def _peak(camera: bool) -> int:
     clip: dict[str, Any] = {"file": str(DEMO_CLIP)}
     if not camera:
         options = {"protocol_whitelist": "file"}
-        clip = {"url": str(DEMO_CLIP), "options": options, "open_s": _TIMEOUT_S, "read_s": _TIMEOUT_S}
+        clip = {
+            "url": str(DEMO_CLIP),
+            "options": options,
+            "open_s": _TIMEOUT_S,
+            "read_s": _TIMEOUT_S,
+            "recorded": False,
+        }
     process = CaptureProcess("the demo's clip", clip, _TIMEOUT_S, _TIMEOUT_S)
     try:
         process.start()

@@ -143,7 +143,7 @@ class NetworkSource:
     def _play(self, url: str, options: Mapping[str, str], *, recorded: bool, ask_first: bool) -> _Played:
         if ask_first:
             self._ask_for_connection(url)
-        wanted: dict[str, Any] = {"url": url, "options": {**options, **_trusted()}}
+        wanted: dict[str, Any] = {"url": url, "options": {**options, **_trusted()}, "recorded": recorded}
         wanted |= {"open_s": OPEN_TIMEOUT_S, "read_s": READ_TIMEOUT_S}
         # FFmpeg keeps its limits for HTTP; with RTSP it can go on waiting, so they are kept here, too.
         process = CaptureProcess(self.name, wanted, OPEN_TIMEOUT_S, READ_TIMEOUT_S)
