@@ -1,7 +1,7 @@
 """Which frames of a live video stream are whole, by what FFmpeg says of its packets and frames.
 
-Behind a lost packet a decoder goes on with what it has: grey areas, smears. Demuxers and decoders flag that in part, and
-a frame that builds on a damaged one is not flagged at all. Imports no decoder.
+Behind a lost packet a decoder goes on with what it has: grey areas, smears. Demuxers and decoders flag that in part,
+and a frame that builds on a damaged one is not flagged at all. Imports no decoder.
 """
 
 from __future__ import annotations
