@@ -7,6 +7,7 @@ hold. Needs neither PyTorch nor transformers; a tensor costs memory only while t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,7 @@ from .safetensors_file import SafetensorsFile
 
 FloatArray = npt.NDArray[np.float32]
 
+LOG = logging.getLogger(__name__)
 CONFIG_NAME = "config.json"
 GENERATION_NAME = "generation_config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -137,14 +139,31 @@ class Checkpoint:
         return file.kind(old)
 
     def _settle_head(self) -> bool:
-        """As transformers does: where the config ties them, either may be missing, and two that differ stay two."""
+        """As transformers does: where the config ties them, either may be missing, and two that differ stay two.
+
+        Raises CheckpointError where the config does not tie them and one is missing, which transformers makes up.
+        """
+        held = [name for name in (EMBEDDING, HEAD) if name in self._names]
         if not self.config.decoder.tie_word_embeddings:
+            if len(held) == 1:
+                lacks = "head" if held == [EMBEDDING] else "embedding matrix"
+                raise CheckpointError(
+                    f"{self.folder / CONFIG_NAME}: field 'tie_word_embeddings' is false, but the weights hold no "
+                    f"{lacks} beside {self._names[held[0]]}; set it to true if the model was trained so, or download "
+                    "the checkpoint again"
+                )
             return False
-        if EMBEDDING not in self._names and HEAD in self._names:
+        if held == [HEAD]:
             self._names[EMBEDDING] = self._names.pop(HEAD)
-        if HEAD not in self._names or EMBEDDING not in self._names:
+        if len(held) < 2 or self._same(EMBEDDING, HEAD):
             return True
-        return self._same(EMBEDDING, HEAD)
+        LOG.warning(
+            "%s: field 'tie_word_embeddings' is true, but %s and %s differ; both are kept, as transformers does",
+            self.folder / CONFIG_NAME,
+            self._names[EMBEDDING],
+            self._names[HEAD],
+        )
+        return False
 
     def _same(self, one: str, other: str) -> bool:
         a, b = self._entry(one), self._entry(other)

@@ -7,6 +7,7 @@ bf16, and so on) into a file beside the target, from which llama.cpp makes the q
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -17,9 +18,9 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from edge_interleave.errors import BackendError, UsageError
+from edge_interleave.errors import BackendError, CheckpointError, UsageError
 
-from .checkpoint import Checkpoint
+from .checkpoint import CONFIG_NAME, Checkpoint
 from .config import DecoderConfig
 from .gguf_quantize import quantize
 from .gguf_tensors import Computed, FloatArray, Stored, Tensor, stored_type, stream_tensors
@@ -27,6 +28,7 @@ from .gguf_vocab import Vocabulary, make_vocabulary
 from .progress import Progress
 from .tokenizer_files import TokenizerFiles, read_tokenizer
 
+LOG = logging.getLogger(__name__)
 QUANTIZATIONS = ("q4_k_m", "q4_0", "q5_k_m", "q6_k", "q8_0", "f16")
 DEFAULT_QUANTIZATION = "q4_k_m"
 
@@ -67,6 +69,7 @@ def write_gguf(
     """
     if quantization not in (*QUANTIZATIONS, "f32"):
         raise UsageError(f"quantization {quantization!r}: choose one of {', '.join(QUANTIZATIONS)}")
+    check_gguf(checkpoint)
     files = read_tokenizer(checkpoint)
     plain = path.with_name(f".{path.name}.plain")
     packed = path.with_name(f".{path.name}.packed")
@@ -95,6 +98,16 @@ def write_gguf(
     return GgufSummary(quantization, size, tensors, fallbacks)
 
 
+def check_gguf(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError where llama.cpp cannot run the decoder and MLX can."""
+    decoder = checkpoint.config.decoder
+    if decoder.type == "qwen2" and decoder.rope_scaling is not None and decoder.rope_scaling.type == "llama3":
+        raise CheckpointError(
+            f"{checkpoint.folder / CONFIG_NAME}: RoPE scaling 'llama3' of a Qwen2 decoder is not supported by "
+            "llama.cpp; convert it for MLX (--backend mlx)"
+        )
+
+
 def _write_plain(
     checkpoint: Checkpoint, files: TokenizerFiles, path: Path, matrix_type: str | None, progress: Progress | None
 ) -> int:
@@ -104,6 +117,12 @@ def _write_plain(
     try:
         _add_parameters(writer, checkpoint, matrix_type)
         vocabulary = make_vocabulary(files.tokenizer, decoder.vocab_size)
+        if vocabulary.lost_flags:
+            LOG.warning(
+                "%s: cannot hold that %s; other programs that run it read such text otherwise",
+                path.name.removeprefix(".").removesuffix(".plain"),
+                ", ".join(vocabulary.lost_flags),
+            )
         _add_vocabulary(writer, vocabulary, files, checkpoint.config.bos_token_id)
         tensors = list(_tensors(checkpoint, matrix_type))
         stream_tensors(writer, tensors, None if progress is None else partial(progress, "decoder"))
@@ -147,7 +166,9 @@ def _add_vocabulary(
     eos = tokenizer.token_to_id(files.eos_token)
     bos = tokenizer.token_to_id(files.bos_token) if files.bos_token is not None else configured_bos
     pad = None if files.pad_token is None else tokenizer.token_to_id(files.pad_token)
-    turn_end = tokenizer.token_to_id("<|im_end|>")
+    # llama.cpp has a field for each of three ends, and knows some more by their text.
+    ends = dict.fromkeys((files.turn_end_id, *(end for end in files.eos_token_ids if end != eos)))
+    turn_end, message_end = (*(end for end in ends if end is not None), None, None)[:2]
     writer.add_tokenizer_model(vocabulary.model)
     writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_token_list(vocabulary.tokens)
@@ -167,6 +188,8 @@ def _add_vocabulary(
         writer.add_pad_token_id(pad)
     if turn_end is not None:
         writer.add_eot_token_id(turn_end)
+    if message_end is not None:
+        writer.add_eom_token_id(message_end)
     writer.add_add_bos_token(files.adds_bos)
     if files.text_template is not None:
         writer.add_chat_template(files.text_template)

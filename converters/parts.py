@@ -6,12 +6,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_interleave.bundle import GGUF_NAME, MLX_NAME, MMPROJ_NAME, TOKENIZER_NAME, VISION_NAME, Manifest
+import numpy as np
+
+from edge_interleave.bundle import (
+    GGUF_NAME,
+    MLX_NAME,
+    MMPROJ_NAME,
+    NEWLINE_NAME,
+    TOKENIZER_NAME,
+    VISION_NAME,
+    Manifest,
+)
 
 from .checkpoint import Checkpoint
-from .gguf import write_gguf
+from .gguf import check_gguf, write_gguf
 from .mlx import mlx_bytes, mlx_files
 from .mmproj import write_mmproj
+from .names import NEWLINE
 from .onnx_vision import write_vision_onnx
 from .progress import Progress
 from .tokenizer_files import TokenizerFiles
@@ -47,6 +58,9 @@ def bundle_parts(
         text = tokenizer.tokenizer.to_str()
         return Part(TOKENIZER_NAME, _TOKENIZER_BYTES, {TOKENIZER_NAME: lambda path: path.write_text(text, "utf-8")})
 
+    def newline_file() -> Part:
+        return Part(NEWLINE_NAME, _TOKENIZER_BYTES, {NEWLINE_NAME: lambda path: _write_newline(checkpoint, path)})
+
     def vision(precision: str) -> Part:
         room = int(manifest.vision.parameters * _VISION_BYTES[precision])
         return Part(
@@ -54,6 +68,7 @@ def bundle_parts(
         )
 
     def gguf(precision: str) -> Part:
+        check_gguf(checkpoint)
         # Quantizing starts from an f16 file, which is deleted afterwards.
         weight = _GGUF_BYTES[precision] + (0.0 if precision == "f16" else 2.0)
         room = int(manifest.decoder.parameters * weight)
@@ -70,4 +85,10 @@ def bundle_parts(
 
     makers = {VISION_NAME: vision, GGUF_NAME: gguf, MLX_NAME: mlx, MMPROJ_NAME: mmproj}
     chosen = manifest.precisions
-    return [tokenizer_file(), *(make(chosen[name]) for name, make in makers.items() if name in chosen)]
+    always = [tokenizer_file(), *([newline_file()] if manifest.vision.image_newline else [])]
+    return [*always, *(make(chosen[name]) for name, make in makers.items() if name in chosen)]
+
+
+def _write_newline(checkpoint: Checkpoint, path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, checkpoint.tensor(NEWLINE), allow_pickle=False)

@@ -5,6 +5,7 @@ Knows nothing about engines: it says which files there are, what they claim to b
     bundle.json      the manifest: schema version, architecture, sizes, precisions, source, SHA-256 of each file
     decoder.gguf     the decoder for llama.cpp
     decoder-mlx/     the decoder for MLX, a model folder of mlx-lm; a bundle has either or both
+    image_newline.npy  a row after each image's visual tokens, float32 (hidden,), where the model was trained with it
     vision.onnx      vision tower and projector: pixels (n, 3, H, W) float32 -> (n, tokens, hidden)
     mmproj.gguf      the same for llama-server and Ollama, where it was asked for; nothing here reads it
     tokenizer.json   the tokenizer, in the format of Hugging Face tokenizers
@@ -27,6 +28,7 @@ MANIFEST_NAME = "bundle.json"
 MANIFEST_BYTES_MAX = 4 << 20
 TOKENIZER_NAME = "tokenizer.json"
 VISION_NAME = "vision.onnx"
+NEWLINE_NAME = "image_newline.npy"
 GGUF_NAME = "decoder.gguf"
 MLX_NAME = "decoder-mlx"
 MMPROJ_NAME = "mmproj.gguf"
@@ -35,6 +37,7 @@ VISION_BATCH = "n"
 """The name of the input's first axis, pictures."""
 VISION_OUTPUT = "visual_tokens"
 
+RESIZES = ("squash", "crop", "pad")
 RESAMPLES = ("bicubic", "bilinear", "lanczos", "nearest")
 POOLING_MODES = ("average", "bilinear", "max")
 
@@ -69,15 +72,18 @@ class VisionInfo:
     grid: int
     """Visual tokens are grid x grid, row by row: 27 for a 384-pixel image and 14-pixel patches."""
     resize: str
-    """`squash` (SigLIP: straight to image_size x image_size) or `crop` (CLIP: shortest edge, then centre crop)."""
+    """`squash` (SigLIP: straight to image_size x image_size), `crop` (CLIP: shortest edge, then centre crop) or `pad`
+    (LLaVA 1.5: made square with bands of the mean colour, then as `squash`)."""
     resample: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     parameters: int
+    image_newline: bool = False
+    """Whether the row of `image_newline.npy` follows an image's visual tokens."""
 
     @property
     def tokens(self) -> int:
-        """Visual tokens of one image at pooling stride 1."""
+        """Visual tokens that the tower gives for one image: without `image_newline`, at pooling stride 1."""
         return self.grid * self.grid
 
 
@@ -271,11 +277,12 @@ class _Reader:
             image_size=self.integer(raw, "image_size", 1, 4096),
             patch_size=self.integer(raw, "patch_size", 1, 4096),
             grid=self.integer(raw, "grid", 1, 256),
-            resize=self.choice(raw, "resize", ("squash", "crop")),
+            resize=self.choice(raw, "resize", RESIZES),
             resample=self.choice(raw, "resample", RESAMPLES),
             mean=self.triple(raw, "mean", -1e6),
             std=self.triple(raw, "std", 1e-6),
             parameters=self.integer(raw, "parameters", 0, 1 << 44),
+            image_newline="image_newline" in raw and self.typed(raw, "image_newline", bool, "true or false"),
         )
 
     def prompt(self, raw: Mapping[str, Any]) -> PromptInfo:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .bundle import MANIFEST_NAME, Bundle, FileInfo, Manifest, digest, open_bundle, read_manifest, write_manifest
 from .errors import BundleError, InputError
-from .folder_lock import locked_folder
+from .folder_lock import LockedError, locked_folder
 
 STATE_NAME = ".build.json"
 
@@ -171,8 +171,8 @@ def _locked(folder: Path) -> Iterator[None]:
     with ExitStack() as held:
         try:
             ours = held.enter_context(locked_folder(folder, wait=False))
-        except BlockingIOError:
-            raise InputError(f"{folder}: another process is building this bundle; wait for it") from None
+        except LockedError as error:
+            raise InputError(f"{folder}: another process is building this bundle; {error.remedy}") from None
         if not ours:
             raise InputError(f"{folder}: another process has just built this bundle; look, and try again")
         yield

@@ -137,7 +137,7 @@ def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, alon
     from .prompt import PromptBuilder
     from .session import Session
     from .tokenizer import TextTokenizer
-    from .vision.pooling import pooled_grid
+    from .vision.pooling import image_tokens
     from .window import FrameWindow, entries_needed
 
     backend = find_backend(backend_name)
@@ -153,8 +153,8 @@ def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, alon
     with_tokenizer = _resident()
 
     vision, mode = bundle.manifest.vision, bundle.manifest.pooling_mode
-    stride = vision.grid  # one visual token
-    tokens = pooled_grid(vision.grid, stride, mode) ** 2
+    stride = vision.grid  # one visual token, and the newline where there is one
+    tokens = image_tokens(vision, stride, mode)
     one, two = (entries_needed(prompt, frames, [tokens], False) for frames in (1, 2))
     options = DecoderOptions(two, threads, batch=_BATCH)
     decoder = backend.open(bundle, options)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .bundle import MANIFEST_NAME, open_bundle, read_manifest
-from .bundle_writer import discard_partial
+from .bundle_writer import discard_partial, partial_folder
 from .errors import BundleError, UsageError
 
 EMBEDDED = "embedded"
@@ -81,14 +81,33 @@ def resolve(model: str | Path | None = None) -> Path:
 
 def list_models() -> list[StoredModel]:
     """The embedded model, where the package has one, then the store's by name. Damaged ones carry a `problem`."""
-    models = []
-    if (embedded_folder() / MANIFEST_NAME).is_file():
-        models.append(_stored(EMBEDDED, embedded_folder()))
+    return [_stored(name, embedded_folder() if name == EMBEDDED else models_folder() / name) for name in model_names()]
+
+
+def model_names() -> list[str]:
+    """Names of the embedded model, where the package has one, then of the store's. Opens no bundle."""
+    names = [EMBEDDED] if (embedded_folder() / MANIFEST_NAME).is_file() else []
     folder = models_folder()
     if folder.is_dir():
-        found = (path for path in sorted(folder.iterdir()) if path.is_dir() and _NAME.fullmatch(path.name))
-        models += [_stored(path.name, path) for path in found]
-    return models
+        names += sorted(path.name for path in folder.iterdir() if path.is_dir() and _NAME.fullmatch(path.name))
+    return names
+
+
+def removable(name: str) -> int:
+    """Bytes that `remove` would free. Raises BundleError and UsageError as `remove` does."""
+    if name == EMBEDDED:
+        raise UsageError("the embedded model is part of the package and cannot be removed")
+    check_name(name)
+    folder = models_folder() / name
+    if folder.is_symlink():
+        return 0
+    if not folder.is_dir():
+        if partial_folder(folder).is_dir():
+            return 0
+        raise BundleError(_unknown(name))
+    if not (folder / MANIFEST_NAME).is_file():
+        raise BundleError(f"{folder}: not a bundle, so it is not deleted; look, and delete it yourself")
+    return _size(folder)
 
 
 def remove(name: str) -> int:
@@ -96,22 +115,13 @@ def remove(name: str) -> int:
 
     Raises BundleError where there is none of that name, and UsageError for the embedded model.
     """
-    if name == EMBEDDED:
-        raise UsageError("the embedded model is part of the package and cannot be removed")
-    check_name(name)
+    freed = removable(name)
     folder = models_folder() / name
-    partial = discard_partial(folder)
+    discard_partial(folder)
     if folder.is_symlink():
         folder.unlink()
-        return 0
-    if not folder.is_dir():
-        if partial:
-            return 0
-        raise BundleError(_unknown(name))
-    if not (folder / MANIFEST_NAME).is_file():
-        raise BundleError(f"{folder}: not a bundle, so it is not deleted; look, and delete it yourself")
-    freed = _size(folder)
-    shutil.rmtree(folder)
+    elif folder.is_dir():
+        shutil.rmtree(folder)
     return freed
 
 

@@ -219,13 +219,13 @@ def test_an_unknown_quantization_is_a_usage_error(tmp_path: Path) -> None:
 def test_the_chat_template_is_one_for_texts_and_the_processors_one_is_kept_apart(tmp_path: Path) -> None:
     folder = make(tmp_path / "c")
     files = tokenizer_of(folder)
-    assert files.processor_template is not None
-    assert "selectattr" in files.processor_template
+    assert files.prompt_template is not None
+    assert "selectattr" in files.prompt_template
     assert files.text_template is not None
     assert "selectattr" not in files.text_template
     # Where the tokenizer has none that takes plain strings, ChatML stands in, and not the processor's.
     config = json.loads((folder / "tokenizer_config.json").read_text())
-    config["chat_template"] = [{"name": "default", "template": files.processor_template}]
+    config["chat_template"] = [{"name": "default", "template": files.prompt_template}]
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     again = tokenizer_of(folder)
     assert again.text_template is not None

@@ -58,7 +58,7 @@ def build(builder: PromptBuilder, content: Any, counts: list[int] | None = None)
 
 
 def turn(text: str) -> str:
-    return f"<|im_start|>user {text}<|im_end|><|im_start|>assistant\n"
+    return f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def qwen_turn(text: str) -> str:
@@ -117,8 +117,8 @@ class TestArrangement:
             {"role": "user", "content": ["And <image> this?", PICTURE]},
         ]
         assert build(llava, content) == (
-            "<|im_start|>system \nBe brief.<|im_end|><|im_start|>user [0]\nWhat?<|im_end|>"
-            "<|im_start|>assistant \nA cat.<|im_end|>" + turn("\nAnd [1] this?")
+            "<|im_start|>system\n\nBe brief.<|im_end|>\n<|im_start|>user\n[0]\nWhat?<|im_end|>\n"
+            "<|im_start|>assistant\n\nA cat.<|im_end|>\n" + turn("\nAnd [1] this?")
         )
         assert build(qwen, content) == (
             "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n[0]\nWhat?<|im_end|>\n"
@@ -225,7 +225,7 @@ class TestFollowUp:
     def test_is_what_comes_after_the_last_answer(self, llava: PromptBuilder, qwen: PromptBuilder) -> None:
         after = llava.follow_up(self.CONVERSATION)
         assert after is not None
-        assert shown(after) == "<|im_end|>" + turn("[2]\nAnd here?")
+        assert shown(after) == "<|im_end|>\n" + turn("[2]\nAnd here?")
         after = qwen.follow_up(self.CONVERSATION, [1, 1, 2])
         assert after is not None
         assert shown(after) == "<|im_end|>\n<|im_start|>user\n[2]\n[3]\nAnd here?<|im_end|>\n<|im_start|>assistant\n"

@@ -17,6 +17,7 @@ from edge_interleave.errors import BundleError, ContextFullError, UsageError
 from edge_interleave.generation import GenerationOptions
 from edge_interleave.sampling import SamplingOptions, log_softmax
 from edge_interleave.session import Session
+from edge_interleave.spellings import spellings
 from edge_interleave.store import embedded_folder
 from edge_interleave.timeline import Input, TextInput, Timeline, VisualInput
 from edge_interleave.tokenizer import TextTokenizer
@@ -325,12 +326,18 @@ class TestChoose:
         choices = session.choose(prompt, ["yes", "no", "no!"])
         assert [choice.option for choice in choices] == ["yes", "no", "no!"]
         assert sum(choice.probability for choice in choices) == pytest.approx(1)
+        total = 0.0
         for choice in choices:
-            expected, ids = 0.0, TextTokenizer.open(tiny).encode_plain(choice.option)
-            for count, token in enumerate([*ids, IM_END]):
-                logits = afresh(tiny, [*prompt, TextInput(tuple(ids[:count]))])
-                expected += log_softmax(logits)[token]
+            expected = -np.inf
+            for spelling in spellings(choice.option):
+                ids, score = TextTokenizer.open(tiny).encode_plain(spelling), 0.0
+                for count, token in enumerate([*ids, IM_END]):
+                    logits = afresh(tiny, [*prompt, TextInput(tuple(ids[:count]))])
+                    score += log_softmax(logits)[token]
+                expected = np.logaddexp(expected, score)
             assert choice.log_probability == pytest.approx(expected, abs=0.05)
+            total += np.exp(expected)
+        assert choices[0].total_probability == pytest.approx(total, rel=0.05)
         scores = np.array([choice.log_probability for choice in choices])
         assert [choice.probability for choice in choices] == pytest.approx(np.exp(scores) / np.exp(scores).sum())
 
@@ -407,7 +414,7 @@ class TestChat:
         first = chat.ask("A rather long question about nothing at all?", max_tokens=8, sampling=LIVELY)
         second = chat.ask("And?", max_tokens=8, sampling=LIVELY)
         before = first.stats.prompt_tokens + first.stats.answer_tokens
-        new = "<|im_end|><|im_start|>user \nAnd?<|im_end|><|im_start|>assistant\n"
+        new = "<|im_end|>\n<|im_start|>user\n\nAnd?<|im_end|>\n<|im_start|>assistant\n"
         assert second.stats.prompt_tokens - before == len(TextTokenizer.open(tiny).encode(new))
         # The answer's last token was not in the cache yet when max_tokens ended it.
         assert second.stats.cached_tokens >= before - 1
@@ -419,9 +426,9 @@ class TestChat:
         first = chat.ask("One?", max_tokens=8, sampling=SamplingOptions(temperature=3.0, seed=0))
         second = chat.ask("Two?", max_tokens=8)
         tokenizer = TextTokenizer.open(tiny)
-        head = tokenizer.encode("<|im_start|>system \nBe brief.<|im_end|><|im_start|>user \nOne?<|im_end|>")
+        head = tokenizer.encode("<|im_start|>system\n\nBe brief.<|im_end|>\n<|im_start|>user\n\nOne?<|im_end|>\n")
         head += tokenizer.encode("<|im_start|>assistant\n")
-        tail = tokenizer.encode("<|im_end|><|im_start|>user \nTwo?<|im_end|><|im_start|>assistant\n")
+        tail = tokenizer.encode("<|im_end|>\n<|im_start|>user\n\nTwo?<|im_end|>\n<|im_start|>assistant\n")
         session = make_session(tiny, context=500, eos=tiny.manifest.prompt.eos_token_ids)
         expected = run(session, [TextInput((*head, *first.token_ids, *tail))], tokens=8, sampling=SamplingOptions())
         assert second.token_ids == expected.token_ids

@@ -10,9 +10,9 @@ import click
 
 from .. import store
 from ..bundle import GGUF_NAME, MLX_NAME, VISION_NAME, Bundle, open_bundle, verify
-from ..decoder import backend_for, backend_names, find_backend
 from ..errors import BackendError
 from . import output
+from .options import complete_model, json_option
 
 _LIBRARIES = (
     "llama-cpp-python",
@@ -28,9 +28,9 @@ _LIBRARIES = (
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_model)
 @click.option("--verify", "check", is_flag=True, help="Compare every file with its SHA-256 in bundle.json.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option()
 def info(model: str | None, check: bool, as_json: bool) -> None:
     """What MODEL (a name, a folder, or `embedded`) is made of; without MODEL, what is installed here."""
     if model is None:
@@ -47,7 +47,13 @@ def info(model: str | None, check: bool, as_json: bool) -> None:
     if as_json:
         output.print_json(facts)
         return
-    output.out().print(output.table(("", ""), _rows(facts)))
+    files = facts.pop("files", {})
+    out = output.out()
+    out.print(output.table(("", ""), _rows(facts)))
+    if files:
+        rows = [(name, output.size(file["bytes"]), file["precision"] or "") for name, file in files.items()]
+        out.print()
+        out.print(output.table(("file", "size", "precision"), rows, right=("size",)))
     if check:
         output.note("every file is as bundle.json says")
 
@@ -93,6 +99,7 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
 
 def _engines(bundle: Bundle) -> dict[str, str]:
     """What would run the bundle on this machine."""
+    from ..decoder import backend_for
     from ..vision.providers import provider_for
 
     try:
@@ -103,6 +110,8 @@ def _engines(bundle: Bundle) -> dict[str, str]:
 
 
 def _installation() -> dict[str, Any]:
+    from ..decoder import backend_names
+
     return {
         "edge-interleave": _version("edge-interleave"),
         "python": platform.python_version(),
@@ -118,12 +127,7 @@ def _rows(facts: dict[str, Any], indent: str = "") -> list[tuple[str, str]]:
     """Names and values, with what is inside indented."""
     rows: list[tuple[str, str]] = []
     for name, value in facts.items():
-        if name == "files":
-            rows.append((name, ""))
-            for file, about in value.items():
-                size = output.size(about["bytes"])
-                rows.append((f"  {file}", f"{size}, {about['precision']}" if about["precision"] else size))
-        elif isinstance(value, dict):
+        if isinstance(value, dict):
             rows += [(indent + name, ""), *_rows(value, indent + "  ")]
         elif isinstance(value, list):
             rows.append((indent + name, ", ".join(value)))
@@ -137,6 +141,8 @@ def _rows(facts: dict[str, Any], indent: str = "") -> list[tuple[str, str]]:
 
 
 def _backend_problem(name: str) -> str | None:
+    from ..decoder import find_backend
+
     try:
         find_backend(name)
     except BackendError as error:

@@ -16,7 +16,8 @@ from ..bundle import MANIFEST_NAME, Bundle, Manifest, digest, read_manifest
 from ..bundle_writer import build_bundle, check_target
 from ..errors import BundleError, ResourceError, UsageError
 from . import output
-from .convert import DECODERS, converter, precision_options, tell
+from .convert import DECODERS, VISION_PRECISION, converter, precision_options, tell
+from .options import json_option
 
 
 @click.command()
@@ -25,14 +26,14 @@ from .convert import DECODERS, converter, precision_options, tell
 @precision_options
 @click.option("--revision", help="Branch, tag or commit.")
 @click.option("--force", is_flag=True, help="Replace the model of that name; it stays until the new one is whole.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option()
 def pull(
     repository: str,
     name: str | None,
     backends: tuple[str, ...],
     quantization: str | None,
     mlx_quantization: str | None,
-    vision_precision: str,
+    vision_precision: str | None,
     revision: str | None,
     force: bool,
     as_json: bool,
@@ -61,7 +62,7 @@ def pull(
                 backends=backends or None,
                 quantization=quantization,
                 mlx_quantization=mlx_quantization,
-                vision_precision=vision_precision,
+                vision_precision=vision_precision or VISION_PRECISION,
                 name=stored,
                 revision=revision,
                 force=force,
