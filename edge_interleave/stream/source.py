@@ -20,6 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from ..addresses import without_secrets
 from ..errors import MediaError, UsageError
 from ..vision.image import describe
 from .frame import Frame
@@ -75,7 +76,8 @@ def open_source(spec: str | Path | Iterable[Any] | Source, *, realtime: bool = F
     if scheme is not None:
         if scheme[1].lower() not in ("http", "https", "rtsp", "rtsps"):
             raise UsageError(
-                f"{describe(text)}: {scheme[1]} cannot be watched; give http(s)://, rtsp(s)://, a file or camera:0"
+                f"{describe(without_secrets(text) if '@' in text else text)}: {scheme[1]} cannot be watched; "
+                "give http(s)://, rtsp(s)://, a file or camera:0"
             )
         from .network import NetworkSource
 
