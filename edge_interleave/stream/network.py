@@ -80,6 +80,16 @@ class NetworkSource:
         self._pace = Pace(self._stop)
         self._index = 0
 
+    @property
+    def recorded(self) -> bool:
+        """Whether it is a recording, which has an end, and still scenes that are no fault."""
+        return self._reading is not None and self._reading.recorded
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether it may be a camera that begins black."""
+        return not self.recorded
+
     def open(self) -> None:
         """Connect. Raises MediaError where there is no stream."""
         self._reading = None
@@ -247,7 +257,7 @@ class _Played:
                 return None
             raise EOFError("it ended, or nothing came in time")
         if captured.pixels is None:
-            raise FrameDamaged(f"{self._name}: a frame cannot be decoded")
+            raise FrameDamaged(f"{self._name}: a frame is damaged, or builds on lost data")
         return Image.fromarray(captured.pixels), captured.time_s if self.recorded else time.monotonic()
 
 

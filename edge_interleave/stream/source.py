@@ -36,10 +36,19 @@ class SourceLost(MediaError):
 class FrameDamaged(MediaError):
     """One frame cannot be decoded. The next `read` goes on behind it."""
 
+    def __init__(self, message: str, file: str | None = None) -> None:
+        """`file`: its name, in a folder."""
+        super().__init__(message)
+        self.file = file
+
 
 @runtime_checkable
 class Source(Protocol):
-    """Frames, one after the other. `open` and `read` are called by one thread at a time, `close` by any."""
+    """Frames, one after the other. `open` and `read` are called by one thread at a time, `close` by any.
+
+    Two more attributes may be there: `recorded` (a recording that plays live: still scenes are no fault), `warms_up`
+    (a camera: its first frames may be black).
+    """
 
     name: str
     """For messages: one line, without passwords."""
