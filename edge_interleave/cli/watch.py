@@ -128,7 +128,9 @@ def watch(
 
     A video ends the watch when it is through, with exit code 0; ctrl-C ends it at once, with 130.
     """
-    if (question is None) == (when is None):
+    if question is not None and when is not None:
+        raise UsageError("give --ask or --when, not both; start a second watch for the other")
+    if question is None and when is None:
         raise UsageError("give a question to ask again and again (--ask), or one to be alerted by (--when)")
     if below is not None and below > above:
         raise UsageError(f"--below must be at most --above ({above:g}), not {below:g}")
@@ -171,7 +173,15 @@ def watch(
             view.say(f"alerts are kept in {out}")
         view.begin(live)
         stack.callback(view.close)
-        live.watch(frames, fps=fps, change=change, say=view.say, on_frame=looker.frame)
+        live.watch(
+            frames,
+            fps=fps,
+            change=change,
+            say=view.say,
+            on_frame=looker.frame,
+            on_unchanged=None if rule is None else looker.unchanged,
+            on_status=view.status,
+        )
         _until_the_end(live, looker, outboxes, interrupted)
         view.close()
         figures, error = live.stats(), live.error

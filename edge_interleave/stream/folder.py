@@ -87,8 +87,8 @@ class FolderSource:
         self._listed = PictureFolder(folder)
         self._closed = threading.Event()
         self._known: dict[str, _Known] = {}
-        self._taken: dict[tuple[int, int], tuple[int, int]] = {}
-        """Of each file that was taken, by whatever name: size and time."""
+        self._taken: dict[tuple[int, int], tuple[tuple[int, int], bytes]] = {}
+        """Of each file that was taken, by whatever name: its stamp, and its picture's digest."""
         self._waiting: dict[str, _Waiting] = {}
         self._ready: deque[tuple[str, _Print]] = deque()
         self._pause_s = POLL_S
@@ -136,9 +136,10 @@ class FolderSource:
         """The picture; None where it is not whole, or was taken already. Raises FrameDamaged."""
         path = self._folder / name
         before = self._known.get(name)
+        taken = self._taken.get(print_.file)
         is_other = before is None or before.print.file != print_.file
-        if is_other and self._taken.get(print_.file) == print_.stamp:
-            self._known[name] = _Known(print_, None if before is None else before.digest)
+        if is_other and taken is not None and taken[0] == print_.stamp:
+            self._known[name] = _Known(print_, taken[1])
             return None
         try:
             image = open_image(path)
@@ -155,7 +156,7 @@ class FolderSource:
         self._known[name] = _Known(print_, digest)
         # Some file systems number no files.
         if print_.inode:
-            self._taken[print_.file] = print_.stamp
+            self._taken[print_.file] = print_.stamp, digest
         # Its entry alone changed: its owner, its links, its times.
         return None if before is not None and before.digest == digest else image
 
