@@ -140,6 +140,8 @@ class Outlasting:
         """As the view does; where stdout is lost, that is said once, and nothing is shown any more."""
         try:
             self._view.show(event)
+        except output.Abandoned:
+            raise
         except output.OutputError as error:
             self.lost = error
             self.say(f"{error}; the watch goes on")
