@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from edge_interleave.errors import CheckpointError, shown
 from edge_interleave.safetensors_header import Entry
+from edge_interleave.utf8_path import utf8_text
 
 from .config import ModelConfig
 from .config_layouts import parse_config
@@ -45,7 +46,7 @@ def open_checkpoint(source: Path | str, *, revision: str | None = None, progress
     Raises CheckpointError, naming the file or tensor that is wrong, where this cannot be converted.
     """
     folder = Path(source)
-    name = folder.resolve().name
+    name = utf8_text(folder.resolve().name)
     if not folder.exists() and is_repository_id(str(source)):
         name = str(source)
         folder = download(name, revision, progress)

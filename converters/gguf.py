@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,13 +18,15 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+from edge_interleave.bundle import PartInfo
 from edge_interleave.errors import BackendError, CheckpointError, UsageError
 
 from .checkpoint import CONFIG_NAME, Checkpoint
 from .config import DecoderConfig
 from .gguf_quantize import quantize
-from .gguf_tensors import Computed, FloatArray, Stored, Tensor, stored_type, stream_tensors
+from .gguf_tensors import Computed, FloatArray, Stored, Tensor, stored_type, stream_tensors, type_bytes
 from .gguf_vocab import Vocabulary, make_vocabulary
+from .part_info import Matrix, part_info
 from .progress import Progress
 from .tokenizer_files import TokenizerFiles, read_tokenizer
 
@@ -42,6 +44,12 @@ _FILE_TYPES = {
     "q6_k": gguf.LlamaFileType.MOSTLY_Q6_K,
     "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
 }
+# The types that llama.cpp gives matrices that fit: the mixed ones, and the embeddings, have more than one.
+_NAMED = {
+    "q4_0": ("q4_0", "q6_k"),
+    "q4_k_m": ("q4_k", "q5_k", "q6_k"),
+    "q5_k_m": ("q5_k", "q6_k"),
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,8 @@ class GgufSummary:
     tensors: int
     fallbacks: int
     """Tensors whose rows are no multiple of the quantization's block, and which llama.cpp gave a less compact type."""
+    part: PartInfo | None
+    """None where llama.cpp's log did not tell of every matrix."""
 
 
 def write_gguf(
@@ -75,6 +85,7 @@ def write_gguf(
     packed = path.with_name(f".{path.name}.packed")
     direct = quantization in ("f16", "f32")
     fallbacks = 0
+    types: Mapping[str, str] = {}
     try:
         tensors = _write_plain(checkpoint, files, plain, quantization if direct else None, progress)
         if not direct:
@@ -84,9 +95,10 @@ def write_gguf(
                     progress("quantize", done, total)
 
             try:
-                fallbacks = quantize(plain, packed, int(_FILE_TYPES[quantization]), on_tensor)
+                made = quantize(plain, packed, int(_FILE_TYPES[quantization]), on_tensor)
             except BackendError as error:
                 raise BackendError(f"{path}: {error}") from error
+            fallbacks, types = made.fallbacks, made.types
         done = plain if direct else packed
         size = done.stat().st_size
         with done.open("rb") as file:
@@ -95,7 +107,21 @@ def write_gguf(
     finally:
         plain.unlink(missing_ok=True)
         packed.unlink(missing_ok=True)
-    return GgufSummary(quantization, size, tensors, fallbacks)
+    return GgufSummary(quantization, size, len(tensors), fallbacks, _part(tensors, quantization, types))
+
+
+def _part(tensors: Sequence[Tensor], quantization: str, types: Mapping[str, str]) -> PartInfo | None:
+    """What the matrices became; `types` has those that llama.cpp changed."""
+    matrices = []
+    for tensor in tensors:
+        if len(tensor.shape) < 2:
+            continue
+        kind = tensor.type if quantization in ("f16", "f32") else types.get(tensor.gguf_name)
+        size = None if kind is None else type_bytes(tensor.shape, kind)
+        if kind is None or size is None:
+            return None
+        matrices.append(Matrix(tensor.gguf_name, kind, math.prod(tensor.shape), size))
+    return part_info(matrices, _NAMED.get(quantization, (quantization,)))
 
 
 def check_gguf(checkpoint: Checkpoint) -> None:
@@ -110,8 +136,8 @@ def check_gguf(checkpoint: Checkpoint) -> None:
 
 def _write_plain(
     checkpoint: Checkpoint, files: TokenizerFiles, path: Path, matrix_type: str | None, progress: Progress | None
-) -> int:
-    """Write an unquantized file and return its number of tensors. None keeps each matrix's type."""
+) -> list[Tensor]:
+    """Write an unquantized file and return its tensors. None keeps each matrix's type."""
     decoder = checkpoint.config.decoder
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[_arch(decoder)])
     try:
@@ -128,7 +154,7 @@ def _write_plain(
         stream_tensors(writer, tensors, None if progress is None else partial(progress, "decoder"))
     finally:
         writer.close()
-    return len(tensors)
+    return tensors
 
 
 def _arch(decoder: DecoderConfig) -> gguf.MODEL_ARCH:

@@ -39,9 +39,10 @@ class TokenizerFiles:
     """A tokenizer with what is known of its special tokens and templates."""
 
     tokenizer: Tokenizer
-    """With the image marker among its special tokens."""
+    """With the image marker among its special tokens, where the embedding matrix has a row for it."""
     image_token: str
-    image_token_id: int
+    image_token_id: int | None
+    """None where the marker is no token: the runtime then finds it in the text."""
     bos_token: str | None
     eos_token: str
     eos_token_ids: tuple[int, ...]
@@ -62,15 +63,15 @@ def read_tokenizer(checkpoint: Checkpoint) -> TokenizerFiles:
     """Read the tokenizer, templates and special tokens of a checkpoint.
 
     Where the tokenizer has no image marker (original layout), `<image>` is added as the next id, as the conversion to
-    the Hugging Face layout does. Raises CheckpointError, also where the tokenizer has more tokens than the embedding
-    matrix has rows.
+    the Hugging Face layout does, if the embedding matrix has a row for it. Raises CheckpointError, also where the
+    tokenizer has more tokens than the embedding matrix has rows.
     """
     folder = checkpoint.folder
     config = _tokenizer_config(folder)
     tokenizer = _load(folder, config)
-    image, image_id = _image_token(checkpoint, tokenizer)
     rows = checkpoint.config.decoder.vocab_size
-    size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0) + 1
+    image, image_id = _image_token(checkpoint, tokenizer, rows)
+    size = _size(tokenizer)
     if size > rows:
         raise CheckpointError(f"{folder}: the tokenizer has {size} tokens, the embedding matrix {rows} rows")
     eos = _token(config, "eos_token")
@@ -208,11 +209,17 @@ def _listed_tokens(folder: Path, config: Mapping[str, Any], named: set[str], *, 
     return added
 
 
-def _image_token(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[str, int]:
+def _size(tokenizer: Tokenizer) -> int:
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+
+def _image_token(checkpoint: Checkpoint, tokenizer: Tokenizer, rows: int) -> tuple[str, int | None]:
     configured = checkpoint.config.image_token_id
     if configured is not None and (token := tokenizer.id_to_token(configured)) is not None:
         return token, configured
     if tokenizer.token_to_id(IMAGE_TOKEN) is None:
+        if configured is None and _size(tokenizer) == rows:
+            return IMAGE_TOKEN, None
         tokenizer.add_special_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)])
     number = tokenizer.token_to_id(IMAGE_TOKEN)
     if number is None or number != (number if configured is None else configured):

@@ -50,7 +50,7 @@ def load(
     `backend`: `llama-cpp` or another installed one; None: the first that runs one of the bundle's decoders.
     `context`: entries the KV cache shall hold, text and visual tokens of prompt and answer together, at most what the
     model was trained on; None: 4096, and more once a prompt needs it.
-    `threads`: CPU threads; None: as many as there are cores.
+    `threads`: CPU threads; None: one for each core that this process may use, within its CPU quota.
     `kv_precision`: `f16`; `q8_0` for about half the memory of the KV cache, `q4_0` for a quarter; slower on CPUs.
     `batch`: entries computed at a time; fewer take less memory; None leaves it to the backend.
     `progress`: called before each step of a question, those of chats as well, but not of live windows.

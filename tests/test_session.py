@@ -3,18 +3,20 @@
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny import HIDDEN, tiny_bundle
 
 import edge_interleave as ei
 from edge_interleave.bundle import Bundle, open_bundle
 from edge_interleave.decoder import Decoder, DecoderOptions, find_backend
 from edge_interleave.errors import BundleError, ContextFullError, UsageError
-from edge_interleave.generation import GenerationOptions
+from edge_interleave.generation import Generation, GenerationOptions, Prefill
 from edge_interleave.sampling import SamplingOptions, log_softmax
 from edge_interleave.session import Session
 from edge_interleave.spellings import spellings
@@ -320,6 +322,52 @@ class TestAnswers:
         assert stats.peak_memory_bytes > 10 << 20
 
 
+class Scripted:
+    """Takes the place of a session whose model draws the given tokens, greedily."""
+
+    def __init__(self, tokens: list[int], vocabulary: int) -> None:
+        self.turn = 0
+        self._left = iter(tokens)
+        self._vocabulary = vocabulary
+
+    def prefill(self, prompt: Sequence[Input], cancel: threading.Event | None = None) -> Prefill:
+        return Prefill(self._next(), 1, 0, 0, 0.0)
+
+    def append_token(self, token: int) -> np.ndarray:
+        return self._next()
+
+    def _next(self) -> np.ndarray:
+        return np.eye(self._vocabulary, dtype=np.float32)[next(self._left)]
+
+
+class TestBrokenCharacters:
+    """A random or small model draws bytes that make no character. The answer goes on."""
+
+    @pytest.fixture
+    def tokenizer(self, tiny: Bundle) -> TextTokenizer:
+        return TextTokenizer.open(tiny)
+
+    def answer(self, tokenizer: TextTokenizer, tokens: list[int], options: GenerationOptions) -> ei.Answer:
+        session = Scripted([*tokens, IM_END], IM_END + 2)
+        generation = Generation(session, tokenizer, frozenset([IM_END]), [TextInput((0,))], options, None)
+        assert "".join(generation) == generation.answer.text
+        return generation.answer
+
+    def test_in_the_middle_and_at_the_end_of_an_answer_are_replaced(self, tokenizer: TextTokenizer) -> None:
+        first_byte = tokenizer.encode_plain("é")[0]
+        answer = self.answer(tokenizer, [first_byte, *tokenizer.encode_plain("the"), first_byte], GenerationOptions())
+        assert (answer.text, answer.finish_reason) == ("�the�", "stop")
+
+    def test_where_max_tokens_cuts_one_is_replaced(self, tokenizer: TextTokenizer) -> None:
+        answer = self.answer(tokenizer, tokenizer.encode_plain("aé"), GenerationOptions(max_tokens=2))
+        assert (answer.text, answer.finish_reason) == ("a�", "length")
+
+    def test_held_back_behind_a_stop_text_are_not_said(self, tokenizer: TextTokenizer) -> None:
+        tokens = [*tokenizer.encode_plain("a."), tokenizer.encode_plain("é")[0]]
+        answer = self.answer(tokenizer, tokens, GenerationOptions(stop=(".",)))
+        assert (answer.text, answer.finish_reason) == ("a", "stop")
+
+
 class TestChoose:
     def test_is_the_probability_of_the_answer_and_its_end(self, session: Session, tiny: Bundle) -> None:
         prompt: list[Input] = [image(0), text("Yes or no?")]
@@ -478,6 +526,36 @@ class TestChat:
             one.ask("And?", max_tokens=6)
             one.reset()
             assert one.ask("One?", max_tokens=6).token_ids == first.token_ids
+
+
+def test_progress_is_told_before_each_image_and_each_part_of_the_prompt() -> None:
+    steps: list[tuple[str, int, int]] = []
+    red, blue = (Image.new("RGB", (96, 96), colour) for colour in ("red", "blue"))
+    with ei.load(threads=1, progress=lambda *step: steps.append(step)) as model:
+        stats = model.ask([red, blue, "What changed?"], max_tokens=1).stats
+        encoded = [step for step in steps if step[0] == "encode"]
+        assert encoded == [("encode", 0, 2), ("encode", 1, 2)]
+        prefilled = [step[1:] for step in steps if step[0] == "prefill"]
+        assert {total for _, total in prefilled} == {stats.prompt_tokens}
+        done = [done for done, _ in prefilled]
+        assert done == sorted(set(done))
+        assert done[0] == 0 < done[1] < done[-1] < stats.prompt_tokens
+        assert [later - earlier for earlier, later in pairwise(done)].count(stats.visual_tokens // 2) == 2
+        steps.clear()
+        stats = model.ask([red, blue, "Describe image 2."], max_tokens=1).stats
+        # The images are in the cache and in the timeline: only the question is read.
+        assert steps == [("prefill", 0, stats.prompt_tokens - stats.cached_tokens)]
+
+
+def test_what_progress_raises_ends_the_question(tiny: Bundle) -> None:
+    class Enough(Exception):
+        pass
+
+    def stop(*step: object) -> None:
+        raise Enough
+
+    with ei.load(tiny.folder, threads=1, progress=stop) as model, pytest.raises(Enough):
+        model.ask("Hello?")
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

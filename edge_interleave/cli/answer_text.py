@@ -61,10 +61,11 @@ class AnswerText:
             return word
         gap, self._gap = self._gap, ""
         size = cell_len(word)
-        if self._column and self._column + len(gap) + size > self._width:
+        # The rest of a word that is longer than a line comes without a gap: the terminal breaks it, not we.
+        if self._column and self._column + len(gap) + size > self._width and (gap or cell_len(word[0]) > 1):
             self._column = size
             return "\n" + word
-        self._column += len(gap) + size
+        self._column = (self._column + len(gap) + size - 1) % self._width + 1
         return gap + word
 
 

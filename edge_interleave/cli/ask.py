@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -66,11 +67,11 @@ def ask(
     text = checked_text(_from_stdin() if question == STDIN else question)
     content: list[Any] = [{"role": "user", "content": [*media, text]}]
     if system is not None:
-        content.insert(0, {"role": "system", "content": system})
+        content.insert(0, {"role": "system", "content": checked_text(system)})
     shown: dict[str, Any] = {"frames": chosen.frames, "pool": chosen.pool, "tiles": chosen.tiles}
     with Waiting() as waiting, opening.open(waiting) as opened:
         if options:
-            found = opened.choose(content, options, **shown)
+            found = opened.choose(content, [checked_text(option) for option in options], **shown)
             waiting.stop()
             _tell_choices(found, as_json)
             return
@@ -105,11 +106,11 @@ def stats_lines(stats: Stats) -> str:
     on = f" on {output.engine_name(stats.vision_provider)}" if stats.vision_provider else ""
     return (
         f"prompt   {stats.prompt_tokens} tokens, {stats.visual_tokens} of them visual{cached}\n"
-        f"encode   {stats.encode_s:.2f} s{on}   "
-        f"prefill {stats.prefill_s:.2f} s, {stats.prefill_tokens_per_s:.0f} tokens/s   "
-        f"first token after {stats.first_token_s:.2f} s\n"
-        f"answer   {stats.answer_tokens} tokens, {stats.decode_tokens_per_s:.1f} tokens/s"
-        f"   peak memory {output.size(stats.peak_memory_bytes)}"
+        f"encode   {stats.encode_s:.2f} s{on}\n"
+        f"prefill  {stats.prefill_s:.2f} s, {stats.prefill_tokens_per_s:.0f} tokens/s\n"
+        f"answer   {stats.answer_tokens} tokens, {stats.decode_tokens_per_s:.1f} tokens/s, "
+        f"the first after {stats.first_token_s:.2f} s\n"
+        f"memory   {output.size(stats.peak_memory_bytes)} at most"
     )
 
 
@@ -132,15 +133,15 @@ def _tell_choices(found: list[Choice], as_json: bool) -> None:
         )
 
 
-def checked_text(question: str) -> str:
-    """The question. Raises UsageError where it is no Unicode text: the model would be asked something else."""
+def checked_text(typed: str) -> str:
+    """What was typed, as text, where the locale has another encoding than UTF-8 too.
+
+    Raises UsageError where it is no text: the model would be asked something else.
+    """
     try:
-        question.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UsageError(
-            "the question holds bytes that are no UTF-8 text; type it anew, or mend its encoding"
-        ) from None
-    return question
+        return os.fsencode(typed).decode("utf-8") if any("\udc80" <= c <= "\udcff" for c in typed) else typed
+    except UnicodeError:
+        raise UsageError(f"{ascii(typed)[:60]} holds bytes that are no UTF-8 text; mend its encoding") from None
 
 
 def _from_stdin() -> str:

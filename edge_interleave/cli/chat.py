@@ -64,7 +64,7 @@ def chat(
     media = media_in_order(ctx, image, video, stdin_is="the conversation")
     for one in media:
         check(one)
-    with Waiting() as waiting, opening.open(waiting) as opened, opened.chat(system) as talk:
+    with Waiting() as waiting, opening.open(waiting) as opened, opened.chat(system and checked_text(system)) as talk:
         waiting.stop()
         repl = _Repl(talk, chosen, media, waiting, as_json=as_json)
         if repl.interactive:
@@ -205,7 +205,7 @@ def _named(command: str, text: str) -> list[Media]:
     if not text:
         raise UsageError(f"{command} needs a path: {command} PATH")
     try:
-        names = [text] if os.path.exists(os.path.expanduser(text)) else split_paths(text)
+        names = [text] if os.path.lexists(os.path.expanduser(text)) else split_paths(text)
     except ValueError as error:
         raise UsageError(f"{command} {text}: {error}; close the quotes") from None
     if STDIN in names:

@@ -6,13 +6,14 @@ The converters are found by name, like backends: nothing here is imported from t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 import click
 
-from ..bundle import GGUF_NAME, MANIFEST_NAME, MLX_NAME, MMPROJ_NAME, VISION_NAME, Bundle, read_manifest
+from ..bundle import GGUF_NAME, MANIFEST_NAME, MLX_NAME, MMPROJ_NAME, VISION_NAME, Bundle, PartInfo, read_manifest
 from ..errors import BundleError
 from . import output
 from .options import complete_path, json_option
@@ -158,6 +159,18 @@ def convert(
     tell(bundle, str(out), as_json)
 
 
+def part_lines(part: PartInfo, precision: str) -> list[str]:
+    """What a conversion found out about a part, for people: bits a weight, and the matrices that differ."""
+    lines = [f"{part.bits_per_weight:.2f} bits a weight"]
+    if part.cosine is not None:
+        lines.append(f"least cosine to fp32 {part.cosine:.4f}")
+    for kind, stored in part.matrices.items():
+        if not stored.as_named:
+            share = f"{stored.count} of {part.total} matrices fall back to {kind}"
+            lines.append(f"{share}, as {precision} does not fit: {', '.join(stored.names)}")
+    return lines
+
+
 def _held(out: Path) -> dict[str, str]:
     """Precisions of the bundle at `out`; none where there is no bundle."""
     try:
@@ -170,9 +183,12 @@ def tell(bundle: Bundle, model: str, as_json: bool) -> None:
     """Say what was made, and what to do with it."""
     size = sum(file.bytes for file in bundle.manifest.files.values())
     if as_json:
-        output.print_json({"name": bundle.manifest.name, "folder": str(bundle.folder), "bytes": size, "model": model})
+        facts = {"name": bundle.manifest.name, "folder": str(bundle.folder), "bytes": size, "model": model}
+        output.print_json({**facts, "parts": {name: asdict(part) for name, part in bundle.manifest.parts.items()}})
         return
     output.note(f"{bundle.folder}: {output.size(size)}")
+    for name, part in bundle.manifest.parts.items():
+        output.note(f"{name}: {'; '.join(part_lines(part, bundle.manifest.precisions.get(name, '')))}")
     output.note(f"try: edge-interleave ask 'What changed?' --image a.png --image b.png --model {model}")
     if bundle.has(MMPROJ_NAME):
         decoder, mmproj = (bundle.folder / name for name in (GGUF_NAME, MMPROJ_NAME))

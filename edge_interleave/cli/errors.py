@@ -39,7 +39,7 @@ def run(command: click.Command, args: list[str]) -> int:
         output.flush()
         return result if isinstance(result, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
+        output.note(error.format_message())
         return error.exit_code
     except click.ClickException as error:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else None

@@ -176,9 +176,9 @@ def _show(summary: Summary, comparison: Comparison | None) -> None:
     from ..eval.report import CAPTION, headline, notes, tables
 
     out = output.out()
-    out.print(output.printable(headline(summary.run)))
+    output.say(output.listed(headline(summary.run)))
     if comparison is not None:
-        out.print(output.printable(f"b: {headline(comparison.b)}"))
+        output.say(output.listed(f"b: {headline(comparison.b)}"))
     for table in tables(summary, comparison, narrow=True):
         right = [column for column, number in zip(table.columns, table.numbers, strict=True) if number]
         out.print()
@@ -186,4 +186,4 @@ def _show(summary: Summary, comparison: Comparison | None) -> None:
     out.print()
     out.print(CAPTION)
     for note in notes(summary, comparison):
-        out.print(output.printable(note))
+        output.say(note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -19,6 +20,7 @@ _LIBRARIES = (
     "mlx",
     "mlx-lm",
     "onnxruntime",
+    "av",
     "opencv-python",
     "pillow",
     "numpy",
@@ -86,12 +88,16 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
             "parameters": vision.parameters,
             "image_size": vision.image_size,
             "patch_size": vision.patch_size,
-            "tokens_per_image": vision.tokens,
+            "tokens_per_image": vision.tokens + vision.image_newline,
+            "image_newline": vision.image_newline,
             "pooling_mode": manifest.pooling_mode,
         },
         "files": {
             name: {"bytes": file.bytes, "precision": manifest.precision(name), "sha256": file.sha256}
             for name, file in manifest.files.items()
+        },
+        "parts": {
+            name: {"precision": manifest.precisions.get(name), **asdict(part)} for name, part in manifest.parts.items()
         },
         "runs_here_with": _engines(bundle),
     }
@@ -116,7 +122,7 @@ def _installation() -> dict[str, Any]:
         "edge-interleave": _version("edge-interleave"),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
-        "models_folder": str(store.models_folder()),
+        "models_folder": str(store.known_models_folder() or f"none: set {store.HOME_VARIABLE}"),
         "backends": {name: _backend_problem(name) or "ready" for name in backend_names()},
         "execution_providers": _providers(),
         "libraries": {name: _version(name) for name in _LIBRARIES},
@@ -127,7 +133,9 @@ def _rows(facts: dict[str, Any], indent: str = "") -> list[tuple[str, str]]:
     """Names and values, with what is inside indented."""
     rows: list[tuple[str, str]] = []
     for name, value in facts.items():
-        if isinstance(value, dict):
+        if name == "parts":
+            rows += [(name, ""), *_part_rows(value)] if value else []
+        elif isinstance(value, dict):
             rows += [(indent + name, ""), *_rows(value, indent + "  ")]
         elif isinstance(value, list):
             rows.append((indent + name, ", ".join(value)))
@@ -137,6 +145,20 @@ def _rows(facts: dict[str, Any], indent: str = "") -> list[tuple[str, str]]:
             rows.append((indent + name, f"{value / 1e6:,.1f} M"))
         else:
             rows.append((indent + name.replace("_", " "), str(value)))
+    return rows
+
+
+def _part_rows(parts: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the conversion found out: bits a weight, and the matrices that are not what the precision stands for."""
+    rows = []
+    for name, part in parts.items():
+        rows.append((f"  {name}", f"{part['bits_per_weight']:.2f} bits a weight"))
+        if part["cosine"] is not None:
+            rows.append(("    least cosine to fp32", f"{part['cosine']:.4f}"))
+        total = sum(stored["count"] for stored in part["matrices"].values())
+        for kind, stored in part["matrices"].items():
+            why = "" if stored["as_named"] else f", as {part['precision']} does not fit: {', '.join(stored['names'])}"
+            rows.append((f"    {kind}", f"{stored['count']} of {total} matrices{why}"))
     return rows
 
 

@@ -29,7 +29,9 @@ def history_file() -> Path | None:
     from platformdirs import user_state_path
 
     with suppress(OSError, RuntimeError, KeyError):
-        return user_state_path("edge-interleave") / "chat-history"
+        folder = user_state_path("edge-interleave")
+        # Without a home folder it may begin with a tilde.
+        return folder / "chat-history" if folder.is_absolute() else None
     return None
 
 

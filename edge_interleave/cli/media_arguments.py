@@ -18,6 +18,7 @@ import click
 
 from ..errors import MediaError, UsageError
 from ..messages import Image, Media, Video
+from ..natural_order import natural_order
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -63,7 +64,7 @@ class MediaCommand(click.Command):
                 option = options.get(name)
                 made += [token, *islice(tokens, int(option is not None and not attached))]
                 media = name if option is not None and option.name in (IMAGE, VIDEO) else None
-            elif media is not None and os.path.exists(token):
+            elif media is not None and os.path.lexists(token):
                 made += [media, token]
             else:
                 made.append(token)
@@ -102,14 +103,17 @@ def named_media(kind: str, name: str) -> Iterator[Media]:
             raise UsageError("a video cannot be read from stdin; save it to a file")
         yield Image(_picture_from_stdin())
         return
+    if not name:
+        raise UsageError(f"--{kind} is given an empty name; give a file")
     if _ADDRESS.match(name):
         raise MediaError(f"{name}: an address; nothing is fetched, so download it first and give the file")
     make = Image if kind == IMAGE else Video
-    paths = [name] if os.path.exists(name) or not glob.has_magic(name) else sorted(glob.glob(name), key=_natural)
+    exists = os.path.lexists(name) or not glob.has_magic(name)
+    paths = [name] if exists else sorted(glob.glob(name), key=natural_order)
     if not paths:
         raise MediaError(f"{name}: no file matches this pattern; check the path")
     for path in paths:
-        if not os.path.exists(path):
+        if not os.path.lexists(path):
             raise MediaError(f"{path}: no such file; check the path")
         yield make(Path(path))
 
@@ -124,11 +128,6 @@ def check(media: Media) -> None:
         from ..stream.clip import sample_clip
 
         sample_clip(media.path, 1)
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """For sorting: f2 before f10."""
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"([0-9]+)", name)]
 
 
 def _picture_from_stdin() -> Picture:

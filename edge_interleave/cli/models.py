@@ -30,8 +30,11 @@ def list_(as_json: bool) -> None:
 
 def _list(as_json: bool) -> None:
     found = store.list_models()
+    folder = store.known_models_folder()
     if as_json:
-        output.print_json({"folder": str(store.models_folder()), "models": [_as_json(model) for model in found]})
+        output.print_json(
+            {"folder": None if folder is None else str(folder), "models": [_as_json(model) for model in found]}
+        )
         return
     rows = [
         (
@@ -43,7 +46,8 @@ def _list(as_json: bool) -> None:
         for model in found
     ]
     output.out().print(output.table(("name", "size", "precision", "made of"), rows, right=("size",)))
-    output.note(f"\npulled models live in {store.models_folder()}")
+    where = f"live in {folder}" if folder else f"have no home folder to live in; set {store.HOME_VARIABLE} to a folder"
+    output.note(f"\npulled models {where}")
 
 
 def _complete_pulled(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

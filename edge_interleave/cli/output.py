@@ -10,6 +10,7 @@ import json
 import os
 import select
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -106,6 +107,18 @@ def drop(stream: TextIO) -> None:
         os.close(nowhere)
 
 
+def _print(console: Console, text: str, style: str = "") -> None:
+    """Wrapped between words on a terminal, where a path stays whole; elsewhere as long as it is."""
+    lines = printable(text).split("\n")
+    if console.is_terminal:
+        lines = [
+            part
+            for line in lines
+            for part in textwrap.wrap(line, console.width, break_long_words=False, break_on_hyphens=False) or [""]
+        ]
+    console.print("\n".join(lines), soft_wrap=True, style=style)
+
+
 @contextmanager
 def abandoned_by(event: threading.Event) -> Iterator[None]:
     """Within the block, once `event` is set, a stdout that nobody reads is given up: who writes gets Abandoned.
@@ -171,11 +184,29 @@ def printable(text: str) -> str:
 
 def note(text: str, style: str = "") -> None:
     """A line for the user on stderr: wrapped at words on a terminal, else as long as it is. Never fails."""
-    console = err()
     try:
-        console.print(printable(text), soft_wrap=not console.is_terminal, style=style)
+        if sys.stderr.isatty():
+            _print(err(), text, style)
+        else:
+            # Rich would end the program where the reader of stderr has gone away.
+            print(printable(text), file=sys.stderr, flush=True)
     except OSError:
         drop(sys.stderr)
+
+
+def say(text: str) -> None:
+    """A line for the user on stdout, wrapped as a `note` is."""
+    _print(out(), text)
+
+
+def listed(text: str) -> str:
+    """A list as lines of at most the width of stdout, each broken behind a comma."""
+    width, lines = out().width, [""]
+    for part in text.split(", "):
+        if lines[-1] and len(lines[-1]) + len(part) + 3 > width:
+            lines.append("")
+        lines[-1] += f"{part}, "
+    return "\n".join(line.rstrip() for line in lines).removesuffix(",")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> Table:

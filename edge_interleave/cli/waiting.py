@@ -35,7 +35,7 @@ class Waiting:
         if stage == "encode":
             self.show(f"encoding image {min(done + 1, total)} of {total}")
         else:
-            self.show(f"reading {total:,} tokens" + (f", {done:,} done" if done else ""))
+            self.show(f"reading {total:,} tokens" + (f", {done:,} done" if 10 * done >= total else ""))
 
     def show(self, text: str) -> None:
         """Show this instead of what was shown before."""

@@ -291,7 +291,7 @@ def _line(event: Event, raised: bool) -> str:
     where = clock(event.frame_time_s) if event.file is None else event.file
     at = f"{where}  frame {event.frame}: "
     if isinstance(event, Answered):
-        return at + " ".join(event.answer.split())
+        return at + " ".join(event.answer.split()) + " (cut off)" * (event.finish_reason == "length")
     if isinstance(event, Alert):
         saved = f"; {event.frames[-1]}" if event.frames else ""
         return f"{at}ALERT {event.question} {event.probability:.2f}{saved}"

@@ -46,11 +46,6 @@ class Capture:
         self._lock = threading.Lock()
         self._released = False
 
-    @property
-    def hardware(self) -> bool:
-        """Whether a hardware decoder is in use."""
-        return self._get(self._cv2.CAP_PROP_HW_ACCELERATION) > 0
-
     def grab(self) -> bool:
         """Go on by one frame. False: there is none, or it is released. Raises MediaError where OpenCV fails."""
         with self._lock:
@@ -135,9 +130,3 @@ def with_options(options: str, place: str, settings: Sequence[int]) -> Any:
                 del os.environ[_OPTIONS_KEY]
             else:
                 os.environ[_OPTIONS_KEY] = before
-
-
-def hardware_settings() -> list[int]:
-    """What asks OpenCV to decode in hardware, and in software where there is none."""
-    cv2 = opencv()
-    return [cv2.CAP_PROP_HW_ACCELERATION, cv2.VIDEO_ACCELERATION_ANY]

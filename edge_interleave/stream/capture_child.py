@@ -13,7 +13,6 @@ import json
 import os
 import struct
 import sys
-import threading
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import MediaError
+from ..parent import end_with_parent
 from ..vision.image import MAX_PIXELS
 from ..vision.opencv import opencv
 from .capture import Capture, open_video
@@ -39,15 +39,10 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     wanted = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     with contextlib.suppress(BrokenPipeError):
         _serve(wanted, out)
     # No clean-up: a camera or a stream that hangs is freed by the system.
-    os._exit(0)
-
-
-def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
     os._exit(0)
 
 
@@ -68,16 +63,18 @@ def _streamed(wanted: dict[str, Any]) -> Iterator[_Timed]:
     except MediaError:
         return
     clock = FrameClock(video)
-    time_s = 0.0
+    time_s, sent = 0.0, False
     while True:
         try:
             frame = video.read()
         except PacketDamaged:
-            yield time_s, None
+            # A recording of nothing but damage counts as one that cannot be opened.
+            if sent or gate is not None:
+                yield time_s, None
             continue
         if frame is None:
             return
-        time_s = clock.time_s(frame.pts)
+        time_s, sent = clock.time_s(frame.pts), True
         yield time_s, np.asarray(video.picture(frame))
 
 

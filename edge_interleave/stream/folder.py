@@ -21,9 +21,10 @@ from typing import NamedTuple
 from PIL import Image
 
 from ..errors import MediaError
+from ..natural_order import natural_order
 from ..vision.image import describe, open_image
 from .frame import Frame
-from .pictures import PictureFolder, natural_order
+from .pictures import PictureFolder
 from .source import FrameDamaged, SourceLost
 
 POLL_S = 0.25

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import MediaError
+from ..natural_order import natural_order
 from ..vision.formats import HEAD_BYTES, picture_format, unreadable_format
 from ..vision.image import describe, open_regular
 from ..vision.jpeg import is_film
@@ -21,7 +21,6 @@ _RAW = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", 
 """Raw photographs begin as a TIFF or JPEG that holds a preview."""
 _UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".download")
 """What is still being written or downloaded; it gets its own name when it is whole."""
-_DIGITS = re.compile(r"([0-9]+)")
 _NAMED = 5
 """So many of the files left out are named."""
 
@@ -105,13 +104,6 @@ class PictureFolder:
         # It went away, or is not ours to read.
         except OSError:
             return (-1, 0), False
-
-
-def natural_order(name: str) -> tuple[list[str | int], str]:
-    """Sorts names as people do: f2 before f10, whatever the case of letters."""
-    # Text and numbers take turns, so that like is compared with like.
-    parts = _DIGITS.split(name.casefold())
-    return [int(part) if at % 2 else part for at, part in enumerate(parts)], name
 
 
 def picture_names(folder: Path | str) -> list[str]:

@@ -23,6 +23,8 @@ FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 30.0
 """How long it waits before it tries a lost source again: the first time, and at most, doubling in between."""
 _JOIN_S = 1.0
+_HELD_S = 2.0
+"""A black first frame is handed out where nothing comes behind it for so long."""
 _RECENT = 50
 
 
@@ -104,6 +106,7 @@ class FrameReader:
         self._broken = False
         self._dark_skipped = 0
         self._held: Frame | None = None
+        self._held_until = 0.0
         self._news = threading.Condition()
         self._slot: Frame | None = None
         self._stop = threading.Event()
@@ -124,8 +127,16 @@ class FrameReader:
 
     def next(self, timeout: float) -> Frame | None:
         """The next frame worth a look, at most `timeout` seconds waited for. None: nothing yet, or `ended`."""
+        until = time.monotonic() + timeout
         with self._news:
-            self._news.wait_for(lambda: self._slot is not None or self._finished or self._stop.is_set(), timeout)
+            while not (self._slot is not None or self._finished or self._stop.is_set()):
+                now = time.monotonic()
+                if self._held is not None and now >= self._held_until:
+                    self._release_held()
+                elif now >= until:
+                    break
+                else:
+                    self._news.wait((until if self._held is None else min(until, self._held_until)) - now)
             frame, self._slot = self._slot, None
             self._handed_out += frame is not None and not frame.unchanged
             self._news.notify_all()
@@ -185,10 +196,6 @@ class FrameReader:
                     self._reconnect(lost)
                     continue
                 if frame is None:
-                    # A source that is nothing but its black start is shown all the same.
-                    if self._held is not None:
-                        self._dark_skipped -= 1
-                        self._pass_on(self._held)
                     break
                 self._offer(frame)
         # Whatever fails in a source, a caller's iterable among them, ends the reading and is kept for who asks.
@@ -198,6 +205,7 @@ class FrameReader:
         finally:
             self._source.close()
             with self._news:
+                self._release_held()
                 self._finished = True
                 self._news.notify_all()
 
@@ -206,6 +214,8 @@ class FrameReader:
         if self._stop.is_set():
             return
         if self._lost_at is None:
+            with self._news:
+                self._release_held()
             self._lost_at = time.monotonic()
             self._warm_up, self._stillness, self._frozen_at = WarmUp(), Stillness(), None
             self._tell("lost", 0.0, f"{lost}; trying again until it is back")
@@ -238,9 +248,11 @@ class FrameReader:
         if getattr(self._source, "warms_up", False) and not self._warm_up.ready(frame):
             with self._news:
                 self._dark_skipped += 1
-            self._held = frame
+                self._held, self._held_until = frame, time.monotonic() + _HELD_S
+                self._news.notify_all()
             return
-        self._held = None
+        with self._news:
+            self._held = None
         self._pass_on(frame)
 
     def _pass_on(self, frame: Frame) -> None:
@@ -264,6 +276,14 @@ class FrameReader:
             self._late += self._waits()
             self._slot = frame
             self._news.notify_all()
+
+    def _release_held(self) -> None:
+        """Hand out the black frame that was left out last: nothing came behind it."""
+        if self._held is not None and self._slot is None and not self._stop.is_set():
+            self._dark_skipped -= 1
+            self._slot = self._held
+            self._news.notify_all()
+        self._held = None
 
     def _waits(self) -> bool:
         """Whether a frame waits that counts, for it is none that looks as the one before."""

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ..cpus import quota_limit
 from ..errors import BackendError, MediaError
 from ..vision.image import MAX_PIXELS, describe, open_regular
 from .capture import CONTAINERS
@@ -122,6 +123,7 @@ class VideoFile:
         self._closed = False
         self._flushed = False
         self._frames = 0
+        self._key_lost = self._shown = False
         self._track_index: int | None = None
         self._turned: tuple[int, int, int] | None = None
         self._turn: Image.Transpose | None = None
@@ -136,8 +138,13 @@ class VideoFile:
             while not self._closed:
                 if self._decoded:
                     frame = self._decoded.popleft()
-                    if self._gate is not None and not self._is_whole(frame, self._gate):
-                        raise PacketDamaged
+                    if self._gate is not None:
+                        if not self._is_whole(frame, self._gate):
+                            raise PacketDamaged
+                        return frame
+                    if self._key_lost and not frame.key_frame:
+                        continue
+                    self._key_lost, self._shown = False, True
                     return frame
                 try:
                     packet = next(self._packets, None)
@@ -259,10 +266,14 @@ class VideoFile:
             self._container.close()
             raise self._too_large(width, height)
         track.thread_type = "AUTO"
+        if (limit := quota_limit()) is not None:
+            track.codec_context.thread_count = limit
         if self._gate is not None:
             # A thread a frame: only so are a frame's errors complete when it is given. Each thread delays by a frame.
             track.thread_type = "FRAME"
             track.codec_context.thread_count = 2 if width * height <= _FULL_HD else 4
+        # One for all frames: the table that brings HDR to standard range takes seconds to make.
+        self._converter = self._av.video.reformatter.VideoReformatter()
         self._unit_s = float(track.time_base or 1)
         self._begin(self._container.demux(track))
 
@@ -292,6 +303,7 @@ class VideoFile:
         self._packets = packets if self._gate is None else _flagged(packets, self._gate)
         self._decoded: deque[av.VideoFrame] = deque()
         self._flushed = False
+        self._key_lost = self._shown = False
 
     def _decode(self, packet: av.Packet[VideoStream] | None) -> None:
         if packet is not None and packet.size == 0:
@@ -303,6 +315,8 @@ class VideoFile:
         except self._av.FFmpegError as error:
             if self._gate is not None:
                 self._gate.failed()
+            # What builds on a key frame that is lost shows nothing.
+            self._key_lost = self._key_lost or not self._shown
             raise PacketDamaged from error
 
     def _is_whole(self, frame: av.VideoFrame, gate: DamageGate) -> bool:
@@ -317,10 +331,10 @@ class VideoFile:
     def _pixels(self, frame: av.VideoFrame, layout: str) -> npt.NDArray[np.uint8]:
         """A frame's colours as a screen of standard range shows them; HDR is brought to that range."""
         try:
-            shown = frame.reformat(format=layout, dst_color_trc=_BT709, dst_color_primaries=_BT709)
+            shown = self._converter.reformat(frame, format=layout, dst_color_trc=_BT709, dst_color_primaries=_BT709)
         # Tags that FFmpeg does not know how to convert from.
         except self._av.FFmpegError:
-            shown = frame.reformat(format=layout)
+            shown = self._converter.reformat(frame, format=layout)
         return np.asarray(shown.to_ndarray(), np.uint8)
 
     def _is_hidden(self, packet: av.Packet[VideoStream]) -> bool:

@@ -52,6 +52,10 @@ _ORIENTATIONS = {
 }
 _WEBP_FLAGS, _WEBP_ANIMATED, _WEBP_ALPHA = 20, 0x02, 0x10
 """Where a WebP's flags are, and two of them (RFC 9649, 2.7)."""
+_MAJOR_BRAND = 8
+"""Where an ISO media file's first brand is (ISO 14496-12, 4.3)."""
+_PILLOWS_BRANDS = (b"avif", b"avis", b"mif1", b"msf1")
+"""Pillow knows an AVIF by its first brand alone, and these."""
 _LEVELS_APART = {"L;2": 85, "L;4": 17}
 """What Pillow multiplies a PNG's grey values of 2 and 4 bits by."""
 
@@ -159,7 +163,11 @@ def identify(file: BinaryIO) -> Image.Image:
             image.info["icc_profile"] = profile
         return image
     if kind == "WEBP" and head[12:16] == b"VP8X" and head[_WEBP_FLAGS] & _WEBP_ANIMATED:
-        return Image.open(_with_alpha(file), formats=["WEBP"])
+        # It is transparent where its frames leave a rest, whatever its header says.
+        return Image.open(_changed(file, _WEBP_FLAGS, bytes([head[_WEBP_FLAGS] | _WEBP_ALPHA])), formats=["WEBP"])
+    if kind == "AVIF" and head[_MAJOR_BRAND : _MAJOR_BRAND + 4] not in _PILLOWS_BRANDS:
+        brand = b"avis" if b"avis" in head else b"avif"
+        return Image.open(_changed(file, _MAJOR_BRAND, brand), formats=["AVIF"])
     return Image.open(file, formats=formats)
 
 
@@ -247,10 +255,10 @@ def _as_meant(image: Image.Image) -> Image.Image:
     return next(canvas for at, (canvas, _) in enumerate(frames) if at == number)
 
 
-def _with_alpha(file: BinaryIO) -> BinaryIO:
-    """An animated WebP whose header says that it is transparent somewhere, which it is where frames leave a rest."""
+def _changed(file: BinaryIO, at: int, new: bytes) -> BinaryIO:
+    """The file with other bytes at one place."""
     content = bytearray(file.read())
-    content[_WEBP_FLAGS] |= _WEBP_ALPHA
+    content[at : at + len(new)] = new
     return io.BytesIO(content)
 
 

@@ -20,23 +20,26 @@ from ..decoder import FloatArray
 from ..errors import BundleError
 from .tiles import GRIDS
 
-_HEADER_BYTES_MAX = 4096
-
 
 def read_newline(path: Path, hidden_size: int) -> FloatArray:
     """`image_newline.npy`: float32 (hidden_size,), read-only. Raises BundleError where the file is something else."""
     try:
-        size = path.stat().st_size
-        if size > 4 * hidden_size + _HEADER_BYTES_MAX:
-            raise ValueError(f"{size} bytes is too large")
-        row = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise BundleError(f"{path}: not an array of NumPy ({error}); convert or pull the model again") from error
-    if not isinstance(row, np.ndarray) or row.dtype != np.float32 or row.shape != (hidden_size,):
-        raise BundleError(f"{path}: must hold {hidden_size} values in float32; convert or pull the model again")
+        with path.open("rb") as file:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError("another version of the format")
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            # Before anything is allocated: the header may claim any size.
+            if dtype != np.dtype("<f4") or shape != (hidden_size,):
+                raise ValueError(f"{dtype} {shape} instead of float32 ({hidden_size},)")
+            raw = file.read(4 * hidden_size + 1)
+    except Exception as error:  # NumPy evaluates the header as Python and lets what goes wrong there through
+        reason = " ".join(str(error).split())[:200]
+        raise BundleError(f"{path}: not the row it must hold ({reason}); convert or pull the model again") from error
+    if len(raw) != 4 * hidden_size:
+        raise BundleError(f"{path}: must hold {hidden_size} values; convert or pull the model again")
+    row = np.frombuffer(raw, "<f4").astype(np.float32, copy=False)
     if not np.isfinite(row).all():
         raise BundleError(f"{path}: holds values that are not finite; convert or pull the model again")
-    row.flags.writeable = False
     return row
 
 

@@ -6,6 +6,7 @@ import os
 from functools import cache
 from typing import Any
 
+from ..cpus import quota_limit
 from ..errors import BackendError
 
 
@@ -28,4 +29,6 @@ def opencv() -> Any:
         # OpenCV 4 has it at the top, OpenCV 5 in a module of its own; 0 is LOG_LEVEL_SILENT.
         set_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
         set_level(0)
+    if (limit := quota_limit()) is not None:
+        cv2.setNumThreads(limit)
     return cv2

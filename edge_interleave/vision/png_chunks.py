@@ -52,7 +52,9 @@ def lean_png(file: BinaryIO) -> tuple[BinaryIO, bytes | None]:
             # A text that is not packed is as large as the file says; it cannot be a bomb.
             inflated += 0 if packed is None else text_bytes
             if inflated > MAX_TEXT_BYTES:
-                raise Refused(f"its texts inflate to more than {MAX_TEXT_BYTES >> 20} MiB; save it without them")
+                raise Refused(
+                    f"cannot be decoded: texts inflate to more than {MAX_TEXT_BYTES >> 20} MiB; save it without them"
+                )
             if key in _ORIENTATION_KEYS and key not in keys and text_bytes <= _KEPT_BYTES:
                 keys.add(key)
                 lean.write(chunk)
@@ -84,7 +86,10 @@ def _profile(data: bytes) -> bytes | None:
     except zlib.error:
         return None
     if len(profile) > MAX_PROFILE_BYTES:
-        raise Refused(f"its colour profile inflates to more than {MAX_PROFILE_BYTES >> 20} MiB; save it without")
+        raise Refused(
+            f"cannot be decoded: its colour profile inflates to more than {MAX_PROFILE_BYTES >> 20} MiB; "
+            "save it without one"
+        )
     return profile
 
 

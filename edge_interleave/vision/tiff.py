@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import Image, TiffImagePlugin
 
 from .formats import MAX_PIXELS, Refused
 from .levels import eight_bits
@@ -99,7 +99,7 @@ def as_shown(image: TiffImagePlugin.TiffImageFile) -> Image.Image:
 
 
 def _by_opencv(file: IO[bytes], number: int, tags: Tags) -> Image.Image | None:
-    """The page, mode L or RGB, by OpenCV; None where it cannot read it either.
+    """The page, mode L or RGB, upright, by OpenCV; None where it cannot read it either.
 
     Packed values of 10, 12 and 14 bits come as the upper bits of 16.
     """
@@ -123,7 +123,6 @@ def _by_opencv(file: IO[bytes], number: int, tags: Tags) -> Image.Image | None:
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO and samples[0][0] > 8:
         levels = 255 - levels
     shown = Image.fromarray(np.ascontiguousarray(levels))
-    shown.getexif()[ExifTags.Base.Orientation] = tags.get(ExifTags.Base.Orientation, 1)
     if _ICC_PROFILE in tags:
         shown.info["icc_profile"] = tags[_ICC_PROFILE]
     return shown
