@@ -44,6 +44,7 @@ from .window import FrameWindow
 if TYPE_CHECKING:
     from .stream.frame import Frame
     from .stream.pump import Pump
+    from .stream.reader import SourceStatus
     from .stream.source import Source
     from .vision.encoder import VisionEncoder
     from .vision.image import ImageSource
@@ -128,14 +129,18 @@ class Live:
         realtime: bool = False,
         say: Callable[[str], None] | None = None,
         on_frame: Callable[[int], None] | None = None,
+        on_unchanged: Callable[[float], None] | None = None,
+        on_status: Callable[[SourceStatus], None] | None = None,
     ) -> None:
         """Begin to take frames from a source, in the background, until it ends or `close`.
 
         `source`: `camera:0`, a video, a folder that fills up, `http(s)://` or `rtsp://`, an iterable of pictures.
         `fps`: at most so many frames a second. `change`: skip frames that differ less than this from the last one taken
-        (see `stream.worth`). `realtime`: a video plays at its own pace. `say`: gets a line where a source is lost or
-        back. `on_frame`: gets the number of each frame that has come into the window, and may ask about it; the next
-        frame waits until it is through.
+        (see `stream.worth`). `realtime`: a video plays at its own pace. `say`: gets a line where a source is
+        lost, frozen or damaged, and when that is over; `on_status` the same with its parts (`stream.reader`).
+        `on_frame`: gets the number of each frame that has come into the window, and may ask about it; the next frame
+        waits until it is through. `on_unchanged`: gets the time of frames that `change` left out: what was found about
+        the newest frame in the window still stands then.
         Raises MediaError where the source cannot be opened, UsageError while another is watched.
         """
         from .stream.pump import Pump
@@ -149,6 +154,10 @@ class Live:
             if on_frame is not None:
                 on_frame(number)
 
+        def unchanged(frame: Frame) -> None:
+            if on_unchanged is not None:
+                on_unchanged(frame.time_s)
+
         with self._adding:
             if self._closed.is_set():
                 raise UsageError(CLOSED)
@@ -156,8 +165,15 @@ class Live:
                 raise UsageError("a source is being watched; wait for its end, or open another window")
             if self._pump is not None:
                 self._pump.close()
-            reader = FrameReader(open_source(source, realtime=realtime), fps=fps, change=change, say=say)
-            self._pump = Pump(reader, self._encode_or_skip, append, self._tell)
+            reader = FrameReader(
+                open_source(source, realtime=realtime),
+                fps=fps,
+                change=change,
+                say=say,
+                with_unchanged=on_unchanged is not None,
+                on_status=on_status,
+            )
+            self._pump = Pump(reader, self._encode_or_skip, append, self._tell, unchanged)
         if self._closed.is_set():  # meanwhile
             self._pump.close()
             raise UsageError(CLOSED)

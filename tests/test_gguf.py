@@ -12,6 +12,7 @@ import gguf
 import llama_cpp
 import numpy as np
 import pytest
+from edge_interleave.backends.llama_cpp_weights import model_params
 from edge_interleave.converters.checkpoint import open_checkpoint
 from edge_interleave.converters.config import ModelConfig, RopeScaling
 from edge_interleave.converters.convert import convert as convert_to_bundle
@@ -43,6 +44,15 @@ CORPUS = (
     "\n",
     "",
 )
+
+
+@pytest.fixture(autouse=True)
+def plain_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp's high-level interface knows nothing of AMX kernels that end the process (`llama_cpp_weights`)."""
+    params = model_params()
+    monkeypatch.setattr(
+        llama_cpp.llama_cpp, "llama_model_default_params", lambda: type(params).from_buffer_copy(params)
+    )
 
 
 def make(folder: Path, config: ModelConfig | None = None, **options: Any) -> Path:

@@ -88,7 +88,8 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
             "parameters": vision.parameters,
             "image_size": vision.image_size,
             "patch_size": vision.patch_size,
-            "tokens_per_image": vision.tokens,
+            "tokens_per_image": vision.tokens + vision.image_newline,
+            "image_newline": vision.image_newline,
             "pooling_mode": manifest.pooling_mode,
         },
         "files": {

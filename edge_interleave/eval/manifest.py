@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..bundle import TOKENIZER_NAME, VISION_NAME, Bundle
+from ..bundle import NEWLINE_NAME, TOKENIZER_NAME, VISION_NAME, Bundle
 from ..decoder import find_backend
 from ..errors import InputError
 from ..model import Model
@@ -171,14 +171,15 @@ def _parts(bundle: Bundle, decoder: str) -> dict[str, str]:
     """What answers depend on, by name, to digests: files, and all that the manifest says of how they are used."""
     manifest = bundle.manifest
     files = {name: info.sha256 for name, info in sorted(manifest.files.items())}
-    parts = {name: files[name] for name in (VISION_NAME, TOKENIZER_NAME) if name in files}
+    parts = {name: files[name] for name in (VISION_NAME, NEWLINE_NAME, TOKENIZER_NAME) if name in files}
     parts[decoder] = _sha256({name: sha256 for name, sha256 in files.items() if f"{name}/".startswith(f"{decoder}/")})
-    settings = asdict(manifest)
-    # Names, precisions and where it came from change no answer; the files are above.
-    for name in ("name", "source", "created_by", "schema_version", "precisions", "files"):
-        del settings[name]
-    named = {"vision": "preprocessing"}
-    return parts | {named.get(name, name.replace("_", " ")): _sha256(value) for name, value in settings.items()}
+    settings = {
+        "architecture": asdict(manifest.decoder),
+        "preprocessing": asdict(manifest.vision),
+        "prompt": asdict(manifest.prompt),
+        "pooling mode": manifest.pooling_mode,
+    }
+    return parts | {name: _sha256(value) for name, value in settings.items()}
 
 
 def _sha256(value: Any) -> str:
