@@ -97,7 +97,7 @@ class _Worker:
                 raise BackendError("the program ends, and MLX with it")
             if self._thread is not None:
                 return
-            thread = threading.Thread(target=self._work, name="edge-interleave mlx", daemon=True)
+            thread = threading.Thread(target=self._work, name="mlx", daemon=True)
             try:
                 thread.start()
             except RuntimeError as error:
