@@ -15,7 +15,7 @@ from official_reading import right_choice, rouge
 from rich.console import Console
 
 from edge_interleave.cli import output
-from edge_interleave.errors import InputError
+from edge_interleave.errors import InputError, ResourceError
 from edge_interleave.eval import RunInfo, SetScore, Settings, World, compare, summarise
 from edge_interleave.eval.manifest import claim
 from edge_interleave.eval.report import as_json, as_markdown, notes, tables, write
@@ -323,7 +323,7 @@ class TestReports:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(Path, "replace", fail)
-        with pytest.raises(InputError, match="No space left"):
+        with pytest.raises(ResourceError, match="No space left"):
             write(out, summary)
         assert (out / "summary.json").read_text("utf-8") == before
         assert not list(out.glob(".*"))

@@ -266,7 +266,7 @@ class TestTiles:
 
     def test_cost_what_the_encoder_says(self, bundle: Bundle) -> None:
         with ei.load(bundle.folder, threads=1) as model:
-            encoder = model._eyes._encoder
+            encoder = model._eyes._encoder()
             for size in [(28, 28), (60, 30), (100, 20), (57, 57)]:
                 (rows,) = encoder.encode([picture(0, size)], tiles=True)
                 assert len(rows) == encoder.tokens_for(picture(0, size), tiles=True) <= encoder.tokens_for(tiles=True)
