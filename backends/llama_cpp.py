@@ -18,6 +18,7 @@ import llama_cpp.llama_cpp as low
 import numpy as np
 
 from edge_interleave.bundle import GGUF_NAME, Bundle
+from edge_interleave.cpus import usable_cores as _physical_cores
 from edge_interleave.decoder import Decoder, DecoderFacts, DecoderMemory, DecoderOptions, FloatArray
 from edge_interleave.errors import BackendError, BundleError, InputError
 
@@ -312,20 +313,6 @@ def _new_context(model: Any, capacity: int, batch: int, options: DecoderOptions,
     if not context:
         raise BackendError(f"{path}: no room for a context of {capacity} entries{LOG.reason()}; use a smaller context")
     return context
-
-
-def _physical_cores() -> int:
-    """Cores that this process may use; two hyperthreads of a core count as one."""
-    if not hasattr(os, "sched_getaffinity"):
-        return os.cpu_count() or 1
-    allowed = os.sched_getaffinity(0)
-    cores = set()
-    for cpu in allowed:
-        try:
-            cores.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text())
-        except OSError:
-            return len(allowed)
-    return len(cores)
 
 
 def _free(context: Any, weights: Weights) -> None:

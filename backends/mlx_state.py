@@ -18,6 +18,7 @@ import numpy as np
 from edge_interleave.decoder import DecoderFacts
 from edge_interleave.errors import InputError
 from edge_interleave.safetensors_header import read_header
+from edge_interleave.utf8_path import utf8_path
 
 from .atomic import written
 from .decoder_inputs import checked_ranges
@@ -41,8 +42,8 @@ def write_arrays(path: Path, fingerprint: str, ranges: Ranges, arrays: Sequence[
     }
     named = {_name(number): array for number, array in enumerate(arrays)}
     try:
-        with written(path, _ENDING) as beside:
-            mx.save_safetensors(str(beside), named, metadata=metadata)
+        with written(path, _ENDING) as beside, utf8_path(beside) as name:
+            mx.save_safetensors(name, named, metadata=metadata)
     except RuntimeError as error:
         raise InputError(f"{path}: cannot be written ({str(error)[:100]}); choose another place") from error
 
@@ -60,7 +61,8 @@ def read_arrays(path: Path, fingerprint: str, facts: DecoderFacts, kinds: Sequen
     try:
         with path.open("rb") as file:
             entries = read_header(path, file, InputError, remedy=_REMEDY)
-        arrays, metadata = mx.load(str(path), format="safetensors", return_metadata=True)
+        with utf8_path(path) as name:
+            arrays, metadata = mx.load(name, format="safetensors", return_metadata=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except RuntimeError as error:

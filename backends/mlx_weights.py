@@ -19,6 +19,7 @@ from mlx.utils import tree_flatten
 from edge_interleave.bundle import MLX_NAME, Bundle
 from edge_interleave.errors import BundleError, shown
 from edge_interleave.safetensors_header import Entry, read_header
+from edge_interleave.utf8_path import utf8_path
 
 from .mlx_config import MlxConfig, read_config
 from .mlx_lm_models import TYPES, new_model
@@ -132,9 +133,10 @@ def _load(found: MlxFiles, folder: Path) -> Any:
     _check(dict(tree_flatten(model.parameters())), there, places, folder)
     for path in found.tensors:
         try:
-            arrays = mx.load(str(path))
-            # These alone: what the model holds until its other files are read would be drawn at random.
-            mx.eval(list(arrays.values()))
+            with utf8_path(path) as name:
+                arrays = mx.load(name)
+                # These alone: what the model holds until its other files are read would be drawn at random.
+                mx.eval(list(arrays.values()))
             model.load_weights(list(arrays.items()), strict=False)
         except (RuntimeError, ValueError) as error:
             raise BundleError(f"{path}: MLX cannot load it ({_line(error)}); {_REMEDY}") from error

@@ -101,9 +101,19 @@ def main() -> None:
         print(json.dumps({**cost, "targets": TARGETS[given.size], "met": not missed}))
     else:
         for name, value in cost.items():
-            print(f"{name:20} {value:.2f}" if isinstance(value, float) else f"{name:20} {value}")
+            show(name, value)
         print("targets met" if not missed else f"targets missed: {missed}")
     sys.exit(1 if missed else 0)
+
+
+def show(name: str, value: object) -> None:
+    """One figure a line; what a figure is made of below it."""
+    if isinstance(value, dict):
+        print(name)
+        for part, figure in value.items():
+            show(f"  {part}", figure)
+    else:
+        print(f"{name:32} {value:.2f}" if isinstance(value, float) else f"{name:32} {value}")
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("tiny", "0.5b"), default="0.5b")
     parser.add_argument("--window", type=int, default=8)
-    parser.add_argument("--stride", type=int, default=2, help="pooling stride of ours")
+    parser.add_argument("--pool", type=int, default=2, help="pooling stride of ours")
     parser.add_argument("--frames", type=int, default=300, help="frames of ours, in all")
     parser.add_argument("--rounds", type=int, default=3, help="repetitions of each peer")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
@@ -166,11 +166,11 @@ def measure(bundle: Bundle, checkpoint: Path, given: argparse.Namespace) -> dict
     frames = pictures()
     with ExitStack() as stack:
         model = stack.enter_context(ei.load(bundle.folder, threads=given.threads))
-        ours = Ours(model, given.window, given.stride, "sliding", frames)
+        ours = Ours(model, given.window, given.pool, "sliding", frames)
         stack.callback(ours.close)
-        hurried = Ours(model, given.window, given.stride, "sliding", frames, pause=False)
+        hurried = Ours(model, given.window, given.pool, "sliding", frames, pause=False)
         stack.callback(hurried.close)
-        exact = Ours(model, given.window, given.stride, "exact", frames)
+        exact = Ours(model, given.window, given.pool, "exact", frames)
         stack.callback(exact.close)
         info = bundle.manifest.vision
         own = Timing("ours", "ours: one encoded, one computed, one prepared before", ours.visual_tokens)
@@ -220,7 +220,7 @@ def summary(timings: list[Timing], question_tokens: int, given: argparse.Namespa
     return {
         "size": given.size,
         "window": given.window,
-        "stride": given.stride,
+        "stride": given.pool,
         "question_tokens": question_tokens,
         "threads": given.threads,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
@@ -251,9 +251,9 @@ def show(result: dict[str, Any]) -> None:
         )
     console = Console()
     console.print(
-        f"From a new frame to the first token of an answer: window {result['window']}, a question of", end=" "
+        f"From a new frame to the first token of an answer: window {result['window']}, a question of "
+        f"{result['question_tokens']} tokens, {result['size']} with random weights, {result['machine']}"
     )
-    console.print(f"{result['question_tokens']} tokens, {result['size']} with random weights, {result['machine']}")
     console.print(table)
     pooled, full = (result["contenders"][index]["visual_tokens"] for index in (0, -1))
     console.print(

@@ -117,7 +117,7 @@ class TransformersPeer:
 def chat_prompt(image: str, frames: int, question: str) -> str:
     """ChatML, with each frame announced by its number as a live window announces it."""
     shown = "".join(f"Frame {number}:{image}" for number in range(1, frames + 1))
-    return f"<|im_start|>user {shown}\n{question}<|im_end|><|im_start|>assistant\n"
+    return f"<|im_start|>user\n{shown}\n{question}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def _pixels(image: Image.Image) -> Pixels:

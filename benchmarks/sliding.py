@@ -94,11 +94,11 @@ def measure(model: ei.Model, task: str, window: int, count: int, pool: int) -> G
 
 def show(gaps: Sequence[Gap]) -> None:
     """The table."""
-    table = Table("task", "window", "clips", "sliding", "exact", "gap", "same answer")
+    table = Table("task", "window", "clips", "sliding", "exact", "gap, points", "same answer")
     for gap in gaps:
         table.add_row(
             gap.task, str(gap.window), str(gap.clips), f"{gap.sliding:.3f}", f"{gap.exact:.3f}",
-            f"{100 * (gap.sliding - gap.exact):+.1f} ± {100 * gap.half:.1f} points", f"{gap.same:.3f}",
+            f"{100 * (gap.sliding - gap.exact):+.1f} ± {100 * gap.half:.1f}", f"{gap.same:.3f}",
         )  # fmt: skip
     Console().print(table)
 

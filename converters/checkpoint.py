@@ -7,6 +7,7 @@ hold. Needs neither PyTorch nor transformers; a tensor costs memory only while t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from edge_interleave.errors import CheckpointError, shown
 from edge_interleave.safetensors_header import Entry
+from edge_interleave.utf8_path import utf8_text
 
 from .config import ModelConfig
 from .config_layouts import parse_config
@@ -28,6 +30,7 @@ from .safetensors_file import SafetensorsFile
 
 FloatArray = npt.NDArray[np.float32]
 
+LOG = logging.getLogger(__name__)
 CONFIG_NAME = "config.json"
 GENERATION_NAME = "generation_config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -43,7 +46,7 @@ def open_checkpoint(source: Path | str, *, revision: str | None = None, progress
     Raises CheckpointError, naming the file or tensor that is wrong, where this cannot be converted.
     """
     folder = Path(source)
-    name = folder.resolve().name
+    name = utf8_text(folder.resolve().name)
     if not folder.exists() and is_repository_id(str(source)):
         name = str(source)
         folder = download(name, revision, progress)
@@ -137,14 +140,31 @@ class Checkpoint:
         return file.kind(old)
 
     def _settle_head(self) -> bool:
-        """As transformers does: where the config ties them, either may be missing, and two that differ stay two."""
+        """As transformers does: where the config ties them, either may be missing, and two that differ stay two.
+
+        Raises CheckpointError where the config does not tie them and one is missing, which transformers makes up.
+        """
+        held = [name for name in (EMBEDDING, HEAD) if name in self._names]
         if not self.config.decoder.tie_word_embeddings:
+            if len(held) == 1:
+                lacks = "head" if held == [EMBEDDING] else "embedding matrix"
+                raise CheckpointError(
+                    f"{self.folder / CONFIG_NAME}: field 'tie_word_embeddings' is false, but the weights hold no "
+                    f"{lacks} beside {self._names[held[0]]}; set it to true if the model was trained so, or download "
+                    "the checkpoint again"
+                )
             return False
-        if EMBEDDING not in self._names and HEAD in self._names:
+        if held == [HEAD]:
             self._names[EMBEDDING] = self._names.pop(HEAD)
-        if HEAD not in self._names or EMBEDDING not in self._names:
+        if len(held) < 2 or self._same(EMBEDDING, HEAD):
             return True
-        return self._same(EMBEDDING, HEAD)
+        LOG.warning(
+            "%s: field 'tie_word_embeddings' is true, but %s and %s differ; both are kept, as transformers does",
+            self.folder / CONFIG_NAME,
+            self._names[EMBEDDING],
+            self._names[HEAD],
+        )
+        return False
 
     def _same(self, one: str, other: str) -> bool:
         a, b = self._entry(one), self._entry(other)

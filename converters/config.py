@@ -95,3 +95,9 @@ class ModelConfig:
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     """Ids that end an answer, as generation config or config say; may be empty."""
+    more_eos_token_ids: tuple[int, ...] = ()
+    """What other configs of the same checkpoint call ends: believed where the tokenizer has such special tokens."""
+    image_newline: bool = False
+    """Whether the tensor `image_newline` follows each image's visual tokens (original layout, `spatial_unpad`)."""
+    resize: str | None = None
+    """How an image becomes a square, as `bundle.VisionInfo.resize`, where `config.json` says so (original layout)."""

@@ -12,7 +12,7 @@ from edge_interleave.errors import CheckpointError
 
 from .config import ModelConfig
 from .config_original import parse_original
-from .config_parts import parse_decoder, parse_vision, pooling_mode, token_ids
+from .config_parts import more_token_ids, parse_decoder, parse_vision, pooling_mode, token_ids
 from .config_reader import Reader
 
 
@@ -65,6 +65,7 @@ def _parse_hf(reader: Reader, generation: Any) -> ModelConfig:
         pooling_mode=pooling_mode(reader),
         bos_token_id=bos[0] if bos else None,
         eos_token_ids=token_ids("eos_token_id", generation, text.raw, reader.raw),
+        more_eos_token_ids=more_token_ids("eos_token_id", generation, text.raw, reader.raw),
     )
 
 

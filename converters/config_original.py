@@ -3,6 +3,8 @@
 Facts from the LLaVA-NeXT code: for a SigLIP tower the last block is deleted, the features are the last hidden state of
 what is left, and `mm_vision_select_layer` is not read; for a CLIP tower it is, and `mm_vision_select_feature` says
 whether the CLS token is dropped (`patch`) or kept (`cls_patch`). The tower's weights are in the checkpoint.
+LLaVA-OneVision, LLaVA-Video and the resamplers of LLaVA-NeXT-Video share the classes of LLaVA-NeXT-Interleave and
+differ in fields alone; what these fields ask for and the runtime does not do is refused.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 from edge_interleave.errors import CheckpointError, shown
 
 from .config import ModelConfig, VisionConfig
-from .config_parts import parse_decoder, parse_vision, pooling_mode, token_ids
+from .config_parts import more_token_ids, parse_decoder, parse_vision, pooling_mode, token_ids
 from .config_reader import Reader, read_json
 
 _SO400M = {
@@ -41,6 +43,16 @@ TOWERS: dict[str, dict[str, Any]] = {
     "clip-vit-large-patch14": {**_CLIP_LARGE, "image_size": 224},
 }
 _PROJECTORS = {"mlp2x_gelu": "gelu"}
+_OTHER_MODELS = {
+    "mm_resampler_type": "null (a resampler between tower and projector is not supported)",
+    "mm_use_im_start_end": "false (tokens around each image are not supported)",
+    "s2": "false (a tower run at several scales is not supported)",
+    "add_faster_video": "false (LLaVA-Video's fast and slow frames are not supported)",
+}
+"""Fields that must be absent, null or false."""
+_RESIZES = {None: None, "square": None, "pad": "pad", "anyres": "squash"}
+"""By `image_aspect_ratio`, as `process_images` in LLaVA-NeXT's llava/mm_utils.py; None leaves it to the tower's image
+processor. Of `anyres` it is the overview's, and that of an image that is not cut into tiles."""
 
 
 def parse_original(reader: Reader, generation: Any = None) -> ModelConfig:
@@ -48,6 +60,8 @@ def parse_original(reader: Reader, generation: Any = None) -> ModelConfig:
     projector = reader.text("mm_projector_type", "linear")
     if projector not in _PROJECTORS:
         raise reader.error("mm_projector_type", "'mlp2x_gelu'")
+    for key, what in _OTHER_MODELS.items():
+        reader.expect(key, not reader.raw.get(key), what)
     vision = _tower(reader, _PROJECTORS[projector])
     if reader.integer("mm_hidden_size", vision.hidden_size) != vision.hidden_size:
         raise reader.error("mm_hidden_size", f"{vision.hidden_size}, the vision tower's hidden size")
@@ -60,6 +74,9 @@ def parse_original(reader: Reader, generation: Any = None) -> ModelConfig:
         pooling_mode=pooling_mode(reader),
         bos_token_id=bos[0] if bos else None,
         eos_token_ids=token_ids("eos_token_id", generation, reader.raw),
+        more_eos_token_ids=more_token_ids("eos_token_id", generation, reader.raw),
+        image_newline=_has_newline(reader),
+        resize=_resize(reader),
     )
 
 
@@ -74,6 +91,26 @@ def _decoder_type(reader: Reader) -> str:
         f"{reader.path}: architecture {shown(name)} is not supported "
         "(LlavaQwenForCausalLM, LlavaLlamaForCausalLM and LlavaForConditionalGeneration are)"
     )
+
+
+def _resize(reader: Reader) -> str | None:
+    said = reader.raw.get("image_aspect_ratio")
+    if said not in (*_RESIZES,):
+        raise reader.error(
+            "image_aspect_ratio", "'anyres', 'pad' or 'square' (LLaVA-OneVision and LLaVA-Video are not supported)"
+        )
+    return _RESIZES[said]
+
+
+def _has_newline(reader: Reader) -> bool:
+    """Whether `prepare_inputs_labels_for_multimodal` puts `image_newline` behind an image that is not in tiles."""
+    kind = reader.text("mm_patch_merge_type", "flat", null="flat")
+    if kind != "flat" and not kind.startswith("spatial"):
+        raise reader.error("mm_patch_merge_type", "'flat' or one of the 'spatial' ones")
+    place = reader.text("mm_newline_position", "one_token", null="one_token")
+    if kind != "flat" and place != "one_token":
+        raise reader.error("mm_newline_position", "'one_token' (LLaVA-Video's other places are not supported)")
+    return kind != "flat" and "unpad" in kind
 
 
 def _tower(reader: Reader, projector_act: str) -> VisionConfig:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edge_interleave.bundle import POOLING_MODES
-from edge_interleave.errors import CheckpointError
+from edge_interleave.errors import CheckpointError, shown
 
 from .config import DecoderConfig, RopeScaling, VisionConfig
 from .config_reader import Reader
@@ -35,7 +35,8 @@ def parse_decoder(reader: Reader, kind: str, tied: bool = False) -> DecoderConfi
     if reader.text("hidden_act", "silu") != "silu":
         raise reader.error("hidden_act", "'silu'")
     _refuse_sliding_window(reader, qwen, layers)
-    theta, scaling = _rope(reader)
+    context = reader.integer("max_position_embeddings", 32768 if qwen else 2048, most=1 << 24)
+    theta, scaling = _rope(reader, context)
     return DecoderConfig(
         type=kind,
         hidden_size=hidden,
@@ -45,7 +46,7 @@ def parse_decoder(reader: Reader, kind: str, tied: bool = False) -> DecoderConfi
         kv_heads=kv_heads,
         head_dim=head_dim,
         vocab_size=reader.integer("vocab_size", 151936 if qwen else 32000, most=1 << 22),
-        context_length=reader.integer("max_position_embeddings", 32768 if qwen else 2048, most=1 << 24),
+        context_length=context,
         rope_theta=theta,
         rms_norm_eps=reader.number("rms_norm_eps", 1e-6, 0.0, 1.0),
         tie_word_embeddings=reader.boolean("tie_word_embeddings", False) or tied,
@@ -103,12 +104,20 @@ def pooling_mode(reader: Reader) -> str:
 
 def token_ids(key: str, *sources: Any) -> tuple[int, ...]:
     """The ids under `key`, a number or a list of numbers, of the first of the JSON objects that has them."""
-    for source in sources:
-        value = source.get(key) if isinstance(source, Mapping) else None
-        ids = value if isinstance(value, list) else [value]
-        if ids and all(type(i) is int and 0 <= i < 1 << 22 for i in ids):
-            return tuple(dict.fromkeys(ids))
-    return ()
+    return next(filter(None, (_ids(key, source) for source in sources)), ())
+
+
+def more_token_ids(key: str, *sources: Any) -> tuple[int, ...]:
+    """The ids under `key` that the others of the JSON objects have and the first that has any lacks."""
+    first = token_ids(key, *sources)
+    more = dict.fromkeys(number for source in sources for number in _ids(key, source))
+    return tuple(number for number in more if number not in first)
+
+
+def _ids(key: str, source: Any) -> tuple[int, ...]:
+    value = source.get(key) if isinstance(source, Mapping) else None
+    ids: list[Any] = value if isinstance(value, list) else [value]
+    return tuple(dict.fromkeys(ids)) if all(type(i) is int and 0 <= i < 1 << 22 for i in ids) else ()
 
 
 def _refuse_sliding_window(reader: Reader, qwen: bool, layers: int) -> None:
@@ -121,24 +130,37 @@ def _refuse_sliding_window(reader: Reader, qwen: bool, layers: int) -> None:
         raise CheckpointError(f"{reader.path}: sliding-window attention is not supported; use a full-attention model")
 
 
-def _rope(reader: Reader) -> tuple[float, RopeScaling | None]:
-    """transformers 5 has `rope_parameters`, earlier ones `rope_theta` and `rope_scaling`."""
-    new = reader.raw.get("rope_parameters") is not None
-    rope = reader.object("rope_parameters") if new else reader
-    theta = (rope if new and "rope_theta" in rope.raw else reader).number("rope_theta", 10000.0, 1.0, 1e12)
-    if not new:
-        if reader.raw.get("rope_scaling") is None:
-            return theta, None
-        rope = reader.object("rope_scaling")
+def _rope(reader: Reader, context: int) -> tuple[float, RopeScaling | None]:
+    """The rotary base and its stretching, read as transformers 5 reads them (`convert_rope_params_to_dict`).
+
+    transformers 5 writes `rope_parameters`, earlier ones `rope_theta` and `rope_scaling`. Where a config has both
+    objects, `rope_scaling` takes the other's place whole: a base that only `rope_parameters` has is lost.
+    """
+    key = next((key for key in ("rope_scaling", "rope_parameters") if reader.raw.get(key)), None)
+    rope = Reader(reader.path, {}, reader.prefix) if key is None else reader.object(key)
+    theta = (rope if "rope_theta" in rope.raw else reader).number("rope_theta", 10000.0, 1.0, 1e12)
+    for name, value in rope.raw.items():
+        rope.expect(name, not isinstance(value, dict), "a value (rotary embeddings that differ by layer are not known)")
     kind = rope.text("rope_type", rope.text("type", "default"))
     if kind == "default":
         return theta, None
+    if kind not in ("dynamic", "linear", "llama3"):
+        name = f"{rope.prefix}{'rope_type' if 'rope_type' in rope.raw else 'type'}"
+        raise CheckpointError(
+            f"{reader.path}: RoPE scaling {shown(kind)} (field '{name}') is not supported (default, linear, dynamic "
+            "and llama3 are); use a checkpoint that was trained without it"
+        )
+    whole = rope if "partial_rotary_factor" in rope.raw else reader
+    whole.expect("partial_rotary_factor", whole.raw.get("partial_rotary_factor", 1) in (None, 1), "1")
+    factor = rope.number("factor", None, 1.0, 1e6)
+    if kind == "dynamic":
+        # It changes frequencies past the trained context only, where no backend goes.
+        return theta, None
     if kind == "linear":
-        return theta, RopeScaling("linear", rope.number("factor", None, 1.0, 1e6))
-    if kind == "llama3":
-        low = rope.number("low_freq_factor", None, 1e-6, 1e6)
-        high = rope.number("high_freq_factor", None, 1e-6, 1e6)
-        rope.expect("high_freq_factor", high > low, "greater than low_freq_factor")
-        original = rope.integer("original_max_position_embeddings", None, most=1 << 24)
-        return theta, RopeScaling("llama3", rope.number("factor", None, 1.0, 1e6), low, high, original)
-    raise CheckpointError(f"{reader.path}: RoPE scaling {kind!r} is not supported (default, linear and llama3 are)")
+        return theta, RopeScaling("linear", factor)
+    low = rope.number("low_freq_factor", None, 1e-6, 1e6)
+    high = rope.number("high_freq_factor", None, 1e-6, 1e6)
+    rope.expect("high_freq_factor", high > low, "greater than low_freq_factor")
+    outside = "original_max_position_embeddings" in reader.raw
+    original = (reader if outside else rope).integer("original_max_position_embeddings", context, most=1 << 24)
+    return theta, RopeScaling("llama3", factor, low, high, original)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
-import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +23,9 @@ from edge_interleave.bundle import (
 )
 from edge_interleave.bundle_writer import add_files, build_bundle, check_target
 from edge_interleave.decoder import best_backend
-from edge_interleave.errors import BundleError, InputError, ResourceError, UsageError
+from edge_interleave.disk_space import require_room
+from edge_interleave.errors import BundleError, InputError, UsageError
+from edge_interleave.utf8_path import utf8_text
 
 from .checkpoint import Checkpoint, open_checkpoint
 from .gguf import DEFAULT_QUANTIZATION, QUANTIZATIONS
@@ -39,8 +41,8 @@ from .progress import Progress
 from .prompt_info import prompt_info
 from .tokenizer_files import TokenizerFiles, read_tokenizer
 
+LOG = logging.getLogger(__name__)
 BACKENDS = ("llama-cpp", "mlx")
-_MARGIN_BYTES = 64 << 20
 # Of smaller files the content counts, not only the time.
 _SMALL_FILE_BYTES = 1 << 20
 
@@ -88,7 +90,12 @@ def convert(
         if mmproj is not None:
             check_mmproj(checkpoint)
         tokenizer = read_tokenizer(checkpoint)
-        manifest = _manifest(checkpoint, tokenizer, name or out.resolve().name, precisions)
+        manifest = _manifest(checkpoint, tokenizer, utf8_text(name or out.resolve().name), precisions)
+        if mmproj is not None and manifest.vision.image_newline:
+            LOG.warning(
+                "%s: lacks the row that follows each image (image_newline); llama-server and Ollama leave it out",
+                MMPROJ_NAME,
+            )
         parts = bundle_parts(checkpoint, tokenizer, manifest, progress)
         recipe = {
             "checkpoint": fingerprint(checkpoint.folder),
@@ -98,7 +105,9 @@ def convert(
         if held is not None:
             return _add(out, manifest, parts, recipe)
         with build_bundle(out, recipe, force=force) as build:
-            _check_room(build.out.parent, [part for part in parts if not build.done.keys() >= part.files.keys()])
+            build.needed = _check_room(
+                build.out.parent, [part for part in parts if not build.done.keys() >= part.files.keys()]
+            )
             for part in parts:
                 for file, make in part.files.items():
                     build.add(file, make)
@@ -168,7 +177,13 @@ def _manifest(checkpoint: Checkpoint, tokenizer: TokenizerFiles, name: str, prec
         name=name,
         source=checkpoint.source,
         decoder=_decoder_info(checkpoint),
-        vision=read_vision_info(checkpoint.folder, config.vision, _parameters(checkpoint, "vision.", "projector.")),
+        vision=read_vision_info(
+            checkpoint.folder,
+            config.vision,
+            _parameters(checkpoint, "vision.", "projector."),
+            resize=config.resize,
+            image_newline=config.image_newline,
+        ),
         prompt=prompt_info(checkpoint, tokenizer),
         pooling_mode=config.pooling_mode,
         precisions=precisions,
@@ -191,9 +206,9 @@ def _add(out: Path, wanted: Manifest, parts: Sequence[Part], recipe: dict[str, s
             "replace it"
         )
     lacking = [part for part in parts if part.name in wanted.precisions and part.name not in held.precisions]
-    _check_room(out.parent, lacking)
+    needed = _check_room(out.parent, lacking)
     files = {name: make for part in lacking for name, make in part.files.items()}
-    return add_files(bundle, files, {part.name: wanted.precisions[part.name] for part in lacking}, recipe)
+    return add_files(bundle, files, {part.name: wanted.precisions[part.name] for part in lacking}, recipe, needed)
 
 
 def _decoder_info(checkpoint: Checkpoint) -> DecoderInfo:
@@ -215,12 +230,6 @@ def _parameters(checkpoint: Checkpoint, *prefixes: str) -> int:
     return sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names() if name.startswith(prefixes))
 
 
-def _check_room(folder: Path, parts: Sequence[Part]) -> None:
-    """Refuse before the work where the disk has no room for what is still to be written. Raises ResourceError."""
-    need = _MARGIN_BYTES + sum(part.bytes for part in parts)
-    free = shutil.disk_usage(folder).free
-    if free < need:
-        raise ResourceError(
-            f"{folder}: {free / 1e9:.1f} GB free where converting needs about {need / 1e9:.1f} GB; "
-            "free some, or give a place on another disk"
-        )
+def _check_room(folder: Path, parts: Sequence[Part]) -> int:
+    """Refuse before the work where the disk has no room for what is still to be written; the bytes that it takes."""
+    return require_room(folder, sum(part.bytes for part in parts))

@@ -7,9 +7,10 @@ bf16, and so on) into a file beside the target, from which llama.cpp makes the q
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,16 +18,19 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from edge_interleave.errors import BackendError, UsageError
+from edge_interleave.bundle import PartInfo
+from edge_interleave.errors import BackendError, CheckpointError, UsageError
 
-from .checkpoint import Checkpoint
+from .checkpoint import CONFIG_NAME, Checkpoint
 from .config import DecoderConfig
 from .gguf_quantize import quantize
-from .gguf_tensors import Computed, FloatArray, Stored, Tensor, stored_type, stream_tensors
+from .gguf_tensors import Computed, FloatArray, Stored, Tensor, stored_type, stream_tensors, type_bytes
 from .gguf_vocab import Vocabulary, make_vocabulary
+from .part_info import Matrix, part_info
 from .progress import Progress
 from .tokenizer_files import TokenizerFiles, read_tokenizer
 
+LOG = logging.getLogger(__name__)
 QUANTIZATIONS = ("q4_k_m", "q4_0", "q5_k_m", "q6_k", "q8_0", "f16")
 DEFAULT_QUANTIZATION = "q4_k_m"
 
@@ -40,6 +44,12 @@ _FILE_TYPES = {
     "q6_k": gguf.LlamaFileType.MOSTLY_Q6_K,
     "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
 }
+# The types that llama.cpp gives matrices that fit: the mixed ones, and the embeddings, have more than one.
+_NAMED = {
+    "q4_0": ("q4_0", "q6_k"),
+    "q4_k_m": ("q4_k", "q5_k", "q6_k"),
+    "q5_k_m": ("q5_k", "q6_k"),
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,8 @@ class GgufSummary:
     tensors: int
     fallbacks: int
     """Tensors whose rows are no multiple of the quantization's block, and which llama.cpp gave a less compact type."""
+    part: PartInfo | None
+    """None where llama.cpp's log did not tell of every matrix."""
 
 
 def write_gguf(
@@ -67,11 +79,13 @@ def write_gguf(
     """
     if quantization not in (*QUANTIZATIONS, "f32"):
         raise UsageError(f"quantization {quantization!r}: choose one of {', '.join(QUANTIZATIONS)}")
+    check_gguf(checkpoint)
     files = read_tokenizer(checkpoint)
     plain = path.with_name(f".{path.name}.plain")
     packed = path.with_name(f".{path.name}.packed")
     direct = quantization in ("f16", "f32")
     fallbacks = 0
+    types: Mapping[str, str] = {}
     try:
         tensors = _write_plain(checkpoint, files, plain, quantization if direct else None, progress)
         if not direct:
@@ -81,9 +95,10 @@ def write_gguf(
                     progress("quantize", done, total)
 
             try:
-                fallbacks = quantize(plain, packed, int(_FILE_TYPES[quantization]), on_tensor)
+                made = quantize(plain, packed, int(_FILE_TYPES[quantization]), on_tensor)
             except BackendError as error:
                 raise BackendError(f"{path}: {error}") from error
+            fallbacks, types = made.fallbacks, made.types
         done = plain if direct else packed
         size = done.stat().st_size
         with done.open("rb") as file:
@@ -92,24 +107,54 @@ def write_gguf(
     finally:
         plain.unlink(missing_ok=True)
         packed.unlink(missing_ok=True)
-    return GgufSummary(quantization, size, tensors, fallbacks)
+    return GgufSummary(quantization, size, len(tensors), fallbacks, _part(tensors, quantization, types))
+
+
+def _part(tensors: Sequence[Tensor], quantization: str, types: Mapping[str, str]) -> PartInfo | None:
+    """What the matrices became; `types` has those that llama.cpp changed."""
+    matrices = []
+    for tensor in tensors:
+        if len(tensor.shape) < 2:
+            continue
+        kind = tensor.type if quantization in ("f16", "f32") else types.get(tensor.gguf_name)
+        size = None if kind is None else type_bytes(tensor.shape, kind)
+        if kind is None or size is None:
+            return None
+        matrices.append(Matrix(tensor.gguf_name, kind, math.prod(tensor.shape), size))
+    return part_info(matrices, _NAMED.get(quantization, (quantization,)))
+
+
+def check_gguf(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError where llama.cpp cannot run the decoder and MLX can."""
+    decoder = checkpoint.config.decoder
+    if decoder.type == "qwen2" and decoder.rope_scaling is not None and decoder.rope_scaling.type == "llama3":
+        raise CheckpointError(
+            f"{checkpoint.folder / CONFIG_NAME}: RoPE scaling 'llama3' of a Qwen2 decoder is not supported by "
+            "llama.cpp; convert it for MLX (--backend mlx)"
+        )
 
 
 def _write_plain(
     checkpoint: Checkpoint, files: TokenizerFiles, path: Path, matrix_type: str | None, progress: Progress | None
-) -> int:
-    """Write an unquantized file and return its number of tensors. None keeps each matrix's type."""
+) -> list[Tensor]:
+    """Write an unquantized file and return its tensors. None keeps each matrix's type."""
     decoder = checkpoint.config.decoder
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[_arch(decoder)])
     try:
         _add_parameters(writer, checkpoint, matrix_type)
         vocabulary = make_vocabulary(files.tokenizer, decoder.vocab_size)
+        if vocabulary.lost_flags:
+            LOG.warning(
+                "%s: cannot hold that %s; other programs that run it read such text otherwise",
+                path.name.removeprefix(".").removesuffix(".plain"),
+                ", ".join(vocabulary.lost_flags),
+            )
         _add_vocabulary(writer, vocabulary, files, checkpoint.config.bos_token_id)
         tensors = list(_tensors(checkpoint, matrix_type))
         stream_tensors(writer, tensors, None if progress is None else partial(progress, "decoder"))
     finally:
         writer.close()
-    return len(tensors)
+    return tensors
 
 
 def _arch(decoder: DecoderConfig) -> gguf.MODEL_ARCH:
@@ -147,7 +192,9 @@ def _add_vocabulary(
     eos = tokenizer.token_to_id(files.eos_token)
     bos = tokenizer.token_to_id(files.bos_token) if files.bos_token is not None else configured_bos
     pad = None if files.pad_token is None else tokenizer.token_to_id(files.pad_token)
-    turn_end = tokenizer.token_to_id("<|im_end|>")
+    # llama.cpp has a field for each of three ends, and knows some more by their text.
+    ends = dict.fromkeys((files.turn_end_id, *(end for end in files.eos_token_ids if end != eos)))
+    turn_end, message_end = (*(end for end in ends if end is not None), None, None)[:2]
     writer.add_tokenizer_model(vocabulary.model)
     writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_token_list(vocabulary.tokens)
@@ -167,6 +214,8 @@ def _add_vocabulary(
         writer.add_pad_token_id(pad)
     if turn_end is not None:
         writer.add_eot_token_id(turn_end)
+    if message_end is not None:
+        writer.add_eom_token_id(message_end)
     writer.add_add_bos_token(files.adds_bos)
     if files.text_template is not None:
         writer.add_chat_template(files.text_template)

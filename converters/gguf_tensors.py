@@ -150,6 +150,15 @@ def fits_f16(checkpoint: Checkpoint, name: str) -> bool:
     return all(np.abs(rows).max() <= _F16_MAX for rows in _chunks(checkpoint, name))
 
 
+def type_bytes(shape: tuple[int, ...], kind: str) -> int | None:
+    """Size of a tensor of that type, by its name in lower case (`q4_k`); None for one that ggml does not have."""
+    types = {member.name.lower(): member for member in gguf.GGMLQuantizationType}
+    if kind not in types:
+        return None
+    block, size = gguf.GGML_QUANT_SIZES[types[kind]]
+    return math.prod(shape) // block * int(size)
+
+
 def _bytes(shape: tuple[int, ...], kind: str) -> int:
     block, size = gguf.GGML_QUANT_SIZES[_TYPES[kind]]
     return math.prod(shape) // block * size

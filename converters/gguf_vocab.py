@@ -48,6 +48,8 @@ class Vocabulary:
     unknown_id: int | None
     adds_space: bool
     """Whether a space is put before the text (`llama`)."""
+    lost_flags: tuple[str, ...] = ()
+    """What the tokenizer does at its added tokens and llama.cpp does not, in words."""
 
 
 def make_vocabulary(tokenizer: Tokenizer, rows: int) -> Vocabulary:
@@ -75,6 +77,7 @@ def make_vocabulary(tokenizer: Tokenizer, rows: int) -> Vocabulary:
             scores=_scores(tokens, merges),
             unknown_id=tokens.index(unknown) if unknown in tokens else None,
             adds_space=_adds_space(raw),
+            lost_flags=_lost_flags(raw),
         )
     return Vocabulary(
         model="gpt2",
@@ -85,6 +88,7 @@ def make_vocabulary(tokenizer: Tokenizer, rows: int) -> Vocabulary:
         scores=[],
         unknown_id=None,
         adds_space=False,
+        lost_flags=_lost_flags(raw),
     )
 
 
@@ -96,6 +100,21 @@ def _tokens(tokenizer: Tokenizer, raw: dict[str, Any], rows: int) -> tuple[list[
     for added in raw.get("added_tokens", []):
         types[added["id"]] = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
     return tokens, types
+
+
+def _lost_flags(raw: dict[str, Any]) -> tuple[str, ...]:
+    """llama.cpp finds added tokens anywhere, and keeps the white space around them."""
+    flags = {
+        "lstrip": "takes the white space before it",
+        "rstrip": "takes the white space after it",
+        "single_word": "is found between words only",
+    }
+    return tuple(
+        f"{added['content']} {what}"
+        for added in raw.get("added_tokens", [])
+        for flag, what in flags.items()
+        if added.get(flag)
+    )
 
 
 def _scores(tokens: list[str], merges: list[str]) -> list[float]:

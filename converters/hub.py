@@ -5,11 +5,16 @@ Downloads resume, and `HF_ENDPOINT`, `HF_HUB_OFFLINE`, `HF_HOME` and `HF_TOKEN` 
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from edge_interleave.disk_space import FULL
 from edge_interleave.errors import CheckpointError
 
 from .progress import Progress
@@ -17,6 +22,7 @@ from .progress import Progress
 PATTERNS = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
 """All that is read. Pickles (`.bin`, `.pt`) are not, so they are not fetched either."""
 
+_TIMEOUT_S = 10.0
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}")
 
 
@@ -30,9 +36,13 @@ def download(
 ) -> Path:
     """Fetch the files of these names, where the cache lacks them, and return the snapshot's folder.
 
+    What comes out of a cache alone is held to the repository's list of files: a cache that was filled file by file may
+    lack any, and a checkpoint without its `generation_config.json` ends its answers elsewhere.
     Raises CheckpointError. A name that the repository does not have is no error.
     """
+    _check_cache_place(repository)
     from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import (
         GatedRepoError,
         LocalEntryNotFoundError,
@@ -42,8 +52,10 @@ def download(
     )
 
     try:
-        folder = snapshot_download(
-            repository, revision=revision, allow_patterns=list(patterns), tqdm_class=_reporter(progress)
+        folder = Path(
+            snapshot_download(
+                repository, revision=revision, allow_patterns=list(patterns), tqdm_class=_reporter(progress)
+            )
         )
     except GatedRepoError as error:
         raise CheckpointError(f"{repository}: gated; accept its terms on the Hub, then set HF_TOKEN") from error
@@ -52,13 +64,88 @@ def download(
     except RevisionNotFoundError as error:
         raise CheckpointError(f"{repository}: has no revision {revision!r}; leave it out for the newest") from error
     except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
+        if type(error).__name__ == "IncompleteSnapshotError":  # newer versions have it
+            raise _incomplete(repository, "files are missing") from error
         raise CheckpointError(
             f"{repository}: not in the local cache, and the Hub cannot be reached (offline?); run again when it can"
         ) from error
     except Exception as error:  # the HTTP client's own errors, of a kind that differs between versions
+        if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
+            raise CheckpointError(
+                f"{error.filename or HF_HUB_CACHE}: the Hub's cache cannot be written ({error.strerror}); "
+                "free space, or set HF_HOME to a folder that can be written"
+            ) from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{repository}: download failed ({reason}); run again to resume") from error
-    return Path(folder)
+    _check_complete(repository, folder, patterns)
+    return folder
+
+
+def _check_cache_place(repository: str) -> None:
+    """Refuse where the cache would land in a folder called `~`. Raises CheckpointError."""
+    named = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME")
+    if not any(os.environ.get(name) for name in named) and os.path.expanduser("~") == "~":
+        raise CheckpointError(f"{repository}: no home folder for the Hub's cache; set HF_HOME to a folder")
+
+
+def _check_complete(repository: str, folder: Path, patterns: Sequence[str]) -> None:
+    """Hold a snapshot to the list of the repository's files. Raises CheckpointError.
+
+    `folder`: `snapshots/COMMIT` of the repository's folder in the cache.
+    """
+    sizes = _listed(folder.parent.parent / "trees" / f"{folder.name}.json") or _asked(repository, folder)
+    if sizes is None:
+        raise _incomplete(repository, "nothing says which files it has")
+    for name in sizes:
+        if not any(fnmatchcase(name, pattern) for pattern in patterns):
+            continue
+        path = folder / name
+        if not path.is_file():
+            raise _incomplete(repository, f"{name} is missing")
+        if path.stat().st_size != sizes[name]:
+            raise CheckpointError(
+                f"{path}: {path.stat().st_size} bytes where the Hub has {sizes[name]}; delete "
+                f"{path.resolve()} and run again when the Hub can be reached"
+            )
+
+
+def _incomplete(repository: str, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{repository}: the local cache may hold only a part of it ({what}), and the Hub cannot be reached (offline?); "
+        "run again when it can"
+    )
+
+
+def _listed(path: Path) -> dict[str, int] | None:
+    """Names and sizes of a repository's files, of the list that newer versions of the client keep in the cache."""
+    try:
+        files = json.loads(path.read_text("utf-8"))["files"]
+        return {str(name): int(about["size"]) for name, about in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _asked(repository: str, folder: Path) -> dict[str, int] | None:
+    """The same, asked of the Hub and kept in the cache as those versions do; None where it cannot be reached."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    kept = folder.parent.parent / "edge-interleave" / f"{folder.name}.json"
+    known = _listed(kept)
+    if known is not None:
+        return known
+    try:
+        HfApi().model_info(repository, revision=folder.name, timeout=_TIMEOUT_S)  # which fails at once, without retries
+        found = list(HfApi().list_repo_tree(repository, recursive=True, revision=folder.name))
+    except Exception:  # offline, in one of the HTTP client's ways
+        return None
+    sizes = {entry.path: entry.size for entry in found if isinstance(entry, RepoFile)}
+    with suppress(OSError):
+        kept.parent.mkdir(exist_ok=True)
+        beside = kept.with_name(f".{kept.name}.{os.getpid()}.partial")
+        beside.write_text(json.dumps({"files": {name: {"size": size} for name, size in sizes.items()}}), "utf-8")
+        beside.replace(kept)
+    return sizes
 
 
 def _reporter(progress: Progress | None) -> Any:

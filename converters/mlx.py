@@ -17,10 +17,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from edge_interleave.bundle import PartInfo
+from edge_interleave.disk_space import check_still_room
 from edge_interleave.errors import BackendError, UsageError
+from edge_interleave.utf8_path import utf8_path
 
 from .checkpoint import Checkpoint
-from .mlx_recipes import DEFAULT_RECIPE, RECIPES, Quantization, choose, usual
+from .mlx_recipes import DEFAULT_RECIPE, RECIPES, Quantization, choose, kinds, usual
+from .part_info import Matrix, part_info
 from .progress import Progress
 from .tokenizer_files import TokenizerFiles
 
@@ -76,6 +80,17 @@ def mlx_bytes(checkpoint: Checkpoint, recipe: str = DEFAULT_RECIPE) -> int:
     return sum(tensor.bytes for tensor in _tensors(checkpoint, recipe))
 
 
+def mlx_part(checkpoint: Checkpoint, recipe: str = DEFAULT_RECIPE) -> PartInfo:
+    """What the matrices become. Raises UsageError for an unknown recipe."""
+    plain = "bf16" if _is_bf16(checkpoint) else "f16"
+    matrices = [
+        Matrix(tensor.module, tensor.quantization.name if tensor.quantization else plain, tensor.values, tensor.bytes)
+        for tensor in _tensors(checkpoint, recipe)
+        if len(tensor.shape) == 2
+    ]
+    return part_info(matrices, kinds(recipe) or (plain,))
+
+
 def mlx_files(
     checkpoint: Checkpoint, files: TokenizerFiles, recipe: str = DEFAULT_RECIPE, progress: Progress | None = None
 ) -> dict[str, Callable[[Path], object]]:
@@ -83,7 +98,8 @@ def mlx_files(
 
     `recipe` is one of RECIPES. What is not quantized has 16 bits: bf16 where the checkpoint's matrices do, else f16.
     `progress` hears of the stage `mlx`, in bytes of the result. Raises UsageError for an unknown recipe; the writing
-    raises CheckpointError for values that are no numbers, and BackendError where MLX is not there.
+    raises CheckpointError for values that are no numbers, BackendError where MLX is not there or fails, and OSError
+    where the disk is full.
     """
     tensors = _tensors(checkpoint, recipe)
     total = sum(tensor.bytes for tensor in tensors)
@@ -157,7 +173,7 @@ class _Heard:
 def _write_shard(path: Path, checkpoint: Checkpoint, tensors: list[_Tensor], heard: _Heard) -> None:
     mx = require_mlx()
     # One type for all: where two meet, MLX computes in float32.
-    kind = mx.bfloat16 if checkpoint.dtype("decoder.layers.0.mlp.gate_proj.weight") == "bf16" else mx.float16
+    kind = mx.bfloat16 if _is_bf16(checkpoint) else mx.float16
     beside = path.with_name(f"{path.name}.safetensors")  # MLX insists on the ending
     arrays: dict[str, Any] = {}
     done = 0
@@ -170,14 +186,20 @@ def _write_shard(path: Path, checkpoint: Checkpoint, tensors: list[_Tensor], hea
             del chunks
             done += tensor.bytes
             heard(done)
-        mx.save_safetensors(str(beside), arrays, metadata={"format": "mlx"})
+        with utf8_path(beside) as name:
+            mx.save_safetensors(name, arrays, metadata={"format": "mlx"})
         beside.replace(path)
     except (RuntimeError, MemoryError) as error:
-        raise BackendError(f"{path.parent}: MLX failed on a file of weights ({error}); is the disk full?") from error
+        check_still_room(beside)
+        raise BackendError(f"{path.parent}: MLX failed on a file of weights ({error}); convert again") from error
     finally:
         beside.unlink(missing_ok=True)
         arrays.clear()
         mx.clear_cache()  # or MLX keeps the memory for arrays to come
+
+
+def _is_bf16(checkpoint: Checkpoint) -> bool:
+    return checkpoint.dtype("decoder.layers.0.mlp.gate_proj.weight") == "bf16"
 
 
 def _chunks(mx: Any, checkpoint: Checkpoint, tensor: _Tensor) -> Iterator[Any]:

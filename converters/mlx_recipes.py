@@ -25,6 +25,11 @@ class Quantization:
     group_size: int = 64
     mode: str = "affine"
 
+    @property
+    def name(self) -> str:
+        """For people: `4bit`, `mxfp4`."""
+        return f"{self.bits}bit" if self.mode == "affine" else self.mode
+
     def bytes_for(self, values: int) -> int:
         """Bytes of that many values, with each group's scale and offset (of 16 bits; `mxfp4`: a scale of 8)."""
         return values * self.bits // 8 + values // self.group_size * (1 if self.mode == "mxfp4" else 4)
@@ -41,6 +46,14 @@ def usual(recipe: str) -> Quantization | None:
     if recipe == "mxfp4":
         return Quantization(4, 32, "mxfp4")
     return Quantization(_MIXED[recipe][0] if recipe in _MIXED else _PLAIN[recipe])
+
+
+def kinds(recipe: str) -> tuple[str, ...]:
+    """Names of what a recipe gives to matrices that fit; none for `f16`."""
+    most = usual(recipe)
+    if most is None:
+        return ()
+    return (most.name, Quantization(_MIXED[recipe][1]).name) if recipe in _MIXED else (most.name,)
 
 
 def choose(recipe: str, module: str, columns: int, layers: int) -> Quantization | None:

@@ -8,12 +8,17 @@ mtmd runs such towers as projector type `mlp` (LLaVA's). What it cannot run is r
 - activations other than the tanh-approximated GELU, which also stands for GELU proper (they differ by 0.0005 at most),
   and, in the tower alone, quick GELU.
 
+mtmd computes a product in the type that it is stored in: behind an f16 matrix the activations are rounded to f16, and
+behind a q8_0 one in blocks of 32 with one scale. What goes beyond f16 in the probe (`vision_probe`) meets f32 matrices,
+and what has channels far beyond the others meets no q8_0.
+
 mtmd resizes pictures itself: one that is not square keeps its proportions and is padded, where these towers were
 trained on pictures squashed to a square. A picture that comes as a square is treated alike.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -22,13 +27,17 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+from edge_interleave.bundle import PartInfo
 from edge_interleave.errors import CheckpointError, UsageError
 
 from .checkpoint import Checkpoint
 from .config import VisionConfig
 from .gguf_tensors import Computed, Stored, Tensor, fits_f16, stream_tensors
+from .int8 import FloatArray, outlying
+from .part_info import Matrix, part_info
 from .preprocess_info import read_vision_info
 from .progress import Progress
+from .vision_probe import F16_MAX, Activations, VisionProbe, passes_f16
 
 PRECISIONS = ("f16", "q8_0")
 STAGE = "mmproj"
@@ -58,22 +67,33 @@ _BLOCK_MODULES = {
 _SQUARE_MODULES = {**_BLOCK_MODULES, "mlp.fc1": "ffn_down", "mlp.fc2": "ffn_up"}
 
 
-def write_mmproj(checkpoint: Checkpoint, path: Path, precision: str = "f16", progress: Progress | None = None) -> None:
+def write_mmproj(
+    checkpoint: Checkpoint,
+    path: Path,
+    precision: str = "f16",
+    progress: Progress | None = None,
+    probe: VisionProbe | None = None,
+) -> PartInfo:
     """Write the vision tower and projector of `checkpoint` to `path`, atomically, with some rows in memory at a time.
 
-    `precision` is one of PRECISIONS; matrices that q8_0 has no blocks for stay f16, those beyond the range of f16 are
-    f32, and so are norms, biases and positions. `progress` hears of the bytes written (stage `mmproj`).
-    Raises UsageError for an unknown precision, CheckpointError for a tower that mtmd cannot run (`check_mmproj`).
+    `precision` is one of PRECISIONS; matrices that q8_0 has no blocks for, or whose inputs have channels far beyond the
+    others, stay f16; those that go beyond the range of f16, themselves or in what they are multiplied with, are f32,
+    and so are norms, biases and positions. Returns what the matrices became. `progress` hears of the bytes written
+    (stage `mmproj`), and of the probe, where none is given.
+    Raises UsageError for an unknown precision, CheckpointError for a tower that mtmd cannot run (`check_mmproj`), or
+    that overflows in it.
     """
     if precision not in PRECISIONS:
         raise UsageError(f"mmproj precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
     check_mmproj(checkpoint)
+    activations = (probe or VisionProbe(checkpoint, progress)).activations()
+    _check_range(checkpoint, activations)
     beside = path.with_name(f".{path.name}.partial")
     try:
         writer = gguf.GGUFWriter(beside, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.MMPROJ])
         try:
             _add_parameters(writer, checkpoint, precision)
-            tensors = list(_tensors(checkpoint, precision))
+            tensors = list(_tensors(checkpoint, precision, activations))
             stream_tensors(writer, tensors, None if progress is None else partial(progress, STAGE))
         finally:
             writer.close()
@@ -82,6 +102,12 @@ def write_mmproj(checkpoint: Checkpoint, path: Path, precision: str = "f16", pro
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+    # A table of positions is no matrix that something is multiplied with.
+    matrices = [tensor for tensor in tensors if len(tensor.shape) > 1 and "position" not in tensor.gguf_name]
+    return part_info(
+        [Matrix(tensor.gguf_name, tensor.type, math.prod(tensor.shape), tensor.nbytes) for tensor in matrices],
+        (precision,),
+    )
 
 
 def check_mmproj(checkpoint: Checkpoint) -> None:
@@ -101,6 +127,22 @@ def check_mmproj(checkpoint: Checkpoint) -> None:
         raise CheckpointError(
             f"{checkpoint.folder}: llama.cpp's mtmd cannot run {problem}; convert it without --mmproj"
         )
+
+
+def _check_range(checkpoint: Checkpoint, activations: Activations) -> None:
+    """Refuse what overflows in mtmd whatever the types of the matrices: what it rounds to f16 by itself."""
+    vision = checkpoint.config.vision
+    # Queries come divided by the root of a head's width, which mtmd divides by later.
+    factors = {"q_proj": math.sqrt(vision.hidden_size / vision.heads), "k_proj": 1.0, "v_proj": 1.0}
+    if vision.hidden_act == "quick_gelu":
+        factors["fc1"] = 1.0
+    for name, peak in activations.others.items():
+        largest = peak * factors.get(name.removesuffix(".out").rsplit(".", 1)[-1], 0.0)
+        if passes_f16(largest):
+            raise CheckpointError(
+                f"{checkpoint.folder}: {name} of the vision tower reaches {largest:.3g}, which llama.cpp's mtmd rounds "
+                f"to f16, and f16 ends at {F16_MAX:.0f}; convert it without --mmproj"
+            )
 
 
 def _add_parameters(writer: gguf.GGUFWriter, checkpoint: Checkpoint, precision: str) -> None:
@@ -127,13 +169,17 @@ def _add_parameters(writer: gguf.GGUFWriter, checkpoint: Checkpoint, precision: 
     writer.add_array("clip.vision.feature_layer", [vision.layers_used])
 
 
-def _tensors(checkpoint: Checkpoint, precision: str) -> Iterator[Tensor]:
+def _tensors(checkpoint: Checkpoint, precision: str, activations: Activations) -> Iterator[Tensor]:
     names = checkpoint.names()
+    inputs = {
+        f"{linear}.weight": activations.channels[first]
+        for first, linears in activations.takers.items()
+        for linear in linears
+    }
     for name in names:
         if name.startswith(("vision.", "projector.")):
-            yield Stored(
-                checkpoint, name, _gguf_name(name, checkpoint.config.vision), _type(checkpoint, name, precision)
-            )
+            kind = _type(checkpoint, name, precision, inputs.get(name))
+            yield Stored(checkpoint, name, _gguf_name(name, checkpoint.config.vision), kind)
     for linear in ("projector.linear_1", "projector.linear_2"):
         if f"{linear}.bias" not in names:  # mtmd adds one in any case
             zeros = np.zeros(checkpoint.shape(f"{linear}.weight")[0], np.float32)
@@ -149,10 +195,13 @@ def _gguf_name(name: str, vision: VisionConfig) -> str:
     return f"v.blk.{number}.{modules[module]}.{kind}"
 
 
-def _type(checkpoint: Checkpoint, name: str, precision: str) -> str:
+def _type(checkpoint: Checkpoint, name: str, precision: str, peaks: FloatArray | None) -> str:
+    """`peaks`: the largest absolute values of the channels that a linear layer's matrix is multiplied with."""
     shape = checkpoint.shape(name)
     if len(shape) < 2 or name.endswith("position_embedding.weight"):
         return "f32"
-    if precision == "q8_0" and len(shape) == 2 and shape[1] % _Q8_0_BLOCK == 0:
+    if peaks is not None and passes_f16(float(peaks.max())):
+        return "f32"
+    if precision == "q8_0" and peaks is not None and shape[1] % _Q8_0_BLOCK == 0 and not outlying(peaks):
         return "q8_0"
     return "f16" if checkpoint.dtype(name) == "f16" or fits_f16(checkpoint, name) else "f32"

@@ -1,7 +1,8 @@
 """Weight names of all generations to one canonical naming, and the tensors that a config calls for.
 
 Canonical: `vision.embeddings.…`, `vision.layers.N.…`, `vision.pre_layernorm.…` (CLIP), `projector.linear_{1,2}.…`,
-`decoder.embed_tokens.weight`, `decoder.layers.N.…`, `decoder.norm.weight`, `decoder.lm_head.weight` (not where tied);
+`decoder.embed_tokens.weight`, `decoder.layers.N.…`, `decoder.norm.weight`, `decoder.lm_head.weight` (not where tied),
+`image_newline` (original layout, where the config asks for it);
 what follows the prefix is spelt as transformers spells it. Knows nothing about files.
 
 | generation | written by | tower | projector | decoder | head |
@@ -24,6 +25,7 @@ from .config import DecoderConfig, ModelConfig, VisionConfig
 
 EMBEDDING = "decoder.embed_tokens.weight"
 HEAD = "decoder.lm_head.weight"
+NEWLINE = "image_newline"
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ GENERATIONS = (
 )
 
 # What a checkpoint may hold beside the tensors that the model uses: SigLIP's pooling head, buffers, the norm that only
-# pooled features pass, and the row that other ways of merging images put at line ends.
+# pooled features pass, and the row that ends an image where images are merged in another way.
 _UNUSED = re.compile(
     r"vision\.(head\..+|post_layernorm\.(weight|bias)|embeddings\.position_ids)"
     r"|decoder\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq"
@@ -140,6 +142,7 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         **_linear(
             "projector.linear_2", config.decoder.hidden_size, config.decoder.hidden_size, config.vision.projector_bias
         ),
+        **({NEWLINE: (config.decoder.hidden_size,)} if config.image_newline else {}),
         **_decoder_shapes(config.decoder),
     }
 
@@ -147,7 +150,7 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def _canonical(name: str, generation: Generation) -> str | None:
     """None where the generation has no such prefix."""
     if name == generation.newline:
-        return "image_newline"
+        return NEWLINE
     for prefix, new in generation.projector.items():
         if name.startswith(prefix):
             return new + name.removeprefix(prefix)

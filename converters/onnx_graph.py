@@ -7,6 +7,7 @@ a time. Knows the ONNX file format (a protobuf message), nothing about what the 
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -100,14 +101,7 @@ class GraphBuilder:
 
         Raises CheckpointError where the file would be larger than ONNX allows.
         """
-        model = self._model()
-        self._check(model)
-        graph = model.graph.SerializeToString()
-        model.ClearField("graph")
-        head = model.SerializeToString()
-        specs = [spec for group in self._groups for spec in group.specs]
-        length = len(graph) + sum(len(_before_values(spec)) + spec.bytes for spec in specs)
-        total = len(head) + len(_MODEL_GRAPH) + len(_varint(length)) + length
+        head, total = self._head()
         if total > FILE_BYTES_MAX:
             raise CheckpointError(
                 f"{path}: would need {total / 2**30:.2f} GiB and an ONNX file holds less than 2; "
@@ -116,7 +110,7 @@ class GraphBuilder:
         part = path.with_name(path.name + ".part")
         try:
             with part.open("wb") as file:
-                file.write(head + _MODEL_GRAPH + _varint(length) + graph)
+                file.write(head)
                 for group in self._groups:
                     _write_group(file, group)
                     if progress is not None:
@@ -126,6 +120,27 @@ class GraphBuilder:
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
+
+    def serialized(self) -> bytes:
+        """The checked graph in memory with all its weights: for a part of a model, which an engine opens at once."""
+        head, _ = self._head()
+        file = io.BytesIO()
+        file.write(head)
+        for group in self._groups:
+            _write_group(file, group)
+        return file.getvalue()
+
+    def _head(self) -> tuple[bytes, int]:
+        """Checks the graph; the file up to its weights, and the bytes of the whole file."""
+        model = self._model()
+        self._check(model)
+        graph = model.graph.SerializeToString()
+        model.ClearField("graph")
+        head = model.SerializeToString()
+        specs = [spec for group in self._groups for spec in group.specs]
+        length = len(graph) + sum(len(_before_values(spec)) + spec.bytes for spec in specs)
+        head += _MODEL_GRAPH + _varint(length) + graph
+        return head, len(head) - len(graph) + length
 
     def _model(self) -> onnx.ModelProto:
         graph = helper.make_graph(
@@ -161,7 +176,10 @@ def _write_group(file: BinaryIO, group: _Group) -> None:
             raise CheckpointError(f"{spec.name} has shape {array.shape} where {spec.shape} was declared")
         little = spec.dtype.newbyteorder("<")
         file.write(_before_values(spec))
-        file.write(np.ascontiguousarray(array, dtype=little).reshape(-1).view(np.uint8).data)
+        # What overflows in fp16 is an infinity, which the probe of a tower finds.
+        with np.errstate(over="ignore"):
+            stored = np.ascontiguousarray(array, dtype=little)
+        file.write(stored.reshape(-1).view(np.uint8).data)
 
 
 def _before_values(spec: Spec) -> bytes:

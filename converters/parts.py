@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edge_interleave.bundle import GGUF_NAME, MLX_NAME, MMPROJ_NAME, TOKENIZER_NAME, VISION_NAME, Manifest
+import numpy as np
+
+from edge_interleave.bundle import (
+    GGUF_NAME,
+    MLX_NAME,
+    MMPROJ_NAME,
+    NEWLINE_NAME,
+    TOKENIZER_NAME,
+    VISION_NAME,
+    Manifest,
+    PartInfo,
+)
 
 from .checkpoint import Checkpoint
-from .gguf import write_gguf
-from .mlx import mlx_bytes, mlx_files
+from .gguf import check_gguf, write_gguf
+from .mlx import mlx_bytes, mlx_files, mlx_part
 from .mmproj import write_mmproj
+from .names import NEWLINE
 from .onnx_vision import write_vision_onnx
 from .progress import Progress
 from .tokenizer_files import TokenizerFiles
+from .vision_probe import VisionProbe
 
 # Bytes a weight takes, generously.
 _GGUF_BYTES = {"q4_0": 0.7, "q4_k_m": 0.75, "q5_k_m": 0.85, "q6_k": 0.95, "q8_0": 1.1, "f16": 2.0}
@@ -23,7 +36,7 @@ _MMPROJ_BYTES = {"f16": 2.05, "q8_0": 1.6}
 _TOKENIZER_BYTES = 16 << 20
 
 Make = Callable[[Path], object]
-"""Writes one file to the path it is given."""
+"""Writes one file to the path it is given; returns the PartInfo, once for a part, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -42,32 +55,59 @@ def bundle_parts(
     checkpoint: Checkpoint, tokenizer: TokenizerFiles, manifest: Manifest, progress: Progress | None = None
 ) -> list[Part]:
     """The tokenizer, and the parts that `manifest.precisions` names, in the order in which to make them."""
+    probe = VisionProbe(checkpoint, progress)
 
     def tokenizer_file() -> Part:
         text = tokenizer.tokenizer.to_str()
         return Part(TOKENIZER_NAME, _TOKENIZER_BYTES, {TOKENIZER_NAME: lambda path: path.write_text(text, "utf-8")})
 
+    def newline_file() -> Part:
+        return Part(NEWLINE_NAME, _TOKENIZER_BYTES, {NEWLINE_NAME: lambda path: _write_newline(checkpoint, path)})
+
     def vision(precision: str) -> Part:
         room = int(manifest.vision.parameters * _VISION_BYTES[precision])
-        return Part(
-            VISION_NAME, room, {VISION_NAME: lambda path: write_vision_onnx(checkpoint, path, precision, progress)}
-        )
+
+        def make(path: Path) -> PartInfo:
+            if precision == "fp32":
+                return write_vision_onnx(checkpoint, path, precision, progress)
+            found = probe.accepted(precision)
+            info = write_vision_onnx(checkpoint, path, precision, progress, found.balances)
+            return replace(info, cosine=round(found.cosine, 6))
+
+        return Part(VISION_NAME, room, {VISION_NAME: make})
 
     def gguf(precision: str) -> Part:
+        check_gguf(checkpoint)
         # Quantizing starts from an f16 file, which is deleted afterwards.
         weight = _GGUF_BYTES[precision] + (0.0 if precision == "f16" else 2.0)
         room = int(manifest.decoder.parameters * weight)
-        return Part(GGUF_NAME, room, {GGUF_NAME: lambda path: write_gguf(checkpoint, path, precision, progress)})
+        return Part(GGUF_NAME, room, {GGUF_NAME: lambda path: write_gguf(checkpoint, path, precision, progress).part})
 
     def mlx(recipe: str) -> Part:
         files = mlx_files(checkpoint, tokenizer, recipe, progress)
         room = _TOKENIZER_BYTES + mlx_bytes(checkpoint, recipe)
+        config = files["config.json"]
+
+        def make_config(path: Path) -> PartInfo:
+            config(path)
+            return mlx_part(checkpoint, recipe)
+
+        files["config.json"] = make_config
         return Part(MLX_NAME, room, {f"{MLX_NAME}/{name}": make for name, make in files.items()})
 
     def mmproj(precision: str) -> Part:
         room = int(manifest.vision.parameters * _MMPROJ_BYTES[precision])
-        return Part(MMPROJ_NAME, room, {MMPROJ_NAME: lambda path: write_mmproj(checkpoint, path, precision, progress)})
+        return Part(
+            MMPROJ_NAME, room, {MMPROJ_NAME: lambda path: write_mmproj(checkpoint, path, precision, progress, probe)}
+        )
 
-    makers = {VISION_NAME: vision, GGUF_NAME: gguf, MLX_NAME: mlx, MMPROJ_NAME: mmproj}
+    # A tower that is refused is refused before the work on the decoder.
+    makers = {VISION_NAME: vision, MMPROJ_NAME: mmproj, GGUF_NAME: gguf, MLX_NAME: mlx}
     chosen = manifest.precisions
-    return [tokenizer_file(), *(make(chosen[name]) for name, make in makers.items() if name in chosen)]
+    always = [tokenizer_file(), *([newline_file()] if manifest.vision.image_newline else [])]
+    return [*always, *(make(chosen[name]) for name, make in makers.items() if name in chosen)]
+
+
+def _write_newline(checkpoint: Checkpoint, path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, checkpoint.tensor(NEWLINE), allow_pickle=False)

@@ -1,7 +1,8 @@
 """How a checkpoint wants its pixels prepared, from its image processor's config. Touches no pixels.
 
 `preprocessor_config.json`, or `image_processor` in `processor_config.json` (transformers 5). Where neither is there (as
-in the original layout), what the tower's own processor does: SigLIP resizes straight to the square, CLIP crops.
+in the original layout), what the tower's own processor does: SigLIP resizes straight to the square, CLIP crops. The
+original layout's `config.json` can name another way to the square, which then counts.
 """
 
 from __future__ import annotations
@@ -35,17 +36,24 @@ _DEFAULTS = {
 }
 
 
-def read_vision_info(folder: Path, vision: VisionConfig, parameters: int) -> VisionInfo:
-    """The manifest's facts about the tower and its pixels. Raises CheckpointError for steps that are not supported."""
+def read_vision_info(
+    folder: Path, vision: VisionConfig, parameters: int, *, resize: str | None = None, image_newline: bool = False
+) -> VisionInfo:
+    """The manifest's facts about the tower and its pixels. Raises CheckpointError for steps that are not supported.
+
+    `resize`, `image_newline`: what `config.json` says (`ModelConfig`).
+    """
     defaults = _DEFAULTS[vision.type]
     reader = _processor(folder)
-    resize, resample, mean, std = defaults.resize, "bicubic", defaults.mean, defaults.std
+    processor_resize, resample, mean, std = defaults.resize, "bicubic", defaults.mean, defaults.std
     if reader is not None:
         for key in ("do_resize", "do_rescale"):
             reader.expect(key, reader.boolean(key, True), "true")
-        # LLaVA 1.5's padding to a square. These models were trained without.
-        reader.expect("do_pad", not reader.boolean("do_pad", False), "false")
-        resize = _resize(reader, vision, defaults.resize)
+        processor_resize = _resize(reader, vision, defaults.resize)
+        if reader.boolean("do_pad", False):
+            kind = str(reader.raw.get("image_processor_type"))
+            reader.expect("do_pad", kind.startswith("LlavaImageProcessor"), "false, but for LlavaImageProcessor")
+            processor_resize = "pad"
         number = reader.integer("resample", 3, least=0, most=5)
         reader.expect("resample", number in _RESAMPLES, "0, 1, 2 or 3")
         resample = _RESAMPLES[number]
@@ -61,11 +69,12 @@ def read_vision_info(folder: Path, vision: VisionConfig, parameters: int) -> Vis
         image_size=vision.image_size,
         patch_size=vision.patch_size,
         grid=vision.grid,
-        resize=resize,
+        resize=resize or processor_resize,
         resample=resample,
         mean=mean,
         std=std,
         parameters=parameters,
+        image_newline=image_newline,
     )
 
 

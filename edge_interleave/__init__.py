@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .generation import Answer
     from .messages import Image, Message, Video
     from .model import Model, load
+    from .progress import QuestionProgress
     from .sampling import SamplingOptions
     from .session import Choice
     from .stats import Stats
@@ -62,6 +63,7 @@ __all__ = [
     "MediaError",
     "Message",
     "Model",
+    "QuestionProgress",
     "SamplingOptions",
     "Stats",
     "UsageError",
@@ -77,6 +79,7 @@ _HOMES = {
     "Image": "messages",
     "Message": "messages",
     "Model": "model",
+    "QuestionProgress": "progress",
     "SamplingOptions": "sampling",
     "Stats": "stats",
     "Video": "messages",

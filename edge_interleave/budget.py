@@ -25,7 +25,7 @@ from .footprint import Footprint, measure, picture_bytes
 from .memory import in_words, parse_memory
 from .stream.capture_memory import capture_bytes
 from .stream.source import has_own_process
-from .vision.pooling import pooled_grid
+from .vision.pooling import image_tokens
 from .window import KEPT_ANSWERS, KEPT_ROOM
 
 __all__ = ["FRAME_SIZE", "GOALS", "PRESETS", "Cost", "Plan", "Preset", "plan"]
@@ -235,8 +235,8 @@ class _Planner:
         return self.bundle.manifest.name
 
     def _tokens(self, pool: tuple[int, ...]) -> tuple[int, ...]:
-        grid, mode = self.bundle.manifest.vision.grid, self.bundle.manifest.pooling_mode
-        return tuple(pooled_grid(grid, stride, mode) ** 2 for stride in pool)
+        manifest = self.bundle.manifest
+        return tuple(image_tokens(manifest.vision, stride, manifest.pooling_mode) for stride in pool)
 
     def _entries(self, pool: tuple[int, ...], frames: int) -> int:
         """As `window.entries_needed`."""
@@ -292,6 +292,7 @@ class _Planner:
         decoder = self.runner.memory(self.bundle, DecoderOptions(context, self.threads, precision, batch))
         vision, hidden = self.bundle.manifest.vision, self.bundle.manifest.decoder.hidden_size
         embeddings = (visual_tokens + _GRIDS * vision.tokens) * hidden * _FLOAT
+        square = 3 * max(self.frame_size) ** 2 if vision.resize == "pad" else 0
         costs: tuple[Cost, ...] = (
             Cost("interpreter and libraries", found.libraries),
             Cost("tokenizer", found.tokenizer),
@@ -300,7 +301,7 @@ class _Planner:
             Cost("compute buffers", decoder.compute),
             Cost("vision tower weights", found.tower),
             Cost("vision activations", found.working),
-            Cost("frames and their embeddings", picture_bytes(*self.frame_size) + embeddings),
+            Cost("frames and their embeddings", picture_bytes(*self.frame_size) + square + embeddings),
         )
         if self.capture:
             costs += (Cost("the source's process", self.capture),)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .bundle import VisionInfo
 from .memory import give_back, limit_allocator
-from .vision.pooling import pooled_grid
+from .vision.pooling import image_tokens
 
 if TYPE_CHECKING:
     from .model import Model
@@ -26,7 +26,7 @@ class Preset:
 
     def visual_tokens(self, vision: VisionInfo, mode: str) -> int:
         """In the whole window. 729 of a 27 x 27 grid pooled to 1/4 are 196 (14 x 14, `bilinear`), or 169 (13 x 13)."""
-        return self.frames * pooled_grid(vision.grid, self.stride, mode) ** 2
+        return self.frames * image_tokens(vision, self.stride, mode)
 
 
 PRESETS = {

@@ -5,6 +5,7 @@ Knows nothing about engines: it says which files there are, what they claim to b
     bundle.json      the manifest: schema version, architecture, sizes, precisions, source, SHA-256 of each file
     decoder.gguf     the decoder for llama.cpp
     decoder-mlx/     the decoder for MLX, a model folder of mlx-lm; a bundle has either or both
+    image_newline.npy  a row after each image's visual tokens, float32 (hidden,), where the model was trained with it
     vision.onnx      vision tower and projector: pixels (n, 3, H, W) float32 -> (n, tokens, hidden)
     mmproj.gguf      the same for llama-server and Ollama, where it was asked for; nothing here reads it
     tokenizer.json   the tokenizer, in the format of Hugging Face tokenizers
@@ -27,6 +28,7 @@ MANIFEST_NAME = "bundle.json"
 MANIFEST_BYTES_MAX = 4 << 20
 TOKENIZER_NAME = "tokenizer.json"
 VISION_NAME = "vision.onnx"
+NEWLINE_NAME = "image_newline.npy"
 GGUF_NAME = "decoder.gguf"
 MLX_NAME = "decoder-mlx"
 MMPROJ_NAME = "mmproj.gguf"
@@ -35,6 +37,7 @@ VISION_BATCH = "n"
 """The name of the input's first axis, pictures."""
 VISION_OUTPUT = "visual_tokens"
 
+RESIZES = ("squash", "crop", "pad")
 RESAMPLES = ("bicubic", "bilinear", "lanczos", "nearest")
 POOLING_MODES = ("average", "bilinear", "max")
 
@@ -69,15 +72,18 @@ class VisionInfo:
     grid: int
     """Visual tokens are grid x grid, row by row: 27 for a 384-pixel image and 14-pixel patches."""
     resize: str
-    """`squash` (SigLIP: straight to image_size x image_size) or `crop` (CLIP: shortest edge, then centre crop)."""
+    """`squash` (SigLIP: straight to image_size x image_size), `crop` (CLIP: shortest edge, then centre crop) or `pad`
+    (LLaVA 1.5: made square with bands of the mean colour, then as `squash`)."""
     resample: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     parameters: int
+    image_newline: bool = False
+    """Whether the row of `image_newline.npy` follows an image's visual tokens."""
 
     @property
     def tokens(self) -> int:
-        """Visual tokens of one image at pooling stride 1."""
+        """Visual tokens that the tower gives for one image: without `image_newline`, at pooling stride 1."""
         return self.grid * self.grid
 
 
@@ -105,6 +111,34 @@ class FileInfo:
 
 
 @dataclass(frozen=True)
+class StoredMatrices:
+    """Matrices of a part that are stored as one type."""
+
+    count: int
+    names: tuple[str, ...]
+    """What they are called, without the number of the block: `attn_q`, `ffn_down`."""
+    as_named: bool
+    """Whether the part's precision stands for this type. If not, the matrix did not fit that precision."""
+
+
+@dataclass(frozen=True)
+class PartInfo:
+    """What a conversion found out about a file or folder of the bundle. Old bundles have none."""
+
+    bits_per_weight: float
+    """Over all matrices, with the scales that belong to them."""
+    matrices: dict[str, StoredMatrices]
+    """By type: {"q4_k": ..., "q5_0": ...}."""
+    cosine: float | None = None
+    """Of a vision tower: the least, of all tokens of the pictures it was tried on, to the same token in fp32."""
+
+    @property
+    def total(self) -> int:
+        """All matrices."""
+        return sum(stored.count for stored in self.matrices.values())
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The content of `bundle.json`."""
 
@@ -121,6 +155,8 @@ class Manifest:
     files: dict[str, FileInfo]
     created_by: str = ""
     schema_version: int = SCHEMA_VERSION
+    parts: dict[str, PartInfo] = field(default_factory=dict)
+    """By file or folder, as in `precisions`."""
 
     def has(self, name: str) -> bool:
         """Whether it names the file, or files inside a folder of that name."""
@@ -224,6 +260,12 @@ def read_manifest(path: Path) -> Manifest:
     return _Reader(path).manifest(raw)
 
 
+def read_parts(path: Path, raw: Any) -> dict[str, PartInfo]:
+    """The `parts` of a manifest, from JSON that `path` holds. Raises BundleError naming the field that is wrong."""
+    reader = _Reader(path)
+    return reader.parts(reader.object({"parts": raw}, "parts"))
+
+
 T = TypeVar("T")
 
 
@@ -250,6 +292,7 @@ class _Reader:
             pooling_mode=self.choice(raw, "pooling_mode", POOLING_MODES),
             precisions={key: self.text(self.object(raw, "precisions"), key) for key in self.object(raw, "precisions")},
             files=self.files(self.object(raw, "files")),
+            parts=self.parts(self.object(raw, "parts")) if "parts" in raw else {},
         )
 
     def decoder(self, raw: Mapping[str, Any]) -> DecoderInfo:
@@ -271,11 +314,12 @@ class _Reader:
             image_size=self.integer(raw, "image_size", 1, 4096),
             patch_size=self.integer(raw, "patch_size", 1, 4096),
             grid=self.integer(raw, "grid", 1, 256),
-            resize=self.choice(raw, "resize", ("squash", "crop")),
+            resize=self.choice(raw, "resize", RESIZES),
             resample=self.choice(raw, "resample", RESAMPLES),
             mean=self.triple(raw, "mean", -1e6),
             std=self.triple(raw, "std", 1e-6),
             parameters=self.integer(raw, "parameters", 0, 1 << 44),
+            image_newline="image_newline" in raw and self.typed(raw, "image_newline", bool, "true or false"),
         )
 
     def prompt(self, raw: Mapping[str, Any]) -> PromptInfo:
@@ -309,6 +353,28 @@ class _Reader:
             files[name] = FileInfo(self.integer(entry, "bytes", 0, 1 << 50), sha256)
         return files
 
+    def parts(self, raw: Mapping[str, Any]) -> dict[str, PartInfo]:
+        parts = {}
+        for name in raw:
+            part = self.object(raw, name)
+            matrices = self.object(part, "matrices")
+            parts[name] = PartInfo(
+                bits_per_weight=self.number(part, "bits_per_weight", 0, 64),
+                matrices={kind: self.stored(self.object(matrices, kind)) for kind in matrices},
+                cosine=None if part.get("cosine") is None else self.number(part, "cosine", -1.0001, 1.0001),
+            )
+        return parts
+
+    def stored(self, raw: Mapping[str, Any]) -> StoredMatrices:
+        names = raw.get("names")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise self.error("names", "a list of strings")
+        return StoredMatrices(
+            count=self.integer(raw, "count", 0, 1 << 20),
+            names=tuple(names),
+            as_named=self.typed(raw, "as_named", bool, "true or false"),
+        )
+
     def object(self, raw: Mapping[str, Any], key: str) -> dict[str, Any]:
         return cast("dict[str, Any]", self.typed(raw, key, dict, "an object"))
 
@@ -320,6 +386,12 @@ class _Reader:
         if type(value) is not int or not least <= value <= most:
             raise self.error(key, f"a whole number from {least} to {most}")
         return value
+
+    def number(self, raw: Mapping[str, Any], key: str, least: float, most: float) -> float:
+        value = raw.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            raise self.error(key, f"a number from {least:g} to {most:g}")
+        return float(value)
 
     def choice(self, raw: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> str:
         value = self.text(raw, key)

@@ -11,12 +11,24 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from .bundle import MANIFEST_NAME, Bundle, FileInfo, Manifest, digest, open_bundle, read_manifest, write_manifest
+from .bundle import (
+    MANIFEST_NAME,
+    Bundle,
+    FileInfo,
+    Manifest,
+    PartInfo,
+    digest,
+    open_bundle,
+    read_manifest,
+    read_parts,
+    write_manifest,
+)
+from .disk_space import writing
 from .errors import BundleError, InputError
-from .folder_lock import locked_folder
+from .folder_lock import LockedError, locked_folder
 
 STATE_NAME = ".build.json"
 
@@ -33,14 +45,24 @@ class BundleWriter:
     """What the files are made from: a build is taken up only where this is the same."""
     done: dict[str, FileInfo]
     """The files that are finished."""
+    needed: int | None = None
+    """Bytes that the build takes on the disk, where known: said where the disk is full."""
+    parts: dict[str, PartInfo] = field(default_factory=dict)
+    """What was found out about them, by file or, for those in a folder, by folder."""
 
     def add(self, name: str, make: Callable[[Path], object]) -> Path:
-        """Have `make(path)` write a file of the bundle, unless an earlier, interrupted build finished it."""
+        """Have `make(path)` write a file of the bundle, unless an earlier, interrupted build finished it.
+
+        A PartInfo that `make` returns gets into the manifest.
+        """
         path = self.folder / name
         if name not in self.done:
             path.parent.mkdir(parents=True, exist_ok=True)
             beside = path.with_name(f".{path.name}.partial")
-            make(beside)
+            with writing(path, self.needed):
+                found = make(beside)
+            if isinstance(found, PartInfo):
+                self.parts[name.split("/")[0]] = found
             self.done[name] = FileInfo(beside.stat().st_size, digest(beside))
             beside.replace(path)
             self.save()
@@ -48,7 +70,8 @@ class BundleWriter:
 
     def publish(self, manifest: Manifest) -> Bundle:
         """Write the manifest, naming the files added, and move the folder to its place."""
-        write_manifest(self.folder, replace(manifest, files=dict(sorted(self.done.items()))))
+        files, parts = dict(sorted(self.done.items())), {**manifest.parts, **self.parts}
+        write_manifest(self.folder, replace(manifest, files=files, parts=dict(sorted(parts.items()))))
         open_bundle(self.folder)
         old = _beside(self.out, "old")
         if self.out.exists():
@@ -63,7 +86,8 @@ class BundleWriter:
         """Note what was finished, and from what."""
         done = {name: [info.bytes, info.sha256] for name, info in self.done.items()}
         beside = self.folder / f"{STATE_NAME}.partial"
-        beside.write_text(json.dumps({"recipe": dict(self.recipe), "done": done}), "utf-8")
+        parts = {name: asdict(part) for name, part in self.parts.items()}
+        beside.write_text(json.dumps({"recipe": dict(self.recipe), "done": done, "parts": parts}), "utf-8")
         beside.replace(self.folder / STATE_NAME)
 
 
@@ -92,6 +116,7 @@ def add_files(
     files: Mapping[str, Callable[[Path], object]],
     precisions: Mapping[str, str],
     recipe: Mapping[str, str],
+    needed: int | None = None,
 ) -> Bundle:
     """Add files to a bundle that lies in its place, each made by `make(path)`, and name them in its manifest.
 
@@ -106,6 +131,7 @@ def add_files(
         manifest = read_manifest(out / MANIFEST_NAME)
         _check_addition(out, manifest, files)
         with _writing(out, folder, recipe) as writer:
+            writer.needed = needed
             for name, make in files.items():
                 writer.add(name, make)
             made = {name: writer.done[name] for name in files}
@@ -113,7 +139,9 @@ def add_files(
                 (out / name).parent.mkdir(exist_ok=True)
                 (folder / name).replace(out / name)
             named = dict(sorted({**manifest.files, **made}.items()))
-            write_manifest(out, replace(manifest, files=named, precisions={**manifest.precisions, **precisions}))
+            parts = dict(sorted({**manifest.parts, **writer.parts}.items()))
+            precisions = {**manifest.precisions, **precisions}
+            write_manifest(out, replace(manifest, files=named, precisions=precisions, parts=parts))
             shutil.rmtree(folder)
     return open_bundle(bundle.folder)
 
@@ -171,8 +199,8 @@ def _locked(folder: Path) -> Iterator[None]:
     with ExitStack() as held:
         try:
             ours = held.enter_context(locked_folder(folder, wait=False))
-        except BlockingIOError:
-            raise InputError(f"{folder}: another process is building this bundle; wait for it") from None
+        except LockedError as error:
+            raise InputError(f"{folder}: another process is building this bundle; {error.remedy}") from None
         if not ours:
             raise InputError(f"{folder}: another process has just built this bundle; look, and try again")
         yield
@@ -181,11 +209,13 @@ def _locked(folder: Path) -> Iterator[None]:
 @contextmanager
 def _writing(out: Path, folder: Path, recipe: Mapping[str, str]) -> Iterator[BundleWriter]:
     """A writer that takes up what an equal build left, and the clearing up behind it."""
-    writer = BundleWriter(out, folder, dict(recipe), _finished(folder, recipe))
+    done, parts = _finished(folder, recipe)
+    writer = BundleWriter(out, folder, dict(recipe), done, parts=parts)
     _sweep(folder, keep=writer.done)
-    writer.save()
     try:
-        yield writer
+        with writing(folder):
+            writer.save()
+            yield writer
     except InputError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -218,20 +248,22 @@ def _restore(out: Path) -> None:
         old.rename(out)
 
 
-def _finished(folder: Path, recipe: Mapping[str, str]) -> dict[str, FileInfo]:
-    """The files an interrupted build of the same recipe finished, checked by digest."""
+def _finished(folder: Path, recipe: Mapping[str, str]) -> tuple[dict[str, FileInfo], dict[str, PartInfo]]:
+    """The files an interrupted build of the same recipe finished, checked by digest, and what it found out."""
+    path = folder / STATE_NAME
     try:
-        state = json.loads((folder / STATE_NAME).read_text("utf-8"))
+        state = json.loads(path.read_text("utf-8"))
         if state["recipe"] != dict(recipe):
-            return {}
+            return {}, {}
         done = {str(name): FileInfo(int(size), str(sha256)) for name, (size, sha256) in state["done"].items()}
+        parts = read_parts(path, state["parts"])
     except FileNotFoundError:
         if any(path.name != f"{STATE_NAME}.partial" for path in folder.iterdir()):
             raise InputError(f"{folder}: in the way, and not left by an earlier run; move it away") from None
-        return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-    return {name: info for name, info in done.items() if _is_whole(folder / name, info)}
+        return {}, {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, BundleError):
+        return {}, {}
+    return {name: info for name, info in done.items() if _is_whole(folder / name, info)}, parts
 
 
 def _is_whole(path: Path, info: FileInfo) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from .media import Eyes, Seen
 from .messages import Content, Message, media_of, messages_of
 from .prompt import ImageSegment, Segment
 from .sampling import SamplingOptions
-from .session import Session
+from .session import Choice, Session
 from .stats import rate
 from .timeline import Input, TextInput, VisualInput
 
@@ -40,7 +40,7 @@ class Chat:
     """A conversation. Each turn computes only what is new: the question, its images, and the end of the last answer.
 
     The earlier answers stay in the timeline as the tokens that the model gave, even where the template would write
-    them otherwise (llava-hf's puts a space after an earlier `assistant`, and none where an answer begins).
+    them otherwise (llava-hf's puts two newlines before an earlier answer, and one where an answer begins).
     """
 
     def __init__(self, session: Session, prompts: Prompts, eyes: Eyes, messages: Sequence[Message]) -> None:
@@ -100,19 +100,26 @@ class Chat:
     ) -> AnswerStream:
         """As `ask`, but the text comes piece by piece; an answer left early is remembered as far as it went."""
         options = GenerationOptions(max_tokens, stops_of(stop), sampling)
-        new = asking(content)
-        looked = self._eyes.look(media_of(new), frames=frames, stride=pool, tiles=tiles)
-        messages, seen = [*self._messages, *new], self._seen + looked
-        more = self._prompts.follow_up(messages, seen.counts) if self._inputs else None
-        segments = self._prompts.build(messages, seen.counts) if more is None else more
-        prompt = ([] if more is None else self._inputs) + inputs_of(segments, seen.visuals)
+        turn = self._turn(content, frames, pool, tiles)
 
         def remember(answer: Answer) -> None:
-            self._messages = [*messages, Message("assistant", (answer.text,))]
-            self._seen = seen
-            self._inputs = [*prompt, TextInput(answer.token_ids)]
+            self._messages = [*turn.messages, Message("assistant", (answer.text,))]
+            self._seen = turn.seen
+            self._inputs = [*turn.prompt, TextInput(answer.token_ids)]
 
-        return AnswerStream(self._session.stream(prompt, options, cancel), looked, remember)
+        return AnswerStream(self._session.stream(turn.prompt, options, cancel), turn.new, remember)
+
+    def choose(
+        self,
+        content: Content,
+        options: Sequence[str],
+        *,
+        frames: int = FRAMES,
+        pool: int = 1,
+        tiles: bool = False,
+    ) -> list[Choice]:
+        """The probability of each given answer, as `Session.choose`; the conversation forgets that it was asked."""
+        return self._session.choose(self._turn(content, frames, pool, tiles).prompt, options)
 
     def reset(self) -> None:
         """Begin anew, with the system message if there was one."""
@@ -123,6 +130,16 @@ class Chat:
         """Free the conversation's KV cache. A second call does nothing."""
         self._session.close()
 
+    def _turn(self, content: Content, frames: int, pool: int, tiles: bool) -> _Turn:
+        """The conversation with what is said now, its images encoded."""
+        new = asking(content)
+        looked = self._eyes.look(media_of(new), frames=frames, stride=pool, tiles=tiles)
+        messages, seen = [*self._messages, *new], self._seen + looked
+        more = self._prompts.follow_up(messages, seen.counts) if self._inputs else None
+        segments = self._prompts.build(messages, seen.counts) if more is None else more
+        prompt = ([] if more is None else self._inputs) + inputs_of(segments, seen.visuals)
+        return _Turn(messages, seen, looked, prompt)
+
     def __enter__(self) -> Chat:
         return self
 
@@ -130,6 +147,18 @@ class Chat:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """A conversation up to a question."""
+
+    messages: list[Message]
+    seen: Seen
+    """All images of the conversation."""
+    new: Seen
+    """Those that came with the question."""
+    prompt: list[Input]
 
 
 class AnswerStream(Iterator[str]):

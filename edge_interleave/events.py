@@ -61,6 +61,8 @@ class Looked(Event):
     """Of yes."""
     raised: bool
     """Whether an alert stands."""
+    total_probability: float = 1.0
+    """Of yes and no together. Where it is tiny, the model would answer something else."""
 
     kind: ClassVar[str] = "look"
 

@@ -23,6 +23,7 @@ from .bundle import Bundle
 from .embedded import DEMO_CLIP, DEMO_CLIP_SIZE
 from .errors import BackendError, EdgeInterleaveError
 from .memory import give_back, limit_allocator
+from .parent import end_with_parent
 from .stats import memory_bytes, peak_memory_bytes
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ _FPS = 1.0
 _BATCH = 32
 _ROOTS = ("click", "edge_interleave", "rich")
 """Packages whose modules the process takes over from its parent, which is the one that will run the window."""
-_USED = ("cv2", "onnxruntime", "edge_interleave.model")
+_USED = ("av", "onnxruntime", "edge_interleave.model")
 """What a live window imports when it is needed."""
 _BLOCKS, _BLOCK_ROWS = 8, 128
 
@@ -104,12 +105,12 @@ def _measured(
     # -P: what lies in the current folder is not imported.
     command = [sys.executable, "-P", "-m", "edge_interleave.footprint"]
     try:
-        done = subprocess.run(command, input=order, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
-        found = json.loads(done.stdout.splitlines()[-1])
+        code, out, err = _ask(command, order)
+        found = json.loads(out.splitlines()[-1])
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BackendError(f"{folder}: could not be run to see what memory it takes ({error})") from error
     except (ValueError, IndexError):
-        said = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        said = err.strip().splitlines() or [f"it ended with {code}"]
         raise BackendError(f"{folder}: could not be run to see what memory it takes ({said[-1]:.200})") from None
     if "error" in found:
         raise getattr(errors, found["kind"], BackendError)(found["error"])
@@ -117,10 +118,28 @@ def _measured(
     return Footprint(**found, rates=None if seconds is None else Rates(**seconds))
 
 
+def _ask(command: list[str], order: str) -> tuple[int, str, str]:
+    """Exit code and output of a process. Its standard input stays open: the process ends when that is closed."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        stdin, process.stdin = process.stdin, None  # which `communicate` would close
+        assert stdin is not None
+        with stdin:
+            stdin.write(f"{order}\n")
+            stdin.flush()
+            try:
+                out, err = process.communicate(timeout=_TIMEOUT_S)
+            except BaseException:
+                process.kill()
+                raise
+    return process.returncode, out, err
+
+
 def main() -> None:
     """The process: an order on stdin, a line of JSON on stdout."""
     limit_allocator()
-    folder, backend, threads, rates, alongside = json.load(sys.stdin)
+    folder, backend, threads, rates, alongside = json.loads(sys.stdin.buffer.readline())
+    end_with_parent()
     try:
         found: dict[str, Any] = asdict(_run(Path(folder), backend, threads, rates, alongside))
     except EdgeInterleaveError as error:
@@ -137,7 +156,7 @@ def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, alon
     from .prompt import PromptBuilder
     from .session import Session
     from .tokenizer import TextTokenizer
-    from .vision.pooling import pooled_grid
+    from .vision.pooling import image_tokens
     from .window import FrameWindow, entries_needed
 
     backend = find_backend(backend_name)
@@ -153,8 +172,8 @@ def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, alon
     with_tokenizer = _resident()
 
     vision, mode = bundle.manifest.vision, bundle.manifest.pooling_mode
-    stride = vision.grid  # one visual token
-    tokens = pooled_grid(vision.grid, stride, mode) ** 2
+    stride = vision.grid  # one visual token, and the newline where there is one
+    tokens = image_tokens(vision, stride, mode)
     one, two = (entries_needed(prompt, frames, [tokens], False) for frames in (1, 2))
     options = DecoderOptions(two, threads, batch=_BATCH)
     decoder = backend.open(bundle, options)

@@ -157,7 +157,7 @@ class Generation(Iterator[str]):
                 except ContextFullError:
                     reason = LENGTH
                     break
-            rest = hold.rest()
+            rest = "" if hold.stopped else hold.push(text.rest()) + hold.rest()
             if rest:
                 said.append(rest)
                 yield rest

@@ -12,6 +12,7 @@ Knows nothing about how sources are read or windows kept.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import weakref
@@ -22,6 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from .ahead import Ahead, Step
 from .chat import GREEDY, MAX_TOKENS, stops_of
 from .decoder import FloatArray
@@ -30,8 +33,9 @@ from .generation import Answer, Generation, GenerationOptions
 from .live_answer import LiveAnswer
 from .live_prompt import LivePrompt
 from .live_stats import LiveStats, Pace
-from .sampling import SamplingOptions, softmax
+from .sampling import SamplingOptions, log_softmax
 from .session import Choice, Session
+from .spellings import tokenized
 from .stats import memory_bytes, peak_memory_bytes
 from .timeline import TextInput
 from .tokenizer import TextTokenizer
@@ -45,7 +49,7 @@ if TYPE_CHECKING:
     from .vision.encoder import VisionEncoder
     from .vision.image import ImageSource
 
-YES, NO = ("Yes", "yes", " Yes", " yes"), ("No", "no", " No", " no")
+YES, NO = "yes", "no"
 _T = TypeVar("_T")
 
 
@@ -187,18 +191,24 @@ class Live:
         """The probability of each given answer; see `Session.choose`. The window forgets that it was asked."""
         return self._weighed(question, lambda logits: self._session.weigh(logits, options))
 
-    def probability(self, question: str) -> float:
-        """How likely the answer begins with yes rather than with no: P(yes) / (P(yes) + P(no)).
+    def check(self, question: str) -> Choice:
+        """How likely the answer begins with yes rather than with no: the choice `yes` of the options yes and no.
 
-        From the logits of the answer's first token, over the first tokens of YES and NO. The window forgets that it
-        was asked.
+        From the logits of the answer's first token, over the first tokens of the spellings of YES and NO. What comes
+        after ("Yes, there is.") does not matter. The window forgets that it was asked.
         """
 
-        def of_yes(logits: FloatArray) -> float:
-            shares = softmax(logits[[*self._yes, *self._no]])
-            return float(shares[: len(self._yes)].sum())
+        def of_yes(logits: FloatArray) -> Choice:
+            likely = log_softmax(logits)
+            yes, no = (float(np.logaddexp.reduce(likely[tokens])) for tokens in (self._yes, self._no))
+            either = float(np.logaddexp(yes, no))
+            return Choice(YES, math.exp(yes - either), yes, min(math.exp(either), 1.0))
 
         return self._weighed(question, of_yes)
+
+    def probability(self, question: str) -> float:
+        """P(yes) / (P(yes) + P(no)) of the answer's beginning; see `check`, which also gives P(yes) + P(no)."""
+        return self.check(question).probability
 
     @property
     def frames(self) -> tuple[SeenFrame, ...]:
@@ -342,6 +352,6 @@ class Live:
 
 def _first_tokens(tokenizer: TextTokenizer) -> tuple[list[int], list[int]]:
     """The tokens that an answer of yes and one of no can begin with."""
-    yes, no = ({tokenizer.encode_plain(word)[0] for word in words} for words in (YES, NO))
+    yes, no = ({ids[0] for ids in spelled} for spelled in tokenized((YES, NO), tokenizer.encode_plain))
     # What both begin with (a space of its own, say) tells nothing.
     return sorted(yes - no), sorted(no - yes)

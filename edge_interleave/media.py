@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from .bundle import VISION_NAME, Bundle
+from .bundle import NEWLINE_NAME, VISION_NAME, Bundle
+from .decoder import FloatArray
 from .errors import BundleError, UsageError
 from .messages import Image, Media
+from .progress import QuestionProgress
 from .timeline import VisualInput
 
 if TYPE_CHECKING:
@@ -42,12 +44,17 @@ class Seen:
 class Eyes:
     """Opens and encodes images and videos. The tower is opened when it is first needed."""
 
-    def __init__(self, bundle: Bundle, threads: int | None) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None, progress: QuestionProgress | None = None) -> None:
         self._bundle = bundle
         self._threads = threads
+        self._progress = progress
 
     def look(self, media: Sequence[Media], *, frames: int, stride: int, tiles: bool) -> Seen:
-        """Visual tokens of images and videos, in order."""
+        """Visual tokens of images and videos, in order.
+
+        Where the model has an `image_newline`, one follows each image and the last frame of each video, as in the
+        original code (llava_arch.py, `one_token`).
+        """
         if frames < 1:
             raise UsageError(f"frames must be a whole number from 1, not {frames}")
         if stride < 1:
@@ -58,7 +65,7 @@ class Eyes:
         from .vision.image import open_image
 
         started = time.perf_counter()
-        pictures, counts = [], []
+        pictures, counts, ends = [], [], []
         for item in media:
             shown = (
                 [open_image(item.source)]
@@ -67,9 +74,14 @@ class Eyes:
             )
             pictures += shown
             counts.append(len(shown))
-        rows = self._encoder.encode(pictures, stride=stride, tiles=tiles)
+            ends += [False] * (len(shown) - 1) + [True]
+        rows = self._encoder.encode(pictures, stride=stride, tiles=tiles, ends=ends, progress=self._progress)
+        visuals = tuple(
+            VisualInput(image) if self._newline is None or not end else VisualInput(image[:-1], self._newline)
+            for image, end in zip(rows, ends, strict=True)
+        )
         seconds = time.perf_counter() - started
-        return Seen(tuple(map(VisualInput, rows)), tuple(counts), seconds, self._tower.provider)
+        return Seen(visuals, tuple(counts), seconds, self._tower.provider)
 
     def live_encoder(self) -> VisionEncoder:
         """Another encoder on the same tower, to be stopped by itself; it keeps nothing, for no frame comes twice."""
@@ -77,7 +89,9 @@ class Eyes:
         from .vision.encoder import VisionEncoder
 
         manifest = self._bundle.manifest
-        return VisionEncoder(self._tower.another(), manifest.vision, manifest.pooling_mode, EmbeddingCache(0))
+        return VisionEncoder(
+            self._tower.another(), manifest.vision, manifest.pooling_mode, EmbeddingCache(0), newline=self._newline
+        )
 
     @cached_property
     def _encoder(self) -> VisionEncoder:
@@ -85,7 +99,16 @@ class Eyes:
 
         manifest, tower = self._bundle.manifest, self._tower
         identity = manifest.files[VISION_NAME].sha256
-        return VisionEncoder(tower, manifest.vision, manifest.pooling_mode, identity=identity)
+        return VisionEncoder(tower, manifest.vision, manifest.pooling_mode, identity=identity, newline=self._newline)
+
+    @cached_property
+    def _newline(self) -> FloatArray | None:
+        from .vision.merge import read_newline
+
+        manifest = self._bundle.manifest
+        if not manifest.vision.image_newline:
+            return None
+        return read_newline(self._bundle.file(NEWLINE_NAME), manifest.decoder.hidden_size)
 
     @cached_property
     def _tower(self) -> VisionTower:

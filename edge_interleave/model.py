@@ -24,6 +24,7 @@ from .live import Live
 from .live_prompt import LivePrompt
 from .media import Eyes
 from .messages import Content, Message, media_of
+from .progress import QuestionProgress
 from .prompt import PromptBuilder
 from .sampling import SamplingOptions
 from .session import Choice, Session
@@ -41,6 +42,7 @@ def load(
     threads: int | None = None,
     kv_precision: str = "f16",
     batch: int | None = None,
+    progress: QuestionProgress | None = None,
 ) -> Model:
     """Load a model.
 
@@ -48,9 +50,10 @@ def load(
     `backend`: `llama-cpp` or another installed one; None: the first that runs one of the bundle's decoders.
     `context`: entries the KV cache shall hold, text and visual tokens of prompt and answer together, at most what the
     model was trained on; None: 4096, and more once a prompt needs it.
-    `threads`: CPU threads; None: as many as there are cores.
+    `threads`: CPU threads; None: one for each core that this process may use, within its CPU quota.
     `kv_precision`: `f16`; `q8_0` for about half the memory of the KV cache, `q4_0` for a quarter; slower on CPUs.
     `batch`: entries computed at a time; fewer take less memory; None leaves it to the backend.
+    `progress`: called before each step of a question, those of chats as well, but not of live windows.
     Raises BundleError, BackendError, UsageError.
     """
     if context is not None and context < 1:
@@ -61,7 +64,7 @@ def load(
 
     bundle = open_bundle(resolve(model))
     options = DecoderOptions(context or CONTEXT, threads, kv_precision, batch)
-    return Model(bundle, backend_for(bundle, backend), options, may_grow=context is None)
+    return Model(bundle, backend_for(bundle, backend), options, may_grow=context is None, progress=progress)
 
 
 class Model:
@@ -75,7 +78,15 @@ class Model:
     Asked again about the same beginning (the same images, say), only what is new is computed.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend, options: DecoderOptions, *, may_grow: bool) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        options: DecoderOptions,
+        *,
+        may_grow: bool,
+        progress: QuestionProgress | None = None,
+    ) -> None:
         """Use `load`. Opens the decoder now, the vision tower when the first image comes.
 
         `may_grow`: prompts that need a larger KV cache than `options` say get one.
@@ -84,7 +95,8 @@ class Model:
         self.backend_name = backend.name
         self._tokenizer = TextTokenizer.open(bundle)
         self._prompts = PromptBuilder(bundle, self._tokenizer)
-        self._eyes = Eyes(bundle, options.threads)
+        self._eyes = Eyes(bundle, options.threads, progress)
+        self._progress = progress
         self._open_decoder: Callable[[int], Decoder] = lambda size: backend.open(bundle, replace(options, context=size))
         self._context = options.context
         self._may_grow = may_grow
@@ -241,7 +253,8 @@ class Model:
             raise UsageError("the model is closed; load it again")
         decoder = self._decoder(self._context)
         reopen = self._open_decoder if self._may_grow else None
-        session = Session(decoder, self._tokenizer, self.bundle.manifest.prompt.eos_token_ids, reopen)
+        eos = self.bundle.manifest.prompt.eos_token_ids
+        session = Session(decoder, self._tokenizer, eos, reopen, self._progress)
         self._sessions.add(session)
         return session
 

@@ -6,22 +6,29 @@ counts as the same where its visual tokens are. Knows nothing about messages, te
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from .decoder import Decoder, FloatArray
 from .errors import BackendError, ContextFullError, EdgeInterleaveError, UsageError
 from .generation import Generation, GenerationOptions, Prefill
-from .sampling import log_softmax, softmax
+from .progress import QuestionProgress
+from .sampling import Probabilities, log_softmax, softmax
+from .spellings import Spelled, tokenized
 from .timeline import Input, Key, TextInput, Timeline, VisualInput
 from .tokenizer import TextTokenizer
 
 ANSWER_ROOM = 512
 """Entries kept free for an answer when the KV cache grows with a prompt; positions, before gaps are closed."""
+UNLIKELY = 0.01
+"""A total probability of the options below which their shares say little: the model would answer something else."""
+_NEGLIGIBLE = math.log(1e-4)
+"""Spellings that are less likely than this, beside what is known of their option, are left out; a logarithm."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,10 @@ class Choice:
     probability: float
     """Among the options: they sum to 1."""
     log_probability: float
-    """Natural logarithm of the probability that the model answers this and then ends its turn."""
+    """Natural logarithm of the probability that the model answers this, in any usual spelling, and ends its turn."""
+    total_probability: float
+    """Probability of any of the options, the same for all of them. Where it is tiny (UNLIKELY), the model would say
+    something else and `probability` says little."""
 
 
 class Session:
@@ -44,11 +54,16 @@ class Session:
         tokenizer: TextTokenizer,
         eos_token_ids: Sequence[int],
         reopen: Callable[[int], Decoder] | None = None,
+        progress: QuestionProgress | None = None,
     ) -> None:
-        """`reopen` opens the same decoder with a KV cache of so many entries, for prompts that need a larger one."""
+        """`reopen` opens the same decoder with a KV cache of so many entries, for prompts that need a larger one.
+
+        `progress` is called before each part of a prompt that is prefilled.
+        """
         self.timeline = Timeline()
         self._decoder = decoder
         self._reopen = reopen
+        self._progress = progress
         self._tokenizer = tokenizer
         self._eos = frozenset(eos_token_ids)
         self._room = ANSWER_ROOM
@@ -143,8 +158,9 @@ class Session:
     def choose(self, prompt: Sequence[Input], options: Sequence[str]) -> list[Choice]:
         """How likely each of the given answers is, in the order given. The timeline then holds the prompt.
 
-        An option's score is the sum of its tokens' log-probabilities and of the end of the turn after them (so that
-        "2" does not stand for "20"); the probabilities are the scores' softmax. Longer options are not favoured back.
+        An option counts in its usual spellings (`spellings`: case, leading space, full stop, ...). A spelling's
+        probability is that of its tokens and of the end of the turn after them (so that "2" does not stand for "20").
+        Longer options are not favoured back. `Choice.total_probability` says whether the model would say any of them.
         Raises UsageError for no options, empty or repeated ones; ContextFullError.
         """
         self._tokenized(options)
@@ -158,22 +174,20 @@ class Session:
         Raises UsageError, ContextFullError.
         """
         answers = self._tokenized(options)
-        longest = max(map(len, answers))
+        longest = max(len(next(iter(answer))) for answer in answers)
         facts = self._decoder.facts
         room = min(facts.capacity - self.timeline.length, facts.trained_context - self.timeline.position)
         if longest > room:
             raise ContextFullError(f"an option needs {longest} entries, the context has {room} left; use a larger one")
         count = len(self.timeline.entries)
-        scores = []
-        for answer in answers:
-            try:
-                scores.append(self._score(logits, answer))
-            finally:
-                self._decoder.truncate(self.timeline.truncate(count))
-        probabilities = softmax(np.array(scores))
+        try:
+            scores = self._scores(logits, answers, room)
+        finally:
+            self._decoder.truncate(self.timeline.truncate(count))
+        total = float(np.exp(np.logaddexp.reduce(scores)))
         return [
-            Choice(option, float(probability), float(score))
-            for option, probability, score in zip(options, probabilities, scores, strict=True)
+            Choice(option, float(probability), float(score), min(total, 1.0))
+            for option, probability, score in zip(options, softmax(scores), scores, strict=True)
         ]
 
     def append_token(self, token: int) -> FloatArray:
@@ -201,20 +215,46 @@ class Session:
         entries = self.timeline.entries[first : first + len(_units(inputs))]
         return entries[0].start, entries[-1].end
 
-    def _tokenized(self, options: Sequence[str]) -> list[list[int]]:
+    def _tokenized(self, options: Sequence[str]) -> list[Spelled]:
         if isinstance(options, str) or not options or not all(isinstance(o, str) and o.strip() for o in options):
             raise UsageError("give one or more options, none of them empty")
-        if len(set(options)) != len(options):
+        if len({option.strip() for option in options}) != len(options):
             raise UsageError("the same option is given twice")
-        return [self._tokenizer.encode_plain(option) for option in options]
+        answers = tokenized(options, self._tokenizer.encode_plain)
+        if not all(answers):
+            raise UsageError("an option is nothing to the model's tokenizer; give another one")
+        return answers
 
-    def _score(self, logits: FloatArray, answer: Sequence[int]) -> float:
-        score = 0.0
-        for token in answer:
-            score += float(log_softmax(logits)[token])
-            logits = self.append_token(token)
-        ends = log_softmax(logits)[[token for token in self._eos if token < len(logits)]]
-        return score + float(np.logaddexp.reduce(ends))
+    def _scores(self, logits: FloatArray, answers: Sequence[Spelled], room: int) -> Probabilities:
+        """Logarithms of the answers' probabilities; what is computed is left in the timeline.
+
+        `room`: entries that spellings may take; longer ones are left out.
+        """
+        eos = [token for token in self._eos if token < len(logits)]
+        scores = np.full(len(answers), -np.inf)
+        root = _spelling_tree(answers, room)
+        pending = [_Branch(root, 0.0, len(self.timeline.entries))]
+        while pending:
+            branch = pending.pop()
+            # The score is an upper bound on those of all spellings below.
+            if all(branch.score < scores[answer] + _NEGLIGIBLE for answer in branch.node.answers):
+                continue
+            if branch.node is not root:
+                self._decoder.truncate(self.timeline.truncate(branch.place))
+                logits = self.append_token(branch.token)
+            likely = log_softmax(logits)
+            if branch.node.ends:
+                end = branch.score + float(np.logaddexp.reduce(likely[eos]))
+                for answer, share in branch.node.ends.items():
+                    scores[answer] = np.logaddexp(scores[answer], end + np.log(share))
+            place = len(self.timeline.entries)
+            below = [
+                _Branch(node, branch.score + float(likely[token]), place, token)
+                for token, node in branch.node.next.items()
+            ]
+            # The likeliest comes next: the sooner an answer has its score, the more can be left out.
+            pending += sorted(below, key=lambda one: one.score)
+        return scores
 
     def _grow(self, total: int) -> None:
         """A larger KV cache where the prompt and an answer need it: by doubling, so that a long chat rarely pays."""
@@ -251,26 +291,29 @@ class Session:
         if gaps and self.timeline.position + new + ANSWER_ROOM > self._decoder.facts.trained_context:
             self._decoder.rebase()
             self.timeline.rebase()
-        logits = None
+        logits, done = None, 0
         for run in _runs(units):
             if cancel is not None and cancel.is_set():
                 return None
+            if self._progress is not None:
+                self._progress("prefill", done, new)
             logits = self._append(run)
+            done += sum(unit.size for unit in run)
         assert logits is not None
         return Prefill(
             logits=logits,
             prompt_tokens=cached + new,
-            visual_tokens=sum(len(part.rows) for part in given if isinstance(part, VisualInput)),
+            visual_tokens=sum(part.size for part in given if isinstance(part, VisualInput)),
             cached_tokens=cached,
             seconds=time.perf_counter() - started,
         )
 
     def _append(self, run: Sequence[_Unit]) -> FloatArray:
-        rows = run[0].rows
+        image = run[0].image
         logits = (
             self._decoder.append_tokens([unit.key for unit in run if isinstance(unit.key, int)])
-            if rows is None
-            else self._decoder.append_embeddings(rows)
+            if image is None
+            else self._decoder.append_embeddings(image.embeddings)
         )
         for unit in run:
             self.timeline.add(unit.key, unit.size)
@@ -283,7 +326,46 @@ class _Unit:
 
     key: Key
     size: int = 1
-    rows: FloatArray | None = None
+    image: VisualInput | None = None
+
+
+@dataclass
+class _Node:
+    """Where spellings that begin with the same tokens are together."""
+
+    next: dict[int, _Node] = field(default_factory=dict)
+    """By token."""
+    ends: dict[int, float] = field(default_factory=dict)
+    """Answers with a spelling that ends here, to how much of it counts for each."""
+    answers: set[int] = field(default_factory=set)
+    """Those with a spelling that ends here or further on."""
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """A node that is still to be computed."""
+
+    node: _Node
+    score: float
+    """Logarithm of the probability of the tokens up to here."""
+    place: int
+    """Entries of the timeline before the last of them."""
+    token: int = -1
+
+
+def _spelling_tree(answers: Sequence[Spelled], room: int) -> _Node:
+    root = _Node()
+    for answer, spelled in enumerate(answers):
+        for ids, share in spelled.items():
+            if len(ids) > room:
+                continue
+            node = root
+            node.answers.add(answer)
+            for token in ids:
+                node = node.next.setdefault(token, _Node())
+                node.answers.add(answer)
+            node.ends[answer] = share
+    return root
 
 
 def _units(prompt: Sequence[Input]) -> list[_Unit]:
@@ -292,19 +374,19 @@ def _units(prompt: Sequence[Input]) -> list[_Unit]:
         if isinstance(part, TextInput):
             units += map(_Unit, part.ids)
         else:
-            units.append(_Unit(part.key, len(part.rows), part.rows))
+            units.append(_Unit(part.key, part.size, part))
     return units
 
 
 def _parts(inputs: Sequence[Input]) -> list[Sequence[int] | FloatArray]:
-    return [part.ids if isinstance(part, TextInput) else part.rows for part in inputs]
+    return [part.ids if isinstance(part, TextInput) else part.embeddings for part in inputs]
 
 
 def _runs(units: Sequence[_Unit]) -> Iterator[list[_Unit]]:
     """Text tokens side by side together, each image alone."""
     run: list[_Unit] = []
     for unit in units:
-        if run and (unit.rows is not None or run[-1].rows is not None):
+        if run and (unit.image is not None or run[-1].image is not None):
             yield run
             run = []
         run.append(unit)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .bundle import MANIFEST_NAME, open_bundle, read_manifest
-from .bundle_writer import discard_partial
-from .errors import BundleError, UsageError
+from .bundle_writer import discard_partial, partial_folder
+from .errors import BundleError, InputError, UsageError
 
 EMBEDDED = "embedded"
 HOME_VARIABLE = "EDGE_INTERLEAVE_HOME"
@@ -39,13 +39,47 @@ class StoredModel:
 
 
 def models_folder() -> Path:
-    """Where pulled bundles live. The folder need not exist."""
+    """Where pulled bundles live. The folder need not exist. Raises UsageError where the user has no home folder."""
     home = os.environ.get(HOME_VARIABLE)
     if home:
-        return Path(home).expanduser()
+        return expanded(home)
     from platformdirs import user_data_path
 
-    return user_data_path("edge-interleave") / "models"
+    try:
+        folder = user_data_path("edge-interleave") / "models"
+    except RuntimeError:  # no HOME, and no entry of the user in the system's list
+        folder = Path("~")
+    if not folder.is_absolute():
+        raise UsageError(f"no home folder to keep models in; set {HOME_VARIABLE} to a folder")
+    return folder
+
+
+def known_models_folder() -> Path | None:
+    """`models_folder`, or None where the user has no home folder: then there are no pulled models."""
+    try:
+        return models_folder()
+    except UsageError:
+        return None
+
+
+def make_models_folder() -> None:
+    """Make the folder that pulled bundles live in. Raises UsageError, InputError where it cannot be written."""
+    folder = models_folder()
+    remedy = f"set {HOME_VARIABLE} to a folder that can be written"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); {remedy}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{folder}: cannot be written; {remedy}")
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with a leading `~` or `~user` replaced. Raises UsageError where that user has no home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UsageError(f"{path}: no home folder is known for it; give the path in full") from None
 
 
 def embedded_folder() -> Path:
@@ -64,16 +98,17 @@ def resolve(model: str | Path | None = None) -> Path:
             raise BundleError("this installation has no embedded model; reinstall edge-interleave, or name a model")
         return embedded_folder()
     text = str(model)
-    if isinstance(model, str) and _NAME.fullmatch(text) and (models_folder() / text).is_dir():
-        return models_folder() / text
-    path = Path(model).expanduser()
+    folder = known_models_folder()
+    if isinstance(model, str) and folder is not None and _NAME.fullmatch(text) and (folder / text).is_dir():
+        return folder / text
+    path = expanded(model)
     if path.is_dir():
         return path
     if path.exists():
         raise BundleError(f"{path}: a file; give the bundle's folder, the one that holds {MANIFEST_NAME}")
     if isinstance(model, str) and re.fullmatch(rf"{_NAME.pattern}/{_NAME.pattern}", text, re.ASCII):
-        stored = models_folder() / short_name(text)
-        if stored.is_dir() and _source(stored) == text:
+        stored = None if folder is None else folder / short_name(text)
+        if stored is not None and stored.is_dir() and _source(stored) == text:
             return stored
         raise BundleError(f"{text}: no such folder, nor a pulled model; try 'edge-interleave pull {text}'")
     raise BundleError(_unknown(text))
@@ -81,14 +116,33 @@ def resolve(model: str | Path | None = None) -> Path:
 
 def list_models() -> list[StoredModel]:
     """The embedded model, where the package has one, then the store's by name. Damaged ones carry a `problem`."""
-    models = []
-    if (embedded_folder() / MANIFEST_NAME).is_file():
-        models.append(_stored(EMBEDDED, embedded_folder()))
-    folder = models_folder()
-    if folder.is_dir():
-        found = (path for path in sorted(folder.iterdir()) if path.is_dir() and _NAME.fullmatch(path.name))
-        models += [_stored(path.name, path) for path in found]
-    return models
+    return [_stored(name, embedded_folder() if name == EMBEDDED else models_folder() / name) for name in model_names()]
+
+
+def model_names() -> list[str]:
+    """Names of the embedded model, where the package has one, then of the store's. Opens no bundle."""
+    names = [EMBEDDED] if (embedded_folder() / MANIFEST_NAME).is_file() else []
+    folder = known_models_folder()
+    if folder is not None and folder.is_dir():
+        names += sorted(path.name for path in folder.iterdir() if path.is_dir() and _NAME.fullmatch(path.name))
+    return names
+
+
+def removable(name: str) -> int:
+    """Bytes that `remove` would free. Raises BundleError and UsageError as `remove` does."""
+    if name == EMBEDDED:
+        raise UsageError("the embedded model is part of the package and cannot be removed")
+    check_name(name)
+    folder = models_folder() / name
+    if folder.is_symlink():
+        return 0
+    if not folder.is_dir():
+        if partial_folder(folder).is_dir():
+            return 0
+        raise BundleError(_unknown(name))
+    if not (folder / MANIFEST_NAME).is_file():
+        raise BundleError(f"{folder}: not a bundle, so it is not deleted; look, and delete it yourself")
+    return _size(folder)
 
 
 def remove(name: str) -> int:
@@ -96,22 +150,13 @@ def remove(name: str) -> int:
 
     Raises BundleError where there is none of that name, and UsageError for the embedded model.
     """
-    if name == EMBEDDED:
-        raise UsageError("the embedded model is part of the package and cannot be removed")
-    check_name(name)
+    freed = removable(name)
     folder = models_folder() / name
-    partial = discard_partial(folder)
+    discard_partial(folder)
     if folder.is_symlink():
         folder.unlink()
-        return 0
-    if not folder.is_dir():
-        if partial:
-            return 0
-        raise BundleError(_unknown(name))
-    if not (folder / MANIFEST_NAME).is_file():
-        raise BundleError(f"{folder}: not a bundle, so it is not deleted; look, and delete it yourself")
-    freed = _size(folder)
-    shutil.rmtree(folder)
+    elif folder.is_dir():
+        shutil.rmtree(folder)
     return freed
 
 

@@ -30,12 +30,26 @@ class VisualInput:
 
     rows: FloatArray = field(repr=False)
     """float32 (tokens, hidden)."""
+    newline: FloatArray | None = field(default=None, repr=False)
+    """The row that ends the image, float32 (hidden,), where the model was trained with one (`vision.merge`)."""
 
     def __post_init__(self) -> None:
-        digest = hashlib.blake2b(np.ascontiguousarray(self.rows).data, digest_size=16).digest()
-        object.__setattr__(self, "key", digest)
+        digest = hashlib.blake2b(np.ascontiguousarray(self.rows).data, digest_size=16)
+        if self.newline is not None:
+            digest.update(np.ascontiguousarray(self.newline).data)
+        object.__setattr__(self, "key", digest.digest())
 
     key: bytes = field(init=False)
+
+    @property
+    def size(self) -> int:
+        """Entries that it takes in the KV cache."""
+        return len(self.rows) + (self.newline is not None)
+
+    @property
+    def embeddings(self) -> FloatArray:
+        """What the decoder takes, float32 (size, hidden)."""
+        return self.rows if self.newline is None else np.concatenate([self.rows, self.newline[np.newaxis]])
 
 
 Input = TextInput | VisualInput

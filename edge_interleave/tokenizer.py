@@ -10,12 +10,12 @@ Two things are added to the tokenizer, in memory only:
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer
-from tokenizers.decoders import DecodeStream
 
 from .bundle import TOKENIZER_NAME, Bundle
 from .errors import BundleError
@@ -26,6 +26,8 @@ IMAGE = -1
 FILE_BYTES_MAX = 64 << 20
 STAND_INS_FROM = 0xF0000
 STAND_INS_MAX = 0xFFFD
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+"""A byte in the vocabulary of SentencePiece's kind, where the decoder takes it for one."""
 
 
 class TextTokenizer:
@@ -105,15 +107,62 @@ class TextTokenizer:
 
 
 class TextStream:
-    """Turns ids into text one at a time, holding back bytes until they make whole characters."""
+    """Turns ids into text one at a time, holding back bytes until they make whole characters.
+
+    Bytes that never make one become U+FFFD, as soon as that is certain. It raises for no sequence of ids.
+    `tokenizers.DecodeStream` does: text that was given out already can change under a byte-fallback decoder, which
+    replaces all bytes of a run where one is wrong.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
+        added = tokenizer.get_added_tokens_decoder()
+        self._special = {number for number, token in added.items() if token.special}
+        self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
+        self._before: list[int] = []
+        """The tokens whose text was given out last: what comes next can depend on them (a space at the beginning)."""
+        self._held: list[int] = []
+        """Tokens after those, whose text ends inside a character."""
 
     def push(self, token: int) -> str:
         """The text that this token completes; empty where it ends inside a character or is special."""
-        return self._stream.step(self._tokenizer, token) or ""
+        spelt = self._tokenizer.id_to_token(token)
+        if spelt is None or token in self._special:
+            return ""
+        byte = _BYTE_TOKEN.fullmatch(spelt)
+        alone = "" if byte is None else self._decoded([token])
+        if byte is not None and alone != byte[0]:
+            text = self._flush_held() + self._bytes.decode(bytes([int(byte[1], 16)]))
+            stripped = not self._before and not alone  # a space that begins the answer
+            self._before = [token]
+            return "" if stripped else text
+        broken = self._bytes.decode(b"", final=True)
+        self._held.append(token)
+        text = self._text_of_held()
+        return broken if text.endswith("\ufffd") else broken + self._give_out(text)
+
+    def rest(self) -> str:
+        """What is held back, once no more comes: U+FFFD for bytes that make no character."""
+        return self._flush_held() + self._bytes.decode(b"", final=True)
+
+    def _flush_held(self) -> str:
+        return self._give_out(self._text_of_held()) if self._held else ""
+
+    def _text_of_held(self) -> str:
+        return self._decoded([*self._before, *self._held])[len(self._decoded(self._before)) :]
+
+    def _give_out(self, text: str) -> str:
+        self._before = self._held if text else [*self._before, *self._held]
+        self._held = []
+        return text
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        try:
+            return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # a panic of the library is no Exception
+            return ""
 
 
 def _read(path: Path) -> Tokenizer:

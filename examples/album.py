@@ -19,12 +19,19 @@ import edge_interleave as ei
 def main() -> int:
     parser = argparse.ArgumentParser(description="Talk about several photos.")
     parser.add_argument("photos", nargs="+", type=Path)
-    parser.add_argument("--model", help="a pulled model's name, or a bundle's folder")
+    parser.add_argument("-m", "--model", help="a pulled model's name, or a bundle's folder")
+    parser.add_argument("--backend", help="what runs the decoder (default: the first that can)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: one a core)")
+    parser.add_argument("--system", help="a message that goes before the conversation")
+    parser.add_argument("--max-tokens", type=int, default=256, help="length of an answer at most")
     parser.add_argument("--pool", type=int, default=1, help="2: a quarter of the visual tokens, for many photos")
     options = parser.parse_args()
 
     try:
-        with ei.load(options.model) as model, model.chat() as chat:
+        with (
+            ei.load(options.model, backend=options.backend, threads=options.threads) as model,
+            model.chat(options.system) as chat,
+        ):
             new = list(options.photos)  # photos that go with the next question
             for line in lines():
                 if line.startswith("/add "):
@@ -34,7 +41,7 @@ def main() -> int:
                     else:
                         print(f"{photo}: no such file", file=sys.stderr)
                     continue
-                for piece in chat.stream([*new, line], pool=options.pool):
+                for piece in chat.stream([*new, line], pool=options.pool, max_tokens=options.max_tokens):
                     print(piece, end="", flush=True)
                 print()
                 new = []

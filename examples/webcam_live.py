@@ -1,6 +1,6 @@
 """The webcam, live, with what the model says about its last few frames written on it.
 
-    python examples/webcam_live.py --question "What am I holding?" --model llava-interleave-qwen-0.5b
+    python examples/webcam_live.py --ask "What am I holding?" --model llava-interleave-qwen-0.5b
 
 In the window: `a` to ask something else (type it, Enter asks, Escape does not), `q` or Escape to end. Without --model
 the small embedded model answers, which knows drawn shapes and things only: hold a red circle before the camera.
@@ -24,10 +24,13 @@ ENTER, ESCAPE, BACKSPACE = (10, 13), 27, (8, 127)
 class Asker(threading.Thread):
     """Asks again and again, for as long as frames come, while the window goes on."""
 
-    def __init__(self, live, question: str) -> None:
+    def __init__(self, live, question: str, max_tokens: int, answered) -> None:
+        """`answered` is called with each whole answer."""
         super().__init__(daemon=True)
         self.live = live
         self.question = question
+        self.max_tokens = max_tokens
+        self.answered = answered
         self.answer = ""
         self.asked = 0
         self.error = None
@@ -43,13 +46,16 @@ class Asker(threading.Thread):
                         return
                     continue
                 number, question, said = newest, self.question, ""
-                with self.live.stream(question, max_tokens=60, cancel=self.cancel) as pieces:
+                with self.live.stream(question, max_tokens=self.max_tokens, cancel=self.cancel) as pieces:
                     for piece in pieces:
                         said += piece
                         if question != self.question:
                             break  # something else was asked meanwhile
                         self.answer = said
-                self.asked += 1
+                if question == self.question and not self.cancel.is_set():
+                    self.asked += 1
+                    if self.answered is not None:
+                        self.answered(said)
         except ei.EdgeInterleaveError as error:
             self.error = error
 
@@ -71,11 +77,17 @@ def draw(image, typed: str | None, asker: Asker) -> np.ndarray:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Ask about a webcam, live.")
-    parser.add_argument("--source", default="camera:0", help="or a video, a folder, http(s)://... or rtsp://...")
-    parser.add_argument("--question", default="Describe the image.")
-    parser.add_argument("--model", help="a pulled model's name, or a bundle's folder")
+    parser.add_argument("source", nargs="?", default="camera:0", help="or a video, a folder, http(s)://... or rtsp://")
+    parser.add_argument("--ask", default="Describe the image.", help="ask this again and again")
+    parser.add_argument("-m", "--model", help="a pulled model's name, or a bundle's folder")
+    parser.add_argument("--backend", help="what runs the decoder (default: the first that can)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: one a core)")
+    parser.add_argument("--window", type=int, default=4, help="so many of the latest frames are seen")
+    parser.add_argument("--pool", type=int, default=2, help="pooling stride: 2 keeps a quarter of the tokens")
+    parser.add_argument("--fps", type=float, default=8.0, help="at most so many frames a second")
+    parser.add_argument("--max-tokens", type=int, default=60, help="length of an answer at most")
     parser.add_argument("--headless", action="store_true", help="no window: print the answers")
-    parser.add_argument("--frames", type=int, help="end after so many frames")
+    parser.add_argument("--limit", type=int, help="end after so many frames")
     options = parser.parse_args()
     screen = sys.platform != "linux" or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
     if not options.headless and not screen:
@@ -83,9 +95,12 @@ def main() -> int:
         return 4
 
     try:
-        with ei.load(options.model) as model, model.live(window=4, pool=2) as live:
-            live.watch(options.source, fps=8, realtime=True, say=lambda line: print(line, file=sys.stderr))
-            asker = Asker(live, options.question)
+        with (
+            ei.load(options.model, backend=options.backend, threads=options.threads) as model,
+            model.live(options.window, options.pool) as live,
+        ):
+            live.watch(options.source, fps=options.fps, realtime=True, say=lambda line: print(line, file=sys.stderr))
+            asker = Asker(live, options.ask, options.max_tokens, print_answer if options.headless else None)
             asker.start()
             window(live, asker, options)
             asker.cancel.set()
@@ -104,18 +119,19 @@ def main() -> int:
     return 0
 
 
+def print_answer(answer: str) -> None:
+    print(answer, flush=True)
+
+
 def window(live, asker: Asker, options) -> None:
     """Show frame after frame and take keys, until the end."""
-    typed, told = None, 0
-    while asker.is_alive() and (options.frames is None or live.number < options.frames):
-        frame = live.latest
-        picture = np.zeros((360, 640, 3), np.uint8) if frame is None else draw(frame.image, typed, asker)
+    typed = None
+    while asker.is_alive() and (options.limit is None or live.number < options.limit):
         if options.headless:
-            if asker.asked > told:
-                print(asker.answer, flush=True)
-                told = asker.asked
             asker.join(0.05)
             continue
+        frame = live.latest
+        picture = np.zeros((360, 640, 3), np.uint8) if frame is None else draw(frame.image, typed, asker)
         cv2.imshow(TITLE, picture)
         key = cv2.waitKey(30) & 0xFF
         if typed is None and key in (ord("q"), ESCAPE):

@@ -86,12 +86,15 @@ def test_shards_give_what_one_file_gives_and_rows_what_the_tensor_gives(tmp_path
         np.testing.assert_array_equal(a.rows("decoder.embed_tokens.weight", 3, 9), whole[3:9])
 
 
-def test_a_head_stored_beside_its_equal_embedding_is_tied_and_a_different_one_is_not(tmp_path: Path) -> None:
+def test_a_head_stored_beside_its_equal_embedding_is_tied_and_a_different_one_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = write_random_checkpoint(tmp_path / "c", tied(model_config(), False))
     edit_config(folder, lambda c: c["text_config"].update(tie_word_embeddings=True))
     head, rows = "language_model.lm_head.weight", "language_model.model.embed_tokens.weight"
     with open_checkpoint(folder) as checkpoint:
         assert not checkpoint.tied
+    assert "'tie_word_embeddings' is true" in caplog.text
     rewrite(folder / "model.safetensors", lambda tensors: tensors.update({head: tensors[rows]}))
     with open_checkpoint(folder) as checkpoint:
         assert checkpoint.tied
@@ -164,6 +167,60 @@ def test_rope_scaling_is_read_in_the_old_and_in_the_new_spelling(tmp_path: Path)
         folder = write_random_checkpoint(tmp_path / generation, config, Options(generation, tokenizer="llama3"))
         with open_checkpoint(folder) as checkpoint:
             assert checkpoint.config.decoder == config.decoder
+
+
+@pytest.mark.parametrize(
+    ("fields", "theta", "scaling"),
+    [
+        ({}, 1e6, None),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, 1e6, RopeScaling("linear", 4.0)),
+        ({"rope_scaling": {}}, 1e6, None),
+        ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, 1e6, None),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 4.0}}, 1e6, RopeScaling("linear", 4.0)),
+        ({"rope_parameters": {"rope_theta": 5e5}}, 5e5, None),
+        (
+            {"rope_parameters": {"rope_theta": 5e5}, "rope_scaling": {"type": "linear", "factor": 2.0}},
+            1e6,
+            RopeScaling("linear", 2.0),
+        ),
+        (
+            {"rope_parameters": {"rope_type": "linear", "factor": 4.0}, "rope_scaling": {"rope_type": "default"}},
+            1e6,
+            None,
+        ),
+        (
+            {"rope_parameters": {"rope_theta": 5e5}, "rope_scaling": {"rope_theta": 7e5}},
+            7e5,
+            None,
+        ),
+        (
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}},
+            1e6,
+            RopeScaling("llama3", 8.0, 1.0, 4.0, 512),
+        ),
+    ],
+    ids=str,
+)
+def test_of_two_rope_fields_the_one_that_transformers_takes_counts(
+    checkpoint_folder: Path, fields: dict[str, Any], theta: float, scaling: RopeScaling | None
+) -> None:
+    text(**fields)(checkpoint_folder)
+    with open_checkpoint(checkpoint_folder) as checkpoint:
+        decoder = checkpoint.config.decoder
+    assert (decoder.rope_theta, decoder.rope_scaling) == (theta, scaling)
+
+
+def test_every_end_that_any_config_names_is_known() -> None:
+    raw = {"model_type": "llava", "eos_token_id": 3, "text_config": {"model_type": "qwen2", "eos_token_id": [1, 2]}}
+    raw["vision_config"] = {"model_type": "siglip_vision_model"}
+    for generation, first, more in (
+        (None, (1, 2), (3,)),
+        ({"eos_token_id": 2}, (2,), (1, 3)),
+        ({"eos_token_id": [5, 3]}, (5, 3), (1, 2)),
+        ({"eos_token_id": None}, (1, 2), (3,)),
+    ):
+        config = parse_config(Path("config.json"), {**raw, "vision_feature_layer": -1}, generation)
+        assert (config.eos_token_ids, config.more_eos_token_ids) == (first, more)
 
 
 # --- The Hub
@@ -278,6 +335,7 @@ def cut(share: float) -> Damage:
 
 
 NORM = "language_model.model.norm.weight"
+HEAD, ROWS = "language_model.lm_head.weight", "language_model.model.embed_tokens.weight"
 PROJECTOR = "multi_modal_projector.linear_1.weight"
 TALL = "language_model.model.layers.1.mlp.down_proj.weight"
 SHARD = "model-00001-of-00001.safetensors"
@@ -297,6 +355,36 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "sliding window": (text(use_sliding_window=True, max_window_layers=1), "sliding-window"),
     "sliding layers": (text(layer_types=["full_attention", "sliding_attention"]), "sliding-window"),
     "RoPE of another kind": (text(rope_scaling={"rope_type": "yarn", "factor": 4}), "RoPE scaling 'yarn'"),
+    "RoPE of two kinds": (
+        text(rope_parameters={"rope_type": "default", "rope_theta": 1e4}, rope_scaling={"type": "mrope"}),
+        "RoPE scaling 'mrope' (field 'text_config.rope_scaling.type') is not supported",
+    ),
+    "RoPE of a made-up kind": (
+        text(rope_parameters={"rope_type": "longrope"}),
+        "text_config.rope_parameters.rope_type",
+    ),
+    "RoPE of another kind by layer": (
+        text(rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 1e4}}),
+        "text_config.rope_parameters.full_attention",
+    ),
+    "RoPE of a part of each head": (
+        text(rope_scaling={"type": "linear", "factor": 2.0}, partial_rotary_factor=0.5),
+        "text_config.partial_rotary_factor",
+    ),
+    "linear RoPE without a factor": (text(rope_scaling={"type": "linear"}), "text_config.rope_scaling.factor"),
+    "head missing and not tied": (
+        lambda f: (text(tie_word_embeddings=False)(f), config(tie_word_embeddings=False)(f)),
+        "field 'tie_word_embeddings' is false, but the weights hold no head",
+    ),
+    "embedding missing and not tied": (
+        lambda f: (
+            text(tie_word_embeddings=False)(f),
+            config(tie_word_embeddings=False)(f),
+            weights(lambda t: t.update({HEAD: t.pop(ROWS)}))(f),
+        ),
+        "field 'tie_word_embeddings' is false, but the weights hold no embedding matrix",
+    ),
+    "tied is a word": (text(tie_word_embeddings="yes"), "text_config.tie_word_embeddings"),
     "negative width": (text(hidden_size=-1), "text_config.hidden_size"),
     "width is text": (text(hidden_size="64"), "text_config.hidden_size"),
     "width is a boolean": (text(hidden_size=True), "text_config.hidden_size"),
@@ -407,6 +495,15 @@ def test_a_checkpoint_that_is_not_sound_is_refused_in_one_line(checkpoint_folder
         ("mm_hidden_size", 7, "mm_hidden_size"),
         ("mm_vision_select_feature", "slicefour_patch", "mm_vision_select_feature"),
         ("architectures", ["LlavaMistralForCausalLM"], "LlavaMistralForCausalLM"),
+        ("image_aspect_ratio", "anyres_max_9", "field 'image_aspect_ratio' must be 'anyres', 'pad' or 'square'"),
+        ("image_aspect_ratio", "highres", "field 'image_aspect_ratio'"),
+        ("image_aspect_ratio", ["pad"], "field 'image_aspect_ratio'"),
+        ("mm_patch_merge_type", "mosaic", "field 'mm_patch_merge_type'"),
+        ("mm_resampler_type", "spatial_pool", "field 'mm_resampler_type' must be null"),
+        ("mm_resampler_type", "qformer", "field 'mm_resampler_type' must be null"),
+        ("mm_use_im_start_end", True, "field 'mm_use_im_start_end' must be false"),
+        ("add_faster_video", True, "field 'add_faster_video' must be false"),
+        ("s2", True, "field 's2' must be false"),
     ],
 )
 def test_an_original_checkpoint_of_another_kind_is_refused(
@@ -417,6 +514,16 @@ def test_an_original_checkpoint_of_another_kind_is_refused(
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(folder)
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["grid", "frame", "no_token"])
+def test_newlines_in_other_places_are_refused_where_the_checkpoint_has_any(tmp_path: Path, place: str) -> None:
+    folder = write_random_checkpoint(tmp_path / "c", model_config(), Options("original"))
+    edit_config(folder, lambda c: c.update(mm_newline_position=place))
+    open_checkpoint(folder).close()  # its images are merged flat
+    edit_config(folder, lambda c: c.update(mm_patch_merge_type="spatial_unpad"))
+    with pytest.raises(CheckpointError, match="field 'mm_newline_position' must be 'one_token'"):
+        open_checkpoint(folder)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -2,10 +2,7 @@
 
 import io
 import json
-import os
-import pty
 import re
-import select
 import shutil
 import signal
 import subprocess
@@ -19,6 +16,7 @@ from command_line import PROGRAM, environment, run, told
 from edge_interleave.converters.convert import convert
 from PIL import Image
 from random_checkpoint import model_config, write_random_checkpoint
+from terminal import on_terminal
 
 from edge_interleave.bundle import Bundle
 from edge_interleave.cli import COMMANDS, cli, errors
@@ -263,41 +261,16 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(env: dict[str, str], tmp
     config = model_config()
     config = replace(config, decoder=replace(config.decoder, context_length=1 << 15))
     endless = convert(write_random_checkpoint(tmp_path / "checkpoint", config), tmp_path / "endless").folder
-    terminal, end = pty.openpty()
-    command = [*PROGRAM, "chat", "--model", str(endless), "--max-tokens", "100000", "--context", "32768"]
-    quiet = {**env, "TERM": "dumb"}
-    with subprocess.Popen(command, env=quiet, stdin=end, stdout=end, stderr=end, start_new_session=True) as process:
-        os.close(end)
-        shown = Shown(terminal)
+    options = ("--model", endless, "--max-tokens", 100000, "--context", 32768)
+    with on_terminal("chat", *options, env={**env, "TERM": "dumb"}) as shown:
         shown.until("> ")
-        os.write(terminal, b"/dance\n")
+        shown.type("/dance\n")
         shown.until("no command /dance")
-        os.write(terminal, b"Say much.\n")
+        shown.type("Say much.\n")
         shown.until("Say much.\r\n")
         time.sleep(1)
-        process.send_signal(signal.SIGINT)
+        shown.process.send_signal(signal.SIGINT)
         shown.until("(stopped)")
         shown.until("> ")
-        os.write(terminal, b"/quit\n")
-        shown.until("/quit")
-        process.wait(60)
-    os.close(terminal)
-    assert process.returncode == 0, shown.text
-
-
-class Shown:
-    """What a program has written to a terminal."""
-
-    def __init__(self, terminal: int) -> None:
-        self.terminal = terminal
-        self.text = ""
-        self.seen = 0
-
-    def until(self, wanted: str) -> None:
-        """Wait until it has written this, after what was waited for before."""
-        deadline = time.monotonic() + 60
-        while wanted not in self.text[self.seen :]:
-            assert time.monotonic() < deadline, self.text
-            if select.select([self.terminal], [], [], 0.1)[0]:
-                self.text += os.read(self.terminal, 65536).decode("utf-8", "replace")
-        self.seen = self.text.index(wanted, self.seen) + len(wanted)
+        shown.type("/quit\n")
+        assert shown.ended() == 0, shown.text

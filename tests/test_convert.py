@@ -11,6 +11,7 @@ import pytest
 from edge_interleave.converters import gguf, mmproj, onnx_vision
 from edge_interleave.converters.convert import convert
 from edge_interleave.converters.names import expected_shapes
+from gguf import GGUFReader
 from random_checkpoint import GENERATIONS, Options, file_name, model_config, write_random_checkpoint
 from tokenizers import Tokenizer
 
@@ -111,6 +112,95 @@ def test_original_checkpoints_get_a_tokenizer_file_and_the_prompt_they_were_eval
     assert tokenizer.token_to_id("<|im_end|>") in prompt.eos_token_ids
 
 
+@pytest.mark.parametrize("vision", ["siglip", "clip"])
+@pytest.mark.parametrize(
+    ("ratio", "siglip", "clip"), [("anyres", "squash", "squash"), ("pad", "pad", "pad"), (None, "squash", "crop")]
+)
+def test_an_original_checkpoint_says_how_a_picture_becomes_a_square(
+    tmp_path: Path, vision: str, ratio: str | None, siglip: str, clip: str
+) -> None:
+    source = write_random_checkpoint(tmp_path / "c", model_config(vision=vision), Options("original"))
+    edit(source / "config.json", image_aspect_ratio=ratio)
+    for folder in ("with", "without"):  # the processor's own config, which the original repositories lack
+        bundle = convert(source, tmp_path / folder)
+        assert bundle.manifest.vision.resize == (siglip if vision == "siglip" else clip)
+        (source / "preprocessor_config.json").unlink(missing_ok=True)
+
+
+def test_the_padding_of_a_hugging_face_processor_is_done_where_it_is_to_a_square(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    edit(checkpoint / "preprocessor_config.json", do_pad=True, image_processor_type="LlavaImageProcessorFast")
+    assert convert(checkpoint, tmp_path / "bundle").manifest.vision.resize == "pad"
+    # LLaVA-NeXT's fills a batch of tiles.
+    edit(checkpoint / "preprocessor_config.json", image_processor_type="LlavaNextImageProcessor")
+    with pytest.raises(CheckpointError, match="do_pad"):
+        convert(checkpoint, tmp_path / "other")
+
+
+TURNS = {
+    "Llama 3": (
+        "{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n{{ m['content'] }}<|eot_id|>"
+        "{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+    ),
+    "Gemma": (
+        "{% for m in messages %}<start_of_turn>{{ m['role'] }}\n{{ m['content'] | trim }}\n<|eot_id|>\n{% endfor %}"
+    ),
+    "parts": (
+        "{% for m in messages %}{{ m['role'] }}: {% for part in m['content'] if part['type'] == 'text' %}"
+        "{{ part['text'] }} {% endfor %}<|eot_id|>{% endfor %}"
+    ),
+    "between turns only": (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{% if not loop.last %}<|eot_id|>{% endif %}"
+        "{% endfor %}"
+    ),
+    "of alternating roles": (
+        "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}{{ m['content'] }}<|eot_id|>{% endfor %}"
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("turns", "generation"),
+    [*((turns, "a number") for turns in TURNS), ("Llama 3", "a list"), ("Llama 3", "null")],
+)
+def test_an_answer_ends_where_the_template_ends_a_turn(
+    checkpoint: Path, tmp_path: Path, turns: str, generation: str
+) -> None:
+    """Whatever the configs call the end: a Llama 3 whose `eos_token_id` is the end of a text would never stop."""
+    for path in checkpoint.glob("*.json"):
+        path.write_text(path.read_text().replace("<|im_end|>", "<|eot_id|>").replace("<|im_start|>", "<|other|>"))
+    (checkpoint / "chat_template.jinja").write_text(TURNS[turns])
+    (checkpoint / "chat_template.json").unlink(missing_ok=True)
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    text_end, turn_end = (tokenizer.token_to_id(token) for token in ("<|endoftext|>", "<|eot_id|>"))
+    edit(checkpoint / "tokenizer_config.json", eos_token="<|endoftext|>", chat_template=None)
+    raw = json.loads((checkpoint / "config.json").read_text())
+    raw["text_config"]["eos_token_id"] = text_end
+    edit(checkpoint / "config.json", text_config=raw["text_config"])
+    said = {"a number": text_end, "a list": [text_end], "null": None}[generation]
+    edit(checkpoint / "generation_config.json", eos_token_id=said)
+    bundle = convert(checkpoint, tmp_path / "bundle", backends=["llama-cpp", "mlx"])
+    assert {text_end, turn_end} <= set(bundle.manifest.prompt.eos_token_ids)
+    mlx = json.loads(bundle.file("decoder-mlx/config.json").read_text())
+    assert mlx["eos_token_id"] == list(bundle.manifest.prompt.eos_token_ids)
+    fields = GGUFReader(bundle.file("decoder.gguf")).fields
+    ends = [fields[f"tokenizer.ggml.{name}_token_id"].contents() for name in ("eos", "eot")]
+    assert ends == [text_end, turn_end]
+
+
+def test_an_end_that_only_a_second_config_names_counts_where_it_is_a_special_token(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    end, plain = tokenizer.token_to_id("<|endoftext|>"), tokenizer.token_to_id("a")
+    edit(checkpoint / "config.json", eos_token_id=[plain, end])
+    ends = convert(checkpoint, tmp_path / "bundle").manifest.prompt.eos_token_ids
+    assert end in ends
+    assert plain not in ends, "a stale number must not cut answers short"
+
+
 @pytest.mark.parametrize("name", ["chat_template.jinja", "chat_template.json", "processor_config.json"])
 def test_the_chat_template_is_found_wherever_it_lies(name: str, checkpoint: Path, tmp_path: Path) -> None:
     for other in ("chat_template.jinja", "chat_template.json"):
@@ -197,7 +287,7 @@ def test_a_conversion_of_something_else_starts_over(change: str, checkpoint: Pat
         write_random_checkpoint(checkpoint, model_config(), Options(seed=1))
     heard = Heard()
     bundle = convert(checkpoint, out, quantization="q4_k_m", vision_precision=precision, progress=heard)
-    assert heard.stages[0] == "vision"
+    assert heard.stages[:2] == (["vision", "decoder"] if precision == "fp32" else ["probe", "vision"])
     fresh = convert(checkpoint, tmp_path / "fresh", quantization="q4_k_m", vision_precision=precision)
     assert bundle.manifest.files == fresh.manifest.files
 
@@ -240,7 +330,7 @@ def test_a_disk_without_room_is_told_before_the_work(checkpoint: Path, tmp_path:
     raw = json.loads((checkpoint / "config.json").read_text())
     wide |= {"num_attention_heads": 64, "num_key_value_heads": 64}
     edit(checkpoint / "config.json", text_config={**raw["text_config"], **wide})
-    with pytest.raises(ResourceError, match="GB free"):
+    with pytest.raises(ResourceError, match="free where about"):
         convert(checkpoint, tmp_path / "bundle")
     assert hidden_beside(tmp_path / "bundle") == []
 

@@ -3,10 +3,12 @@
 import base64
 import io
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
+from command_line import environment, run
 from PIL import Image
 from rich.console import Console
 
@@ -53,6 +55,49 @@ def test_every_stop_is_asked_told_and_put_on_the_sheet(
         colours = {colour for _, colour in sheet.convert("RGB").getcolors(1 << 20) or []}
     assert {(255, 0, 0), (0, 0, 255)} <= colours
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sheet.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "format_"), [("s.jpg", "JPEG"), ("s.JPEG", "JPEG"), ("s.webp", "WEBP"), ("s.png", "PNG")]
+)
+def test_a_sheet_has_the_format_that_its_name_says(name: str, format_: str, tmp_path: Path) -> None:
+    part = pictures.SheetPart("One", [Image.new("RGB", (40, 30), "red")], [("What is it?", "A red picture.")])
+    pictures.save_sheet(tmp_path / name, "A sheet", [part])
+    with Image.open(tmp_path / name) as sheet:
+        assert sheet.format == format_
+        assert sheet.convert("RGB").getpixel((2, 2)) == pytest.approx((250, 250, 247), abs=2)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("sheet.gif", 2, ".png, .jpg, .jpeg, .webp"),
+        ("sheet", 2, ".png"),
+        ("/dev/full", 2, ".png"),
+        ("nowhere/sheet.png", 3, "cannot be written"),
+        ("file/sheet.png", 3, "cannot be written"),
+        ("pipe.png", 3, "not a file"),
+    ],
+)
+def test_a_sheet_that_cannot_be_written_is_told_before_the_tour(
+    name: str, code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe.png")
+    monkeypatch.setattr("edge_interleave.cli.demo.run_tour", lambda *arguments, **more: pytest.fail("the tour began"))
+    assert errors.run(cli, ["demo", "--out", str(tmp_path / name)]) == code
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert shown.out == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "pipe.png"]
+
+
+def test_the_tour_fits_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = run("demo", "--threads", 1, "--out", "sheet.jpg", env=environment(tmp_path, COLUMNS="80"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "The car is red." in done.stdout
 
 
 def test_a_tour_that_is_not_sound_is_refused(tmp_path: Path) -> None:

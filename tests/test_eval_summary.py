@@ -1,6 +1,7 @@
 """Summaries and comparisons of recorded answers: held to the second reading of the rules, and to plain arithmetic."""
 
 import dataclasses
+import io
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from official_reading import right_choice, rouge
+from rich.console import Console
 
+from edge_interleave.cli import output
 from edge_interleave.errors import InputError
 from edge_interleave.eval import RunInfo, SetScore, Settings, World, compare, summarise
 from edge_interleave.eval.manifest import claim
@@ -82,6 +85,25 @@ def recorded(count: int, seed: int = 0) -> list[dict[str, Any]]:
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     return keep(tmp_path / "out", recorded(400))
+
+
+def test_tables_for_a_terminal_fit_it_and_break_between_words(tmp_path: Path) -> None:
+    drawn = dataclasses.replace(INFO, file="world.json", world=World(0, 20))
+    names = ("true or false", "what changed", "which image", "appearance")
+    for info, sets in ((INFO, (*OPEN, *CHOICE)), (drawn, names)):
+        outs = []
+        for run in "ab":
+            lines = [line(index, f"{run} {index % 3}", "a 0", sets[index % len(sets)]) for index in range(400)]
+            outs.append(keep(tmp_path / f"{info.file}-{run}", lines, info))
+        summary, comparison = summarise(outs[0]), compare(*outs)
+        for made in tables(summary, comparison, narrow=True):
+            right = [column for column, number in zip(made.columns, made.numbers, strict=True) if number]
+            console = Console(file=io.StringIO(), width=80)
+            console.print(output.table(made.columns, made.rows, right=right))
+            shown = console.file.getvalue()  # type: ignore[attr-defined]
+            assert max(map(len, shown.splitlines())) <= 80
+            words = set(shown.split())
+            assert all(word in words for row in made.rows for cell in row for word in cell.split() if len(word) <= 28)
 
 
 def by_name(sets: Sequence[SetScore]) -> dict[str, SetScore]:

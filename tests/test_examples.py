@@ -57,7 +57,7 @@ def test_album_answers_question_after_question_about_photos_that_may_become_more
 
 
 def test_doorbell_rings_once_a_visit_and_keeps_the_pictures(clip: Path, tmp_path: Path) -> None:
-    done = example("doorbell.py", clip, "--above", 0, "--looks", 2, "--out", "rings", cwd=tmp_path)
+    done = example("doorbell.py", clip, "--above", 0, "--for", 2, "--out", "rings", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     assert "ding dong" in line
@@ -68,7 +68,7 @@ def test_doorbell_rings_once_a_visit_and_keeps_the_pictures(clip: Path, tmp_path
 
 
 def test_webcam_live_answers_without_a_window_where_it_is_told_to(clip: Path, tmp_path: Path) -> None:
-    done = example("webcam_live.py", "--source", clip, "--headless", cwd=tmp_path)
+    done = example("webcam_live.py", clip, "--headless", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
     frames, answers = map(int, re.findall(r"\d+", done.stderr.splitlines()[-1]))
@@ -80,7 +80,7 @@ def test_webcam_live_says_what_to_do_without_a_display(clip: Path, tmp_path: Pat
         pytest.skip("displays are told by the environment on Linux only")
     variables = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
     done = subprocess.run(
-        [sys.executable, str(EXAMPLES / "webcam_live.py"), "--source", str(clip)],
+        [sys.executable, str(EXAMPLES / "webcam_live.py"), str(clip)],
         cwd=tmp_path,
         env=variables,
         capture_output=True,
@@ -98,7 +98,7 @@ def test_webcam_live_says_what_to_do_without_a_display(clip: Path, tmp_path: Pat
     [
         ("album.py", ["nowhere.png"]),
         ("doorbell.py", ["nowhere.mp4"]),
-        ("webcam_live.py", ["--source", "nowhere.mp4", "--headless"]),
+        ("webcam_live.py", ["nowhere.mp4", "--headless"]),
     ],
 )
 def test_what_cannot_be_opened_is_said_in_one_line(name: str, arguments: list[str], tmp_path: Path) -> None:

@@ -12,14 +12,17 @@ import gguf
 import llama_cpp
 import numpy as np
 import pytest
+from edge_interleave.backends.llama_cpp_weights import model_params
 from edge_interleave.converters.checkpoint import open_checkpoint
 from edge_interleave.converters.config import ModelConfig, RopeScaling
+from edge_interleave.converters.convert import convert as convert_to_bundle
 from edge_interleave.converters.gguf import QUANTIZATIONS, GgufSummary, write_gguf
 from edge_interleave.converters.tokenizer_files import TokenizerFiles, read_tokenizer
 from random_checkpoint import Options, model_config, write_random_checkpoint
 from safetensors_edit import rewrite
 
 from edge_interleave.errors import BackendError, CheckpointError, UsageError
+from edge_interleave.tokenizer import IMAGE, TextTokenizer
 
 CORPUS = (
     "Hello world, what's up? I'll say it's OK; they've GONE and WE'RE late.",
@@ -41,6 +44,15 @@ CORPUS = (
     "\n",
     "",
 )
+
+
+@pytest.fixture(autouse=True)
+def plain_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp's high-level interface knows nothing of AMX kernels that end the process (`llama_cpp_weights`)."""
+    params = model_params()
+    monkeypatch.setattr(
+        llama_cpp.llama_cpp, "llama_model_default_params", lambda: type(params).from_buffer_copy(params)
+    )
 
 
 def make(folder: Path, config: ModelConfig | None = None, **options: Any) -> Path:
@@ -219,13 +231,13 @@ def test_an_unknown_quantization_is_a_usage_error(tmp_path: Path) -> None:
 def test_the_chat_template_is_one_for_texts_and_the_processors_one_is_kept_apart(tmp_path: Path) -> None:
     folder = make(tmp_path / "c")
     files = tokenizer_of(folder)
-    assert files.processor_template is not None
-    assert "selectattr" in files.processor_template
+    assert files.prompt_template is not None
+    assert "selectattr" in files.prompt_template
     assert files.text_template is not None
     assert "selectattr" not in files.text_template
     # Where the tokenizer has none that takes plain strings, ChatML stands in, and not the processor's.
     config = json.loads((folder / "tokenizer_config.json").read_text())
-    config["chat_template"] = [{"name": "default", "template": files.processor_template}]
+    config["chat_template"] = [{"name": "default", "template": files.prompt_template}]
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     again = tokenizer_of(folder)
     assert again.text_template is not None
@@ -239,6 +251,108 @@ def test_slow_files_make_the_tokenizer_that_the_fast_file_holds(tmp_path: Path) 
     assert slow.image_token_id == fast.image_token_id
     for text in CORPUS:
         assert slow.tokenizer.encode(text).ids == fast.tokenizer.encode(text).ids
+
+
+@pytest.mark.parametrize("listed", ["tokenizer_config.json", "added_tokens.json"])
+def test_added_tokens_of_slow_files_that_are_not_special_stay_in_the_text(tmp_path: Path, listed: str) -> None:
+    folder = make(tmp_path / "c", generation="original")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    tokens = config.pop("added_tokens_decoder")
+    new = max(map(int, tokens)) + 1
+    tokens |= {str(new): {"content": "<think>", "special": False}, str(new + 1): {"content": "<pad>", "special": True}}
+    if listed == "tokenizer_config.json":
+        config["added_tokens_decoder"] = tokens
+    else:
+        # Which are special, the config's fields say.
+        config["additional_special_tokens"] = ["<|im_start|>", "<pad>"]
+        (folder / listed).write_text(json.dumps({token["content"]: int(i) for i, token in tokens.items()}))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = tokenizer_of(folder).tokenizer
+    ids = tokenizer.encode("<|im_start|>a<think>b<pad>c<|im_end|>").ids
+    assert ids[2] == new
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "a<think>bc"
+
+
+FLAGS: list[tuple[str, dict[str, bool], dict[str, bool] | None]] = [
+    ("<image>", {}, None),
+    ("<image>", {}, {"rstrip": True}),
+    ("<image>", {"rstrip": True}, {"rstrip": False}),
+    ("<|im_end|>", {}, {"lstrip": True, "rstrip": True}),
+    ("<|im_end|>", {"rstrip": True}, None),
+    ("<|im_end|>", {}, {"special": False}),
+    ("<|im_start|>", {}, {"special": False}),
+    ("<|im_start|>", {"special": False}, {"special": True}),
+    ("<|im_start|>", {}, {"single_word": True}),
+]
+FLAGGED = ("user\n <image> \nDescribe <|im_end|>\n", "<|im_start|>user\n\nHi<|im_end|> \nx", "x<|im_start|>y <image>z")
+
+
+def flagged(folder: Path, token: str, inside: dict[str, bool], listed: dict[str, bool] | None) -> Path:
+    """A checkpoint whose tokenizer.json and tokenizer_config.json say these flags of a token."""
+
+    def change(tokenizer: Any) -> None:
+        for added in tokenizer["added_tokens"]:
+            added.update(inside if added["content"] == token else {})
+
+    make(folder)
+    edit("tokenizer.json", change)(folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config.pop("added_tokens_decoder", None)
+    if listed is not None:
+        added = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
+        config["added_tokens_decoder"] = {
+            str(each.pop("id")): each | (listed if each["content"] == token else {}) for each in added
+        }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(("token", "inside", "listed"), FLAGS, ids=str)
+def test_added_tokens_have_the_flags_that_transformers_gives_them(
+    tmp_path: Path, token: str, inside: dict[str, bool], listed: dict[str, bool] | None
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = flagged(tmp_path / "c", token, inside, listed)
+    ours, theirs = tokenizer_of(folder).tokenizer, transformers.AutoTokenizer.from_pretrained(folder)
+    for text in FLAGGED:
+        ids = ours.encode(text, add_special_tokens=False).ids
+        assert ids == theirs(text, add_special_tokens=False)["input_ids"]
+        assert ours.decode(ids) == theirs.backend_tokenizer.decode(ids)
+
+
+def test_the_flags_of_the_tokenizers_config_go_before_those_of_its_file(tmp_path: Path) -> None:
+    plain = tokenizer_of(make(tmp_path / "plain")).tokenizer
+    stripping = tokenizer_of(flagged(tmp_path / "strips", "<|im_end|>", {}, {"rstrip": True})).tokenizer
+    keeping = tokenizer_of(flagged(tmp_path / "keeps", "<|im_end|>", {"rstrip": True}, {"rstrip": False})).tokenizer
+    text = "x<|im_end|>\ny"
+    assert keeping.encode(text).ids == plain.encode(text).ids
+    assert stripping.encode(text).ids == plain.encode(text.replace("\n", "")).ids
+
+
+def test_what_a_gguf_cannot_say_of_a_token_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    convert(make(tmp_path / "plain"), tmp_path / "plain.gguf")
+    assert not caplog.text
+    convert(flagged(tmp_path / "c", "<|im_end|>", {}, {"rstrip": True, "single_word": True}), tmp_path / "d.gguf")
+    assert "d.gguf: cannot hold that <|im_end|> takes the white space after it" in caplog.text
+    assert "<|im_end|> is found between words only" in caplog.text
+
+
+@pytest.mark.parametrize("tokenizer", ["qwen2", "llama3"])
+def test_a_tokenizer_as_large_as_the_embedding_matrix_needs_no_row_for_the_image_marker(
+    tmp_path: Path, tokenizer: str
+) -> None:
+    """As that of Llama 3 in an original checkpoint: the marker is found in the text, as in the original code."""
+    kind = "qwen2" if tokenizer == "qwen2" else "llama"
+    roomy = make(tmp_path / "roomy", decoder(kind), generation="original", tokenizer=tokenizer)
+    files = tokenizer_of(roomy)
+    assert files.image_token_id is not None
+    full = decoder(kind, vocab_size=files.image_token_id)
+    folder = make(tmp_path / "full", full, generation="original", tokenizer=tokenizer)
+    assert tokenizer_of(folder).image_token_id is None
+    bundle = convert_to_bundle(folder, tmp_path / "bundle", quantization="f16")
+    text = TextTokenizer.open(bundle)
+    assert text.encode("a<image>b") == [*text.encode_plain("a"), IMAGE, *text.encode_plain("b")]
 
 
 def edit(name: str, change: Callable[[Any], object]) -> Callable[[Path], None]:
@@ -262,6 +376,14 @@ TOKENIZER_DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "of another kind": (
         edit("tokenizer.json", lambda t: t["model"].update(type="WordLevel", unk_token="a", merges=None)),
         "'WordLevel' is not supported",
+    ),
+    "added token without a text": (
+        edit("tokenizer_config.json", lambda c: c.update(added_tokens_decoder={"513": "<x>"})),
+        "has the id '513'",
+    ),
+    "added token under no number": (
+        edit("tokenizer_config.json", lambda c: c.update(added_tokens_decoder={"first": {"content": "<x>"}})),
+        "has the id 'first'",
     ),
     "image token elsewhere": (edit("config.json", lambda c: c.update(image_token_index=600)), "image token 600"),
     "no end": (

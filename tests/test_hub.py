@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -148,6 +149,91 @@ def test_a_bundle_that_is_not_what_it_says_is_refused(
     assert not stored(env, "bundle").exists()
     assert [path for path in tmp_path.rglob("*.partial") if path.is_dir()] == []
     assert list(tmp_path.rglob("escaped")) == []
+
+
+class TestACacheWithoutAHub:
+    """The Hub was reached once, cannot be any more, and the cache holds what was fetched then."""
+
+    FETCH = "import sys; from huggingface_hub import hf_hub_download as d; [d(sys.argv[1], n) for n in sys.argv[2:]]"
+    OLD_CLIENT = (
+        "import huggingface_hub._snapshot_download as s; s.write_tree_cache = s.read_tree_cache = lambda *_: None; "
+        "from edge_interleave.cli import main; main()"
+    )
+    """One that keeps no list of a repository's files."""
+
+    @pytest.fixture
+    def offline(self, env: dict[str, str]) -> dict[str, str]:
+        return {**env, "HF_HUB_OFFLINE": "1"}
+
+    @pytest.fixture
+    def cache(self, env: dict[str, str]) -> Path:
+        return Path(env["HF_HOME"], "hub", f"models--{REPOSITORY.replace('/', '--')}")
+
+    @pytest.mark.parametrize(
+        "left_out",
+        [
+            {"chat_template.json", "processor_config.json"},
+            {"preprocessor_config.json"},
+            {"model.safetensors"},
+            set(),
+        ],
+        ids=lambda names: " and ".join(sorted(names)) or "nothing",
+    )
+    def test_that_was_filled_file_by_file_makes_no_bundle(
+        self, hub: Hub, env: dict[str, str], offline: dict[str, str], random_checkpoint: Path, left_out: set[str]
+    ) -> None:
+        hub.repositories[REPOSITORY] = random_checkpoint
+        names = sorted({path.name for path in random_checkpoint.iterdir()} - left_out)
+        subprocess.run([sys.executable, "-c", self.FETCH, REPOSITORY, *names], env=env, check=True)
+        for unreachable in (offline, {**env, "HF_ENDPOINT": "http://127.0.0.1:9"}):
+            line = told(run("pull", REPOSITORY, env=unreachable), 3)
+            assert "may hold only a part of it" in line
+            assert "run again when it can" in line
+        assert "may hold only a part" in told(run("convert", REPOSITORY, stored(env), env=offline), 3)
+        assert not stored(env).exists()
+
+    def test_that_lost_a_shard_or_whose_weights_are_cut_off_makes_none(
+        self, hub: Hub, env: dict[str, str], offline: dict[str, str], cache: Path, tmp_path: Path
+    ) -> None:
+        folder = write_random_checkpoint(tmp_path / "checkpoint", model_config(), Options(shard_bytes=100_000))
+        hub.repositories[REPOSITORY] = folder
+        assert run("pull", REPOSITORY, env=env).returncode == 0
+        shard = max((cache / "snapshots" / COMMIT).glob("*.safetensors"))
+        blob = shard.resolve()
+        whole = blob.read_bytes()
+        blob.write_bytes(whole[:-100])
+        line = told(run("pull", REPOSITORY, "--force", env=offline), 3)
+        assert f"{len(whole) - 100} bytes where the Hub has {len(whole)}; delete {blob}" in line
+        blob.unlink()
+        assert "may hold only a part" in told(run("pull", REPOSITORY, "--force", env=offline), 3)
+        shard.unlink()
+        assert "may hold only a part" in told(run("pull", REPOSITORY, "--force", env=offline), 3)
+        assert run("pull", REPOSITORY, "--force", env=env).returncode == 0
+
+    def test_that_a_client_filled_which_keeps_no_list_of_files_makes_one_where_it_is_whole(
+        self, hub: Hub, env: dict[str, str], offline: dict[str, str], cache: Path, random_checkpoint: Path
+    ) -> None:
+        hub.repositories[REPOSITORY] = random_checkpoint
+
+        def pull(env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, "-c", self.OLD_CLIENT, "pull", REPOSITORY, "--force"]
+            return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+
+        assert pull(env).returncode == 0
+        assert not (cache / "trees").exists()
+        assert pull(offline).returncode == 0
+        (cache / "snapshots" / COMMIT / "chat_template.json").unlink()
+        assert "chat_template.json is missing" in told(pull(offline), 3)
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_its_variable(
+    hub: Hub, env: dict[str, str], random_checkpoint: Path, tmp_path: Path
+) -> None:
+    hub.repositories[REPOSITORY] = random_checkpoint
+    (tmp_path / "file").touch()
+    line = told(run("pull", REPOSITORY, env={**env, "HF_HOME": str(tmp_path / "file" / "hub")}), 3)
+    assert f"{tmp_path / 'file'}" in line
+    assert "set HF_HOME to a folder that can be written" in line
 
 
 def test_what_the_hub_refuses_is_told_in_one_line(hub: Hub, env: dict[str, str], random_checkpoint: Path) -> None:

@@ -458,13 +458,12 @@ def test_values_that_are_no_numbers_leave_nothing(checkpoint: Path, tmp_path: Pa
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_a_full_disk_is_one_line_and_leaves_nothing(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_the_systems_own_error_and_leaves_nothing(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "weights.safetensors").symlink_to("/dev/full")  # MLX writes beside the target first
     with open_checkpoint(checkpoint) as source:
         write_weights = mlx_files(source, read_tokenizer(source))["model.safetensors"]
-        with pytest.raises(BackendError, match="disk full") as caught:
+        with pytest.raises(OSError, match=r"No space left on device: .*weights"):
             write_weights(tmp_path / "weights")
-    assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import environment, run
+from command_line import environment, run, told
 from edge_interleave.converters.checkpoint import open_checkpoint
 from edge_interleave.converters.convert import convert
 from edge_interleave.converters.gguf import write_gguf
@@ -221,9 +221,28 @@ def test_the_same_command_adds_it_to_a_bundle_that_is_there(
         before,
         files={**before.files, "mmproj.gguf": added},
         precisions={**before.precisions, "mmproj.gguf": "f16"},
+        parts={**before.parts, "mmproj.gguf": after.manifest.parts["mmproj.gguf"]},
     )
     with pytest.raises(InputError, match=r"mmproj\.gguf already"):
         convert(random_checkpoint, bundle, mmproj="f16")
+
+
+@pytest.mark.parametrize("given", [(), ("f16",), ("Q8_0",)], ids=" ".join)
+def test_it_may_stand_before_the_source_and_takes_the_precisions_of_the_bundle(
+    given: tuple[str, ...], random_checkpoint: Path, tmp_path: Path
+) -> None:
+    convert(random_checkpoint, tmp_path / "bundle", quantization="q8_0", vision_precision="fp16")
+    env = environment(tmp_path)
+    result = run("convert", "--mmproj", *given, random_checkpoint, tmp_path / "bundle", env=env)
+    assert result.returncode == 0, result.stderr
+    assert open_bundle(tmp_path / "bundle").manifest.precisions == {
+        "decoder.gguf": "q8_0",
+        "vision.onnx": "fp16",
+        "mmproj.gguf": "".join(given).lower() or "f16",
+    }
+    # What is given goes before what the bundle has, and does not fit.
+    result = run("convert", random_checkpoint, tmp_path / "bundle", "--mmproj", "-q", "q4_0", env=env)
+    assert "holds" in told(result, 3) or "is of" in told(result, 3)
 
 
 def test_only_to_a_bundle_that_the_same_command_would_make(

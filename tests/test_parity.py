@@ -191,6 +191,55 @@ def test_prompt_logits_and_answer_are_those_of_transformers(ours: Ours, kind: st
         assert our_answer == answer.tolist()
 
 
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+_LINEAR = {"rope_type": "linear", "factor": 4.0}
+ROPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "both, linear wins": ("qwen2", {"rope_parameters": {"rope_theta": 1e4}, "rope_scaling": _LINEAR}),
+    "both, default wins": ("qwen2", {"rope_parameters": _LINEAR, "rope_scaling": {"rope_type": "default"}}),
+    "both, the base is lost": ("llama", {"rope_parameters": {"rope_theta": 5e5}, "rope_scaling": _LINEAR}),
+    "dynamic": ("qwen2", {"rope_scaling": {"type": "dynamic", "factor": 4.0}}),
+    "llama3 beside a default": ("llama", {"rope_parameters": {"rope_theta": 1e4}, "rope_scaling": _LLAMA3}),
+    "llama3 of a Qwen2": ("qwen2", {"rope_scaling": _LLAMA3}),
+}
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("engine", BACKENDS)
+@pytest.mark.parametrize("name", ROPES)
+def test_rotary_fields_mean_what_they_mean_to_transformers(tmp_path: Path, name: str, engine: str) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    kind, fields = ROPES[name]
+    folder = write_random_checkpoint(
+        tmp_path / "c",
+        model_config("tiny", decoder=kind),
+        Options(tokenizer="qwen2" if kind == "qwen2" else "llama3", dtype="f32"),
+    )
+    raw = json.loads((folder / "config.json").read_text())
+    raw["text_config"].update(fields)
+    (folder / "config.json").write_text(json.dumps(raw))
+    if (name, engine) == ("llama3 of a Qwen2", "llama-cpp"):
+        with pytest.raises(ei.CheckpointError, match=r"'llama3' of a Qwen2 decoder is not supported by llama\.cpp"):
+            convert(folder, tmp_path / "b", backends=[engine])
+        return
+    exact = {"quantization": "f16"} if engine == "llama-cpp" else {"mlx_quantization": "f16"}
+    bundle = convert(folder, tmp_path / "b", backends=[engine], **exact)
+    ids = np.random.default_rng(1).integers(0, 500, 200).tolist()
+    model = transformers.LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        theirs = model(input_ids=torch.tensor([ids])).logits[0, -1].numpy()
+    with load(bundle.folder, backend=engine, threads=1) as ours:
+        prefilled = ours._own_session().prefill([TextInput(tuple(ids))])
+    assert prefilled is not None
+    assert cosine(np.array(prefilled.logits), theirs) >= LEAST_COSINE
+
+
 def test_a_follow_up_about_the_same_images_computes_only_itself(ours: Ours) -> None:
     chat = ours.model.chat()
     first = chat.ask([picture(0), picture(1), "What changed?"], max_tokens=5)

@@ -43,8 +43,8 @@ def test_too_little_memory_is_one_line_that_names_the_least(env: Mapping[str, st
     ("arguments", "hint"),
     [
         (("--memory", "much"), "2GB"),
-        (("--goal", "latency"), "seconds"),
-        (("--preset", "10-full", "--frames", "3"), "preset"),
+        (("--goal", "latency"), "--within"),
+        (("--preset", "10-full", "--window", "3"), "--preset says"),
         (("--pool", "two"), "1,4,4,4"),
         (("--frame-size", "big"), "1280x720"),
         (("--goal", "beauty"), "coverage"),

@@ -58,9 +58,29 @@ def test_crop_keeps_the_middle_and_squash_keeps_everything() -> None:
     assert squashed.mean(axis=(1, 2)) == pytest.approx([85, 85, 85], abs=3)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_pad_keeps_the_shape_and_the_edges_between_bands_of_the_mean_colour(turned: bool) -> None:
+    wide = np.zeros((20, 60, 3), np.uint8)
+    wide[:, :20, 0] = wide[:, 20:40, 1] = wide[:, 40:, 2] = 255
+    image = Image.fromarray(wide.swapaxes(0, 1) if turned else wide)
+    seen = oracle.levels(preprocess(image, vision_info("pad", 30)), "pad")
+    seen = seen.swapaxes(1, 2) if turned else seen
+    assert [seen[:, 15, x].tolist() for x in (5, 15, 25)] == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+    bands = np.concatenate([seen[:, :8], seen[:, 22:]], axis=1)  # bicubic overshoots beside the edge
+    assert (bands == np.array([122, 116, 104])[:, None, None]).all()  # CLIP's mean of 256 levels
+
+
 def test_extreme_shapes_do_not_take_memory() -> None:
-    # Resized whole, this would be 336 x 6,720,000 pixels, 6.8 GB.
-    assert preprocess(picture(1, 20000), vision_info("crop", 336)).shape == (3, 336, 336)
+    # Resized whole, this would be 336 x 6,720,000 pixels, 6.8 GB; padded whole, 20,000 x 20,000.
+    for resize in ("crop", "pad"):
+        assert preprocess(picture(1, 20000), vision_info(resize, 336)).shape == (3, 336, 336)
+
+
+def test_a_picture_too_large_to_pad_whole_looks_as_if_it_had_been() -> None:
+    small, large = picture(1000, 500), picture(1000, 500).resize((8000, 4000), Image.Resampling.BICUBIC)
+    assert max(large.size) ** 2 > WHOLE_PIXELS > max(small.size) ** 2
+    theirs, ours = (oracle.levels(preprocess(image, vision_info("pad", 48)), "pad") for image in (small, large))
+    assert farthest(ours, theirs) <= 4
 
 
 def test_what_cannot_be_decoded_is_a_media_error(tmp_path: Path) -> None:
@@ -73,7 +93,7 @@ def test_what_cannot_be_decoded_is_a_media_error(tmp_path: Path) -> None:
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("resample", PILLOW)
-@pytest.mark.parametrize("resize", ["squash", "crop"])
+@pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
 def test_agrees_with_transformers_live(resize: str, resample: str) -> None:
     pytest.importorskip("transformers")
     images = in_every_mode() | {f"{width}x{height}": picture(width, height) for width, height in SIZES}

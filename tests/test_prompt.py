@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 from tiny import LLAVA_TEMPLATE, SPECIALS, tiny_tokenizer
+from tokenizers import AddedToken, Tokenizer, decoders, models
 
 import edge_interleave as ei
 from edge_interleave.bundle import Bundle
@@ -15,7 +16,7 @@ from edge_interleave.chat_template import QWEN_1_5_TEMPLATE, ChatTemplate
 from edge_interleave.errors import BundleError, UsageError
 from edge_interleave.messages import Message, messages_of
 from edge_interleave.prompt import ImageSegment, PromptBuilder, TextSegment
-from edge_interleave.tokenizer import IMAGE, TextTokenizer
+from edge_interleave.tokenizer import IMAGE, TextStream, TextTokenizer
 
 PICTURE = Pillow.new("RGB", (4, 4))
 A, B = Path("a.png"), Path("b.png")
@@ -58,7 +59,7 @@ def build(builder: PromptBuilder, content: Any, counts: list[int] | None = None)
 
 
 def turn(text: str) -> str:
-    return f"<|im_start|>user {text}<|im_end|><|im_start|>assistant\n"
+    return f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def qwen_turn(text: str) -> str:
@@ -117,8 +118,8 @@ class TestArrangement:
             {"role": "user", "content": ["And <image> this?", PICTURE]},
         ]
         assert build(llava, content) == (
-            "<|im_start|>system \nBe brief.<|im_end|><|im_start|>user [0]\nWhat?<|im_end|>"
-            "<|im_start|>assistant \nA cat.<|im_end|>" + turn("\nAnd [1] this?")
+            "<|im_start|>system\n\nBe brief.<|im_end|>\n<|im_start|>user\n[0]\nWhat?<|im_end|>\n"
+            "<|im_start|>assistant\n\nA cat.<|im_end|>\n" + turn("\nAnd [1] this?")
         )
         assert build(qwen, content) == (
             "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n[0]\nWhat?<|im_end|>\n"
@@ -225,7 +226,7 @@ class TestFollowUp:
     def test_is_what_comes_after_the_last_answer(self, llava: PromptBuilder, qwen: PromptBuilder) -> None:
         after = llava.follow_up(self.CONVERSATION)
         assert after is not None
-        assert shown(after) == "<|im_end|>" + turn("[2]\nAnd here?")
+        assert shown(after) == "<|im_end|>\n" + turn("[2]\nAnd here?")
         after = qwen.follow_up(self.CONVERSATION, [1, 1, 2])
         assert after is not None
         assert shown(after) == "<|im_end|>\n<|im_start|>user\n[2]\n[3]\nAnd here?<|im_end|>\n<|im_start|>assistant\n"
@@ -305,6 +306,25 @@ class TestTemplates:
         assert template.render([{"role": "a"}, {"role": "<b>"}]) == '{"role": "<b>"}2/24<s>'
 
 
+def byte_fallback_tokenizer() -> Tokenizer:
+    """As Llama 2's: SentencePiece's kind, with a token for every byte."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "▁a"]
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab={token: number for number, token in enumerate(tokens)},
+            merges=[("▁", "a")],
+            unk_token="<unk>",
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in tokens[:3]])
+    return tokenizer
+
+
 class TestTokenizer:
     def test_text_comes_piece_by_piece_and_never_in_broken_characters(self, tokenizer: TextTokenizer) -> None:
         text = "the père ate 🍐🍊, наконец 終"
@@ -313,6 +333,44 @@ class TestTokenizer:
         assert "".join(pieces) == text
         assert "�" not in "".join(pieces)
         assert len([piece for piece in pieces if piece]) > 10
+
+    @pytest.mark.parametrize(
+        ("tokens", "pieces", "rest"),
+        [
+            (["<0x0A>", "<0xF0>", "a"], ["\n", "", "�a"], ""),
+            (["<0x41>", "<0xC3>", "a"], ["A", "", "�a"], ""),
+            (["a", "<0xC3>", "a"], ["a", "", "�a"], ""),
+            (["<0x41>", "<0xC3>", "<0xA9>"], ["A", "", "é"], ""),
+            (["<0xC3>", "<0xC3>", "<0xA9>"], ["", "�", "é"], ""),
+            (["a", "<0xF0>", "<0x9F>"], ["a", "", ""], "�"),
+            (["<0x20>", "a", "▁", "a"], ["", "a", " ", "a"], ""),
+            (["▁a", "</s>", "▁a"], ["a", "", " a"], ""),
+            (["▁", "▁a"], ["", " a"], ""),
+        ],
+        ids=str,
+    )
+    def test_bytes_that_make_no_character_are_replaced_and_never_an_error(
+        self, tokens: list[str], pieces: list[str], rest: str
+    ) -> None:
+        raw = byte_fallback_tokenizer()
+        stream = TextStream(raw)
+        assert [stream.push(raw.token_to_id(token)) for token in tokens] == pieces
+        assert (stream.rest(), stream.rest()) == (rest, "")
+
+    def test_whatever_the_ids_the_pieces_make_the_text_of_all(self) -> None:
+        random = np.random.default_rng(0)
+        for raw, spoils in ((byte_fallback_tokenizer(), True), (tiny_tokenizer(), False)):
+            compared = 0
+            for _ in range(2000):
+                ids = random.integers(0, raw.get_vocab_size() + 2, random.integers(1, 9)).tolist()
+                stream = TextStream(raw)
+                text = "".join(map(stream.push, ids)) + stream.rest()
+                whole = raw.decode(ids)
+                # For the library a broken byte spoils the whole run of bytes, for us itself alone.
+                if not spoils or "�" not in whole:
+                    compared += 1
+                    assert text == whole, ids
+            assert compared > 200
 
     def test_an_image_marker_that_is_no_token_still_splits(self, tmp_path: Path) -> None:
         raw = tiny_tokenizer()

@@ -3,20 +3,23 @@
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny import HIDDEN, tiny_bundle
 
 import edge_interleave as ei
 from edge_interleave.bundle import Bundle, open_bundle
 from edge_interleave.decoder import Decoder, DecoderOptions, find_backend
 from edge_interleave.errors import BundleError, ContextFullError, UsageError
-from edge_interleave.generation import GenerationOptions
+from edge_interleave.generation import Generation, GenerationOptions, Prefill
 from edge_interleave.sampling import SamplingOptions, log_softmax
 from edge_interleave.session import Session
+from edge_interleave.spellings import spellings
 from edge_interleave.store import embedded_folder
 from edge_interleave.timeline import Input, TextInput, Timeline, VisualInput
 from edge_interleave.tokenizer import TextTokenizer
@@ -319,18 +322,70 @@ class TestAnswers:
         assert stats.peak_memory_bytes > 10 << 20
 
 
+class Scripted:
+    """Takes the place of a session whose model draws the given tokens, greedily."""
+
+    def __init__(self, tokens: list[int], vocabulary: int) -> None:
+        self.turn = 0
+        self._left = iter(tokens)
+        self._vocabulary = vocabulary
+
+    def prefill(self, prompt: Sequence[Input], cancel: threading.Event | None = None) -> Prefill:
+        return Prefill(self._next(), 1, 0, 0, 0.0)
+
+    def append_token(self, token: int) -> np.ndarray:
+        return self._next()
+
+    def _next(self) -> np.ndarray:
+        return np.eye(self._vocabulary, dtype=np.float32)[next(self._left)]
+
+
+class TestBrokenCharacters:
+    """A random or small model draws bytes that make no character. The answer goes on."""
+
+    @pytest.fixture
+    def tokenizer(self, tiny: Bundle) -> TextTokenizer:
+        return TextTokenizer.open(tiny)
+
+    def answer(self, tokenizer: TextTokenizer, tokens: list[int], options: GenerationOptions) -> ei.Answer:
+        session = Scripted([*tokens, IM_END], IM_END + 2)
+        generation = Generation(session, tokenizer, frozenset([IM_END]), [TextInput((0,))], options, None)
+        assert "".join(generation) == generation.answer.text
+        return generation.answer
+
+    def test_in_the_middle_and_at_the_end_of_an_answer_are_replaced(self, tokenizer: TextTokenizer) -> None:
+        first_byte = tokenizer.encode_plain("é")[0]
+        answer = self.answer(tokenizer, [first_byte, *tokenizer.encode_plain("the"), first_byte], GenerationOptions())
+        assert (answer.text, answer.finish_reason) == ("�the�", "stop")
+
+    def test_where_max_tokens_cuts_one_is_replaced(self, tokenizer: TextTokenizer) -> None:
+        answer = self.answer(tokenizer, tokenizer.encode_plain("aé"), GenerationOptions(max_tokens=2))
+        assert (answer.text, answer.finish_reason) == ("a�", "length")
+
+    def test_held_back_behind_a_stop_text_are_not_said(self, tokenizer: TextTokenizer) -> None:
+        tokens = [*tokenizer.encode_plain("a."), tokenizer.encode_plain("é")[0]]
+        answer = self.answer(tokenizer, tokens, GenerationOptions(stop=(".",)))
+        assert (answer.text, answer.finish_reason) == ("a", "stop")
+
+
 class TestChoose:
     def test_is_the_probability_of_the_answer_and_its_end(self, session: Session, tiny: Bundle) -> None:
         prompt: list[Input] = [image(0), text("Yes or no?")]
         choices = session.choose(prompt, ["yes", "no", "no!"])
         assert [choice.option for choice in choices] == ["yes", "no", "no!"]
         assert sum(choice.probability for choice in choices) == pytest.approx(1)
+        total = 0.0
         for choice in choices:
-            expected, ids = 0.0, TextTokenizer.open(tiny).encode_plain(choice.option)
-            for count, token in enumerate([*ids, IM_END]):
-                logits = afresh(tiny, [*prompt, TextInput(tuple(ids[:count]))])
-                expected += log_softmax(logits)[token]
+            expected = -np.inf
+            for spelling in spellings(choice.option):
+                ids, score = TextTokenizer.open(tiny).encode_plain(spelling), 0.0
+                for count, token in enumerate([*ids, IM_END]):
+                    logits = afresh(tiny, [*prompt, TextInput(tuple(ids[:count]))])
+                    score += log_softmax(logits)[token]
+                expected = np.logaddexp(expected, score)
             assert choice.log_probability == pytest.approx(expected, abs=0.05)
+            total += np.exp(expected)
+        assert choices[0].total_probability == pytest.approx(total, rel=0.05)
         scores = np.array([choice.log_probability for choice in choices])
         assert [choice.probability for choice in choices] == pytest.approx(np.exp(scores) / np.exp(scores).sum())
 
@@ -407,7 +462,7 @@ class TestChat:
         first = chat.ask("A rather long question about nothing at all?", max_tokens=8, sampling=LIVELY)
         second = chat.ask("And?", max_tokens=8, sampling=LIVELY)
         before = first.stats.prompt_tokens + first.stats.answer_tokens
-        new = "<|im_end|><|im_start|>user \nAnd?<|im_end|><|im_start|>assistant\n"
+        new = "<|im_end|>\n<|im_start|>user\n\nAnd?<|im_end|>\n<|im_start|>assistant\n"
         assert second.stats.prompt_tokens - before == len(TextTokenizer.open(tiny).encode(new))
         # The answer's last token was not in the cache yet when max_tokens ended it.
         assert second.stats.cached_tokens >= before - 1
@@ -419,9 +474,9 @@ class TestChat:
         first = chat.ask("One?", max_tokens=8, sampling=SamplingOptions(temperature=3.0, seed=0))
         second = chat.ask("Two?", max_tokens=8)
         tokenizer = TextTokenizer.open(tiny)
-        head = tokenizer.encode("<|im_start|>system \nBe brief.<|im_end|><|im_start|>user \nOne?<|im_end|>")
+        head = tokenizer.encode("<|im_start|>system\n\nBe brief.<|im_end|>\n<|im_start|>user\n\nOne?<|im_end|>\n")
         head += tokenizer.encode("<|im_start|>assistant\n")
-        tail = tokenizer.encode("<|im_end|><|im_start|>user \nTwo?<|im_end|><|im_start|>assistant\n")
+        tail = tokenizer.encode("<|im_end|>\n<|im_start|>user\n\nTwo?<|im_end|>\n<|im_start|>assistant\n")
         session = make_session(tiny, context=500, eos=tiny.manifest.prompt.eos_token_ids)
         expected = run(session, [TextInput((*head, *first.token_ids, *tail))], tokens=8, sampling=SamplingOptions())
         assert second.token_ids == expected.token_ids
@@ -471,6 +526,36 @@ class TestChat:
             one.ask("And?", max_tokens=6)
             one.reset()
             assert one.ask("One?", max_tokens=6).token_ids == first.token_ids
+
+
+def test_progress_is_told_before_each_image_and_each_part_of_the_prompt() -> None:
+    steps: list[tuple[str, int, int]] = []
+    red, blue = (Image.new("RGB", (96, 96), colour) for colour in ("red", "blue"))
+    with ei.load(threads=1, progress=lambda *step: steps.append(step)) as model:
+        stats = model.ask([red, blue, "What changed?"], max_tokens=1).stats
+        encoded = [step for step in steps if step[0] == "encode"]
+        assert encoded == [("encode", 0, 2), ("encode", 1, 2)]
+        prefilled = [step[1:] for step in steps if step[0] == "prefill"]
+        assert {total for _, total in prefilled} == {stats.prompt_tokens}
+        done = [done for done, _ in prefilled]
+        assert done == sorted(set(done))
+        assert done[0] == 0 < done[1] < done[-1] < stats.prompt_tokens
+        assert [later - earlier for earlier, later in pairwise(done)].count(stats.visual_tokens // 2) == 2
+        steps.clear()
+        stats = model.ask([red, blue, "Describe image 2."], max_tokens=1).stats
+        # The images are in the cache and in the timeline: only the question is read.
+        assert steps == [("prefill", 0, stats.prompt_tokens - stats.cached_tokens)]
+
+
+def test_what_progress_raises_ends_the_question(tiny: Bundle) -> None:
+    class Enough(Exception):
+        pass
+
+    def stop(*step: object) -> None:
+        raise Enough
+
+    with ei.load(tiny.folder, threads=1, progress=stop) as model, pytest.raises(Enough):
+        model.ask("Hello?")
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

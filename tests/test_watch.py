@@ -287,7 +287,7 @@ def on_a_terminal(arguments: list[object], env: dict[str, str], until: str) -> s
         (["--ask", "a", "--fps", "0"], "fps"),
         (["--ask", "a", "--memory", "1GB", "--context", "99"], "--context"),
         (["--ask", "a", "--memory", "lots"], "lots"),
-        (["--when", "a", "--above", "0.5", "--below", "0.6"], "'below'"),
+        (["--when", "a", "--above", "0.5", "--below", "0.6"], "--below"),
         (["--when", "a", "--exec", "no-such-program-here"], "no-such-program-here"),
         (["--when", "a", "--webhook", "file:///etc/passwd"], "http"),
     ],

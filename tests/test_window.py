@@ -554,12 +554,12 @@ class TestPrompt:
     @pytest.mark.parametrize("system", [None, "Be brief."])
     def test_of_a_structured_template(self, bundles: dict[str, Bundle], system: str | None) -> None:
         prompt, tokenizer = live_prompt(bundles["structured"], system)
-        opening = "" if system is None else f"<|im_start|>system \n{system}<|im_end|>"
+        opening = "" if system is None else f"<|im_start|>system\n\n{system}<|im_end|>\n"
         assert tokenizer.decode(prompt.announce(12)) == "Frame 12:"
-        assert prompt.sink == ids(tokenizer, f"{opening}<|im_start|>user ")
+        assert prompt.sink == ids(tokenizer, f"{opening}<|im_start|>user\n")
         assert prompt.after_frame == ()
-        assert prompt.question("What?") == ids(tokenizer, "\nWhat?<|im_end|><|im_start|>assistant\n")
-        assert prompt.after_answer == ids(tokenizer, "<|im_end|><|im_start|>user ")
+        assert prompt.question("What?") == ids(tokenizer, "\nWhat?<|im_end|>\n<|im_start|>assistant\n")
+        assert prompt.after_answer == ids(tokenizer, "<|im_end|>\n<|im_start|>user\n")
 
     @pytest.mark.parametrize("system", [None, "Be brief."])
     def test_of_a_plain_template(self, bundles: dict[str, Bundle], system: str | None) -> None:

@@ -43,9 +43,9 @@ MLX_NAMES = {
 }
 """Modules by their names in GGUF."""
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>")
-# The wording of the template that the llava-hf/llava-interleave checkpoints publish.
+# Renders as the template that the llava-hf/llava-interleave checkpoints publish (chat_template.json).
 LLAVA_TEMPLATE = (
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + ' '}}"
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n'}}"
     "{# Render all images first #}"
     "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>' }}{% endfor %}"
     "{# Render all text next #}"
@@ -55,7 +55,7 @@ LLAVA_TEMPLATE = (
     "{% else %}"
     "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
     "{% generation %}{{ '\\n' + content['text'] }}{% endgeneration %}{% endfor %}"
-    "{% endif %}{{'<|im_end|>'}}{% endfor %}"
+    "{% endif %}{{'<|im_end|>' + '\\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 

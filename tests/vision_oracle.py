@@ -8,6 +8,7 @@ from PIL import Image
 MEAN_STD = {
     "squash": ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
     "crop": ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]),
+    "pad": ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]),
 }
 TILED_SIDES = (1, 2, 37, 383, 384, 385, 500, 640, 768, 769, 1000, 1152, 1153, 1411, 2000, 3000, 5000)
 CANDIDATES = [[1, 2], [2, 1], [2, 2], [3, 1], [1, 3]]
@@ -35,11 +36,13 @@ def levels(values: np.ndarray, resize: str) -> np.ndarray:
 
 
 def processor(resize: str, size: int, resample: int = 3):
-    from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
+    from transformers import CLIPImageProcessorPil, LlavaImageProcessorPil, SiglipImageProcessorPil
 
     square = {"height": size, "width": size}
     if resize == "squash":
         return SiglipImageProcessorPil(size=square, resample=resample)
+    if resize == "pad":
+        return LlavaImageProcessorPil(size={"shortest_edge": size}, crop_size=square, resample=resample, do_pad=True)
     return CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size=square, resample=resample)
 
 

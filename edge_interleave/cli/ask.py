@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import UsageError
 from . import output
-from .options import Choices, MediaCommand, answer_options, media_in_order, media_options, model_options
+from .answer_text import AnswerText, note_a_cut
+from .media_arguments import STDIN, MediaCommand, media_in_order
+from .options import (
+    Choices,
+    ModelChoice,
+    answer_options,
+    json_option,
+    media_options,
+    model_options,
+    system_option,
+)
+from .waiting import Waiting
 
 if TYPE_CHECKING:
     from ..generation import Answer
@@ -19,61 +30,67 @@ if TYPE_CHECKING:
     from ..stats import Stats
 
 _QUESTION_CHARACTERS_MAX = 1 << 20
+_TOTAL = "total_probability"
 
 
 @click.command(cls=MediaCommand)
 @click.argument("question")
 @media_options
 @model_options
-@click.option("--choose", "options", multiple=True, metavar="ANSWER", help="Give answers to choose from, with each.")
-@click.option("--system", help="A message that goes before the conversation.")
+@click.option("--choose", "options", multiple=True, metavar="ANSWER", help="A possible answer; repeat for each.")
+@system_option
 @answer_options
 @click.option("--stats", "with_stats", is_flag=True, help="Show what the answer cost, on stderr.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option()
 @click.pass_context
 def ask(
     ctx: click.Context,
     /,
     question: str,
-    image: tuple[Path, ...],
-    video: tuple[Path, ...],
-    model: str | None,
-    backend: str | None,
-    context: int | None,
-    threads: int | None,
+    image: tuple[str, ...],
+    video: tuple[str, ...],
     options: tuple[str, ...],
     system: str | None,
     with_stats: bool,
     as_json: bool,
     chosen: Choices,
+    opening: ModelChoice,
 ) -> None:
-    """Ask QUESTION about images and videos; `-` reads it from stdin.
+    """Ask QUESTION about images and videos; `-` reads it from stdin, --image - a picture.
 
     Images and videos come before the question, in the order given; <image> markers in the question put each in its
-    place. Without --model the small embedded model answers, which knows drawn shapes and nothing else.
-    """
-    text = _from_stdin() if question == "-" else question
-    content: list[Any] = [{"role": "user", "content": [*media_in_order(ctx, image, video), text]}]
-    if system is not None:
-        content.insert(0, {"role": "system", "content": system})
-    shown: dict[str, Any] = {"frames": chosen.frames, "pool": chosen.pool, "tiles": chosen.tiles}
-    from ..model import load
+    place. --image takes patterns too ('pics/*.png'); nothing is fetched from addresses.
 
-    with load(model, backend=backend, context=context, threads=threads) as opened:
+    Without --model the small embedded model answers, which knows drawn shapes and nothing else.
+    """
+    media = media_in_order(ctx, image, video, stdin_is="the question" if question == STDIN else None)
+    text = checked_text(_from_stdin() if question == STDIN else question)
+    content: list[Any] = [{"role": "user", "content": [*media, text]}]
+    if system is not None:
+        content.insert(0, {"role": "system", "content": checked_text(system)})
+    shown: dict[str, Any] = {"frames": chosen.frames, "pool": chosen.pool, "tiles": chosen.tiles}
+    with Waiting() as waiting, opening.open(waiting) as opened:
         if options:
-            _tell_choices(opened.choose(content, options, **shown), as_json)
+            found = opened.choose(content, [checked_text(option) for option in options], **shown)
+            waiting.stop()
+            _tell_choices(found, as_json)
             return
         stream = opened.stream(
             content, max_tokens=chosen.max_tokens, stop=chosen.stop, sampling=chosen.sampling, **shown
         )
-        for piece in stream:
-            if not as_json:
-                output.write(piece)
-        answer = stream.answer
+        if as_json:
+            answer = stream.wait()
+        else:
+            shown_text = AnswerText()
+            for piece in stream:
+                waiting.stop()
+                shown_text.push(piece)
+            shown_text.end()
+            answer = stream.answer
     if as_json:
         output.print_json(answer_json(answer))
         return
-    output.write("\n")
+    note_a_cut(answer, chosen.max_tokens)
     if with_stats:
         output.note(stats_lines(answer.stats))
 
@@ -89,25 +106,51 @@ def stats_lines(stats: Stats) -> str:
     on = f" on {output.engine_name(stats.vision_provider)}" if stats.vision_provider else ""
     return (
         f"prompt   {stats.prompt_tokens} tokens, {stats.visual_tokens} of them visual{cached}\n"
-        f"encode   {stats.encode_s:.2f} s{on}   "
-        f"prefill {stats.prefill_s:.2f} s, {stats.prefill_tokens_per_s:.0f} tokens/s   "
-        f"first token after {stats.first_token_s:.2f} s\n"
-        f"answer   {stats.answer_tokens} tokens, {stats.decode_tokens_per_s:.1f} tokens/s"
-        f"   peak memory {output.size(stats.peak_memory_bytes)}"
+        f"encode   {stats.encode_s:.2f} s{on}\n"
+        f"prefill  {stats.prefill_s:.2f} s, {stats.prefill_tokens_per_s:.0f} tokens/s\n"
+        f"answer   {stats.answer_tokens} tokens, {stats.decode_tokens_per_s:.1f} tokens/s, "
+        f"the first after {stats.first_token_s:.2f} s\n"
+        f"memory   {output.size(stats.peak_memory_bytes)} at most"
     )
 
 
 def _tell_choices(found: list[Choice], as_json: bool) -> None:
+    from ..session import UNLIKELY
+
     best = max(found, key=lambda choice: choice.probability)
+    total = best.total_probability
     if as_json:
-        output.print_json({"answer": best.option, "choices": [asdict(choice) for choice in found]})
-        return
-    for choice in sorted(found, key=lambda choice: choice.probability, reverse=True):
-        output.write(f"{choice.probability:6.1%}  {choice.option}\n")
+        choices = [{name: value for name, value in asdict(choice).items() if name != _TOTAL} for choice in found]
+        output.print_json({"answer": best.option, _TOTAL: total, "choices": choices})
+    else:
+        for choice in sorted(found, key=lambda choice: choice.probability, reverse=True):
+            output.write(f"{choice.probability:6.1%}  {choice.option}\n")
+        output.note(f"probability of any of these answers: {output.probability(total)}")
+    if total < UNLIKELY:
+        output.note(
+            f"the model would answer something else (these have {output.probability(total)} together), so the shares "
+            "say little; ask without --choose, and word the options as it answers"
+        )
+
+
+def checked_text(typed: str) -> str:
+    """What was typed, as text, where the locale has another encoding than UTF-8 too.
+
+    Raises UsageError where it is no text: the model would be asked something else.
+    """
+    try:
+        return os.fsencode(typed).decode("utf-8") if any("\udc80" <= c <= "\udcff" for c in typed) else typed
+    except UnicodeError:
+        raise UsageError(f"{ascii(typed)[:60]} holds bytes that are no UTF-8 text; mend its encoding") from None
 
 
 def _from_stdin() -> str:
-    text = sys.stdin.read(_QUESTION_CHARACTERS_MAX + 1).strip()
+    if sys.stdin.isatty():
+        output.note("type the question, then ctrl-D")
+    try:
+        text = sys.stdin.read(_QUESTION_CHARACTERS_MAX + 1).strip()
+    except UnicodeDecodeError:
+        raise UsageError("the question on stdin is no text; give it in UTF-8") from None
     if len(text) > _QUESTION_CHARACTERS_MAX:
         raise UsageError(f"the question on stdin is longer than {_QUESTION_CHARACTERS_MAX} characters")
     if not text:

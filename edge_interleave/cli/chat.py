@@ -2,156 +2,223 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import EdgeInterleaveError, MediaError, UsageError
-from ..messages import Image, Media, Video
+from ..messages import Image, Media
 from . import output
-from .ask import stats_lines
+from .answer_text import AnswerText, note_a_cut
+from .ask import answer_json, checked_text, stats_lines
 from .interrupts import set_by_interrupt
-from .options import Choices, MediaCommand, answer_options, media_in_order, media_options, model_options
+from .line_editor import LineEditor, split_paths
+from .media_arguments import IMAGE, STDIN, VIDEO, MediaCommand, check, media_in_order, named_media
+from .options import Choices, ModelChoice, answer_options, json_option, media_options, model_options, system_option
+from .waiting import Waiting
 
 if TYPE_CHECKING:
     from ..chat import Chat
     from ..generation import Answer
 
 _HELP = """\
-/image PATH   show an image with the next question
-/video PATH   show a video with the next question
-/stats        what the last answer cost
-/reset        forget the conversation
-/quit         end it (or ctrl-D); ctrl-C ends an answer"""
+/image PATH...   show images with the next question
+/video PATH...   show videos with the next question
+/stats           what the last answer cost
+/clear           forget the conversation and its pictures (or /reset)
+/quit            end it (or exit, /bye, ctrl-D); ctrl-C ends an answer
+/help            this list
+\"""              begins and ends a question of several lines"""
+_SHOW = {"/image": IMAGE, "/video": VIDEO}
+_CLEAR = ("/clear", "/reset")
+_QUIT = ("/quit", "/exit", "/bye", "exit", "quit")
+_COMMANDS = (*_SHOW, "/stats", *_CLEAR, "/quit", "/exit", "/bye", "/help")
+_FENCE = '"""'
 
 
 @click.command(cls=MediaCommand)
 @media_options
 @model_options
-@click.option("--system", help="A message that goes before the conversation.")
+@system_option
 @answer_options
+@json_option("Print one JSON object for each answer.")
 @click.pass_context
 def chat(
     ctx: click.Context,
     /,
-    image: tuple[Path, ...],
-    video: tuple[Path, ...],
-    model: str | None,
-    backend: str | None,
-    context: int | None,
-    threads: int | None,
+    image: tuple[str, ...],
+    video: tuple[str, ...],
     system: str | None,
+    as_json: bool,
     chosen: Choices,
+    opening: ModelChoice,
 ) -> None:
     """Talk about images and videos, turn by turn; images given here go with the first question.
 
     Each line is a question; /help lists what else can be typed. Through a pipe the answers alone go to stdout, and the
     first error ends the conversation.
     """
-    from ..model import load
-
-    with load(model, backend=backend, context=context, threads=threads) as opened, opened.chat(system) as talk:
-        repl = _Repl(talk, chosen, media_in_order(ctx, image, video))
+    media = media_in_order(ctx, image, video, stdin_is="the conversation")
+    for one in media:
+        check(one)
+    with Waiting() as waiting, opening.open(waiting) as opened, opened.chat(system and checked_text(system)) as talk:
+        waiting.stop()
+        repl = _Repl(talk, chosen, media, waiting, as_json=as_json)
         if repl.interactive:
             output.note(f"{opened.bundle.manifest.name}; /help lists the commands, ctrl-D ends")
+            repl.tell_pending()
         repl.run()
 
 
 class _Repl:
     """Reads lines, answers them."""
 
-    def __init__(self, talk: Chat, chosen: Choices, pending: list[Media]) -> None:
+    def __init__(self, talk: Chat, chosen: Choices, pending: list[Media], waiting: Waiting, *, as_json: bool) -> None:
         self.talk = talk
         self.chosen = chosen
         self.pending = pending
         """Images and videos that go with the next question."""
+        self.waiting = waiting
+        self.as_json = as_json
         self.last: Answer | None = None
         self.interactive = sys.stdin.isatty()
+        self.editor = LineEditor(_COMMANDS, tuple(_SHOW)) if self.interactive else None
 
     def run(self) -> None:
-        for line in self.lines():
+        for line in self.questions():
             try:
-                if line in ("/quit", "/exit"):
+                if line in _QUIT:
                     return
-                self.command(line) if line.startswith("/") else self.ask(line)
+                self.command(line) if line.startswith("/") else self.ask(checked_text(line))
             except EdgeInterleaveError as error:
-                if not self.interactive:
+                if not self.interactive or isinstance(error, output.OutputError):
                     raise
-                if isinstance(error, MediaError) and self.pending:
-                    self.pending = []
                 output.note(f"error: {error}")
 
-    def lines(self) -> Iterator[str]:
-        """What is typed, without empty lines."""
-        if not self.interactive:
-            yield from (line.strip() for line in sys.stdin if line.strip())
-            return
-        with suppress(ImportError):
-            import readline  # noqa: F401 - gives `input` a history and line editing
+    def questions(self) -> Iterator[str]:
+        """What is typed, without empty lines; the lines between two fences are one question."""
+        fenced: list[str] = []
         while True:
             try:
-                line = input("> ").strip()
-            except EOFError:
-                output.note("")
-                return
+                line = self.line("... " if fenced else "> ")
             except KeyboardInterrupt:
-                output.note("\nctrl-D ends the conversation")
+                output.note("\n(left out)" if fenced else "\nctrl-D ends the conversation")
+                fenced = []
                 continue
-            if line:
-                yield line
+            if line is None:
+                break
+            if not fenced and not line.strip().startswith(_FENCE):
+                if line.strip():
+                    yield line.strip()
+                continue
+            fenced.append(line)
+            text = "\n".join(fenced).strip()
+            if text.endswith(_FENCE) and len(text) >= 2 * len(_FENCE):
+                fenced = []
+                question = text.removeprefix(_FENCE).removesuffix(_FENCE).strip()
+                if question:
+                    yield question
+        if fenced:
+            raise UsageError(f"the question that begins with {_FENCE} does not end; end it with {_FENCE}")
+
+    def line(self, prompt: str) -> str | None:
+        """The next line as it was typed; None at the end."""
+        if self.editor is None:
+            try:
+                return sys.stdin.readline() or None
+            except UnicodeDecodeError:
+                raise UsageError("stdin is no text; give questions in UTF-8") from None
+        try:
+            if sys.stdout.isatty():
+                return self.editor.read(prompt)
+            # `input` would write the prompt among the answers.
+            print(prompt, end="", file=sys.stderr, flush=True)
+            return self.editor.read("")
+        except EOFError:
+            output.note("")
+            return None
 
     def command(self, line: str) -> None:
         """Do what a line that begins with a slash says."""
         name, _, rest = line.partition(" ")
-        rest = rest.strip().strip("'\"")
-        if name in ("/image", "/video") and rest:
-            self.pending.append(_opened(name, Path(rest).expanduser()))
-            output.note(f"{len(self.pending)} for the next question")
-        elif name == "/reset":
+        if name in _SHOW:
+            self.pending += _named(name, rest.strip())
+            self.tell_pending()
+        elif name in _CLEAR:
             self.talk.reset()
             self.pending, self.last = [], None
             output.note("begun anew")
         elif name == "/stats":
             output.note(stats_lines(self.last.stats) if self.last else "nothing was answered yet")
-        elif name == "/help":
+        elif name in ("/help", "/?"):
             output.note(_HELP)
-        elif name in ("/image", "/video"):
-            raise UsageError(f"{name} needs a path: {name} PATH")
         else:
             raise UsageError(f"no command {name}; /help lists them")
 
     def ask(self, question: str) -> None:
         """Answer a question, piece by piece."""
-        with set_by_interrupt() as cancel:
-            stream = self.talk.stream(
-                [*self.pending, question],
-                max_tokens=self.chosen.max_tokens,
-                stop=self.chosen.stop,
-                sampling=self.chosen.sampling,
-                frames=self.chosen.frames,
-                pool=self.chosen.pool,
-                tiles=self.chosen.tiles,
-                cancel=cancel,
-            )
-            for piece in stream:
-                output.write(piece)
-        output.write("\n")
+        try:
+            with self.waiting, set_by_interrupt() as cancel:
+                stream = self.talk.stream(
+                    [*self.pending, question],
+                    max_tokens=self.chosen.max_tokens,
+                    stop=self.chosen.stop,
+                    sampling=self.chosen.sampling,
+                    frames=self.chosen.frames,
+                    pool=self.chosen.pool,
+                    tiles=self.chosen.tiles,
+                    cancel=cancel,
+                )
+                if self.as_json:
+                    output.print_json(answer_json(stream.wait()))
+                else:
+                    self.write(stream)
+        except MediaError:
+            self.pending = [media for media in self.pending if _is_readable(media)]
+            raise
         self.last, self.pending = stream.answer, []
         if self.last.finish_reason == "cancelled":
             output.note("(stopped)")
+        note_a_cut(self.last, self.chosen.max_tokens)
+
+    def write(self, pieces: Iterator[str]) -> None:
+        """Write an answer while it comes."""
+        text = AnswerText()
+        for piece in pieces:
+            self.waiting.stop()
+            text.push(piece)
+        self.waiting.stop()
+        text.end()
+
+    def tell_pending(self) -> None:
+        """Say which images and videos go with the next question."""
+        names = [str(media.source if isinstance(media, Image) else media.path) for media in self.pending]
+        if names:
+            output.note(f"with the next question: {', '.join(names)}")
 
 
-def _opened(name: str, path: Path) -> Media:
-    """The image or video at the path, looked at now, so that a wrong path is told at once."""
-    if name == "/image":
-        from ..vision.image import open_image
+def _named(command: str, text: str) -> list[Media]:
+    """The images or videos that a command names, each looked at, so that a wrong path is told at once."""
+    if not text:
+        raise UsageError(f"{command} needs a path: {command} PATH")
+    try:
+        names = [text] if os.path.lexists(os.path.expanduser(text)) else split_paths(text)
+    except ValueError as error:
+        raise UsageError(f"{command} {text}: {error}; close the quotes") from None
+    if STDIN in names:
+        raise UsageError("stdin is the conversation; save the picture to a file")
+    found = [media for name in names for media in named_media(_SHOW[command], os.path.expanduser(name))]
+    for media in found:
+        check(media)
+    return found
 
-        open_image(path)
-        return Image(path)
-    if not path.exists():
-        raise MediaError(f"{path}: no such file; check the path")
-    return Video(path)
+
+def _is_readable(media: Media) -> bool:
+    try:
+        check(media)
+    except MediaError:
+        return False
+    return True

@@ -6,14 +6,17 @@ The converters are found by name, like backends: nothing here is imported from t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 import click
 
-from ..bundle import GGUF_NAME, MLX_NAME, MMPROJ_NAME, Bundle
+from ..bundle import GGUF_NAME, MANIFEST_NAME, MLX_NAME, MMPROJ_NAME, VISION_NAME, Bundle, PartInfo, read_manifest
+from ..errors import BundleError
 from . import output
+from .options import complete_path, json_option
 
 DECODERS = {"llama-cpp": GGUF_NAME, "mlx": MLX_NAME}
 """Backend to the file or folder that is its decoder in a bundle."""
@@ -22,6 +25,7 @@ MLX_QUANTIZATIONS = (
     "4bit", "8bit", "6bit", "3bit", "mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6", "mxfp4", "f16"
 )  # fmt: skip
 PRECISIONS = ("int8", "fp16", "fp32")
+VISION_PRECISION = "int8"
 MMPROJ_PRECISIONS = ("f16", "q8_0")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -64,6 +68,7 @@ def precision_options(command: _F) -> _F:
         "is given, else mlx on Apple Silicon and llama-cpp elsewhere]",
     )
     gguf = click.option(
+        "-q",
         "--quantization",
         type=click.Choice(QUANTIZATIONS, case_sensitive=False),
         help="Of the decoder for llama.cpp.  [default: q4_k_m]",
@@ -71,21 +76,35 @@ def precision_options(command: _F) -> _F:
     mlx = click.option(
         "--mlx-quantization",
         type=click.Choice(MLX_QUANTIZATIONS, case_sensitive=False),
-        help="Of the decoder for MLX: mlx-lm's recipes, in groups of 64 (mxfp4: 32); f16 quantizes nothing.  "
-        "[default: 4bit]",
+        metavar="RECIPE",
+        help=f"Of the decoder for MLX, one of mlx-lm's recipes: {', '.join(MLX_QUANTIZATIONS)} (which quantizes "
+        "nothing); in groups of 64 (mxfp4: 32).  [default: 4bit]",
     )
     vision = click.option(
         "--vision-precision",
         type=click.Choice(PRECISIONS, case_sensitive=False),
-        default="int8",
-        show_default=True,
-        help="Of the vision tower; int8 is the fastest on CPUs.",
+        help=f"Of the vision tower; int8 is the fastest on CPUs.  [default: {VISION_PRECISION}]",
     )
     return backend(gguf(mlx(vision(command))))
 
 
-@click.command()
-@click.argument("source")
+class ConvertCommand(click.Command):
+    """A command whose `--mmproj` takes the next word only where that is a precision, so that it may stand first."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As Click does, which would take any word behind the option as its value."""
+        following = [*args[1:], ""]
+        args = [
+            f"--mmproj={MMPROJ_PRECISIONS[0]}"
+            if (arg, after.lower() in MMPROJ_PRECISIONS) == ("--mmproj", False)
+            else arg
+            for arg, after in zip(args, following, strict=True)
+        ]
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=ConvertCommand)
+@click.argument("source", shell_complete=complete_path)
 @click.argument("out", type=click.Path(path_type=Path))
 @precision_options
 @click.option(
@@ -93,19 +112,19 @@ def precision_options(command: _F) -> _F:
     type=click.Choice(MMPROJ_PRECISIONS, case_sensitive=False),
     is_flag=False,
     flag_value="f16",
-    help="Write mmproj.gguf too, for llama-server and Ollama: --mmproj (at the end) or --mmproj=q8_0.",
+    help="Write mmproj.gguf too, for llama-server and Ollama; f16 where no precision is given.",
 )
 @click.option("--name", help="What the bundle calls itself (default: OUT's name).")
 @click.option("--revision", help="Branch, tag or commit, where SOURCE is a Hub repository.")
 @click.option("--force", is_flag=True, help="Replace the bundle that lies at OUT; it stays until the new one is whole.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option()
 def convert(
     source: str,
     out: Path,
     backends: tuple[str, ...],
     quantization: str | None,
     mlx_quantization: str | None,
-    vision_precision: str,
+    vision_precision: str | None,
     mmproj: str | None,
     name: str | None,
     revision: str | None,
@@ -115,8 +134,14 @@ def convert(
     """Convert the checkpoint SOURCE, a folder or a Hub repository, into the bundle folder OUT.
 
     An interrupted conversion is taken up by the next one with the same arguments. A bundle that lies at OUT already,
-    of the same checkpoint and precisions, gets what it lacks: the other backend's decoder, mmproj.gguf.
+    of the same checkpoint, gets what it lacks: the other backend's decoder, mmproj.gguf. Precisions that are not given
+    are then those of that bundle.
     """
+    held = {} if force else _held(out)
+    if quantization is None and (mmproj is not None or "llama-cpp" in backends):
+        quantization = held.get(GGUF_NAME)
+    if mlx_quantization is None and "mlx" in backends:
+        mlx_quantization = held.get(MLX_NAME)
     with output.progress() as progress:
         bundle = converter()(
             source,
@@ -124,7 +149,7 @@ def convert(
             backends=backends or None,
             quantization=quantization,
             mlx_quantization=mlx_quantization,
-            vision_precision=vision_precision,
+            vision_precision=vision_precision or held.get(VISION_NAME, VISION_PRECISION),
             mmproj=mmproj,
             name=name,
             revision=revision,
@@ -134,13 +159,36 @@ def convert(
     tell(bundle, str(out), as_json)
 
 
+def part_lines(part: PartInfo, precision: str) -> list[str]:
+    """What a conversion found out about a part, for people: bits a weight, and the matrices that differ."""
+    lines = [f"{part.bits_per_weight:.2f} bits a weight"]
+    if part.cosine is not None:
+        lines.append(f"least cosine to fp32 {part.cosine:.4f}")
+    for kind, stored in part.matrices.items():
+        if not stored.as_named:
+            share = f"{stored.count} of {part.total} matrices fall back to {kind}"
+            lines.append(f"{share}, as {precision} does not fit: {', '.join(stored.names)}")
+    return lines
+
+
+def _held(out: Path) -> dict[str, str]:
+    """Precisions of the bundle at `out`; none where there is no bundle."""
+    try:
+        return read_manifest(out / MANIFEST_NAME).precisions
+    except BundleError:
+        return {}
+
+
 def tell(bundle: Bundle, model: str, as_json: bool) -> None:
     """Say what was made, and what to do with it."""
     size = sum(file.bytes for file in bundle.manifest.files.values())
     if as_json:
-        output.print_json({"name": bundle.manifest.name, "folder": str(bundle.folder), "bytes": size, "model": model})
+        facts = {"name": bundle.manifest.name, "folder": str(bundle.folder), "bytes": size, "model": model}
+        output.print_json({**facts, "parts": {name: asdict(part) for name, part in bundle.manifest.parts.items()}})
         return
     output.note(f"{bundle.folder}: {output.size(size)}")
+    for name, part in bundle.manifest.parts.items():
+        output.note(f"{name}: {'; '.join(part_lines(part, bundle.manifest.precisions.get(name, '')))}")
     output.note(f"try: edge-interleave ask 'What changed?' --image a.png --image b.png --model {model}")
     if bundle.has(MMPROJ_NAME):
         decoder, mmproj = (bundle.folder / name for name in (GGUF_NAME, MMPROJ_NAME))

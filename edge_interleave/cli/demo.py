@@ -17,6 +17,7 @@ from .. import store
 from ..errors import InputError
 from ..messages import Image, Media, Video
 from . import output
+from .options import backend_option, json_option, threads_option
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -31,7 +32,7 @@ _PURPOSE = (
     "images at a time, short videos. Of photographs it knows nothing."
 )
 _NEXT = (
-    "Ask it yourself:    edge-interleave ask 'Describe the image.' --image drawing.png\n"
+    "Ask it yourself:    edge-interleave ask 'Describe the image.' -i drawing.png\n"
     "Get the real model: edge-interleave pull llava-hf/llava-interleave-qwen-0.5b-hf"
 )
 
@@ -67,15 +68,19 @@ def tour_folder() -> Path:
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("edge-interleave-demo.png"),
     show_default=True,
-    help="Where the sheet with all pictures and answers is saved.",
+    help="Where the sheet with all pictures and answers is saved: .png, .jpg or .webp.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def demo(out: Path, as_json: bool) -> None:
+@backend_option
+@threads_option
+@json_option()
+def demo(out: Path, backend: str | None, threads: int | None, as_json: bool) -> None:
     """A short tour with the embedded model: several images, a video, a follow-up question."""
     from ..model import load
+    from .pictures import check_sheet
 
+    check_sheet(out)
     stops = read_tour(tour_folder())
-    with load() as model:
+    with load(backend=backend, threads=threads) as model:
         told = run_tour(model, tour_folder(), stops, out, quiet=as_json)
     if as_json:
         output.print_json({"model": model.bundle.manifest.name, "sheet": str(out), "stops": [_json(t) for t in told]})
@@ -98,6 +103,9 @@ def read_tour(folder: Path) -> list[Stop]:
 
 def run_tour(model: Model, folder: Path, stops: list[Stop], out: Path, *, quiet: bool) -> list[Told]:
     """Go through the stops, telling and showing each unless `quiet`, and save the sheet to `out`."""
+    from rich.padding import Padding
+    from rich.text import Text
+
     from .pictures import SheetPart, row, save_sheet, show
 
     console = output.out()
@@ -125,13 +133,13 @@ def run_tour(model: Model, folder: Path, stops: list[Stop], out: Path, *, quiet:
                 here.exchanges.append((question, answer))
                 parts = []
                 if not quiet:
-                    console.print(f"   {output.printable(answer.text)}", end="")
-                    console.print(f"   ({_cost(answer)})", style="dim")
+                    told_text = Text.assemble(output.printable(answer.text), (f"   ({_cost(answer)})", "dim"))
+                    console.print(Padding(told_text, (0, 0, 0, 3), expand=False))
         told.append(here)
     heading = "edge-interleave demo"
     save_sheet(out, heading, [SheetPart(t.stop.title, t.pictures, [(q, a.text) for q, a in t.exchanges]) for t in told])
     if not quiet:
-        console.print(f"\nAll pictures and answers: {out}\n\n{_NEXT}", soft_wrap=True)
+        console.print(f"\nAll pictures and answers: {out}\n\n{_NEXT}")
     return told
 
 

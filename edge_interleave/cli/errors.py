@@ -6,13 +6,15 @@ With `--json` the line goes to stderr all the same, and stdout gets one object, 
 
 from __future__ import annotations
 
-import json
+import errno
 import os
 import sys
+from contextlib import suppress
 
 import click
 
 from ..errors import EdgeInterleaveError
+from . import output
 
 DEBUG_VARIABLE = "EDGE_INTERLEAVE_DEBUG"
 INTERRUPTED = 130
@@ -21,21 +23,23 @@ BROKEN_PIPE = 1
 """What Click says, too, where a reader such as `head` goes away."""
 _BAD_FILE = 3
 _NOT_HERE = 4
+_DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def run(command: click.Command, args: list[str]) -> int:
     """Run the command; returns the exit code and raises nothing but SystemExit."""
     as_json = "--json" in args
+    output.open_missing_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # A terminal that cannot show a character must not end an answer.
             stream.reconfigure(errors="backslashreplace")
     try:
         result = command.main(args, prog_name="edge-interleave", standalone_mode=False)
-        sys.stdout.flush()
+        output.flush()
         return result if isinstance(result, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
+        output.note(error.format_message())
         return error.exit_code
     except click.ClickException as error:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else None
@@ -45,11 +49,24 @@ def run(command: click.Command, args: list[str]) -> int:
         if as_json:
             _tell("interrupted", INTERRUPTED, as_json)
         return INTERRUPTED
-    except BrokenPipeError:
-        _silence()
-        return BROKEN_PIPE
+    except OSError as error:
+        return _system_error(error, as_json)
     except Exception as error:
         return _failed(error, as_json)
+
+
+def _system_error(error: OSError, as_json: bool) -> int:
+    """An error of stdout, where it still holds what could not be written; else of a file."""
+    try:
+        if isinstance(error, BrokenPipeError):
+            output.drop(sys.stdout)
+            return BROKEN_PIPE
+        output.flush()
+    except BrokenPipeError:
+        return BROKEN_PIPE
+    except output.OutputError as lost:
+        return _failed(lost, as_json)
+    return _failed(error, as_json)
 
 
 def _failed(error: Exception, as_json: bool) -> int:
@@ -63,6 +80,8 @@ def _failed(error: Exception, as_json: bool) -> int:
         return _tell("out of memory; close other programs, or take a smaller model or --context", _NOT_HERE, as_json)
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename is not None else ""
+        if error.errno in _DISK_FULL:
+            return _tell(f"{where}{error.strerror}; free some, or give a place on another disk", _NOT_HERE, as_json)
         return _tell(f"{where}{error.strerror}", _BAD_FILE, as_json)
     return _tell(
         f"internal error ({type(error).__name__}: {error}); please report it, with the traceback that "
@@ -75,16 +94,9 @@ def _failed(error: Exception, as_json: bool) -> int:
 def _tell(message: str, code: int, as_json: bool) -> int:
     """One line for the user, and the object for a program."""
     line = " ".join(message.split())
-    try:
-        if as_json:
-            print(json.dumps({"error": line, "exit_code": code}, ensure_ascii=False), flush=True)
-        click.echo(f"error: {line}", err=True)
-    except BrokenPipeError:
-        _silence()
+    if as_json:
+        # Where stdout cannot be written, the line below and the code say all that is left to say.
+        with suppress(BrokenPipeError, output.OutputError):
+            output.print_json({"error": line, "exit_code": code})
+    output.note(f"error: {line}")
     return code
-
-
-def _silence() -> None:
-    """Point stdout at nothing, so that Python's own flush at exit finds no broken pipe."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())

@@ -12,7 +12,15 @@ import click
 from ..errors import UsageError
 from . import output
 from .interrupts import set_by_interrupt
-from .options import model_options
+from .options import (
+    COUNT,
+    ModelChoice,
+    frames_option,
+    json_option,
+    max_tokens_option,
+    model_options,
+    pool_option,
+)
 
 if TYPE_CHECKING:
     from ..eval.comparison import Comparison
@@ -26,8 +34,8 @@ SOME_FAILED = 3
 """As for bad input: some samples could not be answered."""
 _PATH = click.Path(path_type=Path)
 _ASKING = (
-    "images", "samples", "seed", "model", "backend", "context", "threads", "pool", "frames", "max_tokens", "limit",
-    "shard",
+    "images", "samples", "seed", "model", "backend", "context", "threads", "kv_precision", "pool", "frames",
+    "max_tokens", "limit", "shard",
 )  # fmt: skip
 
 
@@ -44,16 +52,16 @@ def part(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[in
 @click.option("--out", type=_PATH, required=True, help="Folder of the results; what lies there goes on.")
 @click.option("--images", type=_PATH, help="Folder that the file's image paths are relative to (default: FILE's own).")
 @click.option("--world", is_flag=True, help="Draw a world of shapes and things, and ask about that, instead of FILE.")
-@click.option("--samples", type=click.IntRange(1), default=100, show_default=True, help="With --world: of each task.")
+@click.option("--samples", type=COUNT, default=100, show_default=True, help="With --world: of each task.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="With --world: what is drawn.")
 @model_options
-@click.option("--pool", type=int, default=1, show_default=True, help="Pooling stride: 2 for a quarter.")
-@click.option("--frames", type=int, default=8, show_default=True, help="Frames taken of each video.")
-@click.option("--max-tokens", type=int, default=1024, show_default=True, help="Length of an answer at most.")
-@click.option("--limit", type=int, help="Only so many of the first samples.")
+@pool_option
+@frames_option
+@max_tokens_option(1024)
+@click.option("--limit", type=COUNT, help="Only so many of the first samples.")
 @click.option("--shard", default="1/1", callback=part, metavar="I/N", help="Only every N-th sample, from the I-th.")
 @click.option("--against", type=_PATH, metavar="OUT", help="Compare with the results in another folder.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
+@json_option("Print the summary as one JSON object.")
 @click.pass_context
 def evaluate(
     ctx: click.Context,
@@ -64,10 +72,6 @@ def evaluate(
     world: bool,
     samples: int,
     seed: int,
-    model: str | None,
-    backend: str | None,
-    context: int | None,
-    threads: int | None,
     pool: int,
     frames: int,
     max_tokens: int,
@@ -75,6 +79,7 @@ def evaluate(
     shard: tuple[int, int],
     against: Path | None,
     as_json: bool,
+    opening: ModelChoice,
 ) -> int:
     """Score a model on FILE, a file of LLaVA-Interleave Bench, of M4-Instruct, or of their form.
 
@@ -93,16 +98,17 @@ def evaluate(
         _refuse(ctx, _ASKING, "needs samples to ask: give FILE, or --world")
         return _tell(out, against, as_json, None)
     _refuse(ctx, ("images",) if world else ("samples", "seed"), f"makes no sense with {'--world' if world else 'FILE'}")
-    settings = Settings(max_tokens=max_tokens, pool=pool, frames=frames, context=context)
+    settings = Settings(
+        max_tokens=max_tokens, pool=pool, frames=frames, context=opening.context, kv_precision=opening.kv_precision
+    )
     drawn = World(seed, samples) if world else None
     with set_by_interrupt() as cancel, output.progress(counted="samples") as progress:
         from ..eval.runner import run
-        from ..model import load
 
         # Before the model is loaded: drawing may find that the folder holds another run.
         path = _draw(out, drawn, progress) if drawn else file
         assert path is not None
-        with load(model, backend=backend, context=context, threads=threads) as opened:
+        with opening.open() as opened:
             outcome = run(
                 path,
                 opened,
@@ -170,14 +176,14 @@ def _show(summary: Summary, comparison: Comparison | None) -> None:
     from ..eval.report import CAPTION, headline, notes, tables
 
     out = output.out()
-    out.print(output.printable(headline(summary.run)), soft_wrap=True)
+    output.say(output.listed(headline(summary.run)))
     if comparison is not None:
-        out.print(output.printable(f"b: {headline(comparison.b)}"), soft_wrap=True)
+        output.say(output.listed(f"b: {headline(comparison.b)}"))
     for table in tables(summary, comparison, narrow=True):
         right = [column for column, number in zip(table.columns, table.numbers, strict=True) if number]
         out.print()
         out.print(output.table(table.columns, table.rows, right=right))
     out.print()
     out.print(CAPTION)
-    for note in notes(summary):
-        out.print(output.printable(note), soft_wrap=True)
+    for note in notes(summary, comparison):
+        output.say(note)

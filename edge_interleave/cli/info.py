@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -10,15 +11,16 @@ import click
 
 from .. import store
 from ..bundle import GGUF_NAME, MLX_NAME, VISION_NAME, Bundle, open_bundle, verify
-from ..decoder import backend_for, backend_names, find_backend
 from ..errors import BackendError
 from . import output
+from .options import complete_model, json_option
 
 _LIBRARIES = (
     "llama-cpp-python",
     "mlx",
     "mlx-lm",
     "onnxruntime",
+    "av",
     "opencv-python",
     "pillow",
     "numpy",
@@ -28,9 +30,9 @@ _LIBRARIES = (
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_model)
 @click.option("--verify", "check", is_flag=True, help="Compare every file with its SHA-256 in bundle.json.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option()
 def info(model: str | None, check: bool, as_json: bool) -> None:
     """What MODEL (a name, a folder, or `embedded`) is made of; without MODEL, what is installed here."""
     if model is None:
@@ -47,7 +49,13 @@ def info(model: str | None, check: bool, as_json: bool) -> None:
     if as_json:
         output.print_json(facts)
         return
-    output.out().print(output.table(("", ""), _rows(facts)))
+    files = facts.pop("files", {})
+    out = output.out()
+    out.print(output.table(("", ""), _rows(facts)))
+    if files:
+        rows = [(name, output.size(file["bytes"]), file["precision"] or "") for name, file in files.items()]
+        out.print()
+        out.print(output.table(("file", "size", "precision"), rows, right=("size",)))
     if check:
         output.note("every file is as bundle.json says")
 
@@ -80,12 +88,16 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
             "parameters": vision.parameters,
             "image_size": vision.image_size,
             "patch_size": vision.patch_size,
-            "tokens_per_image": vision.tokens,
+            "tokens_per_image": vision.tokens + vision.image_newline,
+            "image_newline": vision.image_newline,
             "pooling_mode": manifest.pooling_mode,
         },
         "files": {
             name: {"bytes": file.bytes, "precision": manifest.precision(name), "sha256": file.sha256}
             for name, file in manifest.files.items()
+        },
+        "parts": {
+            name: {"precision": manifest.precisions.get(name), **asdict(part)} for name, part in manifest.parts.items()
         },
         "runs_here_with": _engines(bundle),
     }
@@ -93,6 +105,7 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
 
 def _engines(bundle: Bundle) -> dict[str, str]:
     """What would run the bundle on this machine."""
+    from ..decoder import backend_for
     from ..vision.providers import provider_for
 
     try:
@@ -103,11 +116,13 @@ def _engines(bundle: Bundle) -> dict[str, str]:
 
 
 def _installation() -> dict[str, Any]:
+    from ..decoder import backend_names
+
     return {
         "edge-interleave": _version("edge-interleave"),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
-        "models_folder": str(store.models_folder()),
+        "models_folder": str(store.known_models_folder() or f"none: set {store.HOME_VARIABLE}"),
         "backends": {name: _backend_problem(name) or "ready" for name in backend_names()},
         "execution_providers": _providers(),
         "libraries": {name: _version(name) for name in _LIBRARIES},
@@ -118,11 +133,8 @@ def _rows(facts: dict[str, Any], indent: str = "") -> list[tuple[str, str]]:
     """Names and values, with what is inside indented."""
     rows: list[tuple[str, str]] = []
     for name, value in facts.items():
-        if name == "files":
-            rows.append((name, ""))
-            for file, about in value.items():
-                size = output.size(about["bytes"])
-                rows.append((f"  {file}", f"{size}, {about['precision']}" if about["precision"] else size))
+        if name == "parts":
+            rows += [(name, ""), *_part_rows(value)] if value else []
         elif isinstance(value, dict):
             rows += [(indent + name, ""), *_rows(value, indent + "  ")]
         elif isinstance(value, list):
@@ -136,7 +148,23 @@ def _rows(facts: dict[str, Any], indent: str = "") -> list[tuple[str, str]]:
     return rows
 
 
+def _part_rows(parts: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the conversion found out: bits a weight, and the matrices that are not what the precision stands for."""
+    rows = []
+    for name, part in parts.items():
+        rows.append((f"  {name}", f"{part['bits_per_weight']:.2f} bits a weight"))
+        if part["cosine"] is not None:
+            rows.append(("    least cosine to fp32", f"{part['cosine']:.4f}"))
+        total = sum(stored["count"] for stored in part["matrices"].values())
+        for kind, stored in part["matrices"].items():
+            why = "" if stored["as_named"] else f", as {part['precision']} does not fit: {', '.join(stored['names'])}"
+            rows.append((f"    {kind}", f"{stored['count']} of {total} matrices{why}"))
+    return rows
+
+
 def _backend_problem(name: str) -> str | None:
+    from ..decoder import find_backend
+
     try:
         find_backend(name)
     except BackendError as error:

@@ -1,23 +1,40 @@
-"""`edge-interleave models`: list the models that are here, and remove one."""
+"""`edge-interleave models`: list the models that are here (`list`), and remove one (`remove`, or `rm`)."""
 
 from __future__ import annotations
 
 import click
+from click.shell_completion import CompletionItem
 
 from .. import store
 from . import output
+from .options import complete_model, json_option
 
 
 @click.group(invoke_without_command=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option()
 @click.pass_context
 def models(ctx: click.Context, as_json: bool) -> None:
     """List the models that are here, with their sizes; `models remove NAME` deletes one."""
-    if ctx.invoked_subcommand is not None:
-        return
+    if ctx.invoked_subcommand is None:
+        _list(as_json)
+    elif as_json:
+        raise click.UsageError(f"put --json behind the command: models {ctx.invoked_subcommand} --json")
+
+
+@models.command("list")
+@json_option()
+def list_(as_json: bool) -> None:
+    """List the models that are here, as `models` alone does."""
+    _list(as_json)
+
+
+def _list(as_json: bool) -> None:
     found = store.list_models()
+    folder = store.known_models_folder()
     if as_json:
-        output.print_json({"folder": str(store.models_folder()), "models": [_as_json(model) for model in found]})
+        output.print_json(
+            {"folder": None if folder is None else str(folder), "models": [_as_json(model) for model in found]}
+        )
         return
     rows = [
         (
@@ -29,26 +46,34 @@ def models(ctx: click.Context, as_json: bool) -> None:
         for model in found
     ]
     output.out().print(output.table(("name", "size", "precision", "made of"), rows, right=("size",)))
-    output.note(f"\npulled models live in {store.models_folder()}")
+    where = f"live in {folder}" if folder else f"have no home folder to live in; set {store.HOME_VARIABLE} to a folder"
+    output.note(f"\npulled models {where}")
+
+
+def _complete_pulled(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return [item for item in complete_model(ctx, parameter, incomplete) if item.value != store.EMBEDDED]
 
 
 @models.command()
-@click.argument("name")
+@click.argument("name", shell_complete=_complete_pulled)
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; asks nothing, so it needs --yes.")
+@json_option("Print one JSON object; asks nothing, so it needs --yes.")
 def remove(name: str, yes: bool, as_json: bool) -> None:
     """Delete a pulled model, and what an interrupted pull of it left."""
     if as_json and not yes:
         raise click.UsageError("--json asks nothing; add --yes to delete")
+    held = store.removable(name)
     if not yes:
-        known = {model.name: model for model in store.list_models()}
-        held = f" ({output.size(known[name].bytes)})" if name in known else ""
-        click.confirm(f"Delete {name}{held} from {store.models_folder()}?", abort=True, err=True)
+        size = f" ({output.size(held)})" if held else ""
+        click.confirm(f"Delete {name}{size} from {store.models_folder()}?", abort=True, err=True)
     freed = store.remove(name)
     if as_json:
         output.print_json({"removed": name, "bytes": freed})
     else:
         output.note(f"removed {name}, {output.size(freed)}")
+
+
+models.add_command(remove, "rm")
 
 
 def _as_json(model: store.StoredModel) -> dict[str, object]:

@@ -1,21 +1,26 @@
-"""Options that `ask` and `chat` share: the model, what it is shown, and how its answer is drawn."""
+"""Options that several commands share, one decorator each: the model, what it is shown, how its answer is drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import wraps
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
+from click.shell_completion import CompletionItem
 
-from ..messages import Image, Media, Video
-from ..sampling import SamplingOptions
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..model import Model
+    from ..sampling import SamplingOptions
+    from .waiting import Waiting
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_MEDIA = "edge_interleave.media"
-_SAMPLING = tuple(field.name for field in fields(SamplingOptions))
+# As in `decoder` and `sampling`, whose import costs NumPy: tests hold them together.
+KV_PRECISIONS = ("f16", "q8_0", "q4_0")
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 _CHOSEN = ("max_tokens", "stop", "frames", "pool", "tiles")
 
 
@@ -31,52 +36,172 @@ class Choices:
     tiles: bool
 
 
-class MediaCommand(click.Command):
-    """A command whose `--image` and `--video` keep the order in which they are given together."""
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model, and how it is opened: the arguments of `load`."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As Click does, noting which of the two options came when."""
-        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
-        ctx.meta[_MEDIA] = [parameter.name for parameter in order if parameter.name in ("image", "video")]
-        return super().parse_args(ctx, args)
+    model: str | None
+    backend: str | None
+    context: int | None
+    threads: int | None
+    kv_precision: str
+
+    def open(self, waiting: Waiting | None = None) -> Model:
+        """The model, loaded now. `waiting` shows that, and later how far its questions are."""
+        from ..model import load
+
+        if waiting is not None:
+            waiting.show("loading the model")
+        return load(**asdict(self), progress=waiting)
 
 
-def media_in_order(ctx: click.Context, image: tuple[Path, ...], video: tuple[Path, ...]) -> list[Media]:
-    """The images and videos of the call, in the order given."""
-    images, videos = iter(image), iter(video)
-    return [Image(next(images)) if kind == "image" else Video(next(videos)) for kind in ctx.meta[_MEDIA]]
+class Count(click.ParamType[int]):
+    """A whole number from 1."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number. Fails with the option's name where it is none."""
+        try:
+            number = int(value)
+        except ValueError:
+            number = 0
+        if number < 1:
+            self.fail(f"{value} is not a whole number from 1", param, ctx)
+        return number
+
+
+COUNT = Count()
 
 
 def strides(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
     """A pooling stride, or a pattern of them."""
     try:
-        return None if value is None else tuple(int(part) for part in value.split(","))
+        found = None if value is None else tuple(int(part) for part in value.split(","))
     except ValueError:
-        raise click.BadParameter(
-            f"{value!r} is no pooling stride; give one like 2, or a pattern like 1,4,4,4"
-        ) from None
+        found = (0,)
+    if found is not None and min(found) < 1:
+        raise click.BadParameter(f"{value!r} is no pooling stride; give one like 2, or a pattern like 1,4,4,4")
+    return found
+
+
+def complete_model(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """For the shell: the models that are here, then folders."""
+    from ..store import model_names
+
+    names = [CompletionItem(name) for name in model_names() if name.startswith(incomplete)]
+    return names or [CompletionItem(incomplete, type="dir")]
+
+
+def complete_path(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """For the shell: files and folders."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def model_option(command: _F) -> _F:
+    """`--model`."""
+    return click.option(
+        "-m",
+        "--model",
+        metavar="NAME_OR_FOLDER",
+        shell_complete=complete_model,
+        help="A pulled model or a bundle (default: the embedded).",
+    )(command)
+
+
+def backend_option(command: _F) -> _F:
+    """`--backend`, of what runs a decoder."""
+    return click.option("--backend", metavar="NAME", help="What runs the decoder (default: the first that can).")(
+        command
+    )
+
+
+def threads_option(command: _F) -> _F:
+    """`--threads`."""
+    return click.option("--threads", type=COUNT, help="CPU threads (default: one a core).")(command)
+
+
+def kv_precision_option(default: str | None = "f16") -> Callable[[_F], _F]:
+    """`--kv-precision`; without a default the command chooses."""
+    return click.option(
+        "--kv-precision",
+        type=click.Choice(KV_PRECISIONS, case_sensitive=False),
+        default=default,
+        show_default=default is not None,
+        help="Of the KV cache; less takes less memory." if default else "Of the KV cache (default: what fits best).",
+    )
+
+
+def system_option(command: _F) -> _F:
+    """`--system`."""
+    return click.option("--system", metavar="TEXT", help="A message that goes before the conversation.")(command)
+
+
+def max_tokens_option(default: int = 256) -> Callable[[_F], _F]:
+    """`--max-tokens`."""
+    return click.option(
+        "--max-tokens", type=COUNT, default=default, show_default=True, help="Length of an answer at most."
+    )
+
+
+def window_option(default: int | None = None) -> Callable[[_F], _F]:
+    """`--window`; without a default the command chooses."""
+    return click.option(
+        "--window",
+        type=COUNT,
+        default=default,
+        show_default=default is not None,
+        help="So many of the latest frames are seen.",
+    )
+
+
+def pool_option(command: _F) -> _F:
+    """`--pool`, one stride for all."""
+    return click.option(
+        "--pool", type=COUNT, default=1, show_default=True, help="Pooling stride: 2 keeps a quarter of the tokens."
+    )(command)
+
+
+def frames_option(command: _F) -> _F:
+    """`--frames`, of a video."""
+    return click.option("--frames", type=COUNT, default=8, show_default=True, help="Frames taken of each video.")(
+        command
+    )
+
+
+def json_option(help: str = "Print one JSON object.") -> Callable[[_F], _F]:
+    """`--json`."""
+    return click.option("--json", "as_json", is_flag=True, help=help)
 
 
 def model_options(command: _F) -> _F:
-    """Which model, and how it is opened."""
+    """Which model, and how it is opened; reaches the command as `opening`."""
+
+    @wraps(command)
+    def packed(*arguments: Any, **values: Any) -> Any:
+        names = ("model", "backend", "context", "threads", "kv_precision")
+        values["opening"] = ModelChoice(**{name: values.pop(name) for name in names})
+        return command(*arguments, **values)
+
     return _decorated(
-        command,
-        click.option("--model", metavar="NAME_OR_FOLDER", help="A pulled model or a bundle (default: the embedded)."),
-        click.option("--backend", help="What runs the decoder (default: the first that can)."),
-        click.option("--context", type=int, help="Tokens that fit, answer included (default: as many as needed)."),
-        click.option("--threads", type=int, help="CPU threads (default: one a core)."),
+        cast(_F, packed),
+        model_option,
+        backend_option,
+        click.option("--context", type=COUNT, help="Tokens that fit, answer included (default: as many as needed)."),
+        threads_option,
+        kv_precision_option(),
     )
 
 
 def media_options(command: _F) -> _F:
     """What the model is shown."""
-    path = click.Path(path_type=Path)
+    path = click.Path(allow_dash=True)  # as text: `Path` would make one slash of an address's two
     return _decorated(
         command,
-        click.option("--image", type=path, multiple=True, help="An image; as often as you like."),
+        click.option("-i", "--image", type=path, multiple=True, help="An image; repeat it for more."),
         click.option("--video", type=path, multiple=True, help="A video, an animation or a folder of pictures."),
-        click.option("--frames", type=int, default=8, show_default=True, help="Frames taken of each video."),
-        click.option("--pool", type=int, default=1, show_default=True, help="Pooling stride: 2 for a quarter."),
+        frames_option,
+        pool_option,
         click.option("--tiles", is_flag=True, help="A large image as overview plus tiles."),
     )
 
@@ -86,19 +211,31 @@ def answer_options(command: _F) -> _F:
 
     @wraps(command)
     def packed(*arguments: Any, **values: Any) -> Any:
-        sampling = SamplingOptions(**{name: values.pop(name) for name in _SAMPLING})
+        from ..sampling import SamplingOptions
+
+        try:
+            sampling = SamplingOptions(**{name: values.pop(name) for name in SAMPLING})
+        except UsageError as error:
+            # The library names its parameter first.
+            name, _, why = str(error).partition(" ")
+            raise UsageError(f"--{name.replace('_', '-')} {why}") from error
         values["chosen"] = Choices(sampling, **{name: values.pop(name) for name in _CHOSEN})
         return command(*arguments, **values)
 
     return _decorated(
         cast(_F, packed),
-        click.option("--max-tokens", type=int, default=256, show_default=True, help="Length of the answer at most."),
-        click.option("--stop", multiple=True, help="End the answer before this text."),
+        max_tokens_option(),
+        click.option("--stop", metavar="TEXT", multiple=True, help="End the answer before this text."),
         click.option("--temperature", type=float, default=0.0, show_default=True, help="0: the likeliest answer."),
         click.option("--top-p", type=float, default=1.0, help="Draw from the likeliest tokens that sum to this."),
         click.option("--top-k", type=int, default=0, help="Draw from so many tokens; 0: from all."),
         click.option("--min-p", type=float, default=0.0, help="Draw from tokens this likely beside the likeliest."),
-        click.option("--repetition-penalty", type=float, default=1.0, help="Above 1: say less twice."),
+        click.option(
+            "--repetition-penalty",
+            type=float,
+            default=1.0,
+            help="Above 1: tokens that stand in the prompt or in the answer so far become less likely.",
+        ),
         click.option("--seed", type=int, help="The same seed, the same answer."),
     )
 

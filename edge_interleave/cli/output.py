@@ -5,43 +5,126 @@ Rich's markup is off throughout: names, answers and messages come from files of 
 
 from __future__ import annotations
 
+import codecs
 import json
+import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
+from ..errors import EdgeInterleaveError
+
+if TYPE_CHECKING:
+    # Rich is imported where something is drawn: it would double the time that `--help` takes.
+    from rich.console import Console
+    from rich.progress import TaskID
+    from rich.table import Table
 
 ProgressCall = Callable[[str, int, int], None]
 """Called with the stage's name, how much of it is done, and how much it is in all."""
 _SECONDS_A_LINE = 2.0
+_WORD_COLUMNS = 28
+
+
+class OutputError(EdgeInterleaveError):
+    """Results cannot be written to stdout: it is closed, or what it leads to is full."""
+
+    exit_code = 4
 
 
 def out() -> Console:
     """The console of stdout."""
+    from rich.console import Console
+
     return Console(markup=False, highlight=False, emoji=False)
 
 
 def err() -> Console:
     """The console of stderr."""
+    from rich.console import Console
+
     return Console(markup=False, highlight=False, emoji=False, stderr=True)
 
 
+def json_text(value: Any) -> str:
+    """A value as JSON that stdout can encode: escaped where it is not UTF-8, whatever its own way with errors."""
+    return json.dumps(value, ensure_ascii=not _is_utf8(sys.stdout), allow_nan=False)
+
+
 def print_json(value: Any) -> None:
-    """One JSON value on one line of stdout."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
-    sys.stdout.flush()
+    """Print one JSON value on one line of stdout. Raises OutputError, BrokenPipeError."""
+    _emit(json_text(value) + "\n")
 
 
 def write(text: str) -> None:
-    """A piece of an answer to stdout, at once; without control characters, which a terminal would obey."""
-    sys.stdout.write(printable(text))
-    sys.stdout.flush()
+    """Write a piece of an answer to stdout, at once, without control characters, which a terminal would obey.
+
+    Raises OutputError, BrokenPipeError.
+    """
+    _emit(printable(text))
+
+
+def flush() -> None:
+    """Write what stdout still holds. Raises OutputError, BrokenPipeError; what is held is dropped then."""
+    _emit("")
+
+
+def open_missing_streams() -> None:
+    """Put something where stdin, stdout or stderr were closed before this program began.
+
+    Otherwise the next file that is opened gets its number, and what an engine prints is written into that file.
+    Writing to the stdout made here fails, as writing to a closed one does: results must not vanish silently.
+    """
+    for number, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, mode), True)  # the lowest free number is this one
+    sys.stdin = sys.stdin or os.fdopen(0, "r", encoding="utf-8", closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
+
+
+def drop(stream: TextIO) -> None:
+    """Lead a stream that cannot be written nowhere, so that no later write or flush fails, Python's own included."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def _print(console: Console, text: str, style: str = "") -> None:
+    """Wrapped between words on a terminal, where a path stays whole; elsewhere as long as it is."""
+    lines = printable(text).split("\n")
+    if console.is_terminal:
+        lines = [
+            part
+            for line in lines
+            for part in textwrap.wrap(line, console.width, break_long_words=False, break_on_hyphens=False) or [""]
+        ]
+    console.print("\n".join(lines), soft_wrap=True, style=style)
+
+
+def _emit(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        drop(sys.stdout)
+        raise
+    except OSError as error:
+        drop(sys.stdout)
+        raise OutputError(f"stdout cannot be written ({error.strerror}); send it to a file or a terminal") from error
+
+
+def _is_utf8(stream: TextIO) -> bool:
+    try:
+        return codecs.lookup(stream.encoding or "").name == "utf-8"
+    except LookupError:
+        return False
 
 
 def printable(text: str) -> str:
@@ -49,17 +132,45 @@ def printable(text: str) -> str:
     return "".join(c for c in text if c in "\n\t" or not (ord(c) < 32 or 127 <= ord(c) < 160))
 
 
-def note(text: str) -> None:
-    """A line for the user on stderr."""
-    err().print(printable(text), soft_wrap=True)
+def note(text: str, style: str = "") -> None:
+    """A line for the user on stderr: wrapped at words on a terminal, else as long as it is. Never fails."""
+    try:
+        if sys.stderr.isatty():
+            _print(err(), text, style)
+        else:
+            # Rich would end the program where the reader of stderr has gone away.
+            print(printable(text), file=sys.stderr, flush=True)
+    except OSError:
+        drop(sys.stderr)
+
+
+def say(text: str) -> None:
+    """A line for the user on stdout, wrapped as a `note` is."""
+    _print(out(), text)
+
+
+def listed(text: str) -> str:
+    """A list as lines of at most the width of stdout, each broken behind a comma."""
+    width, lines = out().width, [""]
+    for part in text.split(", "):
+        if lines[-1] and len(lines[-1]) + len(part) + 3 > width:
+            lines.append("")
+        lines[-1] += f"{part}, "
+    return "\n".join(line.rstrip() for line in lines).removesuffix(",")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> Table:
     """A plain table; the columns in `right` are set to the right."""
+    from rich.table import Table
+    from rich.text import Text
+
     made = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns))
-    for column in columns:
+    for index, column in enumerate(columns):
         number = column in right
-        made.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=number)
+        # At least the longest word, so that a line breaks between words; a path may be longer than any line.
+        words = " ".join([column, *(row[index].lstrip() for row in rows)]).split()
+        least = min(max(map(len, words), default=0), _WORD_COLUMNS)
+        made.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=number, min_width=least)
     for row in rows:
         made.add_row(*(Text(printable(cell)) for cell in row))
     return made
@@ -77,6 +188,11 @@ def size(count: int) -> str:
     return f"{value:.3g} {unit}"
 
 
+def probability(value: float) -> str:
+    """A probability for people: 97.3%, 0.02%, below 0.01%."""
+    return f"{value:.1%}" if value >= 0.01 else f"{value:.2%}" if value >= 0.0001 else "below 0.01%"
+
+
 @contextmanager
 def progress(counted: str = "") -> Iterator[ProgressCall]:
     """Show how far long work is, on stderr: a bar with the time left on a terminal, else now and then a line.
@@ -87,6 +203,8 @@ def progress(counted: str = "") -> Iterator[ProgressCall]:
     if not console.is_terminal:
         yield _Lines(counted)
         return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
     columns = (
         TextColumn("{task.description:<10}"),
         BarColumn(),

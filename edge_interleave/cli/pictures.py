@@ -1,4 +1,4 @@
-"""Pictures on a terminal and on a sheet: rows of them, shown inline where the terminal can, saved as one PNG.
+"""Pictures on a terminal and on a sheet: rows of them, shown inline where the terminal can, saved as one file.
 
 Inline: kitty's graphics protocol, iTerm2's, or half blocks in colour. Knows nothing about models.
 """
@@ -18,10 +18,14 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+from ..errors import InputError, UsageError
+
 TILE = 112
 """Side of one picture in a row, pixels."""
 _GAP = 8
 _SHEET_WIDTH = 8 * (TILE + _GAP) + 3 * _GAP
+SHEET_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""Suffix to what Pillow calls the format."""
 _PAPER, _INK, _QUIET = (250, 250, 247), (33, 37, 41), (110, 117, 124)
 _KITTY_CHUNK = 4096
 
@@ -48,8 +52,29 @@ def row(pictures: Sequence[Image.Image]) -> Image.Image:
     return joined
 
 
+def check_sheet(path: Path) -> None:
+    """See that a sheet can be written there, by writing an empty file beside it.
+
+    Raises UsageError for a name that says no format of SHEET_FORMATS, InputError where nothing can be written.
+    """
+    if path.suffix.lower() not in SHEET_FORMATS:
+        raise UsageError(f"{path}: a sheet is a picture; give a name that ends in {', '.join(SHEET_FORMATS)}")
+    if path.is_dir() or (path.exists() and not path.is_file()):
+        raise InputError(f"{path}: not a file that can be replaced; give another name")
+    beside = _beside(path)
+    try:
+        beside.touch()
+        beside.unlink()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); give a name in another folder") from error
+
+
 def save_sheet(path: Path, heading: str, parts: Sequence[SheetPart]) -> None:
-    """Write all parts to one PNG, atomically."""
+    """Write all parts to one picture, atomically, in the format that its name says.
+
+    Raises UsageError, InputError.
+    """
+    check_sheet(path)
     blocks = [_text(heading, 20, _INK), *(_part(part) for part in parts)]
     height = sum(block.height + 2 * _GAP for block in blocks) + 2 * _GAP
     sheet = Image.new("RGB", (_SHEET_WIDTH, height), _PAPER)
@@ -57,14 +82,22 @@ def save_sheet(path: Path, heading: str, parts: Sequence[SheetPart]) -> None:
     for block in blocks:
         sheet.paste(block, (2 * _GAP, top))
         top += block.height + 2 * _GAP
-    beside = path.with_name(f".{path.name}.partial")
-    sheet.save(beside, "PNG", optimize=True)
-    beside.replace(path)
+    beside = _beside(path)
+    try:
+        sheet.save(beside, SHEET_FORMATS[path.suffix.lower()], optimize=True, quality=90)
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); give a name elsewhere") from error
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
 
 
 def show(console: Console, picture: Image.Image) -> bool:
     """Show a picture on the terminal; False, with nothing shown, where it cannot."""
-    if not console.is_terminal or console.is_dumb_terminal:
+    if not console.is_terminal or console.is_dumb_terminal or not console.encoding.startswith("utf"):
         return False
     sequence = escape_sequence(picture, os.environ)
     if sequence is not None:

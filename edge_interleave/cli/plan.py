@@ -9,10 +9,19 @@ import click
 
 from .. import store
 from ..bundle import Bundle, open_bundle
-from ..decoder import KV_PRECISIONS
+from ..errors import UsageError
 from . import output
 from .durations import duration
-from .options import strides
+from .options import (
+    backend_option,
+    complete_model,
+    complete_path,
+    json_option,
+    kv_precision_option,
+    strides,
+    threads_option,
+    window_option,
+)
 
 if TYPE_CHECKING:
     from ..budget import Plan
@@ -31,26 +40,30 @@ def pixels(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_model)
 @click.option("--memory", metavar="SIZE", help="2GB, 800MB, or 50% of what is free (default: no limit).")
 @click.option("--goal", type=click.Choice(GOALS), default="coverage", show_default=True, help="What to spend it on.")
 @click.option("--preset", type=click.Choice(PRESETS), help="A window of the LLaVA-NeXT-Interleave paper instead.")
 @click.option("--within", callback=duration, metavar="TIME", help="With --goal latency: for each new frame.")
-@click.option("--frames", type=int, help="Exactly so many.")
+@window_option()
 @click.option("--pool", callback=strides, help="Pooling stride, or a pattern: 1,4,4,4 has key frames in full.")
-@click.option("--kv-precision", type=click.Choice(KV_PRECISIONS), help="Of the KV cache (default: what fits best).")
+@kv_precision_option(None)
 @click.option("--frame-size", callback=pixels, default="1280x720", show_default=True, help="Of the source's frames.")
-@click.option("--source", help="What will be watched: a camera or a stream may have a process of its own.")
-@click.option("--backend", help="What runs the decoder (default: the first that can).")
-@click.option("--threads", type=int, help="CPU threads (default: one a core).")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--source",
+    shell_complete=complete_path,
+    help="What will be watched: a camera or a stream may have a process of its own.",
+)
+@backend_option
+@threads_option
+@json_option()
 def plan(
     model: str | None,
     memory: str | None,
     goal: str,
     preset: str | None,
     within: float | None,
-    frames: int | None,
+    window: int | None,
     pool: tuple[int, ...] | None,
     kv_precision: str | None,
     frame_size: tuple[int, int],
@@ -66,6 +79,10 @@ def plan(
 
     What the model takes by itself is found out by running it for a moment.
     """
+    if (goal == "latency") != (within is not None):
+        raise UsageError("--goal latency needs --within, the time that a new frame may take, and only that goal does")
+    if preset is not None and (window is not None or pool is not None or goal != GOALS[0]):
+        raise UsageError("--preset says --goal, --window and --pool itself; give it alone")
     from .. import budget
 
     bundle = open_bundle(store.resolve(model))
@@ -74,7 +91,7 @@ def plan(
         memory,
         goal,
         preset=preset,
-        frames=frames,
+        frames=window,
         pool=pool,
         seconds=within,
         kv_precision=kv_precision,

@@ -14,9 +14,11 @@ import click
 from .. import store
 from ..bundle import MANIFEST_NAME, Bundle, Manifest, digest, read_manifest
 from ..bundle_writer import build_bundle, check_target
-from ..errors import BundleError, ResourceError, UsageError
+from ..disk_space import require_room
+from ..errors import BundleError, UsageError
 from . import output
-from .convert import DECODERS, converter, precision_options, tell
+from .convert import DECODERS, VISION_PRECISION, converter, precision_options, tell
+from .options import json_option
 
 
 @click.command()
@@ -25,14 +27,14 @@ from .convert import DECODERS, converter, precision_options, tell
 @precision_options
 @click.option("--revision", help="Branch, tag or commit.")
 @click.option("--force", is_flag=True, help="Replace the model of that name; it stays until the new one is whole.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option()
 def pull(
     repository: str,
     name: str | None,
     backends: tuple[str, ...],
     quantization: str | None,
     mlx_quantization: str | None,
-    vision_precision: str,
+    vision_precision: str | None,
     revision: str | None,
     force: bool,
     as_json: bool,
@@ -48,6 +50,7 @@ def pull(
     stored = store.check_name(name) if name else store.short_name(repository)
     out = store.models_folder() / stored
     check_target(out, force=force)
+    store.make_models_folder()
     # config.json is asked for as well, so that a checkpoint's answer is not empty.
     found = hub.download(repository, revision, None, (MANIFEST_NAME, "config.json"))
     with output.progress() as progress:
@@ -61,7 +64,7 @@ def pull(
                 backends=backends or None,
                 quantization=quantization,
                 mlx_quantization=mlx_quantization,
-                vision_precision=vision_precision,
+                vision_precision=vision_precision or VISION_PRECISION,
                 name=stored,
                 revision=revision,
                 force=force,
@@ -87,7 +90,7 @@ def _pull_bundle(
     recipe = {"repository": repository, "manifest": digest(found / MANIFEST_NAME)}
     with build_bundle(out, recipe, force=force) as build:
         wanted = [name for name in manifest.files if name not in build.done]
-        _check_disk(out, manifest, wanted)
+        build.needed = require_room(out.parent, sum(manifest.files[name].bytes for name in wanted))
         if wanted:
             found = hub.download(repository, found.name, progress, [glob.escape(name) for name in wanted])
         for name in wanted:
@@ -107,10 +110,3 @@ def _take(cached: Path, path: Path) -> None:
         os.link(real, path)
     except OSError:
         shutil.copyfile(real, path)
-
-
-def _check_disk(out: Path, manifest: Manifest, wanted: list[str]) -> None:
-    need = sum(manifest.files[name].bytes for name in wanted) + (64 << 20)
-    free = shutil.disk_usage(out.parent).free
-    if free < need:
-        raise ResourceError(f"{out.parent}: {free / 1e9:.1f} GB free where {need / 1e9:.1f} GB are needed; free some")

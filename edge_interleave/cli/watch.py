@@ -23,9 +23,20 @@ from ..memory import in_words
 from . import output
 from .durations import duration
 from .interrupts import set_by_interrupt
-from .options import model_options, strides
+from .options import (
+    COUNT,
+    ModelChoice,
+    complete_path,
+    json_option,
+    max_tokens_option,
+    model_options,
+    strides,
+    system_option,
+    window_option,
+)
+from .waiting import Waiting
 from .watch_looks import AskNowAndThen, LookOut, Looks
-from .watch_views import open_view, stats_lines
+from .watch_views import Outlasting, open_view, stats_lines
 
 if TYPE_CHECKING:
     from ..budget_plan import Plan
@@ -41,7 +52,7 @@ _ONLY_WHEN = ("above", "looks", "below", "command", "webhook")
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=complete_path)
 @click.option("--ask", "question", metavar="QUESTION", help="Ask this again and again.")
 @click.option("--when", "when", metavar="QUESTION", help="Raise an alert when the answer to this becomes yes.")
 @click.option(
@@ -50,13 +61,17 @@ _ONLY_WHEN = ("above", "looks", "below", "command", "webhook")
     metavar="TIME",
     help="How often: 500ms, 2s, 1m (default: 2s; with --when each frame).",
 )
-@click.option("--above", type=float, default=0.8, show_default=True, help="Probability of yes that counts.")
-@click.option("--for", "looks", type=int, default=3, show_default=True, help="So many looks in a row raise an alert.")
-@click.option("--below", type=float, help="Below this the alert is over, and another may come (default: 0.5).")
+@click.option(
+    "--above", type=click.FloatRange(0, 1), default=0.8, show_default=True, help="Probability of yes that counts."
+)
+@click.option("--for", "looks", type=COUNT, default=3, show_default=True, help="So many looks in a row raise an alert.")
+@click.option(
+    "--below", type=click.FloatRange(0, 1), help="Below this the alert is over, and another may come (default: 0.5)."
+)
 @click.option("--exec", "command", metavar="COMMAND", help="Run this for each alert, without a shell (see above).")
 @click.option("--webhook", metavar="URL", help="Post each alert there, as JSON.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Where events and frames are kept.")
-@click.option("--window", type=int, default=8, show_default=True, help="So many of the latest frames are seen.")
+@window_option(8)
 @click.option("--pool", callback=strides, default="2", show_default=True, help="Pooling stride, or a pattern: 1,4,4,4.")
 @click.option(
     "--mode", type=click.Choice(["sliding", "exact"]), default="sliding", show_default=True, help="exact: slow."
@@ -69,8 +84,10 @@ _ONLY_WHEN = ("above", "looks", "below", "command", "webhook")
 )
 @click.option("--realtime", is_flag=True, help="A video plays at its own pace.")
 @model_options
+@system_option
+@max_tokens_option()
 @click.option("--stats", "with_stats", is_flag=True, help="Show what it cost at the end, on stderr.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@json_option("Print one JSON object a line.")
 @click.pass_context
 def watch(
     ctx: click.Context,
@@ -93,12 +110,11 @@ def watch(
     change: float | None,
     memory: str | None,
     realtime: bool,
-    model: str | None,
-    backend: str | None,
-    context: int | None,
-    threads: int | None,
+    system: str | None,
+    max_tokens: int,
     with_stats: bool,
     as_json: bool,
+    opening: ModelChoice,
 ) -> None:
     """Watch SOURCE: camera:0, a video, a folder that fills up, http(s)://... (MJPEG) or rtsp://...
 
@@ -114,36 +130,42 @@ def watch(
     """
     if (question is None) == (when is None):
         raise UsageError("give a question to ask again and again (--ask), or one to be alerted by (--when)")
+    if below is not None and below > above:
+        raise UsageError(f"--below must be at most --above ({above:g}), not {below:g}")
     rule = None if when is None else Rule(when, above, looks, below)
     if rule is None:
-        _refuse(ctx, _ONLY_WHEN)
+        _refuse(ctx, _ONLY_WHEN, "is about alerts; it goes with --when")
+    else:
+        _refuse(ctx, ("max_tokens",), "is about answers; it goes with --ask")
     deliveries: list[Delivery] = [] if command is None else [Command(command)]
     deliveries += [] if webhook is None else [Webhook(webhook)]
-    from ..model import load
     from ..stream.source import open_source
 
     frames = open_source(source, realtime=realtime)
-    view = open_view(as_json)
     out = _OUT if out is None and rule else out
+    view = open_view(as_json)
+    outlasting = Outlasting(view) if out is not None else None
+    view = outlasting or view
 
     with ExitStack() as stack:
         folder = None if out is None else stack.enter_context(closing(EventFolder(out, view.say)))
         if memory is None:
-            opened = load(model, backend=backend, context=context, threads=threads)
+            with Waiting() as waiting:
+                opened = opening.open(waiting)
         else:
-            planned = _planned(ctx, source, memory, window, pool, keep_answers, model, backend, threads)
+            planned = _planned(ctx, source, memory, window, pool, keep_answers, opening)
             view.say(
                 f"{planned.frames} frames, pooling {','.join(map(str, planned.pool))}, in {in_words(planned.estimate)}"
             )
             window, pool, opened = planned.frames, planned.pool, planned.open()
         stack.enter_context(opened)
-        live = opened.live(window, pool, mode=mode, memory="answers" if keep_answers else "none")
+        live = opened.live(window, pool, mode=mode, memory="answers" if keep_answers else "none", system=system)
         stack.enter_context(live)
         outboxes = [stack.enter_context(closing(Outbox(delivery, view.say))) for delivery in deliveries]
         interrupted = stack.enter_context(set_by_interrupt())
         looker: Looks
         if rule is None:
-            looker = AskNowAndThen(live, str(question), every or ASK_EVERY_S, view, folder, interrupted)
+            looker = AskNowAndThen(live, str(question), every or ASK_EVERY_S, view, folder, interrupted, max_tokens)
         else:
             looker = LookOut(live, Alarm(rule, folder, outboxes), every or 0.0, view, interrupted)
             view.say(f"alerts are kept in {out}")
@@ -161,6 +183,8 @@ def watch(
         raise KeyboardInterrupt
     if error is not None:
         raise error
+    if outlasting is not None and outlasting.lost is not None:
+        raise outlasting.lost
 
 
 def _planned(
@@ -170,9 +194,7 @@ def _planned(
     window: int,
     pool: tuple[int, ...],
     keep_answers: bool,
-    model: str | None,
-    backend: str | None,
-    threads: int | None,
+    opening: ModelChoice,
 ) -> Plan:
     """A window that fits into the memory; what was not given on the command line is the plan's to choose."""
     from ..budget import plan
@@ -182,14 +204,15 @@ def _planned(
     if _given(ctx, "context"):
         raise UsageError("with --memory the context is planned; leave --context out")
     return plan(
-        open_bundle(resolve(model)),
+        open_bundle(resolve(opening.model)),
         memory,
         frames=window if _given(ctx, "window") else None,
         pool=pool if _given(ctx, "pool") else None,
         keep_answers=keep_answers,
         source=source,
-        backend=backend,
-        threads=threads,
+        backend=opening.backend,
+        threads=opening.threads,
+        kv_precision=opening.kv_precision if _given(ctx, "kv_precision") else None,
     )
 
 
@@ -197,11 +220,11 @@ def _given(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
-def _refuse(ctx: click.Context, names: Sequence[str]) -> None:
-    """Options that say nothing without `--when`."""
+def _refuse(ctx: click.Context, names: Sequence[str], why: str) -> None:
+    """Refuse options that would be silently ignored."""
     for parameter in ctx.command.params:
         if parameter.name in names and _given(ctx, parameter.name):
-            raise UsageError(f"{parameter.opts[0]} is about alerts; it goes with --when")
+            raise UsageError(f"{parameter.opts[0]} {why}")
 
 
 def _until_the_end(live: Live, looker: Looks, outboxes: Sequence[Outbox], interrupted: threading.Event) -> None:

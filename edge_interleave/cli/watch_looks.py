@@ -10,6 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from ..events import Answered, EventFolder, Looked, now
+from . import output
 
 if TYPE_CHECKING:
     from ..alerts import Alarm
@@ -60,14 +61,16 @@ class AskNowAndThen:
         view: View,
         folder: EventFolder | None,
         interrupted: threading.Event,
+        max_tokens: int,
     ) -> None:
-        """`folder`: where the answers are written as well."""
+        """`folder`: where the answers are written as well. `max_tokens`: length of an answer at most."""
         self._live = live
         self._question = question
         self._pacer = Pacer(every_s)
         self._view = view
         self._folder = folder
         self._interrupted = interrupted
+        self._max_tokens = max_tokens
         self._asked = 0
         """Number of the frame that was asked about last."""
 
@@ -88,7 +91,7 @@ class AskNowAndThen:
             return
         self._asked = newest.number
         time = now()
-        with self._live.stream(self._question, cancel=self._interrupted) as stream:
+        with self._live.stream(self._question, max_tokens=self._max_tokens, cancel=self._interrupted) as stream:
             for piece in stream:
                 self._view.piece(piece)
         answer = stream.answer
@@ -111,6 +114,7 @@ class LookOut:
         self._pacer = Pacer(every_s)
         self._view = view
         self._interrupted = interrupted
+        self._doubted = False
 
     def frame(self, number: int) -> None:
         """Look where it is time to."""
@@ -118,13 +122,29 @@ class LookOut:
         if self._interrupted.is_set() or not self._pacer.due(newest.time_s):
             return
         question = self._alarm.rule.question
-        probability = self._live.probability(question)
+        choice = self._live.check(question)
+        self._doubt(choice.total_probability)
+        probability = choice.probability
         latest = self._live.latest
         alert = self._alarm.look(probability, newest.number, newest.time_s, latest.image if latest else None)
         time_s = round(newest.time_s, 3)
-        self._view.show(Looked(now(), question, newest.number, time_s, round(probability, 6), self._alarm.raised))
+        together = round(choice.total_probability, 6)
+        self._view.show(
+            Looked(now(), question, newest.number, time_s, round(probability, 6), self._alarm.raised, together)
+        )
         if alert is not None:
             self._view.show(alert)
 
     def end(self) -> None:
         """Nothing is left to do."""
+
+    def _doubt(self, yes_or_no: float) -> None:
+        """Say once where the model would answer with neither yes nor no."""
+        from ..session import UNLIKELY
+
+        if yes_or_no < UNLIKELY and not self._doubted:
+            self._doubted = True
+            self._view.say(
+                f"the model would answer this with neither yes nor no ({output.probability(yes_or_no)} for both "
+                "together), so alerts mean little; ask a question that is answered by yes or no"
+            )

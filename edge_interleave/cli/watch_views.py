@@ -98,6 +98,39 @@ class JsonLines:
         """Nothing to do."""
 
 
+class Outlasting:
+    """Another view, and the watch goes on where stdout is lost: for events that are kept or delivered elsewhere too."""
+
+    def __init__(self, view: View) -> None:
+        self.lost: output.OutputError | None = None
+        """Why results can no longer be written to stdout; None while they can."""
+        self._view = view
+
+    def piece(self, text: str) -> None:
+        """As the view does."""
+        self._view.piece(text)
+
+    def show(self, event: Event) -> None:
+        """As the view does; where stdout is lost, that is said once, and nothing is shown any more."""
+        try:
+            self._view.show(event)
+        except output.OutputError as error:
+            self.lost = error
+            self.say(f"{error}; the watch goes on")
+
+    def say(self, line: str) -> None:
+        """As the view does."""
+        self._view.say(line)
+
+    def begin(self, live: Live) -> None:
+        """As the view does."""
+        self._view.begin(live)
+
+    def close(self) -> None:
+        """As the view does."""
+        self._view.close()
+
+
 class Screen:
     """On a terminal: the newest frame, the answer as it comes, rates and memory; what is past scrolls away above."""
 
@@ -219,7 +252,7 @@ def _line(event: Event, raised: bool) -> str:
     """An event for people, on one line, "" where there is nothing to say. `raised`: whether an alert stood before."""
     at = f"{clock(event.frame_time_s)}  frame {event.frame}: "
     if isinstance(event, Answered):
-        return at + " ".join(event.answer.split())
+        return at + " ".join(event.answer.split()) + " (cut off)" * (event.finish_reason == "length")
     if isinstance(event, Alert):
         saved = f"; {event.frames[-1]}" if event.frames else ""
         return f"{at}ALERT {event.question} {event.probability:.2f}{saved}"

@@ -17,8 +17,9 @@ from ..messages import Image, Media, Video
 from ..model import Model
 from ..prompt import MARKER
 from ..vision.image import describe
-from ..vision.pooling import pooled_grid
+from ..vision.pooling import image_tokens
 from . import official_prompt
+from .fingerprints import Fingerprint, fingerprint, state_of
 from .samples import Sample
 
 BUNDLES_OWN = "the bundle's own"
@@ -37,6 +38,8 @@ class Settings:
     """Taken of a video."""
     context: int | None = None
     """Entries of the KV cache; None: as many as a prompt and its answer need."""
+    kv_precision: str = "f16"
+    """Of the KV cache."""
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "pool", "frames"):
@@ -58,6 +61,16 @@ class Reply:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Answered:
+    """A sample's answers."""
+
+    replies: tuple[Reply, ...]
+    """One a question."""
+    media: dict[str, Fingerprint]
+    """What was shown, by the names that the sample has for it."""
+
+
 class Answerer:
     """Asks samples of a model. Each sample begins with an empty timeline, so that none depends on those before it."""
 
@@ -67,7 +80,7 @@ class Answerer:
         The model should be loaded with `settings.context`.
         """
         manifest = model.bundle.manifest
-        self._side = pooled_grid(manifest.vision.grid, settings.pool, manifest.pooling_mode)
+        self._image_tokens = image_tokens(manifest.vision, settings.pool, manifest.pooling_mode)
         self._trained_context = manifest.decoder.context_length
         self._folder = images
         self._settings = settings
@@ -76,13 +89,16 @@ class Answerer:
         """Which prompt is used: `qwen_1_5`, or the bundle's own where its tokenizer is not ChatML's."""
         self._chat = model.chat(prompts=prompts)
 
-    def answer(self, sample: Sample, cancel: threading.Event | None = None) -> list[Reply] | None:
+    def answer(self, sample: Sample, cancel: threading.Event | None = None) -> Answered | None:
         """An answer to each question, in order; each sees the questions and answers before it. None where cancelled.
 
         Raises MediaError, ContextFullError, UsageError where the sample cannot be answered, BackendError where the
         engine fails.
         """
-        media = self._media(sample)
+        paths = self._paths(sample)
+        states = {name: state_of(path) for name, path in paths}
+        media: list[Media] = [Image(path) for _, path in paths[: len(sample.images)]]
+        media += [Video(path) for _, path in paths[len(sample.images) :]]
         replies = []
         self._chat.reset()
         for turn in sample.turns:
@@ -101,24 +117,33 @@ class Answerer:
             stats, seconds = answer.stats, time.perf_counter() - started
             counts = (stats.prompt_tokens, stats.visual_tokens, stats.answer_tokens)
             replies.append(Reply(answer.text.strip(), answer.finish_reason, *counts, seconds))
-        return replies
+        prints = {name: fingerprint(path) for name, path in paths}
+        for name, one in prints.items():
+            if one.state != states[name]:
+                raise MediaError(f"{describe(name)}: was changed while it was asked about; run the same again")
+        return Answered(tuple(replies), prints)
+
+    def path(self, name: str) -> Path:
+        """The file or folder that a sample's name for a picture or a clip means. Raises MediaError."""
+        return self._video(name)
 
     def close(self) -> None:
         """Free the KV cache."""
         self._chat.close()
 
-    def _media(self, sample: Sample) -> list[Media]:
+    def _paths(self, sample: Sample) -> list[tuple[str, Path]]:
+        """Names and paths of the sample's images, then of its video. Raises ContextFullError, MediaError."""
         frames = len(sample.images) + (self._settings.frames if sample.video else 0)
-        visual = frames * self._side * self._side
+        visual = frames * self._image_tokens
         # Before anything is opened: a sample may name any number of pictures.
         if visual > self._trained_context:
             raise ContextFullError(
                 f"{frames} images are {visual} visual tokens, the model was trained on {self._trained_context} in all; "
                 "take a larger pooling stride"
             )
-        images: list[Media] = [Image(self._inside(name, Path.is_file)) for name in sample.images]
+        paths = [(name, self._inside(name, Path.is_file)) for name in sample.images]
         # One or the other: a sample with both has them in this order.
-        return [*images, Video(self._video(sample.video))] if sample.video else images
+        return [*paths, (sample.video, self._video(sample.video))] if sample.video else paths
 
     def _video(self, name: str) -> Path:
         """A clip, or a folder of frames; the files of M4-Instruct leave the ending out."""

@@ -7,14 +7,16 @@ the difference: the 95 % interval is that of the mean of paired differences, by 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import InputError
+from .fingerprints import from_json
 from .intervals import half_width
-from .manifest import RunInfo, read_run
+from .manifest import RunInfo, parts_that_differ, read_run
 from .results import Line
 from .summary import Tally, first_pass, latest, mean, turn_score
 
@@ -49,6 +51,12 @@ class Comparison:
     sets: tuple[SetDifference, ...]
     overall: SetDifference | None
     """All answers together, each counting once; None where no set has a score in both."""
+    parts_differ: tuple[str, ...] = ()
+    """Parts of the models that are not the same: a file, `preprocessing`, `prompt`, ..."""
+    other_media: int = 0
+    """Samples that both answered, of pictures or clips that were not the same."""
+    other_media_first: int | None = None
+    """The first of those, by its place in the file, from 1."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,8 @@ class _Answer:
     exact: bool
     text: bytes
     """Its digest: texts are not held."""
+    media: bytes
+    """Digest of what the sample was about."""
 
 
 def compare(out: Path, other: Path) -> Comparison:
@@ -66,28 +76,42 @@ def compare(out: Path, other: Path) -> Comparison:
         raise InputError(f"{other}: results of another file ({b.file}, {b.sha256[:12]}) than {out}'s ({a.file})")
     tallies = first_pass(out, a)
     ours = {
-        (line["index"], line["turn"]): _answer(line, tallies[line["dataset"]])
+        (line["index"], line["turn"]): _answer(line, tallies[line["dataset"]], media)
         for lines in latest(out, a)
         if "error" not in lines[0]
+        for media in [_media(lines[0])]
         for line in lines
     }
+    other_media = set()
     pairs: dict[str, dict[tuple[int, int], tuple[_Answer, _Answer]]] = {}
     for lines in latest(other, b):
+        media = _media(lines[0])
         for line in lines if "error" not in lines[0] else ():
             place, name = (line["index"], line["turn"]), line["dataset"]
             if place in ours and name in tallies:
-                pairs.setdefault(name, {})[place] = (ours[place], _answer(line, tallies[name]))
+                pairs.setdefault(name, {})[place] = (ours[place], _answer(line, tallies[name], media))
+                if ours[place].media != media:
+                    other_media.add(line["index"] + 1)
     order = sorted((tally for tally in tallies.values() if tally.name in pairs), key=lambda tally: tally.first)
     both = {tally.name: [pairs[tally.name][place] for place in sorted(pairs[tally.name])] for tally in order}
     sets = [_difference(tally.name, tally.metric or "", both[tally.name]) for tally in order]
     every = _difference("all", "both", [pair for name in both for pair in both[name]])
-    return Comparison(a, b, tuple(one for one in sets if one is not None), every)
+    found = tuple(one for one in sets if one is not None)
+    first = min(other_media, default=None)
+    return Comparison(a, b, found, every, tuple(parts_that_differ(a, b)), len(other_media), first)
 
 
-def _answer(line: Line, tally: Tally) -> _Answer:
+def _media(first: Line) -> bytes:
+    """A digest of what a sample was about, of its first line: names and contents, in the sample's order."""
+    media = from_json(first.get("media")) or {}
+    content = json.dumps([[name, one.digest] for name, one in media.items()])
+    return hashlib.blake2b(content.encode("ascii"), digest_size=16).digest()
+
+
+def _answer(line: Line, tally: Tally, media: bytes) -> _Answer:
     found = None if tally.metric is None else turn_score(line, tally.metric)[0]
     text = line["pred_response"].encode("utf-8", "surrogatepass")
-    return _Answer(found, line.get("exact") is True, hashlib.blake2b(text, digest_size=16).digest())
+    return _Answer(found, line.get("exact") is True, hashlib.blake2b(text, digest_size=16).digest(), media)
 
 
 def _difference(name: str, metric: str, pairs: list[tuple[_Answer, _Answer]]) -> SetDifference | None:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..disk_space import writing
 from ..errors import InputError
 
 
@@ -19,17 +20,19 @@ def make_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file atomically. Raises InputError."""
+    """Write a file atomically. Raises InputError, ResourceError where the disk is full."""
     # Parts of one evaluation may end at the same time.
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        beside.write_text(text, "utf-8", "backslashreplace")
-        beside.replace(path)
+        with writing(path):
+            beside.write_text(text, "utf-8", "backslashreplace")
+            beside.replace(path)
     except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); give another folder") from error
+    finally:
         beside.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written ({error.strerror}); give another folder, or free space") from error
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, atomically. Raises InputError."""
+    """Write a value as JSON, atomically. Raises InputError, ResourceError."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..bundle import TOKENIZER_NAME, VISION_NAME, Bundle
+from ..bundle import NEWLINE_NAME, TOKENIZER_NAME, VISION_NAME, Bundle
 from ..decoder import find_backend
 from ..errors import InputError
 from ..model import Model
@@ -18,7 +18,7 @@ from .answering import Settings
 from .files import write_json
 
 RUN_NAME = "run.json"
-_FORMAT = 1
+_FORMAT = 2
 _BYTES_MAX = 1 << 20
 
 
@@ -56,6 +56,8 @@ class RunInfo:
     shards: int
     """Into how many parts the file was divided."""
     world: World | None = None
+    model_parts: dict[str, str] = field(default_factory=dict)
+    """What of the bundle answers depend on (decoder, tower, tokenizer, preprocessing, prompt, ...), to its digest."""
     edge_interleave: str = ""
     """Version that began the run."""
 
@@ -73,6 +75,7 @@ def describe_run(
     """What a run with an open model on a file, whose digest and number of samples are given, is made of."""
     bundle = model.bundle
     decoder = find_backend(model.backend_name).decoder_file
+    parts = _parts(bundle, decoder)
     precisions = bundle.manifest.precisions
     return RunInfo(
         file=path.name,
@@ -81,12 +84,13 @@ def describe_run(
         model=bundle.manifest.name,
         source=bundle.manifest.source,
         precisions={name: precisions[name] for name in (decoder, VISION_NAME) if name in precisions},
-        model_sha256=_digest(bundle, decoder),
+        model_sha256=_sha256(parts),
         backend=model.backend_name,
         prompt=prompt,
         settings=settings,
         shards=shards,
         world=world,
+        model_parts=parts,
         edge_interleave=version("edge-interleave"),
     )
 
@@ -127,7 +131,10 @@ def read_run(out: Path) -> RunInfo:
 def _check_types(path: Path, info: RunInfo) -> None:
     texts = (info.file, info.sha256, info.model, info.source, info.model_sha256, info.backend, info.prompt)
     numbers = (info.samples, info.shards, info.settings.pool, info.settings.frames, info.settings.max_tokens)
-    named = isinstance(info.precisions, Mapping) and all(isinstance(value, str) for value in info.precisions.values())
+    named = all(
+        isinstance(one, Mapping) and all(isinstance(value, str) for value in one.values())
+        for one in (info.precisions, info.model_parts)
+    )
     if not named or not all(isinstance(text, str) for text in texts) or not all(type(n) is int for n in numbers):
         raise InputError(f"{path}: not readable (a field of another type); give another folder")
 
@@ -137,7 +144,8 @@ def _check_same(path: Path, there: RunInfo, now: RunInfo) -> None:
     if there.sha256 != now.sha256:
         differences.append(f"the file {there.file} ({there.sha256[:12]}, now {now.file}, {now.sha256[:12]})")
     if there.model_sha256 != now.model_sha256:
-        differences.append(f"the model {there.model} ({_shown(there)}, now {now.model}, {_shown(now)})")
+        parts = ", ".join(parts_that_differ(there, now)) or "all of it"
+        differences.append(f"the model {there.model} ({_shown(there)}, now {now.model}, {_shown(now)}; other: {parts})")
     before = {"backend": there.backend, "prompt": there.prompt, "shards": there.shards, **asdict(there.settings)}
     after = {"backend": now.backend, "prompt": now.prompt, "shards": now.shards, **asdict(now.settings)}
     before |= asdict(there.world) if there.world else {}
@@ -153,12 +161,26 @@ def _shown(info: RunInfo) -> str:
     return " ".join([*info.precisions.values(), info.model_sha256[:12]])
 
 
-def _digest(bundle: Bundle, decoder: str) -> str:
-    files = bundle.manifest.files
-    used = {
-        name: info.sha256
-        for name, info in sorted(files.items())
-        if name in (decoder, VISION_NAME, TOKENIZER_NAME) or name.startswith(f"{decoder}/")
+def parts_that_differ(a: RunInfo, b: RunInfo) -> list[str]:
+    """Names of the parts of the two runs' models that are not the same."""
+    names = sorted(a.model_parts.keys() | b.model_parts.keys())
+    return [name for name in names if a.model_parts.get(name) != b.model_parts.get(name)]
+
+
+def _parts(bundle: Bundle, decoder: str) -> dict[str, str]:
+    """What answers depend on, by name, to digests: files, and all that the manifest says of how they are used."""
+    manifest = bundle.manifest
+    files = {name: info.sha256 for name, info in sorted(manifest.files.items())}
+    parts = {name: files[name] for name in (VISION_NAME, NEWLINE_NAME, TOKENIZER_NAME) if name in files}
+    parts[decoder] = _sha256({name: sha256 for name, sha256 in files.items() if f"{name}/".startswith(f"{decoder}/")})
+    settings = {
+        "architecture": asdict(manifest.decoder),
+        "preprocessing": asdict(manifest.vision),
+        "prompt": asdict(manifest.prompt),
+        "pooling mode": manifest.pooling_mode,
     }
-    settled = json.dumps([used, bundle.manifest.prompt.chat_template, bundle.manifest.pooling_mode])
-    return hashlib.sha256(settled.encode("utf-8", "backslashreplace")).hexdigest()
+    return parts | {name: _sha256(value) for name, value in settings.items()}
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode("ascii")).hexdigest()

@@ -33,9 +33,10 @@ class Table:
 
 
 def tables(summary: Summary, comparison: Comparison | None = None, *, narrow: bool = False) -> list[Table]:
-    """What there is to show, empty tables left out. `narrow`: for a terminal, sets with one interval of the two.
+    """What there is to show, empty tables left out. `narrow`: for 80 columns, without what matters least.
 
-    Of a drawn world the one of what is exact is kept, else the score's.
+    Of the two intervals of sets that of what is exact is kept for a drawn world, else the score's; a comparison leaves
+    out how many answers there are, and what is exact of another file than a drawn world.
     """
     made = [
         Table("sets", _SET_COLUMNS, tuple(map(_set_row, summary.sets))),
@@ -46,21 +47,30 @@ def tables(summary: Summary, comparison: Comparison | None = None, *, narrow: bo
     if comparison is not None:
         every = [] if comparison.overall is None else [comparison.overall]
         made.append(Table("a and b", _DIFFERENCE_COLUMNS, tuple(map(_difference_row, [*comparison.sets, *every]))))
-    left_out = {_INTERVAL if summary.run.world else _EXACT_INTERVAL} if narrow else set()
-    return [_without_empty_columns(table, left_out if table.title == "sets" else set()) for table in made if table.rows]
+    drawn = summary.run.world is not None
+    left_out = {
+        "sets": {_INTERVAL if drawn else _EXACT_INTERVAL},
+        "a and b": {"answers"} if drawn else {"answers", "a exact", "b exact"},
+    }
+    return [
+        _without_empty_columns(table, left_out.get(table.title, set()) if narrow else set())
+        for table in made
+        if table.rows
+    ]
 
 
 def headline(run: RunInfo) -> str:
     """What was asked of what, on one line."""
     precisions = ", ".join(f"{name} {precision}" for name, precision in run.precisions.items())
     settings = [f"pool {run.settings.pool}", f"at most {run.settings.max_tokens} tokens", f"prompt {run.prompt}"]
+    kv = f", KV cache {run.settings.kv_precision}" if run.settings.kv_precision != "f16" else ""
     drawn = [f"seed {run.world.seed}, {run.world.per_task} of each task"] if run.world else []
-    return f"{run.file}: {run.model} ({precisions}) on {run.backend}, {', '.join([*settings, *drawn])}"
+    return f"{run.file}: {run.model} ({precisions}) on {run.backend}{kv}, {', '.join([*settings, *drawn])}"
 
 
-def notes(summary: Summary) -> list[str]:
+def notes(summary: Summary, comparison: Comparison | None = None) -> list[str]:
     """What a reader must know beside the numbers."""
-    said = []
+    said = [] if comparison is None else _differences(comparison)
     if summary.samples < summary.run.samples:
         said.append(f"{summary.samples} of the file's {summary.run.samples} samples")
     known = find_file(summary.run.file)
@@ -74,6 +84,10 @@ def notes(summary: Summary) -> list[str]:
         (sum(one.empty_references for one in summary.sets), "answers do not count: the file gives no right one"),
         (sum(one.unscorable for one in summary.sets), "answers count 0 at which the official script would fail"),
         (sum(one.cut for one in summary.sets), "answers were cut off (--max-tokens, or the context)"),
+        (
+            sum(one.no_letter for one in summary.sets),
+            "answers of multiple-choice sets are no bare letter: they count 0",
+        ),
     ):
         if count:
             said.append(f"{count} {what}")
@@ -99,7 +113,7 @@ def as_markdown(summary: Summary, comparison: Comparison | None = None) -> str:
         lines += [f"## {table.title.capitalize()}", "", _row(table.columns)]
         lines += [_row(["---:" if number else "---" for number in table.numbers])]
         lines += [*map(_row, table.rows), ""]
-    said = notes(summary)
+    said = notes(summary, comparison)
     lines += [CAPTION, *([""] if said else []), *(f"- {_cell(note)}" for note in said)]
     return "\n".join(lines) + "\n"
 
@@ -116,6 +130,19 @@ _GROUP_COLUMNS = ("mean", "score", "of")
 _HELD_COLUMNS = ("held out", "exact", _EXACT_INTERVAL, "chance", "answers")
 _DIFFERENCE_COLUMNS = ("set", "a", "b", "a - b", "95 %", "a exact", "b exact", "answers", "differ")
 _WORDS = ("metric", "of")
+
+
+def _differences(comparison: Comparison) -> list[str]:
+    """What beside the answers is not the same in two runs."""
+    said = []
+    if comparison.other_media:
+        said.append(
+            f"{comparison.other_media} of the samples were asked about other pictures in a than in b, sample "
+            f"{comparison.other_media_first} first"
+        )
+    if comparison.parts_differ:
+        said.append(f"a and b are of models that differ in {', '.join(comparison.parts_differ)}")
+    return said
 
 
 def _without_empty_columns(table: Table, also: set[str]) -> Table:

@@ -11,14 +11,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 from ..errors import InputError, ResourceError, UsageError
+from ..folder_lock import LockedError, locked
 
 LINE_BYTES_MAX = 64 << 20
 Line = Mapping[str, Any]
@@ -49,8 +50,11 @@ class Shard:
 class ResultsFile:
     """One part's results, open for more. One process at a time."""
 
-    def __init__(self, path: Path) -> None:
-        """Open or make the file, and drop what was cut off at its end. Raises InputError where it cannot be used."""
+    def __init__(self, path: Path, check: Callable[[Line], None] = lambda line: None) -> None:
+        """Open or make the file, and drop what was cut off at its end. Raises InputError where it cannot be used.
+
+        `check`: is given the first line of each sample that was answered; what it raises comes out here.
+        """
         self.path = path
         self.done: dict[int, str | None] = {}
         """Places of the samples that are there, to what went wrong with them, if anything did."""
@@ -58,16 +62,23 @@ class ResultsFile:
             self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror}); give another folder") from error
+        self._held = ExitStack()
+        self._held.callback(os.close, self._file)
         try:
-            self._lock()
+            self._held.enter_context(locked(self._file, path, wait=False))
             whole = 0
             with path.open("rb") as file:
                 for end, lines in _samples(path, file):
+                    if "error" not in lines[0]:
+                        check(lines[0])
                     self.done[lines[0]["index"]] = lines[0].get("error")
                     whole = end
             os.truncate(self._file, whole)
+        except LockedError as error:
+            self._held.close()
+            raise InputError(f"{path}: another process is writing it; {error.remedy}, or take --shard") from None
         except BaseException:
-            os.close(self._file)
+            self._held.close()
             raise
 
     def append(self, lines: Sequence[Line]) -> None:
@@ -84,10 +95,8 @@ class ResultsFile:
 
     def close(self) -> None:
         """Have everything on the disk."""
-        try:
+        with self._held:
             os.fsync(self._file)
-        finally:
-            os.close(self._file)
 
     def __enter__(self) -> ResultsFile:
         return self
@@ -96,16 +105,6 @@ class ResultsFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _lock(self) -> None:
-        if sys.platform == "win32":
-            return
-        import fcntl
-
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{self.path}: another process is writing it; wait for it, or take --shard") from None
 
 
 def read_results(out: Path, shards: int) -> Iterator[list[Line]]:

@@ -11,11 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import BackendError, ContextFullError, MediaError, UsageError
+from ..errors import BackendError, ContextFullError, InputError, MediaError, UsageError
 from ..model import Model
+from ..vision.image import describe
 from ..world.judging import is_right
 from .answering import Answerer, Reply, Settings
 from .files import make_folder
+from .fingerprints import from_json, is_same, to_json
 from .json_items import JsonItems
 from .manifest import World, claim, describe_run
 from .results import Line, ResultsFile, Shard
@@ -63,8 +65,8 @@ def run(
     next one too, that ends the run. The model should be loaded with `settings.context`.
 
     Raises InputError where the file is damaged (all of it is read before a sample is asked), or where `out` holds
-    another run; UsageError; ResourceError where the disk is full; BackendError where the engine fails. What was
-    answered until then is kept.
+    another run, or answers about other pictures than those that lie in the folder now; UsageError; ResourceError where
+    the disk is full; BackendError where the engine fails. What was answered until then is kept.
     """
     settings, shard = settings or Settings(), shard or Shard()
     if limit is not None and limit < 1:
@@ -77,7 +79,7 @@ def run(
         sha256, count = _checked(file, report)
         make_folder(out)
         claim(out, describe_run(model, answerer.prompt, file, sha256, count, settings, shard.of, world))
-        with ResultsFile(out / shard.file_name) as results:
+        with ResultsFile(out / shard.file_name, _media_check(out, folder, answerer)) as results:
             end = count if limit is None else min(limit, count)
             return _ask(file, end, shard, answerer, results, model.bundle.manifest.name, report, cancel)
     finally:
@@ -93,6 +95,26 @@ def _checked(file: Path, report: Report) -> tuple[str, int]:
             report("check", min(items.bytes, size), size)
     report("check", size, size)
     return items.sha256, items.read
+
+
+def _media_check(out: Path, folder: Path, answerer: Answerer) -> Callable[[Line], None]:
+    """Holds a result to the pictures that lie there now. What it gives raises InputError."""
+
+    def check(line: Line) -> None:
+        media = from_json(line.get("media"))
+        wrong = "" if media is not None else "the result does not say what it is about"
+        for name, before in (media or {}).items():
+            try:
+                wrong = wrong or ("" if is_same(answerer.path(name), before) else f"{describe(name)} has changed")
+            except MediaError as error:
+                wrong = str(error)
+        if wrong:
+            raise InputError(
+                f"{out}: sample {line['index'] + 1} was asked about other pictures than {describe(folder)} holds now "
+                f"({wrong}); give another --out, or the --images of before"
+            )
+
+    return check
 
 
 def _ask(
@@ -138,23 +160,25 @@ def _ask(
 
 def _result(
     sample: Sample | BadSample, answerer: Answerer, model: str, cancel: threading.Event | None
-) -> list[Line] | None:
+) -> list[dict[str, Any]] | None:
     """The lines of a sample; None where it was cancelled."""
     if isinstance(sample, BadSample):
         return [{**_said(sample.labels), "error": sample.problem}]
     try:
-        replies = answerer.answer(sample, cancel)
+        answered = answerer.answer(sample, cancel)
     except (MediaError, ContextFullError, UsageError) as error:
         return [{**_said(sample.labels), "error": str(error)}]
-    if replies is None:
+    if answered is None:
         return None
-    return [
+    lines = [
         _turn(sample, number, turn, reply, model)
-        for number, (turn, reply) in enumerate(zip(sample.turns, replies, strict=True))
+        for number, (turn, reply) in enumerate(zip(sample.turns, answered.replies, strict=True))
     ]
+    lines[0]["media"] = to_json(answered.media)
+    return lines
 
 
-def _turn(sample: Sample, number: int, turn: Turn, reply: Reply, model: str) -> Line:
+def _turn(sample: Sample, number: int, turn: Turn, reply: Reply, model: str) -> dict[str, Any]:
     told, judge = asdict(reply), sample.labels.judge
     line = {
         **_said(sample.labels),

@@ -88,7 +88,11 @@ def rouge_l(prediction: str, reference: str) -> float | None:
 
 def is_choice(prediction: str, reference: str) -> bool:
     """Whether the normalised texts are equal; of an answer with colons, the last lone letter a to h between them."""
-    reference, prediction = normalise(reference), normalise(prediction)
-    letters = [part.strip() for part in prediction.split(":")] if ":" in prediction else []
+    return (choice_of(prediction) or normalise(prediction)) == normalise(reference)
+
+
+def choice_of(prediction: str) -> str | None:
+    """The letter a to h that an answer is to `is_choice`; None where it is none (a sentence, another letter)."""
+    letters = [part.strip() for part in normalise(prediction).split(":")]
     chosen = [letter for letter in letters if len(letter) == 1 and letter in _CHOICES]
-    return (chosen[-1] if chosen else prediction) == reference
+    return chosen[-1] if chosen else None

@@ -19,7 +19,7 @@ from .intervals import half_width, wilson
 from .manifest import RunInfo, read_run
 from .registry import MULTI_VIEW, find
 from .results import Line, read_results
-from .scores import ACCURACY, UnscorableError, metric_of, score
+from .scores import ACCURACY, UnscorableError, choice_of, metric_of, score
 
 ERRORS_SHOWN = 20
 WORLD = "world"
@@ -56,6 +56,8 @@ class SetScore:
     """Answers at which the official script would end with an error; they count 0."""
     cut: int = 0
     """Answers cut off at the most tokens, or where the context was full."""
+    no_letter: int = 0
+    """Answers that are no bare letter where the right one is: the official script looks for none in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ class Tally:
     empty_references: int = 0
     unscorable: int = 0
     cut: int = 0
+    no_letter: int = 0
 
     @property
     def metric(self) -> str | None:
@@ -214,6 +217,8 @@ def _count(tally: Tally, lines: Sequence[Line], metric: str | None) -> None:
         tally.exact.append(line.get("exact") is True)
         if metric is None:
             continue
+        if metric == ACCURACY and choice_of(line["gt_response"]) is not None:
+            tally.no_letter += choice_of(line["pred_response"]) is None
         found, unscorable = turn_score(line, metric)
         tally.unscorable += unscorable
         if found is None:
@@ -250,6 +255,7 @@ def _set_score(tally: Tally, run: RunInfo) -> SetScore:
         empty_references=tally.empty_references,
         unscorable=tally.unscorable,
         cut=tally.cut,
+        no_letter=tally.no_letter,
     )
 
 

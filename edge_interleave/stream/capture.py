@@ -12,15 +12,15 @@ import math
 import os
 import threading
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import BackendError, MediaError
+from ..errors import MediaError
 from ..vision.image import MAX_PIXELS, describe, open_regular
+from ..vision.opencv import opencv
 
 CONTAINERS = "mov,matroska,avi,flv,asf,ogg,mpeg,mpegts,mpegvideo,h264,hevc,ivf,mjpeg"
 FILE_OPTIONS = f"protocol_whitelist;file|format_whitelist;{CONTAINERS}"
@@ -43,25 +43,9 @@ class Capture:
         self._released = False
 
     @property
-    def claimed_frames(self) -> float:
-        """What the container says; any number at all, and 0 after `release`."""
-        return self._get(self._cv2.CAP_PROP_FRAME_COUNT)
-
-    @property
     def hardware(self) -> bool:
         """Whether a hardware decoder is in use."""
         return self._get(self._cv2.CAP_PROP_HW_ACCELERATION) > 0
-
-    @property
-    def position(self) -> int:
-        """Index of the frame that comes next, as OpenCV counts."""
-        return int(self._get(self._cv2.CAP_PROP_POS_FRAMES))
-
-    def seek(self, index: int) -> None:
-        """Go to a frame, as well as the container allows; `position` tells where it led."""
-        with self._lock:
-            if not self._released:
-                self._raw.set(self._cv2.CAP_PROP_POS_FRAMES, index)
 
     def grab(self) -> bool:
         """Go on by one frame. False: there is none, or it is released. Raises MediaError where OpenCV fails."""
@@ -102,12 +86,6 @@ class Capture:
             self.release()
             raise MediaError(f"{self.name}: frames of {width:.0f} x {height:.0f} are too large; scale the video down")
 
-    def __enter__(self) -> Capture:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
     def _get(self, key: int) -> float:
         with self._lock:
             return 0.0 if self._released else float(self._raw.get(key))
@@ -117,8 +95,8 @@ class Capture:
         return MediaError(f"{self.name}: cannot be decoded ({said}); the file is damaged")
 
 
-def open_video(path: Path | str, *, max_pixels: int = MAX_PIXELS, hardware: bool = False) -> Capture:
-    """A regular file's capture, upright. `hardware`: decode in hardware where OpenCV can.
+def open_video(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> Capture:
+    """A regular file's capture, upright.
 
     Raises MediaError where it is no video or its frames exceed `max_pixels`, BackendError without OpenCV.
     """
@@ -127,16 +105,12 @@ def open_video(path: Path | str, *, max_pixels: int = MAX_PIXELS, hardware: bool
     name = describe(path)
     # An absolute path cannot be taken for a protocol (`concat:`), nor, with this backend named, for a device.
     place = os.path.abspath(path)
-    raw = None
-    for settings in (hardware_settings(), []) if hardware else ([],):
-        try:
-            raw = with_options(FILE_OPTIONS, place, settings)
-        except (UnicodeError, TypeError) as error:
-            raise MediaError(f"{name}: OpenCV cannot take this file name; rename the file") from error
-        if raw.isOpened():
-            break
+    try:
+        raw = with_options(FILE_OPTIONS, place, [])
+    except (UnicodeError, TypeError) as error:
+        raise MediaError(f"{name}: OpenCV cannot take this file name; rename the file") from error
+    if not raw.isOpened():
         raw.release()
-    else:
         raise MediaError(f"{name}: not a video that can be read, or cut off; give MP4, MOV, MKV, WebM or AVI")
     raw.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
     capture = Capture(name, raw)
@@ -163,25 +137,3 @@ def hardware_settings() -> list[int]:
     """What asks OpenCV to decode in hardware, and in software where there is none."""
     cv2 = opencv()
     return [cv2.CAP_PROP_HW_ACCELERATION, cv2.VIDEO_ACCELERATION_ANY]
-
-
-@cache
-def opencv() -> Any:
-    """OpenCV, and silent: what is wrong with a file is said in one line of ours. A user's own settings stand.
-
-    Raises BackendError where it cannot be imported.
-    """
-    chosen = "OPENCV_LOG_LEVEL" in os.environ
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    try:
-        import cv2
-    except ImportError as error:
-        raise BackendError(
-            f"OpenCV cannot be imported ({' '.join(str(error).split())}); install the system's libgl1, or "
-            "'pip install opencv-python-headless' in place of opencv-python"
-        ) from error
-    if not chosen:
-        # OpenCV 4 has it at the top, OpenCV 5 in a module of its own; 0 is LOG_LEVEL_SILENT.
-        set_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
-        set_level(0)
-    return cv2

@@ -1,9 +1,9 @@
 """The process in which OpenCV opens what can block for long: a camera, a network stream. Run by `capture_process`.
 
 Reads one line of JSON from its standard input: {"camera": 0}, {"url": "rtsp://...", "options": "...",
-"open_ms": 10000, "read_ms": 10000}, or {"file": "clip.mp4"} to see what the process takes. Writes records to its
-standard output: HEAD (kind, seconds, height, width), and behind that of a frame its RGB pixels. It ends with the
-stream, or as soon as its standard input is closed.
+"open_ms": 10000, "read_ms": 10000}, with "recorded": true where the address is that of a file, or {"file": "clip.mp4"}
+to see what the process takes. Writes records to its standard output: HEAD (kind, seconds, height, width), and behind
+that of a frame its RGB pixels. It ends with the stream, or as soon as its standard input is closed.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ import json
 import os
 import struct
 import sys
-import threading
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from .capture import Capture, hardware_settings, open_video, opencv, with_options
+from ..errors import MediaError
+from ..parent import end_with_parent
+from ..vision.image import MAX_PIXELS
+from ..vision.opencv import opencv
+from .capture import Capture, hardware_settings, open_video, with_options
+from .video_file import FrameClock, PacketDamaged, VideoFile
 
 HEAD = struct.Struct("<cdII")
 FRAME, DAMAGED, END, FAILED = b"F", b"D", b"E", b"X"
@@ -32,16 +36,36 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     wanted = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     with contextlib.suppress(BrokenPipeError):
-        _serve(wanted, out)
+        (_serve_recording if wanted.get("recorded") else _serve)(wanted, out)
     # No clean-up: a camera or a stream that hangs is freed by the system.
     os._exit(0)
 
 
-def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
-    os._exit(0)
+def _serve_recording(wanted: dict[str, Any], out: BinaryIO) -> None:
+    """Frames of a video that a server has as a file, read as one on disk is."""
+    options = dict(option.split(";", 1) for option in wanted["options"].split("|"))
+    timeouts_s = (wanted["open_ms"] / 1000, wanted["read_ms"] / 1000)
+    try:
+        video = VideoFile.at_address(wanted["url"], "source", options, timeouts_s, MAX_PIXELS)
+    except MediaError:
+        _send(out, FAILED)
+        return
+    clock = FrameClock(video)
+    sent = False
+    while True:
+        try:
+            frame = video.read()
+        except PacketDamaged:
+            if sent:
+                _send(out, DAMAGED)
+            continue
+        if frame is None:
+            break
+        _send(out, FRAME, clock.time_s(frame.pts), np.asarray(video.picture(frame)))
+        sent = True
+    _send(out, END if sent else FAILED)
 
 
 def _serve(wanted: dict[str, Any], out: BinaryIO) -> None:

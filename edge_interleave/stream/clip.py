@@ -1,32 +1,38 @@
 """A few frames of a finished clip: a video file, an animated picture, or a folder of pictures.
 
-Knows nothing about models or live sources, nor how videos are opened safely (see `capture`).
+Knows nothing about models or live sources, nor how videos are opened safely (see `video_file`).
 """
 
 from __future__ import annotations
 
 import os
+from bisect import bisect_left, bisect_right
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from ..errors import MediaError, UsageError
-from ..vision.image import MAX_PIXELS, describe, open_image, opened, to_rgb
-from .capture import Capture, open_video
+from ..vision.animation import open_animation
+from ..vision.formats import FORMATS
+from ..vision.image import MAX_FILE_BYTES, MAX_PIXELS, decoding, describe, open_image, open_regular, to_rgb
 from .frame import Frame
-from .pictures import PICTURES, is_picture, picture_names
+from .pictures import is_picture, picture_names
+from .video_file import FrameClock, PacketDamaged, Timetable, VideoFile
+
+if TYPE_CHECKING:
+    import av
 
 MAX_CLIP_PIXELS = 4 * MAX_PIXELS
 """All frames of one sample together, about 2 GB as RGB."""
-MAX_FRAMES_CLAIMED = 10**8
 
 
 def sample_clip(path: Path | str, frames: int) -> list[Frame]:
     """Up to `frames` frames, spread evenly from the first to the last, as LLaVA-NeXT samples videos.
 
-    A clip with fewer gives all it has. Pictures of a folder go by their names, sorted.
-    Raises MediaError where no frame can be had, UsageError where `frames` is less than 1, BackendError where OpenCV
+    A clip with fewer gives all it has. Pictures of a folder go by their names, in natural order (f2 before f10); a line
+    is logged where files of the folder are left out. Pages of a TIFF are frames.
+    Raises MediaError where no frame can be had, UsageError where `frames` is less than 1, BackendError where PyAV
     cannot be imported.
     """
     if frames < 1:
@@ -44,7 +50,7 @@ def _spread(count: int, frames: int) -> list[int]:
 def _sample_folder(folder: Path, frames: int) -> list[Frame]:
     names = picture_names(folder)
     if not names:
-        raise MediaError(f"{describe(folder)}: no pictures in this folder; they end in {', '.join(PICTURES)}")
+        raise MediaError(f"{describe(folder)}: no pictures in this folder; give one of {', '.join(FORMATS)}")
     sampled: list[Frame] = []
     budget = _Budget(folder)
     for index in _spread(len(names), frames):
@@ -55,81 +61,89 @@ def _sample_folder(folder: Path, frames: int) -> list[Frame]:
 
 
 def _sample_pictures(path: Path | str, frames: int) -> list[Frame]:
-    """Frames of an animation; a still picture is a clip of one."""
+    """Frames of an animation, or pages of a TIFF; a still picture is a clip of one."""
     sampled: list[Frame] = []
     budget = _Budget(path)
-    with opened(Path(path)) as animation:
-        # A JPEG of several pictures holds previews of itself, a TIFF pages: neither moves.
-        count = getattr(animation, "n_frames", 1) if animation.format in ("GIF", "PNG", "WEBP", "AVIF") else 1
-        wanted = set(_spread(count, frames))
-        time_s = 0.0
-        # One after the other, for each frame may build on those before it, and each has its own duration.
-        for index in range(max(wanted) + 1):
-            animation.seek(index)
-            animation.load()
-            if index in wanted:
-                budget.spend(animation.size)
-                sampled.append(Frame(to_rgb(animation), time_s, index))
-            time_s += float(animation.info.get("duration", 0)) / 1000
+    with decoding(describe(path)), open_regular(path, MAX_FILE_BYTES) as file:
+        animation = open_animation(file)
+        for still in animation.frames(_spread(len(animation), frames)):
+            budget.spend(still.image.size)
+            sampled.append(Frame(to_rgb(still.image), still.time_s, still.index))
     return sampled
 
 
 def _sample_video(path: Path | str, frames: int) -> list[Frame]:
-    with open_video(path, max_pixels=MAX_PIXELS) as capture:
-        sampled = _by_seeking(path, capture, frames)
+    with VideoFile(path, MAX_PIXELS) as video:
+        table = video.timetable()
+    sampled = None if table is None else _by_time(path, table, frames)
     return sampled or _by_counting(path, frames)
 
 
-def _by_seeking(path: Path | str, capture: Capture, frames: int) -> list[Frame] | None:
-    """Jump to each frame. None where the container's claims or its seeking turn out wrong: nothing is to be trusted."""
-    claimed = capture.claimed_frames
-    if not 1 <= claimed <= MAX_FRAMES_CLAIMED:
-        return None
+def _by_time(path: Path | str, table: Timetable, frames: int) -> list[Frame] | None:
+    """Jump to each frame by its time. None where a frame does not come when it should: nothing is to be trusted."""
     sampled: list[Frame] = []
     budget = _Budget(path)
-    for index in _spread(int(claimed), frames):
-        if capture.position != index:
-            capture.seek(index)
-        if not capture.grab() or capture.position != index + 1:
-            return None
-        frame = _retrieve(capture, index, budget)
-        if frame is None or (sampled and frame.time_s <= sampled[-1].time_s):
-            return None
-        sampled.append(frame)
-    # The last frame was read; if there is one more, the claim was too low.
-    return None if sampled[-1].index == int(claimed) - 1 and capture.grab() else sampled
+    with VideoFile(path, MAX_PIXELS) as video:
+        # Which frame is read next, and from which on each must come at its time.
+        at, sure_from = 0, 0
+        for index in _spread(len(table.times), frames):
+            before = bisect_right(table.keys, table.times[index]) - 1
+            key = bisect_left(table.times, table.keys[before]) if before >= 0 else 0
+            if key > at:
+                video.seek(table, table.keys[before])
+                at, sure_from = key, key
+            frame = None
+            while at <= index:
+                frame = _next(video)
+                if frame is None or frame.pts is None:
+                    return None
+                if frame.pts < table.times[sure_from]:
+                    continue
+                if frame.pts != table.times[at]:
+                    return None
+                at += 1
+            if frame is None:
+                return None
+            time_s = video.seconds(table.times[index] - table.times[0])
+            sampled.append(_frame(video, frame, time_s, index, budget))
+    return sampled
 
 
 def _by_counting(path: Path | str, frames: int) -> list[Frame]:
     """Decode the whole clip twice: to count its frames, and to keep some. Slow, and needs nothing but frames."""
-    with open_video(path, max_pixels=MAX_PIXELS) as capture:
+    with VideoFile(path, MAX_PIXELS) as video:
         count = 0
-        while capture.grab():
+        while _next(video) is not None:
             count += 1
     if count == 0:
         raise MediaError(f"{describe(path)}: holds no frame that can be decoded; the file is damaged or cut off")
     wanted = set(_spread(count, frames))
     sampled: list[Frame] = []
     budget = _Budget(path)
-    with open_video(path, max_pixels=MAX_PIXELS) as capture:
+    with VideoFile(path, MAX_PIXELS) as video:
+        clock = FrameClock(video)
         for index in range(count):
-            if not capture.grab():
+            frame = _next(video)
+            if frame is None:
                 break
-            frame = _retrieve(capture, index, budget) if index in wanted else None
-            if frame is not None:
-                sampled.append(frame)
-    if not sampled:
-        raise MediaError(f"{describe(path)}: holds no frame that can be decoded; the file is damaged or cut off")
+            time_s = clock.time_s(frame.pts)
+            if index in wanted:
+                sampled.append(_frame(video, frame, time_s, index, budget))
     return sampled
 
 
-def _retrieve(capture: Capture, index: int, budget: _Budget) -> Frame | None:
-    """The frame that was grabbed last."""
-    pixels = capture.pixels()
-    if pixels is None:
-        return None
-    budget.spend((pixels.shape[1], pixels.shape[0]))
-    return Frame(Image.fromarray(pixels), capture.time_s(index), index)
+def _next(video: VideoFile) -> av.VideoFrame | None:
+    """The next frame that can be decoded."""
+    while True:
+        try:
+            return video.read()
+        except PacketDamaged:
+            continue
+
+
+def _frame(video: VideoFile, frame: av.VideoFrame, time_s: float, index: int, budget: _Budget) -> Frame:
+    budget.spend((frame.width, frame.height))
+    return Frame(video.picture(frame), time_s, index)
 
 
 class _Budget:

@@ -13,9 +13,10 @@ from collections import deque
 from pathlib import Path
 
 from ..errors import MediaError
+from ..natural_order import natural_order
 from ..vision.image import describe, open_image
 from .frame import Frame
-from .pictures import picture_names
+from .pictures import PictureFolder
 from .source import FrameDamaged, SourceLost
 
 POLL_S = 0.25
@@ -33,6 +34,7 @@ class FolderSource:
         self.name = describe(folder)
         self.live = False
         self._folder = folder
+        self._listed = PictureFolder(folder)
         self._closed = threading.Event()
         self._seen: set[str] = set()
         self._damaged: dict[str, _Print] = {}
@@ -84,7 +86,7 @@ class FolderSource:
 
         Gives how many pictures there are, new or not.
         """
-        names = picture_names(self._folder)
+        names = self._listed.names()
         there = set(names)
         self._seen &= there
         self._damaged = {name: print_ for name, print_ in self._damaged.items() if name in there}
@@ -99,7 +101,7 @@ class FolderSource:
                 self._seen.add(name)
                 self._damaged.pop(name, None)
         if self._first is not None:
-            came.sort(key=lambda picture: (picture[1][1], picture[0]))
+            came.sort(key=lambda picture: (picture[1][1], natural_order(picture[0])))
         self._ready.extend(came)
         return len(names)
 

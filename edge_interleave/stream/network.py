@@ -143,7 +143,7 @@ class NetworkSource:
         if ask_first:
             self._ask_for_connection(url)
         limits = {"open_ms": int(OPEN_TIMEOUT_S * 1000), "read_ms": int(READ_TIMEOUT_S * 1000)}
-        wanted: dict[str, Any] = {"url": url, "options": options + _trusted(), **limits}
+        wanted: dict[str, Any] = {"url": url, "options": options + _trusted(), "recorded": recorded, **limits}
         # FFmpeg keeps its limits for HTTP; with RTSP it can go on waiting, so they are kept here, too.
         process = CaptureProcess(self.name, wanted, OPEN_TIMEOUT_S, READ_TIMEOUT_S)
         self._hold(process)

@@ -18,13 +18,12 @@ from PIL import Image
 
 from ..bundle import VisionInfo
 from ..decoder import FloatArray
+from ..progress import QuestionProgress
 from .cache import CacheKey, EmbeddingCache, cache_key
+from .merge import merge, merged_tokens, most_merged_tokens
 from .pooling import pool, pooled_grid
 from .preprocess import preprocess
-from .tiles import MAX_PARTS, split_tiles, tile_grid
-
-BATCH = 4
-"""Images the tower gets at once; more would only keep more pixels in memory."""
+from .tiles import split_tiles, tile_grid
 
 
 class Tower(Protocol):
@@ -54,10 +53,12 @@ class VisionEncoder:
         pooling_mode: str,
         cache: EmbeddingCache | None = None,
         identity: str | None = None,
+        newline: FloatArray | None = None,
     ) -> None:
         """`identity` names the tower in a cache that several encoders share, e.g. the SHA-256 of `vision.onnx`.
 
-        Without it, no other encoder finds what this one stored.
+        Without it, no other encoder finds what this one stored. `newline`: the row `image_newline`, float32 (hidden,),
+        that follows images where the model was trained with it (see `merge`).
         """
         pooled_grid(info.grid, 1, pooling_mode)
         self.info = info
@@ -68,6 +69,7 @@ class VisionEncoder:
         self.images_encoded = 0
         """Images that went through the tower, in all; overview and tiles count one each, cached ones not at all."""
         self._tower = tower
+        self._newline = newline
         self._identity = uuid.uuid4().hex if identity is None else identity
 
     @property
@@ -75,57 +77,70 @@ class VisionEncoder:
         """What runs the tower."""
         return self._tower.provider
 
-    def encode(self, images: Sequence[Image.Image], *, stride: int = 1, tiles: bool = False) -> list[FloatArray]:
+    def encode(
+        self,
+        images: Sequence[Image.Image],
+        *,
+        stride: int = 1,
+        tiles: bool = False,
+        ends: Sequence[bool] | None = None,
+        progress: QuestionProgress | None = None,
+    ) -> list[FloatArray]:
         """Visual tokens of each image, float32 (tokens, hidden), read-only, in order.
 
         With `tiles`, an image larger than the tower's size gives its overview's tokens and then those of its tiles,
-        row by row. Raises UsageError for a stride that leaves nothing, MediaError for an image that cannot be decoded.
+        as `merge` puts them together. `ends`: for each image, whether `image_newline` follows it; None: after all.
+        `progress` is called before each image that the tower must run for.
+        Raises UsageError for a stride that leaves nothing, MediaError for an image that cannot be decoded.
         """
         pooled_grid(self.info.grid, stride, self.pooling_mode)
         started = time.perf_counter()
         try:
-            return self._encode(images, stride, tiles)
+            return self._encode(images, stride, tiles, ends or [True] * len(images), progress)
         finally:
             self.encode_seconds += time.perf_counter() - started
 
     def tokens_for(self, image: Image.Image | None = None, stride: int = 1, tiles: bool = False) -> int:
         """How many visual tokens `encode` makes of an image; of None, the most it makes of any image."""
-        side = pooled_grid(self.info.grid, stride, self.pooling_mode)
+        side, newline = pooled_grid(self.info.grid, stride, self.pooling_mode), self._newline is not None
         if not tiles:
-            return side * side
+            return side * side + newline
         if image is None:
-            return side * side * MAX_PARTS
-        columns, rows = tile_grid(image.size, self.info.image_size)
-        return side * side * (1 if columns * rows == 1 else 1 + columns * rows)
+            return most_merged_tokens(side, newline=newline)
+        return merged_tokens(side, image.size, tile_grid(image.size, self.info.image_size), newline=newline)
 
     def stop(self) -> None:
         """From any thread: have `encode`, now and later, raise UsageError at once, even in the middle of a picture."""
         self._tower.stop()
 
-    def _encode(self, images: Sequence[Image.Image], stride: int, tiles: bool) -> list[FloatArray]:
+    def _encode(
+        self,
+        images: Sequence[Image.Image],
+        stride: int,
+        tiles: bool,
+        ends: Sequence[bool],
+        progress: QuestionProgress | None,
+    ) -> list[FloatArray]:
         done: dict[CacheKey, FloatArray] = {}
-        waiting: dict[CacheKey, FloatArray] = {}
         keys: list[list[CacheKey]] = []
-        for image in images:
+        for number, image in enumerate(images):
             keys.append([])
             parts = split_tiles(image, self.info.image_size, self.info.resample) if tiles else [image]
             for part in parts:
                 pixels = preprocess(part, self.info)
                 key = cache_key(pixels, self._identity, stride, self.pooling_mode)
                 keys[-1].append(key)
-                if key in done or key in waiting:
+                if key in done:
                     continue
                 held = self._held(key)
-                if held is not None:
-                    done[key] = held
-                    continue
-                waiting[key] = pixels
-                if len(waiting) == BATCH:
-                    done.update(self._through_tower(waiting))
-                    waiting.clear()
-        if waiting:
-            done.update(self._through_tower(waiting))
-        return [_joined([done[key] for key in parts]) for parts in keys]
+                if held is None and progress is not None:
+                    progress("encode", number, len(images))
+                done[key] = self._through_tower(key, pixels) if held is None else held
+        merged = []
+        for image, of_image, end in zip(images, keys, ends, strict=True):
+            grid = tile_grid(image.size, self.info.image_size) if len(of_image) > 1 else (1, 1)
+            merged.append(merge([done[key] for key in of_image], image.size, grid, self._newline, ends=end))
+        return merged
 
     def _held(self, key: CacheKey) -> FloatArray | None:
         full = replace(key, stride=1, mode="")
@@ -134,19 +149,11 @@ class VisionEncoder:
         tokens = self.cache.get(full)
         return None if tokens is None else self.cache.put(key, self._pool(tokens[np.newaxis], key)[0])
 
-    def _through_tower(self, waiting: dict[CacheKey, FloatArray]) -> dict[CacheKey, FloatArray]:
-        tokens = self._tower.encode(np.stack(list(waiting.values())))
-        self.images_encoded += len(waiting)
-        pooled = self._pool(tokens, next(iter(waiting)))
-        return {key: self.cache.put(key, rows) for key, rows in zip(waiting, pooled, strict=True)}
+    def _through_tower(self, key: CacheKey, pixels: FloatArray) -> FloatArray:
+        # One at a time, as the tower runs them: more would only keep more pixels in memory.
+        tokens = self._tower.encode(pixels[np.newaxis])
+        self.images_encoded += 1
+        return self.cache.put(key, self._pool(tokens, key)[0])
 
     def _pool(self, tokens: FloatArray, key: CacheKey) -> FloatArray:
         return pool(tokens, self.info.grid, key.stride, self.pooling_mode)
-
-
-def _joined(parts: list[FloatArray]) -> FloatArray:
-    if len(parts) == 1:
-        return parts[0]
-    rows = np.concatenate(parts)
-    rows.flags.writeable = False
-    return rows

@@ -6,9 +6,9 @@ Knows nothing about models.
 
 How modes become RGB: as `convert_to_rgb` of transformers does for its image processors, so that a model sees what it
 saw there: transparency (alpha, or a transparent palette entry or colour) is laid over white, all else goes through
-Pillow's own conversion. Where Pillow would clip, the values are scaled instead: 16-bit grey keeps its high byte (what
-Pillow itself does for 16-bit colour); 32-bit integers and floats, which say nothing about their range, are taken as
-0..1 (floats), 0..255 or 0..65535 (integers) if they fit, and are stretched from least to greatest if they do not.
+Pillow's own conversion. Where Pillow would clip or misread, the values are scaled instead (`levels`, `tiff`). Beyond
+transformers, colours are brought to sRGB where the picture has an ICC profile (`colour`), and frames of a GIF are
+composed as browsers do (`gif`).
 """
 
 from __future__ import annotations
@@ -21,19 +21,24 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, GifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError
 
 from ..errors import MediaError
+from . import tiff
+from .colour import to_srgb
+from .formats import FORMATS as FORMATS
+from .formats import HEAD_BYTES, Refused, picture_format, unreadable_format
+from .formats import MAX_PIXELS as MAX_PIXELS
+from .gif import GifFrames
+from .levels import eight_bits
+from .png_chunks import lean_png
 
 ImageSource = Path | str | bytes | Image.Image | npt.NDArray[np.uint8]
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-MAX_PIXELS = 178_000_000
-"""Just below the size at which Pillow itself refuses an image as a decompression bomb."""
 MAX_FILE_BYTES = 512 << 20
 
 _ORIENTATIONS = {
@@ -45,9 +50,14 @@ _ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
-# `warnings.catch_warnings` changes the whole process; two threads that interleave would leave it changed for good.
-_warnings_lock = threading.Lock()
+_WEBP_FLAGS, _WEBP_ANIMATED, _WEBP_ALPHA = 20, 0x02, 0x10
+"""Where a WebP's flags are, and two of them (RFC 9649, 2.7)."""
+_MAJOR_BRAND = 8
+"""Where an ISO media file's first brand is (ISO 14496-12, 4.3)."""
+_PILLOWS_BRANDS = (b"avif", b"avis", b"mif1", b"msf1")
+"""Pillow knows an AVIF by its first brand alone, and these."""
+_LEVELS_APART = {"L;2": 85, "L;4": 17}
+"""What Pillow multiplies a PNG's grey values of 2 and 4 bits by."""
 
 
 def open_image(source: ImageSource) -> Image.Image:
@@ -71,14 +81,21 @@ def opened(source: ImageSource) -> Iterator[Image.Image]:
     about odd files are dropped.
     """
     name = describe(source)
+    with decoding(name), _header(source, name) as image:
+        check_size(image.size)
+        yield image
+
+
+@contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """Any failure inside the block comes out as a MediaError naming the picture; Pillow's warnings are dropped."""
     try:
-        with _warnings_lock, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with _header(source, name) as image:
-                _check_size(image.size, name)
-                yield image
+        with _WITHOUT_WARNINGS:
+            yield
     except MediaError:
         raise
+    except Refused as error:
+        raise MediaError(f"{name}: {error}") from error
     except UnidentifiedImageError:
         raise MediaError(
             f"{name}: not an image that can be read, or cut off; give one of {', '.join(FORMATS)}"
@@ -94,23 +111,64 @@ def opened(source: ImageSource) -> Iterator[Image.Image]:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """The current frame of a Pillow image, decoded, RGB, upright, without metadata. For use inside `opened`."""
-    image.load()
+    if image.format == "GIF" or isinstance(image, TiffImagePlugin.TiffImageFile):
+        image = _as_meant(image)
+    shown = to_rgba(image)
     orientation = _orientation(image)
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        image = Image.fromarray(_eight_bits(np.asarray(image)))
-    elif image.mode == "La":
-        image = image.convert("LA")
-    if "A" in image.getbands() or image.info.get("transparency") is not None:
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    rgb = image.convert("RGB")
+    if shown.mode == "RGBA":
+        white = Image.new("RGBA", shown.size, (255, 255, 255, 255))
+        shown = Image.alpha_composite(white, shown).convert("RGB")
     if orientation in _ORIENTATIONS:
-        rgb = rgb.transpose(_ORIENTATIONS[orientation])
+        shown = shown.transpose(_ORIENTATIONS[orientation])
     # Metadata must not travel on: a second reader would rotate or composite again.
-    rgb.info = {}
+    shown.info = {}
+    return shown
+
+
+def to_rgba(image: Image.Image) -> Image.Image:
+    """The current frame of a Pillow image, decoded, in sRGB, mode RGBA or, where nothing is transparent, RGB.
+
+    It is not turned upright. For use inside `opened`.
+    """
+    clear = _clear_pixels(image)
+    image.load()
+    colours, alpha = _without_alpha(image)
+    rgb = to_srgb(colours, image.info.get("icc_profile")).convert("RGB")
+    if clear is not None:
+        alpha = Image.fromarray(np.where(clear, 0, 255).astype(np.uint8))
+    if alpha is not None:
+        rgb.putalpha(alpha)
     return rgb
+
+
+def identify(file: BinaryIO) -> Image.Image:
+    """The picture in `file`, its pixels still there. For use inside `decoding`.
+
+    Raises Refused, or whatever Pillow raises, where the file is no picture that can be read.
+    """
+    head = file.read(HEAD_BYTES)
+    file.seek(0)
+    unreadable = unreadable_format(head)
+    if unreadable is not None:
+        raise Refused(f"{unreadable} pictures are not supported; save it as JPEG or PNG")
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    kind = picture_format(head)
+    if kind == "TIFF":
+        return tiff.open_page(file, tiff.page_numbers(file)[0])
+    if kind == "PNG":
+        lean, profile = lean_png(file)
+        image = Image.open(lean, formats=["PNG"])
+        if profile is not None:
+            image.info["icc_profile"] = profile
+        return image
+    if kind == "WEBP" and head[12:16] == b"VP8X" and head[_WEBP_FLAGS] & _WEBP_ANIMATED:
+        # It is transparent where its frames leave a rest, whatever its header says.
+        return Image.open(_changed(file, _WEBP_FLAGS, bytes([head[_WEBP_FLAGS] | _WEBP_ALPHA])), formats=["WEBP"])
+    if kind == "AVIF" and head[_MAJOR_BRAND : _MAJOR_BRAND + 4] not in _PILLOWS_BRANDS:
+        brand = b"avis" if b"avis" in head else b"avif"
+        return Image.open(_changed(file, _MAJOR_BRAND, brand), formats=["AVIF"])
+    return Image.open(file, formats=formats)
 
 
 def open_regular(path: Path | str, max_bytes: int | None = None) -> BinaryIO:
@@ -149,26 +207,17 @@ def _header(source: ImageSource, name: str) -> Iterator[Image.Image]:
     elif isinstance(source, np.ndarray):
         yield _from_array(source, name)
     elif isinstance(source, (str, Path)):
-        with open_regular(source, MAX_FILE_BYTES) as file, _identify(file, name) as image:
+        with open_regular(source, MAX_FILE_BYTES) as file, identify(file) as image:
             yield image
     elif isinstance(source, bytes):
         if not source:
             raise MediaError(f"{name}: empty; give the content of an image file")
         if len(source) > MAX_FILE_BYTES:
             raise MediaError(f"{name}: {len(source)} bytes, more than {MAX_FILE_BYTES}; scale it down")
-        with _identify(io.BytesIO(source), name) as image:
+        with identify(io.BytesIO(source)) as image:
             yield image
     else:
         raise MediaError(f"{type(source).__name__}: not an image; give a path, bytes, a Pillow image or a uint8 array")
-
-
-def _identify(file: BinaryIO, name: str) -> Image.Image:
-    head = file.read(12)
-    file.seek(0)
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS:
-        raise MediaError(f"{name}: HEIC pictures are not supported; save it as JPEG or PNG")
-    Image.init()
-    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 def _from_array(array: npt.NDArray[np.uint8], name: str) -> Image.Image:
@@ -181,12 +230,89 @@ def _from_array(array: npt.NDArray[np.uint8], name: str) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _check_size(size: tuple[int, int], name: str) -> None:
+def check_size(size: tuple[int, int]) -> None:
+    """Raises Refused where a picture of so many pixels, (width, height), is empty or too large."""
     width, height = size
     if width < 1 or height < 1:
-        raise MediaError(f"{name}: {width} x {height} holds no pixels; give at least one")
+        raise Refused(f"{width} x {height} holds no pixels; give at least one")
     if width * height > MAX_PIXELS:
-        raise MediaError(f"{name}: {width} x {height} is more than {MAX_PIXELS // 10**6} megapixels; scale it down")
+        raise Refused(f"{width} x {height} is more than {MAX_PIXELS // 10**6} megapixels; scale it down")
+
+
+def _as_meant(image: Image.Image) -> Image.Image:
+    """The current frame of a GIF or TIFF that Pillow would show wrongly; others, and edited ones, as they are."""
+    file: IO[bytes] | None = getattr(image, "fp", None)
+    # Without tiles the pixels have been read, and the caller may have drawn on them.
+    if file is None or not getattr(image, "tile", None):
+        return image
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return tiff.as_shown(image)
+    if not isinstance(image, GifImagePlugin.GifImageFile):
+        return image
+    frames = GifFrames(file)
+    check_size(frames.size)
+    number = image.tell()
+    return next(canvas for at, (canvas, _) in enumerate(frames) if at == number)
+
+
+def _changed(file: BinaryIO, at: int, new: bytes) -> BinaryIO:
+    """The file with other bytes at one place."""
+    content = bytearray(file.read())
+    content[at : at + len(new)] = new
+    return io.BytesIO(content)
+
+
+def _clear_pixels(image: Image.Image) -> npt.NDArray[np.bool_] | None:
+    """Which pixels have the one colour that is transparent, (height, width); None where there is no such colour.
+
+    Reads the pixels. A PNG's colour may have 16 bits, of which Pillow keeps 8 of RGB.
+    """
+    key: Any = image.info.get("transparency")
+    tiles = getattr(image, "tile", None)
+    stored = str(tiles[0].args) if tiles else ""
+    clear: npt.NDArray[np.bool_] | None = None
+    if isinstance(key, int) and image.mode in ("1", "L", "I;16"):
+        values = np.asarray(image)
+        clear = np.equal(values * 255 if image.mode == "1" else values, key * _LEVELS_APART.get(stored, 1))
+    elif isinstance(key, tuple) and image.mode == "RGB":
+        colour = np.array(key, np.uint16)
+        if stored == "RGB;16B":
+            clear = ((_low_bytes(image) == colour & 255) & (np.asarray(image) == colour >> 8)).all(-1)
+        else:
+            # Of a picture of 16 bits that the caller has read already the low bytes are gone.
+            clear = np.equal(np.asarray(image), colour >> 8 if colour.max() > 255 else colour).all(-1)
+    return clear
+
+
+def _low_bytes(image: Any) -> npt.NDArray[np.uint8]:
+    """The low bytes of a PNG of 16 bits, (height, width, 3): Pillow reads them where it believes them the high ones."""
+    place = image.fp.tell()
+    image.fp.seek(0)
+    again: Any = Image.open(image.fp, formats=["PNG"])
+    again.tile = [tile._replace(args="RGB;16L") for tile in again.tile]
+    low = np.asarray(again)
+    image.fp.seek(place)
+    return low
+
+
+def _without_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Colours of a picture in 8 bits, with their transparency if they have one, mode L."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(eight_bits(np.asarray(image))), None
+    if image.mode in ("I", "F"):
+        values = np.asarray(image)
+        # A PPM's values are scaled to 16 bits by Pillow.
+        return Image.fromarray(eight_bits(values.astype(np.uint16) if image.format == "PPM" else values)), None
+    if image.mode == "P":
+        image = image.convert("RGBA" if image.info.get("transparency") is not None else "RGB")
+    elif image.mode in ("La", "PA"):
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    if "A" not in image.getbands():
+        return image, None
+    alpha = image.getchannel("A")
+    # Programs that grab screens leave the fourth byte of a BMP at zero; such a picture is not invisible.
+    nothing_seen = image.format == "BMP" and alpha.getextrema() == (0, 0)
+    return image.convert(image.mode.removesuffix("A")), None if nothing_seen else alpha
 
 
 def _orientation(image: Image.Image) -> object:
@@ -197,18 +323,36 @@ def _orientation(image: Image.Image) -> object:
         return None
 
 
-def _eight_bits(values: npt.NDArray[np.int32] | npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    floats = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    least, greatest = float(floats.min()), float(floats.max())
-    if least < 0 or greatest > 65535 or (greatest > 255 and values.dtype.kind == "f"):
-        floats = (floats - least) * 255 / ((greatest - least) or 1.0)
-    elif greatest > 255:
-        floats /= 257
-    elif greatest <= 1 and values.dtype.kind == "f":
-        floats *= 255
-    return np.round(floats).astype(np.uint8)
-
-
 def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())[:200]
     return text if text.isprintable() and text else type(error).__name__
+
+
+class _WithoutWarnings:
+    """Drops the process's warnings while any thread is inside; they are as before when the last has left.
+
+    `warnings.catch_warnings` changes the whole process: two threads that interleave would leave it changed for good.
+    Nothing is locked while a picture is decoded, so a thread may enter again.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._caught = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._caught.__exit__(None, None, None)
+
+
+_WITHOUT_WARNINGS = _WithoutWarnings()

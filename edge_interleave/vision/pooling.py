@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..bundle import POOLING_MODES
+from ..bundle import POOLING_MODES, VisionInfo
 from ..decoder import FloatArray
 from ..errors import UsageError
 
@@ -25,6 +25,11 @@ def pooled_grid(grid: int, stride: int, mode: str) -> int:
     if stride > grid:
         raise UsageError(f"pooling stride {stride} leaves nothing of a {grid} x {grid} grid; give at most {grid}")
     return grid // stride
+
+
+def image_tokens(vision: VisionInfo, stride: int, mode: str) -> int:
+    """Visual tokens that an image in one part takes in the decoder, `image_newline` included. Raises UsageError."""
+    return pooled_grid(vision.grid, stride, mode) ** 2 + vision.image_newline
 
 
 def pool(tokens: FloatArray, grid: int, stride: int, mode: str) -> FloatArray:

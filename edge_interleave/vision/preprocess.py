@@ -1,12 +1,14 @@
 """A picture to the pixels a vision tower wants, as transformers' image processors make them.
 
-`squash` is SiglipImageProcessor, `crop` is CLIPImageProcessor: 8-bit resize by Pillow, then scale, mean and std. Knows
-the tower's VisionInfo and nothing else about it.
+`squash` is SiglipImageProcessor, `crop` is CLIPImageProcessor, `pad` is LlavaImageProcessor with `do_pad` (and
+`expand2square` of the original code): 8-bit resize by Pillow, then scale, mean and std. Knows the tower's VisionInfo
+and nothing else about it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -22,7 +24,7 @@ RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
 }
 WHOLE_PIXELS = 16_000_000
-"""A picture is resized whole before its middle is kept, if it then has at most so many pixels."""
+"""A picture is resized whole before its middle is kept, or made a square, if it then has at most so many pixels."""
 
 
 def preprocess(image: Image.Image, info: VisionInfo) -> FloatArray:
@@ -33,10 +35,25 @@ def preprocess(image: Image.Image, info: VisionInfo) -> FloatArray:
     """
     image = open_image(image)
     size, resample = info.image_size, RESAMPLING[info.resample]
+    if info.resize == "pad":
+        image = _pad(image, resample, info.mean)
     small = _crop(image, size, resample) if info.resize == "crop" else image.resize((size, size), resample)
     mean, std = np.asarray(info.mean, np.float32), np.asarray(info.std, np.float32)
     pixels: FloatArray = (np.asarray(small, np.float32) * np.float32(1 / 255) - mean) / std
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _pad(image: Image.Image, resample: Image.Resampling, mean: Sequence[float]) -> Image.Image:
+    """The picture in the middle of a square of the mean colour."""
+    long = max(image.size)
+    if long * long > WHOLE_PIXELS and image.width != image.height:
+        # A strip of 1 x 170,000,000 would need a square of petabytes.
+        scale = math.isqrt(WHOLE_PIXELS) / long
+        image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), resample)
+        long = max(image.size)
+    square = Image.new("RGB", (long, long), tuple(int(value * 255) for value in mean))
+    square.paste(image, ((long - image.width) // 2, (long - image.height) // 2))
+    return square
 
 
 def _crop(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:

@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bundle import VISION_BATCH, VISION_INPUT, VISION_OUTPUT, VisionInfo
-from ..errors import BackendError, BundleError, EdgeInterleaveError, UsageError
+from ..cpus import quota_limit
+from ..errors import BackendError, BundleError, EdgeInterleaveError, InputError, UsageError
+from ..utf8_path import utf8_path
 from .onnx_check import check_onnx
 from .providers import CPU, CPU_PROVIDER, Provider
 
@@ -44,8 +46,9 @@ class VisionTower:
     ) -> None:
         """Open `path`, an ONNX graph of pixels (n, 3, H, W) -> visual_tokens (n, tokens, hidden), both float32.
 
-        `threads` None leaves the number of CPU threads to ONNX Runtime. What another `provider` than the CPU cannot
-        take of the graph, the CPU does; where it cannot run it at all, the CPU does everything, and the log says so.
+        `threads` None leaves the number of CPU threads to ONNX Runtime, within the process's quota. What another
+        `provider` than the CPU cannot take of the graph, the CPU does; where it cannot run it at all, the CPU does
+        everything, and the log says so.
 
         Raises BundleError where the file is not such a graph or not for `info`.
         """
@@ -79,9 +82,9 @@ class VisionTower:
     def encode(self, pixels: FloatArray) -> FloatArray:
         """Pixels float32 (n, 3, H, W), prepared as the model wants them, to float32 (n, tokens, hidden_size).
 
-        One image after the other: one fills the cores, so more at once would cost memory and gain no time; and an
-        int8 graph scales its activations to all that goes through it together, so that an image's tokens would
-        depend on its company.
+        One image after the other: one fills the cores, so more at once would cost memory and gain no time; and the
+        int8 graph of an older bundle scales its activations to all that goes through it together, so that an image's
+        tokens would depend on its company.
 
         Raises UsageError for another shape or type, or once stopped; BackendError where the engine fails.
         """
@@ -142,12 +145,42 @@ class VisionTower:
         return rows
 
 
+def open_graph(graph: bytes) -> Any:
+    """An ONNX Runtime session, on the CPU, of a graph in memory that was made here: as a tower is opened, unchecked."""
+    import onnxruntime as ort
+
+    return ort.InferenceSession(graph, _tower_options(None), providers=[CPU_PROVIDER])
+
+
 def _open_session(path: Path, threads: int | None, provider: Provider) -> Any:
+    import onnxruntime as ort
+
+    options = _tower_options(threads)
+    if provider.fixed_shapes:
+        options.add_free_dimension_override_by_name(VISION_BATCH, 1)  # `encode` runs one picture at a time
+    providers = [(provider.name, dict(provider.options)), *([] if provider.name == CPU_PROVIDER else [CPU_PROVIDER])]
+    if not path.is_file():
+        raise BundleError(f"{path}: missing; convert or pull the model again")
+    check_onnx(path)
+    try:
+        with utf8_path(path) as name:
+            return ort.InferenceSession(name, options, providers=providers)
+    except InputError:
+        raise
+    except Exception as error:  # ONNX Runtime's exceptions share no base class but this.
+        raise BundleError(
+            f"{path}: not a vision tower that ONNX Runtime can open ({_one_line(error)}); "
+            "convert or pull the model again"
+        ) from error
+
+
+def _tower_options(threads: int | None) -> Any:
     import onnxruntime as ort
 
     # Part of the engine logs by itself, whatever a session's options say.
     ort.set_default_logger_severity(SILENT)
     options = _session_options()
+    threads = threads or quota_limit()
     if threads is not None:
         options.intra_op_num_threads = threads
     # Packed copies of the weights, and an arena that keeps what one run needed, double what a tower holds in memory.
@@ -158,19 +191,7 @@ def _open_session(path: Path, threads: int | None, provider: Provider) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if _int8_products_saturate():
         options.add_session_config_entry("session.x64quantprecision", "1")
-    if provider.fixed_shapes:
-        options.add_free_dimension_override_by_name(VISION_BATCH, 1)  # `encode` runs one picture at a time
-    providers = [(provider.name, dict(provider.options)), *([] if provider.name == CPU_PROVIDER else [CPU_PROVIDER])]
-    if not path.is_file():
-        raise BundleError(f"{path}: missing; convert or pull the model again")
-    check_onnx(path)
-    try:
-        return ort.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # ONNX Runtime's exceptions share no base class but this.
-        raise BundleError(
-            f"{path}: not a vision tower that ONNX Runtime can open ({_one_line(error)}); "
-            "convert or pull the model again"
-        ) from error
+    return options
 
 
 def _run_options() -> Any:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..disk_space import writing
 from ..folder_lock import locked_folder
 from .cast import CASTS
 from .drawing import draw
@@ -55,7 +56,8 @@ def write_bench(
             if ours and not folder.exists():
                 for left in partial.iterdir():
                     left.unlink()
-                _write(partial, settings, progress)
+                with writing(partial):
+                    _write(partial, settings, progress)
                 os.rename(partial, folder)
     stamp = folder / _SETTINGS
     if stamp.exists() and json.loads(stamp.read_text(encoding="utf-8")) == settings:

@@ -129,6 +129,13 @@ def doubling(then: str) -> str:
     )
 
 
+def a_part(stored: dict[str, Any] | None = None, **changes: Any) -> Damage:
+    """A manifest that has something else in its `parts`."""
+    matrices = {"q4_k": {"count": 1, "names": ["attn_q"], "as_named": True, **(stored or {})}}
+    part = {"bits_per_weight": 4.5, "matrices": matrices, "cosine": None, **changes}
+    return fields(MANIFEST, parts={DECODER: part})
+
+
 # What the manifest gives away: these need not be run to be refused.
 MANIFESTS: dict[str, tuple[Damage, str]] = {
     "no manifest": (without(MANIFEST), "not a bundle"),
@@ -151,6 +158,15 @@ MANIFESTS: dict[str, tuple[Damage, str]] = {
     "pixels divided by zero": (fields(MANIFEST, "vision", std=[0.0, 0.5, 0.5]), "'std'"),
     "pixels of NaN": (fields(MANIFEST, "vision", mean=[float("nan")] * 3), "'mean'"),
     "no token ends an answer": (fields(MANIFEST, "prompt", eos_token_ids=[]), "'eos_token_ids'"),
+    "parts are a list": (fields(MANIFEST, parts=[]), "'parts'"),
+    "part of a thousand bits a weight": (a_part(bits_per_weight=1000), "'bits_per_weight'"),
+    "part of NaN bits a weight": (a_part(bits_per_weight=float("nan")), "'bits_per_weight'"),
+    "part whose cosine is 2": (a_part(cosine=2), "'cosine'"),
+    "part whose cosine is a text": (a_part(cosine="1"), "'cosine'"),
+    "part of minus one matrices": (a_part(stored={"count": -1}), "'count'"),
+    "part without matrices": (a_part(matrices=None), "'matrices'"),
+    "matrices whose names are numbers": (a_part(stored={"names": [1]}), "'names'"),
+    "matrices as named as one": (a_part(stored={"as_named": 1}), "'as_named'"),
     "file name leads out": (listed("../../etc/passwd"), "leads out"),
     "file name leads out in the middle": (listed("a/../../b"), "leads out"),
     "file name is absolute": (listed("/etc/passwd"), "leads out"),

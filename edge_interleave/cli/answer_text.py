@@ -1,0 +1,80 @@
+"""An answer on its way to stdout: piece by piece, wrapped at words on a terminal, and marked where it was cut off."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from typing import TYPE_CHECKING
+
+from . import output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..generation import Answer
+
+
+class AnswerText:
+    """Writes one answer to stdout. On a terminal the last word is held back until it is whole."""
+
+    def __init__(self, width: int | None = None, write: Callable[[str], None] = output.write) -> None:
+        """`width`: columns to wrap at; None: those of the terminal, and no wrapping elsewhere."""
+        if width is None and sys.stdout.isatty():
+            width = shutil.get_terminal_size().columns
+        self._width = width
+        self._write = write
+        self._column = 0
+        self._gap = self._word = ""
+
+    def push(self, piece: str) -> None:
+        """Write a piece of the answer."""
+        self._write(piece if self._width is None else "".join(map(self._laid_out, output.printable(piece))))
+
+    def end(self) -> None:
+        """Write what is left, and the end of the line."""
+        self._write(self._placed() + "\n")
+
+    def _laid_out(self, character: str) -> str:
+        """What can be written once this character has come."""
+        from rich.cells import cell_len
+
+        assert self._width is not None
+        if character == "\n":
+            done = self._placed()
+            self._column, self._gap = 0, ""
+            return done + "\n"
+        if character.isspace():
+            done = self._placed()
+            self._gap += " "
+            return done
+        # Scripts with wide characters have no spaces: a line may end after each.
+        done = self._placed() if cell_len(character) > 1 else ""
+        self._word += character
+        return done + (self._placed() if cell_len(character) > 1 or cell_len(self._word) >= self._width else "")
+
+    def _placed(self) -> str:
+        """The word that was held back, on this line or on the next."""
+        from rich.cells import cell_len
+
+        word, self._word = self._word, ""
+        if not word or self._width is None:
+            return word
+        gap, self._gap = self._gap, ""
+        size = cell_len(word)
+        # The rest of a word that is longer than a line comes without a gap: the terminal breaks it, not we.
+        if self._column and self._column + len(gap) + size > self._width and (gap or cell_len(word[0]) > 1):
+            self._column = size
+            return "\n" + word
+        self._column = (self._column + len(gap) + size - 1) % self._width + 1
+        return gap + word
+
+
+def note_a_cut(answer: Answer, max_tokens: int) -> None:
+    """Say on stderr that an answer was cut off, where it was."""
+    from ..generation import LENGTH
+
+    if answer.finish_reason != LENGTH:
+        return
+    full = answer.stats.answer_tokens < max_tokens
+    why = "the context is full; --context makes it larger" if full else f"after {max_tokens} tokens; see --max-tokens"
+    output.note(f"(cut off: {why})", style="dim")

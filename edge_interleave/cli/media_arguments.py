@@ -1,0 +1,142 @@
+"""Pictures and videos as they are named on the command line and in a chat: files, patterns, stdin.
+
+Everything is looked for before a model is loaded, so that a wrong path is told at once.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import MediaError, UsageError
+from ..messages import Image, Media, Video
+from ..natural_order import natural_order
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+STDIN = "-"
+IMAGE, VIDEO = "image", "video"
+_ORDER = "edge_interleave.media"
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+class MediaCommand(click.Command):
+    """A command whose `--image` and `--video` keep the order in which they are given together.
+
+    Files that follow such an option's value belong to it too: a shell makes `--image a.png b.png` of `--image *.png`.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As Click does, noting which of the two options came when."""
+        if not ctx.resilient_parsing:
+            args = self._with_repeated_options(ctx, args)
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        ctx.meta[_ORDER] = [parameter.name for parameter in order if parameter.name in (IMAGE, VIDEO)]
+        return super().parse_args(ctx, args)
+
+    def _with_repeated_options(self, ctx: click.Context, args: Sequence[str]) -> list[str]:
+        options = {
+            name: parameter
+            for parameter in self.params
+            if isinstance(parameter, click.Option) and not parameter.is_flag
+            for name in parameter.opts
+        }
+        made: list[str] = []
+        positionals: list[str] = []
+        media: str | None = None
+        tokens = iter(args)
+        for token in tokens:
+            if token == "--":
+                rest = list(tokens)
+                made += [token, *rest]
+                positionals += rest
+            elif token.startswith("-") and token != STDIN:
+                name, _, attached = token.partition("=") if token.startswith("--") else (token[:2], "", token[2:])
+                option = options.get(name)
+                made += [token, *islice(tokens, int(option is not None and not attached))]
+                media = name if option is not None and option.name in (IMAGE, VIDEO) else None
+            elif media is not None and os.path.lexists(token):
+                made += [media, token]
+            else:
+                made.append(token)
+                positionals.append(token)
+        most = sum(isinstance(parameter, click.Argument) for parameter in self.params)
+        if len(positionals) > most:
+            what = "the question goes into quotes" if most else "questions are typed, or piped in"
+            surplus = " ".join(map(repr, positionals[most:]))
+            ctx.fail(f"unexpected {surplus}; {what}, and --image is repeated for each picture")
+        return made
+
+
+def media_in_order(
+    ctx: click.Context, image: Sequence[str], video: Sequence[str], *, stdin_is: str | None = None
+) -> list[Media]:
+    """The images and videos of the call, in the order given. Raises UsageError, MediaError.
+
+    `stdin_is`: what is read from stdin besides, which then cannot be a picture.
+    """
+    given = {IMAGE: iter(image), VIDEO: iter(video)}
+    pictures = sum(path == STDIN for path in image)
+    if pictures and stdin_is is not None:
+        raise UsageError(f"stdin is {stdin_is}, so it cannot be a picture too; save the picture to a file")
+    if pictures > 1:
+        raise UsageError("stdin is one picture; give --image - once")
+    return [media for kind in ctx.meta[_ORDER] for media in named_media(kind, next(given[kind]))]
+
+
+def named_media(kind: str, name: str) -> Iterator[Media]:
+    """The images or videos (`kind`) that a name means: a file, `-` for stdin, or a pattern such as `pics/*.png`.
+
+    Raises MediaError where there is no such file, or where it is an address, which is not fetched.
+    """
+    if name == STDIN:
+        if kind == VIDEO:
+            raise UsageError("a video cannot be read from stdin; save it to a file")
+        yield Image(_picture_from_stdin())
+        return
+    if not name:
+        raise UsageError(f"--{kind} is given an empty name; give a file")
+    if _ADDRESS.match(name):
+        raise MediaError(f"{name}: an address; nothing is fetched, so download it first and give the file")
+    make = Image if kind == IMAGE else Video
+    exists = os.path.lexists(name) or not glob.has_magic(name)
+    paths = [name] if exists else sorted(glob.glob(name), key=natural_order)
+    if not paths:
+        raise MediaError(f"{name}: no file matches this pattern; check the path")
+    for path in paths:
+        if not os.path.lexists(path):
+            raise MediaError(f"{path}: no such file; check the path")
+        yield make(Path(path))
+
+
+def check(media: Media) -> None:
+    """Open an image, or a video at its first frame. Raises MediaError where it cannot be read."""
+    if isinstance(media, Image):
+        from ..vision.image import open_image
+
+        open_image(media.source)
+    else:
+        from ..stream.clip import sample_clip
+
+        sample_clip(media.path, 1)
+
+
+def _picture_from_stdin() -> Picture:
+    from ..vision.image import MAX_FILE_BYTES, open_image
+
+    if sys.stdin.isatty():
+        raise UsageError("--image - reads a picture from stdin, which is a terminal; pipe a picture in")
+    content = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+    try:
+        return open_image(content)
+    except MediaError as error:
+        raise MediaError(f"stdin: {error}") from error

@@ -1,0 +1,137 @@
+"""How many threads an engine should have: the cores that this process may use, within its CPU quota.
+
+Which CPUs a process may run on is what the system says. How much of their time it may take, in a container or a
+service, is in its control groups (cgroups), version 1 or 2, and an engine that has more threads than that is stopped
+again and again in the middle of its work, all of them waiting for one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+_SYSTEM_MOUNT = Path("/sys/fs/cgroup")
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, at least 1; two hyperthreads of a core count as one."""
+    cores = _cores()
+    return cores if (limit := _limit()) is None else min(cores, limit)
+
+
+def quota_limit() -> int | None:
+    """`usable_cores` where the quota is less than the cores; None where an engine may count them itself."""
+    limit = _limit()
+    return limit if limit is not None and limit < _cores() else None
+
+
+def cpu_quota(process: Path = Path("/proc/self"), mount: Path = _SYSTEM_MOUNT) -> float | None:
+    """CPUs' worth of time that the process may take, 1.5 say; None for no limit.
+
+    The least of its control groups and of those above them. `process`: its folder in /proc. `mount`: where control
+    groups lie where the process's list of mounts does not say.
+    """
+    quotas = [
+        quota
+        for group in _groups(process, mount)
+        for folder in _up_to_the_mount(group)
+        for quota in [_unified(folder) if group.unified else _legacy(folder)]
+        if quota is not None
+    ]
+    return min(quotas, default=None)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A control group of the process."""
+
+    unified: bool
+    """Of version 2."""
+    mount: Path
+    path: PurePosixPath
+    """Below the mount."""
+
+
+def _limit() -> int | None:
+    quota = cpu_quota()
+    return None if quota is None else max(1, int(quota))
+
+
+def _cores() -> int:
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    allowed = os.sched_getaffinity(0)
+    cores = set()
+    for cpu in allowed:
+        try:
+            cores.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text())
+        except OSError:
+            return len(allowed)
+    return len(cores)
+
+
+def _groups(process: Path, mount: Path) -> Iterator[_Group]:
+    """The process's groups that can have a quota. proc(5): /proc/PID/cgroup and /proc/PID/mountinfo."""
+    paths: dict[str, str] = {}
+    for line in _lines(process / "cgroup"):
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if controllers == "" or "cpu" in controllers.split(","):
+            paths["cpu" if controllers else ""] = path
+    yield _Group(True, mount, _below(paths.get("", "/"), "/"))
+    for line in _lines(process / "mountinfo"):
+        before, _, after = line.partition(" - ")
+        fields, kind = before.split(), after.split()
+        if len(fields) < 5 or len(kind) < 3 or kind[0] not in ("cgroup", "cgroup2"):
+            continue
+        controller = "" if kind[0] == "cgroup2" else "cpu"
+        if controller and controller not in kind[2].split(","):
+            continue
+        root, place = map(_unescaped, fields[3:5])
+        yield _Group(controller == "", Path(place), _below(paths.get(controller, "/"), root))
+
+
+def _below(path: str, root: str) -> PurePosixPath:
+    """A group's path below a mount that shows the hierarchy from `root` on; the mount itself where it lies outside."""
+    pure = PurePosixPath(path)
+    inside = ".." not in pure.parts and pure.is_relative_to(root)
+    return pure.relative_to(root) if inside else PurePosixPath()
+
+
+def _up_to_the_mount(group: _Group) -> Iterator[Path]:
+    yield group.mount / group.path
+    for above in group.path.parents:
+        yield group.mount / above
+
+
+def _unified(folder: Path) -> float | None:
+    """`cpu.max`: quota and period in microseconds, or `max`."""
+    parts = " ".join(_lines(folder / "cpu.max")).split()
+    return _share(*parts) if len(parts) == 2 else None
+
+
+def _legacy(folder: Path) -> float | None:
+    """`cpu.cfs_quota_us`, -1 for no limit, and `cpu.cfs_period_us`."""
+    quota, period = ("".join(_lines(folder / f"cpu.cfs_{name}_us")).strip() for name in ("quota", "period"))
+    return _share(quota, period)
+
+
+def _share(quota: str, period: str) -> float | None:
+    try:
+        share = int(quota) / int(period)
+    except (ValueError, ZeroDivisionError):
+        return None
+    return share if share > 0 else None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)

@@ -1,0 +1,98 @@
+"""How the visual tokens of an image's parts become one run, and the row that ends it where a model has one.
+
+Two ways of LLaVA-NeXT (`mm_patch_merge_type`, llava/model/llava_arch.py: prepare_inputs_labels_for_multimodal):
+
+- `flat`: the parts one after another, the overview first;
+- `spatial_unpad`, with the trained row `image_newline`: an image in one part is followed by that row. Of an image in
+  tiles the overview comes first and alone; the tiles are then one grid, without the rows and columns that show the
+  padding (`unpad_image`), each of its rows followed by `image_newline`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..decoder import FloatArray
+from ..errors import BundleError
+from .tiles import GRIDS
+
+
+def read_newline(path: Path, hidden_size: int) -> FloatArray:
+    """`image_newline.npy`: float32 (hidden_size,), read-only. Raises BundleError where the file is something else."""
+    try:
+        with path.open("rb") as file:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError("another version of the format")
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            # Before anything is allocated: the header may claim any size.
+            if dtype != np.dtype("<f4") or shape != (hidden_size,):
+                raise ValueError(f"{dtype} {shape} instead of float32 ({hidden_size},)")
+            raw = file.read(4 * hidden_size + 1)
+    except Exception as error:  # NumPy evaluates the header as Python and lets what goes wrong there through
+        reason = " ".join(str(error).split())[:200]
+        raise BundleError(f"{path}: not the row it must hold ({reason}); convert or pull the model again") from error
+    if len(raw) != 4 * hidden_size:
+        raise BundleError(f"{path}: must hold {hidden_size} values; convert or pull the model again")
+    row = np.frombuffer(raw, "<f4").astype(np.float32, copy=False)
+    if not np.isfinite(row).all():
+        raise BundleError(f"{path}: holds values that are not finite; convert or pull the model again")
+    return row
+
+
+def merge(
+    parts: Sequence[FloatArray],
+    image_size: tuple[int, int],
+    grid: tuple[int, int],
+    newline: FloatArray | None,
+    *,
+    ends: bool = True,
+) -> FloatArray:
+    """One run of visual tokens, float32 (tokens, hidden), read-only.
+
+    `parts`: the whole image alone, or its overview and its tiles, row by row, each (side * side, hidden).
+    `image_size`: width and height in pixels. `grid`: columns and rows of tiles. `newline`: `image_newline`, float32
+    (hidden,), or None for the flat merge. `ends`: whether it follows an image in one part.
+    """
+    if newline is None or (len(parts) == 1 and not ends):
+        rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    elif len(parts) == 1:
+        rows = np.concatenate([parts[0], newline[np.newaxis]])
+    else:
+        side = math.isqrt(len(parts[0]))
+        top, bottom, left, right = _shown(image_size, grid, side)
+        columns, count, hidden = grid[0] * side, grid[1] * side, len(newline)
+        cells = np.stack(parts[1:]).reshape(grid[1], grid[0], side, side, hidden).transpose(0, 2, 1, 3, 4)
+        cells = cells.reshape(count, columns, hidden)[top:bottom, left:right]
+        lines = np.concatenate([cells, np.broadcast_to(newline, (bottom - top, 1, hidden))], axis=1)
+        rows = np.concatenate([parts[0], lines.reshape(-1, hidden)])
+    rows.flags.writeable = False
+    return rows
+
+
+def merged_tokens(side: int, image_size: tuple[int, int], grid: tuple[int, int], *, newline: bool) -> int:
+    """How many visual tokens `merge` gives. `side`: of the grid of one part's visual tokens."""
+    if grid == (1, 1):
+        return side * side + newline
+    if not newline:
+        return side * side * (1 + grid[0] * grid[1])
+    top, bottom, left, right = _shown(image_size, grid, side)
+    return side * side + (bottom - top) * (right - left + 1)
+
+
+def most_merged_tokens(side: int, *, newline: bool) -> int:
+    """The most visual tokens that `merge` gives for any image in tiles."""
+    return max(side * side + rows * side * (columns * side + newline) for columns, rows in GRIDS)
+
+
+def _shown(image_size: tuple[int, int], grid: tuple[int, int], side: int) -> tuple[int, int, int, int]:
+    """Top, bottom, left and right of the tiles' visual tokens that show the image and not its padding."""
+    (width, height), columns, rows = image_size, grid[0] * side, grid[1] * side
+    if width / height > columns / rows:
+        margin = (rows - int(height * (columns / width))) // 2
+        return margin, rows - margin, 0, columns
+    margin = (columns - int(width * (rows / height))) // 2
+    return 0, rows, margin, columns - margin

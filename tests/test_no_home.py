@@ -1,0 +1,115 @@
+"""A service's user, a container's number without a name: no home folder, or one that cannot be written."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from command_line import told
+
+from edge_interleave import store
+from edge_interleave.cli.demo import tour_folder
+from edge_interleave.errors import InputError, UsageError
+
+# The user has no entry in the system's list, as a number that a container was started with has none.
+PROGRAM = """
+import pwd
+def nobody(*_):
+    raise KeyError("getpwuid(): uid not found")
+pwd.getpwuid = pwd.getpwnam = nobody
+from edge_interleave.cli import main
+main()
+"""
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def homeless(tmp_path: Path) -> Run:
+    """Runs the program without HOME, in an empty folder."""
+    kept = ("PATH", "LANG", "LD_PRELOAD", "OMP_NUM_THREADS", "PYTHONPATH")
+    bare = {name: os.environ[name] for name in kept if name in os.environ}
+    folder = tmp_path / "current"
+    folder.mkdir()
+
+    def run(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+        done = subprocess.run(
+            command, env={**bare, **more}, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert list(folder.iterdir()) == [], "left in the current folder"
+        return done
+
+    return run
+
+
+class TestWithoutAHomeFolder:
+    def test_models_lists_the_embedded_one_and_says_what_to_set(self, homeless: Run) -> None:
+        done = homeless("models")
+        assert done.returncode == 0, done.stderr
+        assert "embedded" in done.stdout
+        assert "set EDGE_INTERLEAVE_HOME to a folder" in done.stderr
+        assert json.loads(homeless("models", "--json").stdout)["folder"] is None
+
+    def test_info_and_the_embedded_model_work(self, homeless: Run) -> None:
+        done = homeless("info")
+        assert done.returncode == 0, done.stderr
+        assert "EDGE_INTERLEAVE_HOME" in done.stdout
+        picture = tour_folder() / "card-1.png"
+        done = homeless("ask", "Describe the image.", "--image", picture, "--threads", "1")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip()
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "said"),
+        [
+            (("pull", "acme/tiny"), 2, "no home folder to keep models in; set EDGE_INTERLEAVE_HOME to a folder"),
+            (("models", "remove", "tiny", "--yes"), 2, "set EDGE_INTERLEAVE_HOME to a folder"),
+            (("ask", "Q", "--model", "tiny"), 3, "no model or folder named 'tiny' (there is: embedded)"),
+            (("ask", "Q", "--model", "acme/tiny"), 3, "no such folder, nor a pulled model"),
+            (("ask", "Q", "--model", "~/tiny"), 2, "~/tiny: no home folder is known for it; give the path in full"),
+            (("info", "~someone/tiny"), 2, "~someone/tiny: no home folder is known for it"),
+        ],
+        ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+    )
+    def test_what_needs_one_says_so(self, homeless: Run, arguments: tuple[str, ...], code: int, said: str) -> None:
+        assert said in told(homeless(*arguments), code)
+
+    def test_a_variable_that_begins_with_it_says_so(self, homeless: Run) -> None:
+        line = told(homeless("pull", "acme/tiny", EDGE_INTERLEAVE_HOME="~/models"), 2)
+        assert "~/models: no home folder is known for it" in line
+
+    def test_the_cache_of_the_hub_needs_a_place_as_well(self, homeless: Run, tmp_path: Path) -> None:
+        models = str(tmp_path / "models")
+        line = told(homeless("pull", "acme/tiny", EDGE_INTERLEAVE_HOME=models, HF_HUB_OFFLINE="1"), 3)
+        assert "no home folder for the Hub's cache; set HF_HOME to a folder" in line
+        with_cache = {"EDGE_INTERLEAVE_HOME": models, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+        assert "not in the local cache" in told(homeless("pull", "acme/tiny", **with_cache), 3)
+
+
+@pytest.mark.parametrize("what", ["a file", "read only"])
+def test_a_home_that_cannot_be_written_names_the_variable(
+    what: str, homeless: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    if what == "a file":
+        home.touch()
+        line = told(homeless("pull", "acme/tiny", HOME=str(home)), 3)
+        assert f"{home}/.local/share/edge-interleave/models: cannot be made" in line
+    else:
+        home.mkdir()
+        monkeypatch.setenv("EDGE_INTERLEAVE_HOME", str(home))
+        monkeypatch.setattr(os, "access", lambda *_: False)  # a user who may do everything runs tests, too
+        with pytest.raises(InputError) as error:
+            store.make_models_folder()
+        line = str(error.value)
+        assert line.startswith(f"{home}: cannot be written")
+    assert "set EDGE_INTERLEAVE_HOME to a folder that can be written" in line
+
+
+def test_a_path_in_the_home_of_nobody_is_a_wrong_call() -> None:
+    with pytest.raises(UsageError, match="give the path in full"):
+        store.expanded("~no-such-user-anywhere/pictures")
+    assert store.expanded("plain") == Path("plain")
