@@ -20,6 +20,7 @@ import numpy as np
 from edge_interleave.bundle import GGUF_NAME, Bundle
 from edge_interleave.cpus import usable_cores as _physical_cores
 from edge_interleave.decoder import Decoder, DecoderFacts, DecoderMemory, DecoderOptions, FloatArray
+from edge_interleave.engine_lock import claim_process, is_forked
 from edge_interleave.errors import BackendError, BundleError, InputError
 
 from .decoder_inputs import Entries, check_preparation, check_room, embedding_entries, parts_of_range, token_entries
@@ -58,6 +59,7 @@ class LlamaCppDecoder:
     """One timeline in one llama.cpp context. See `edge_interleave.decoder.Decoder`."""
 
     def __init__(self, bundle: Bundle, options: DecoderOptions) -> None:
+        claim_process()
         info = bundle.manifest.decoder
         path = bundle.file(GGUF_NAME)
         check_precision(bundle, options.kv_precision)
@@ -82,6 +84,7 @@ class LlamaCppDecoder:
             raise
         self._path = path
         self._finalizer = weakref.finalize(self, _free, self._context, self._weights)
+        self._finalizer.atexit = False  # threads may still compute then, and the system frees it all
         self._memory = low.llama_get_memory(self._context)
         self._facts = DecoderFacts(
             hidden_size=hidden_size,
@@ -316,5 +319,7 @@ def _new_context(model: Any, capacity: int, batch: int, options: DecoderOptions,
 
 
 def _free(context: Any, weights: Weights) -> None:
+    if is_forked():  # they are the parent's, whose threads llama.cpp would wait for
+        return
     low.llama_free(context)
     release(weights)

@@ -30,7 +30,7 @@ class Weights:
 
 
 _shared: dict[tuple[str, int, int], Weights] = {}
-_lock = threading.Lock()
+_lock = threading.RLock()  # the garbage collector may release some while others are acquired
 
 
 def acquire(path: Path, info: DecoderInfo) -> Weights:

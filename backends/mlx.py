@@ -21,6 +21,7 @@ from edge_interleave.errors import BackendError
 from .decoder_inputs import Entries, check_preparation, check_room, embedding_entries, parts_of_range, token_entries
 from .mlx_aside import MlxAside
 from .mlx_cache import GapCache, Numbers
+from .mlx_engine import in_mlx_thread, later_in_mlx_thread
 from .mlx_memory import LIMITS, bytes_per_token, decoder_memory, on_cpu, precision_of
 from .mlx_state import read_arrays, stored, write_arrays
 from .mlx_weights import Weights, acquire, release
@@ -51,6 +52,7 @@ BACKEND = MlxBackend()
 class MlxDecoder:
     """One timeline. See `edge_interleave.decoder.Decoder`. `options.threads` is nothing that MLX could be told."""
 
+    @in_mlx_thread
     def __init__(self, bundle: Bundle, options: DecoderOptions) -> None:
         info = bundle.manifest.decoder
         precision = precision_of(bundle, options.kv_precision)
@@ -59,6 +61,7 @@ class MlxDecoder:
         self._weights = acquire(bundle)
         LIMITS.add(memory)
         self._finalizer = weakref.finalize(self, _free, self._weights, memory)
+        self._finalizer.atexit = False  # threads may still compute then, and the system frees it all
         self._type = mx.float32 if on_cpu() else self._weights.model.model.norm.weight.dtype
         rotations = [layer.self_attn.rope for layer in self._weights.model.layers]
         capacity = max(1, min(options.context, info.context_length))
@@ -93,6 +96,7 @@ class MlxDecoder:
         """The position the next entry will have: one past the last stored one."""
         return self._cache.cells.position
 
+    @in_mlx_thread
     def append_tokens(self, ids: Sequence[int]) -> FloatArray:
         """Extend the timeline by tokens; the logits of the last, float32 (vocab_size,).
 
@@ -100,6 +104,7 @@ class MlxDecoder:
         """
         return self._append(token_entries(ids, self._facts))
 
+    @in_mlx_thread
     def append_embeddings(self, rows: FloatArray) -> FloatArray:
         """Extend the timeline by embeddings, float32 (n, hidden_size); logits as `append_tokens`.
 
@@ -118,6 +123,7 @@ class MlxDecoder:
         """
         self._remove(start, end)
 
+    @in_mlx_thread
     def rebase(self) -> None:
         """Close the gaps, by re-rotating the keys behind them."""
         self._alive()
@@ -128,6 +134,7 @@ class MlxDecoder:
             position += end - start
         self._cache.move(self._cache.cells.all(), np.arange(self.length))
 
+    @in_mlx_thread
     def recompute(self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray]) -> None:
         """Compute the entries at positions start <= p < end anew, as if only what lies before them had ever been there.
 
@@ -141,6 +148,7 @@ class MlxDecoder:
         self._aside.compute(entries, end - start, self._compute_aside)
         self._aside.move_to_timeline(start)
 
+    @in_mlx_thread
     def prepare(
         self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray], leaving: tuple[int, int], rows: int
     ) -> bool:
@@ -159,6 +167,7 @@ class MlxDecoder:
             self._aside.compute(entries, min(self._aside.done + rows, possible), self._compute_aside)
         return self._aside.done < possible
 
+    @in_mlx_thread
     def save(self, path: Path) -> None:
         """Write the timeline's KV state to a safetensors file, atomically."""
         self._alive()
@@ -166,6 +175,7 @@ class MlxDecoder:
         arrays = [array[:, :, chosen] for array in self._cache.arrays()] if self.length else []
         write_arrays(Path(path), self._fingerprint, self._cache.cells.ranges, arrays)
 
+    @in_mlx_thread
     def load(self, path: Path) -> None:
         """Replace the timeline by a saved one.
 
@@ -183,6 +193,7 @@ class MlxDecoder:
         """
         self._interruption.wanted = True
 
+    @in_mlx_thread
     def close(self) -> None:
         """Free the KV cache, and the weights where no other decoder uses them. A second call does nothing."""
         self._cache.clear()
@@ -263,5 +274,8 @@ class _Interruption:
 
 
 def _free(weights: Weights, memory: DecoderMemory) -> None:
-    release(weights)
-    LIMITS.remove(memory)
+    def free() -> None:
+        release(weights)
+        LIMITS.remove(memory)
+
+    later_in_mlx_thread(free)

@@ -29,7 +29,7 @@ class Limits:
     """MLX's memory limit: the sum of what the open decoders need. MLX then frees what it keeps before it takes more."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._open: list[DecoderMemory] = []
         self._before: tuple[int, int] | None = None
         """The limits of memory and of kept buffers that were there without us."""

@@ -62,7 +62,7 @@ class MlxFiles:
 
 
 _shared: dict[Key, Weights] = {}
-_lock = threading.Lock()
+_lock = threading.RLock()  # the garbage collector may release some while others are acquired
 
 
 def acquire(bundle: Bundle) -> Weights:

@@ -51,10 +51,10 @@ STAGE_OUTPUT = "y"
 PEAK = "peak of "
 """With this before a tensor's name: the output of a watched graph that has its largest absolute values."""
 
-GELU_LEAST = 0.1701
-"""No GELU of those that are exported gives less than minus this (the tanh-approximated one, -0.17004, at -0.7518)."""
 STEPS = 255
 """Of 8 bits."""
+ZERO, ZERO_AFTER_GELU = 128, 32
+"""Zero points. A GELU gives nothing below -0.1701: most of the steps are for what lies above."""
 INT8_APART = "int8 with fp32 channels"
 """The type of a matrix some of whose input channels are kept apart."""
 
@@ -232,7 +232,7 @@ class _Export:
         fc1, fc2 = f"{prefix}.mlp.fc1", f"{prefix}.mlp.fc2"
         y = self.linear(self.input_of((fc1,), self.norm(x, f"{prefix}.layer_norm2", fc1), divided=True), fc1)
         y = self.activation(y, f"{prefix}.mlp.act", self.vision.hidden_act)
-        y = self.linear(self.input_of((fc2,), y, least=GELU_LEAST), fc2)
+        y = self.linear(self.input_of((fc2,), y, zero=ZERO_AFTER_GELU), fc2)
         return self.watch(self.graph.op("Add", x, y, name=f"{prefix}.out"))
 
     def projector(self, x: str) -> str:
@@ -247,7 +247,7 @@ class _Export:
                 x = graph.op("Reshape", x, self.integers(-1, vision.hidden_size), name="patch_matrix")
         x = self.linear(self.input_of((one,), x), one)
         x = self.activation(x, "projector.act", vision.projector_act)
-        return self.linear(self.input_of((two,), x, least=GELU_LEAST), two)
+        return self.linear(self.input_of((two,), x, zero=ZERO_AFTER_GELU), two)
 
     def attention(self, x: str, prefix: str) -> str:
         """Multi-head self-attention, without a mask."""
@@ -319,17 +319,17 @@ class _Export:
             self.graph.output(peak, np.float32, [self.checkpoint.shape(f"{name}.weight")[1]] if name else [])
         return x
 
-    def input_of(self, linears: Sequence[str], x: str, *, divided: bool = False, least: float | None = None) -> str:
+    def input_of(self, linears: Sequence[str], x: str, *, divided: bool = False, zero: int = ZERO) -> str:
         """`x`, which those linear layers take, quantized once for them all where the precision is int8.
 
-        `divided`: what the balance divides it by has been. `least`: no value lies below minus this.
+        `divided`: what the balance divides it by has been. `zero`: the zero point that suits its values.
         """
         self.takers[linears[0]] = tuple(linears)
         if self.int8:
-            self.quantized[x] = self.steps(x, self.balances.get(linears[0]), divided, least)
+            self.quantized[x] = self.steps(x, self.balances.get(linears[0]), divided, zero)
         return self.watch(x, linears[0])
 
-    def steps(self, x: str, balance: Balance | None, divided: bool, least: float | None) -> _Steps:
+    def steps(self, x: str, balance: Balance | None, divided: bool, zero: int) -> _Steps:
         """Rows of whole numbers, each with a step of its own: x = (rows - zero) * highest step * the row's part of it.
 
         The highest step is there because engines recognise, and fuse, a product of whole numbers that is scaled by one
@@ -341,15 +341,13 @@ class _Export:
             if not divided:
                 kept = graph.constant(f"{x}.kept", (1 / balance.divisors).astype(np.float32))
                 whole = graph.op("Mul", x, kept, name=f"{x}.whole")
-        if least is None:
-            zero = 128
-            size = graph.op("Abs", whole, name=f"{x}.size")
-            bound = self.number(1 / (STEPS - zero)), self.number(float(np.finfo(np.float32).tiny) * STEPS)
-        else:
-            zero, size = 32, whole
-            bound = self.number(1 / (STEPS - zero)), self.number(least / zero)
-        step = graph.op("ReduceMax", size, name=f"{x}.highest", axes=[-1], keepdims=1)
-        step = graph.op("Max", graph.op("Mul", step, bound[0], name=f"{x}.needed"), bound[1], name=f"{x}.steps")
+        # Nothing of a row may lie beyond the 8 bits, on either side of the zero point.
+        most = graph.op("ReduceMax", whole, name=f"{x}.most", axes=[-1], keepdims=1)
+        most = graph.op("Mul", most, self.number(1 / (STEPS - zero)), name=f"{x}.most_step")
+        least = graph.op("ReduceMin", whole, name=f"{x}.least", axes=[-1], keepdims=1)
+        least = graph.op("Mul", least, self.number(-1 / zero), name=f"{x}.least_step")
+        tiny = self.number(float(np.finfo(np.float32).tiny) * STEPS)
+        step = graph.op("Max", most, least, tiny, name=f"{x}.steps")
         flat = graph.op("Reshape", step, self.integers(-1), name=f"{x}.step_list")
         zeros = graph.constant(f"zero_{zero}_list", np.array([zero], np.uint8))
         zeros = graph.op("Expand", zeros, graph.op("Shape", flat, name=f"{x}.rows"), name=f"{x}.zeros")

@@ -1,14 +1,19 @@
-"""Work that is done ahead, step by step, while nobody else needs the processor. Knows nothing about what it is.
+"""Runs low-priority work in small steps while the engine is idle. Contains nothing about what the work is.
 
-A thread is there while there is something to do, and no longer: it ends when all is done, when others need the
-processor (who says so when they are through), when it is stopped, and when the program ends.
+One thread does it all, from the first work to the end: engines keep something for every thread that ever used them.
+It waits while there is nothing to do, or others need the processor (they call `begin` when they are through), and ends
+on `stop`, with its owner, or with the program.
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import Enum
+
+from .engine_lock import is_forked
 
 
 class Step(Enum):
@@ -22,76 +27,103 @@ class Step(Enum):
     """Not now: others need the processor, or it failed. `Ahead.begin` is called when it is worth another try."""
 
 
+@dataclass(eq=False)
+class _State:
+    """What a worker shares with its owner, which it does not keep alive."""
+
+    news: threading.Condition = field(default_factory=threading.Condition)
+    wanted: bool = False
+    working: bool = False
+    stopped: bool = False
+    last: Step = Step.DONE
+
+    def stop(self) -> None:
+        if is_forked():  # the lock may be held for ever
+            return
+        with self.news:
+            self.stopped = True
+            self.news.notify_all()
+
+    @property
+    def through(self) -> bool:
+        return not self.wanted and not self.working and self.last is Step.DONE
+
+
 class Ahead:
-    """A thread that takes steps, where there are any to take."""
+    """A worker thread that takes steps, where there are any to take."""
 
     def __init__(self, step: Callable[[], Step]) -> None:
         """`step` is called from the thread; it should take a fraction of a second."""
         self._step = step
-        self._news = threading.Condition()
+        self._state = _State()
         self._thread: threading.Thread | None = None
-        self._runs = self._again = self._stopped = False
-        self._last = Step.DONE
+        # At the program's end, engines wait for who uses them: see `EngineLock`.
+        weakref.finalize(self, self._state.stop).atexit = False
 
     def begin(self) -> None:
         """There may be something to do. From any thread; returns at once."""
-        with self._news:
-            # A thread that is started when the program is past its end never begins, and is waited for.
-            if self._stopped or not threading.main_thread().is_alive():
+        state = self._state
+        with state.news:
+            if state.stopped:
                 return
-            self._again = True
-            if self._runs:
-                return
-            self._runs = True
-            # Not a daemon: an engine must not be torn off in a step when the program ends.
-            self._thread = threading.Thread(target=self._run, name="edge-interleave ahead", daemon=False)
-            try:
-                self._thread.start()
-            except RuntimeError:  # the system has no thread to give
-                self._runs, self._thread, self._last = False, None, Step.LATER
+            if self._thread is None:
+                thread = threading.Thread(
+                    target=_work, args=(state, weakref.ref(self)), name="edge-interleave ahead", daemon=True
+                )
+                try:
+                    thread.start()
+                except RuntimeError:  # the system has no thread to give, or the program ends
+                    state.last = Step.LATER
+                    return
+                self._thread = thread
+            state.wanted = True
+            state.news.notify_all()
 
     def wait(self, timeout: float) -> bool:
         """Wait until there is nothing left to do, at most `timeout` seconds; gives whether that is so."""
-        with self._news:
-            self._news.wait_for(lambda: self._stopped or self._through(), timeout)
-            return self._through() and not self._stopped
+        state = self._state
+        with state.news:
+            state.news.wait_for(lambda: state.stopped or state.through, timeout)
+            return state.through and not state.stopped
 
     def stop(self) -> None:
         """No step begins any more. Returns at once."""
-        with self._news:
-            self._stopped = True
-            self._news.notify_all()
+        self._state.stop()
 
     def close(self) -> None:
         """Stop, and wait for the step that is being done. A second call does nothing."""
         self.stop()
-        with self._news:
-            thread = self._thread
+        thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
-    def _through(self) -> bool:
-        return not self._runs and self._last is Step.DONE
-
-    def _run(self) -> None:
-        step = Step.DONE
+    def _one_step(self) -> Step:
         try:
-            while self._goes_on(step):
-                step = self._step()
-        except BaseException:
-            with self._news:
-                self._runs, self._last = False, Step.LATER
-                self._news.notify_all()
-            raise
+            return self._step()
+        except BaseException as error:
+            threading.excepthook(
+                threading.ExceptHookArgs((type(error), error, error.__traceback__, threading.current_thread()))
+            )
+            return Step.LATER
 
-    def _goes_on(self, step: Step) -> bool:
-        """Whether to take another step. Where not, another thread takes the next."""
-        with self._news:
-            self._last = step
-            # The main thread is through when a program ends that has closed nothing.
-            more = (step is Step.MORE or self._again) and not self._stopped and threading.main_thread().is_alive()
-            self._again = False
-            if not more:
-                self._runs = False
-                self._news.notify_all()
-            return more
+
+def _work(state: _State, owner: weakref.ref[Ahead]) -> None:
+    """The worker: steps while there are any, then wait for `begin`."""
+    while True:
+        with state.news:
+            state.news.wait_for(lambda: state.stopped or state.wanted)
+            if state.stopped:
+                return
+            state.wanted, state.working = False, True
+        # Without a variable: between two steps nothing here may keep the owner alive.
+        step = _step_of(owner)
+        with state.news:
+            state.working = False
+            state.last = step
+            state.wanted |= step is Step.MORE
+            state.news.notify_all()
+
+
+def _step_of(owner: weakref.ref[Ahead]) -> Step:
+    ahead = owner()
+    return Step.DONE if ahead is None else ahead._one_step()

@@ -91,11 +91,18 @@ class Alarm:
         """Whether the last alert still stands."""
         return self._state.raised
 
-    def look(self, probability: float, frame: int, time_s: float, picture: Image | None = None) -> Alert | None:
-        """Take the probability of yes for a frame (its number, its time, its picture); gives the alert it raises."""
+    def look(
+        self,
+        probability: float,
+        frame: int,
+        time_s: float,
+        picture: Image | None = None,
+        file: str | None = None,
+    ) -> Alert | None:
+        """Take the probability of yes for a frame (its number, time, picture and file); gives the alert it raises."""
         if self._state.look(probability):
             self._keep(frame, picture)
-            return self._raise(probability, frame, time_s)
+            return self._raise(probability, frame, time_s, file)
         if self._state.raised or not self._state.streak:
             self._pictures.clear()
         else:
@@ -110,9 +117,9 @@ class Alarm:
         picture.convert("RGB").save(file, "JPEG", quality=_JPEG_QUALITY)
         self._pictures.append((frame, file.getvalue()))
 
-    def _raise(self, probability: float, frame: int, time_s: float) -> Alert:
+    def _raise(self, probability: float, frame: int, time_s: float, file: str | None) -> Alert:
         self.alerts += 1
-        alert = Alert(now(), self.rule.question, frame, round(time_s, 3), round(probability, 6))
+        alert = Alert(now(), self.rule.question, frame, round(time_s, 3), round(probability, 6), file=file)
         if self._folder is not None:
             alert = self._written(alert, self._folder)
         for outbox in self._outboxes:

@@ -93,7 +93,9 @@ def plan(
     if footprint is None or (timed and footprint.rates is None):
         footprint = measure(bundle, runner.name, threads, rates=timed)
     precisions = (kv_precision,) if kv_precision else _precisions(bundle, runner, timed)
-    capture = capture_bytes(*frame_size) if source is not None and has_own_process(source) else 0
+    capture = 0
+    if source is not None and has_own_process(source):
+        capture = capture_bytes(*frame_size, camera=str(source).startswith("camera:"))
     planner = _Planner(bundle, runner, footprint, wish, memory, precisions, keep_answers, frame_size, capture, threads)
     return planner.best()
 

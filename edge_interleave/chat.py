@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Protocol
 
+from .engine_lock import check_process
 from .errors import UsageError
 from .generation import Answer, Generation, GenerationOptions
+from .held_answer import HeldAnswer
 from .media import Eyes, Seen
 from .messages import Content, Message, media_of, messages_of
 from .prompt import ImageSegment, Segment
@@ -17,7 +19,9 @@ from .sampling import SamplingOptions
 from .session import Choice, Session
 from .stats import rate
 from .timeline import Input, TextInput, VisualInput
+from .turns import Turns
 
+CLOSED = "the chat is closed; begin another one"
 GREEDY = SamplingOptions()
 MAX_TOKENS = 256
 FRAMES = 8
@@ -39,6 +43,8 @@ class Prompts(Protocol):
 class Chat:
     """A conversation. Each turn computes only what is new: the question, its images, and the end of the last answer.
 
+    Its methods may be called from any thread: questions are answered one after the other, each seeing those before it.
+
     The earlier answers stay in the timeline as the tokens that the model gave, even where the template would write
     them otherwise (llava-hf's puts two newlines before an earlier answer, and one where an answer begins).
     """
@@ -49,14 +55,12 @@ class Chat:
         self._prompts = prompts
         self._eyes = eyes
         self._opening = tuple(messages)
-        self._messages = list(messages)
-        self._seen = Seen()
-        self._inputs: list[Input] = []
+        self._said = _Said(self._opening)
 
     @property
     def messages(self) -> tuple[Message, ...]:
         """What has been said so far."""
-        return tuple(self._messages)
+        return self._said.messages
 
     def ask(
         self,
@@ -99,15 +103,20 @@ class Chat:
         cancel: threading.Event | None = None,
     ) -> AnswerStream:
         """As `ask`, but the text comes piece by piece; an answer left early is remembered as far as it went."""
+        check_process()
         options = GenerationOptions(max_tokens, stops_of(stop), sampling)
         turn = self._turn(content, frames, pool, tiles)
 
-        def remember(answer: Answer) -> None:
-            self._messages = [*turn.messages, Message("assistant", (answer.text,))]
-            self._seen = turn.seen
-            self._inputs = [*turn.prompt, TextInput(answer.token_ids)]
+        def generate() -> Generation:
+            nonlocal turn
+            turn = self._renewed(turn)
+            return self._session.stream(turn.prompt, options, cancel)
 
-        return AnswerStream(self._session.stream(turn.prompt, options, cancel), turn.new, remember)
+        def remember(answer: Answer) -> None:
+            answered = (*turn.messages, Message("assistant", (answer.text,)))
+            self._said = _Said(answered, turn.seen, (*turn.prompt, TextInput(answer.token_ids)))
+
+        return AnswerStream(generate, self._session.turns, cancel, turn.new_seen, remember)
 
     def choose(
         self,
@@ -119,26 +128,36 @@ class Chat:
         tiles: bool = False,
     ) -> list[Choice]:
         """The probability of each given answer, as `Session.choose`; the conversation forgets that it was asked."""
-        return self._session.choose(self._turn(content, frames, pool, tiles).prompt, options)
+        check_process()
+        turn = self._turn(content, frames, pool, tiles)
+        with self._session.turns.question():
+            return self._session.choose(self._renewed(turn).prompt, options)
 
     def reset(self) -> None:
-        """Begin anew, with the system message if there was one."""
-        self._session.reset()
-        self._messages, self._seen, self._inputs = list(self._opening), Seen(), []
+        """Begin anew, with the system message if there was one. Waits for the answers of other threads."""
+        with self._session.turns.question():
+            self._session.reset()
+            self._said = _Said(self._opening)
 
     def close(self) -> None:
-        """Free the conversation's KV cache. A second call does nothing."""
-        self._session.close()
+        """Free the conversation's KV cache, in the middle of an answer too. A second call does nothing."""
+        self._session.close(CLOSED)
 
     def _turn(self, content: Content, frames: int, pool: int, tiles: bool) -> _Turn:
         """The conversation with what is said now, its images encoded."""
         new = asking(content)
-        looked = self._eyes.look(media_of(new), frames=frames, stride=pool, tiles=tiles)
-        messages, seen = [*self._messages, *new], self._seen + looked
-        more = self._prompts.follow_up(messages, seen.counts) if self._inputs else None
+        return self._after(self._said, new, self._eyes.look(media_of(new), frames=frames, stride=pool, tiles=tiles))
+
+    def _renewed(self, turn: _Turn) -> _Turn:
+        """The same question where it has its turn: another thread's may have been answered meanwhile."""
+        return turn if turn.before is self._said else self._after(self._said, turn.new, turn.new_seen)
+
+    def _after(self, before: _Said, new: Sequence[Message], new_seen: Seen) -> _Turn:
+        messages, seen = (*before.messages, *new), before.seen + new_seen
+        more = self._prompts.follow_up(messages, seen.counts) if before.inputs else None
         segments = self._prompts.build(messages, seen.counts) if more is None else more
-        prompt = ([] if more is None else self._inputs) + inputs_of(segments, seen.visuals)
-        return _Turn(messages, seen, looked, prompt)
+        prompt = (*(() if more is None else before.inputs), *inputs_of(segments, seen.visuals))
+        return _Turn(before, new, new_seen, messages, seen, prompt)
 
     def __enter__(self) -> Chat:
         return self
@@ -150,72 +169,63 @@ class Chat:
 
 
 @dataclass(frozen=True)
+class _Said:
+    """A conversation so far."""
+
+    messages: tuple[Message, ...]
+    seen: Seen = field(default_factory=Seen)
+    """All images of the conversation."""
+    inputs: tuple[Input, ...] = ()
+    """What it is in the timeline; empty before the first question."""
+
+
+@dataclass(frozen=True)
 class _Turn:
     """A conversation up to a question."""
 
-    messages: list[Message]
+    before: _Said
+    new: Sequence[Message]
+    """The question."""
+    new_seen: Seen
+    """The images that came with it."""
+    messages: tuple[Message, ...]
     seen: Seen
     """All images of the conversation."""
-    new: Seen
-    """Those that came with the question."""
-    prompt: list[Input]
+    prompt: tuple[Input, ...]
 
 
-class AnswerStream(Iterator[str]):
-    """An answer as it comes: an iterator of pieces of text, then `answer`. Closing it early cancels the answer."""
+class AnswerStream(HeldAnswer):
+    """An answer as it comes: an iterator of pieces of text, then `answer`. Closing it early cancels the answer.
+
+    Other threads' questions to the same model or chat wait from its first piece until it is through or closed; one of
+    the thread that reads it raises UsageError.
+    """
 
     def __init__(
-        self, generation: Generation, seen: Seen, finished: Callable[[Answer], None] = lambda answer: None
+        self,
+        generate: Callable[[], Generation],
+        turns: Turns,
+        cancel: threading.Event | None,
+        seen: Seen,
+        finished: Callable[[Answer], None] = lambda answer: None,
     ) -> None:
         """Use `Model.stream` or `Chat.stream`."""
-        self._generation = generation
+        super().__init__(generate, turns, cancel)
         self._seen = seen
-        self._finished = finished
-        self._answer: Answer | None = None
+        self._remember = finished
 
-    @property
-    def answer(self) -> Answer:
-        """The whole answer, once the pieces are through or the stream is closed. Raises UsageError before."""
-        return self._answer or self._generation.answer
-
-    def __next__(self) -> str:
-        try:
-            return next(self._generation)
-        except StopIteration:
-            self._finish()
-            raise
-
-    def wait(self) -> Answer:
-        """Go through the pieces that are left and give the answer."""
-        for _ in self:
-            pass
-        return self.answer
-
-    def close(self) -> None:
-        """End the answer here."""
-        self._generation.close()
-        self._finish()
-
-    def __enter__(self) -> AnswerStream:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _finish(self) -> None:
-        if self._answer is None:
-            answer, seen = self._generation.answer, self._seen
-            stats = replace(
-                answer.stats,
-                encode_s=seen.seconds,
-                first_token_s=answer.stats.first_token_s + seen.seconds,
-                encode_images_per_s=rate(len(seen.visuals), seen.seconds),
-                vision_provider=seen.provider,
-            )
-            self._answer = replace(answer, stats=stats)
-            self._finished(self._answer)
+    def _finished(self, answer: Answer) -> Answer:
+        seen = self._seen
+        stats = replace(
+            answer.stats,
+            encode_s=seen.seconds,
+            first_token_s=answer.stats.first_token_s + seen.seconds,
+            encode_images_per_s=rate(len(seen.visuals), seen.seconds),
+            vision_provider=seen.provider,
+        )
+        answer = replace(answer, stats=stats)
+        self._remember(answer)
+        return answer
 
 
 def inputs_of(segments: Sequence[Segment], visuals: Sequence[VisualInput]) -> list[Input]:

@@ -75,7 +75,11 @@ class DecoderMemory:
 
 @runtime_checkable
 class Decoder(Protocol):
-    """One timeline in one engine. Not thread-safe: one thread at a time."""
+    """One timeline in one engine.
+
+    Need not be thread-safe: the runtime makes one call at a time (`EngineLock`), but from any thread, and never in a
+    forked child. Decoders of one bundle may be called at the same time; an engine that cannot do that waits by itself.
+    """
 
     @property
     def facts(self) -> DecoderFacts:
@@ -153,7 +157,7 @@ class Decoder(Protocol):
     def interrupt(self) -> None:
         """From any thread: have what is being computed, and all that comes after, fail with BackendError at once.
 
-        For closing: an engine must not be torn off, and a long prefill not be waited for.
+        For shutdown: aborts a running prefill without killing its thread. `close` is called once that has failed.
         """
         ...
 

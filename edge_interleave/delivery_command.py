@@ -11,8 +11,9 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from .deliveries import DeliveryError
@@ -21,13 +22,19 @@ from .events import Alert
 
 COMMAND_SECONDS = 30.0
 """A command that runs longer is killed, with what it started."""
+_LAST_LINES_S = 0.5
+_LINE_BYTES = 4096
 
 
 class Command:
-    """Runs a program for each alert, without a shell; its output goes nowhere."""
+    """Runs a program for each alert, without a shell. What it prints goes to stderr: stdout is for results."""
 
-    def __init__(self, command: str, limit_s: float = COMMAND_SECONDS) -> None:
-        """`command` is split into words as a shell would; then, in each word, `{placeholder}` is filled in.
+    def __init__(
+        self, command: str, limit_s: float = COMMAND_SECONDS, say: Callable[[str], None] | None = None
+    ) -> None:
+        """`say` gets each line that the program prints, with its name before it; None: this process's stderr does.
+
+        `command` is split into words as a shell would; then, in each word, `{placeholder}` is filled in.
 
         The placeholders: `{time}`, `{probability}`, `{question}`, `{number}` of the frame that raised the alert,
         `{frame}` (path of its saved picture), `{frames}` (paths of all saved pictures, one to a line), `{json}` (the
@@ -40,6 +47,7 @@ class Command:
         if not self._words or shutil.which(self._words[0]) is None:
             program = self._words[0] if self._words else command
             raise UsageError(f"no program {program!r} to run; give its path, then its arguments (no shell is involved)")
+        self._say = say
         self.name = f"command {os.path.basename(self._words[0])}"
         self._limit = limit_s
         self._lock = threading.Lock()
@@ -70,13 +78,14 @@ class Command:
                 process = subprocess.Popen(
                     words,
                     stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
+                    stdout=sys.stderr.fileno() if self._say is None else subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
             except (OSError, ValueError) as error:
                 raise DeliveryError(f"cannot be run ({error})") from error
             self._process = process
+        printed = self._pass_on(process)
         try:
             code = process.wait(self._limit)
         except subprocess.TimeoutExpired:
@@ -86,8 +95,28 @@ class Command:
         finally:
             with self._lock:
                 self._process = None
+            # What the program left running may keep its output open for ever.
+            if printed is not None:
+                printed.join(_LAST_LINES_S)
         if code:
             raise DeliveryError(f"ended with exit code {code}" if code > 0 else f"ended by signal {-code}")
+
+    def _pass_on(self, process: subprocess.Popen[bytes]) -> threading.Thread | None:
+        say, pipe, name = self._say, process.stdout, self.name
+        if say is None or pipe is None:
+            return None
+
+        def read() -> None:
+            with pipe:
+                # In pieces, for a line may have no end.
+                while line := pipe.readline(_LINE_BYTES):
+                    text = line.decode("utf-8", "replace").rstrip()
+                    if text:
+                        say(f"{name}: {text}")
+
+        thread = threading.Thread(target=read, name=f"output of {name}", daemon=True)
+        thread.start()
+        return thread
 
     def abort(self) -> None:
         """Kill a command that runs."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import unquote, urlsplit
 
+from .addresses import check_login
 from .deliveries import DeliveryError
 from .errors import UsageError
 from .events import Alert
@@ -36,11 +37,13 @@ class Webhook:
         back_off_s: float = BACK_OFF_SECONDS,
     ) -> None:
         """`user:password@` in the URL goes as basic authentication. Raises UsageError for other than http(s) URLs."""
+        check_login(url)
         try:
             parts = urlsplit(url)
             port = parts.port
-        except ValueError as error:
-            raise UsageError(f"the webhook's URL cannot be read ({error}); give http://... or https://...") from None
+        # What it says may hold a part of a password.
+        except ValueError:
+            raise UsageError("the webhook's URL cannot be read; give http://... or https://...") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError("a webhook must be an http:// or https:// URL with a host")
         if not url.isascii() or not url.isprintable() or " " in url:

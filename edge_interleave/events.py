@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,12 +31,17 @@ class Event:
     """Number of the frame, the newest one in the window."""
     frame_time_s: float
     """That frame's time, seconds from the source's beginning."""
+    file: str | None = field(default=None, kw_only=True)
+    """Name of the frame's file, where the source is a folder."""
 
     kind: ClassVar[str]
 
     def event(self) -> dict[str, Any]:
         """As the object that is written, posted and printed."""
-        return {"event": self.kind, **asdict(self)}
+        found = {"event": self.kind, **asdict(self)}
+        if self.file is None:
+            del found["file"]
+        return found
 
     def line(self) -> str:
         """The object as one line of JSON, without the line's end."""

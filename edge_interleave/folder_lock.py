@@ -43,14 +43,14 @@ def locked_folder(folder: Path, *, wait: bool) -> Iterator[bool]:
     that had it may have finished and renamed it. Where it is left empty it is removed. Raises LockedError where
     another process has it and `wait` is not set, InputError where it cannot be locked.
     """
-    folder.mkdir(exist_ok=True)
     if sys.platform == "win32":
+        folder.mkdir(exist_ok=True)
         yield True
         return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    descriptor = _opened(folder)
     try:
         with locked(descriptor, folder, wait=wait):
-            ours = folder.exists() and os.path.samestat(os.fstat(descriptor), folder.stat())
+            ours = _lies_at(descriptor, folder)
             try:
                 yield ours
             finally:
@@ -59,6 +59,23 @@ def locked_folder(folder: Path, *, wait: bool) -> Iterator[bool]:
                         folder.rmdir()  # only where nothing is in it
     finally:
         os.close(descriptor)
+
+
+def _opened(folder: Path) -> int:
+    """A descriptor of the folder, made where it is missing."""
+    while True:
+        # Another process that leaves it empty may remove it at any moment.
+        with suppress(FileExistsError):
+            folder.mkdir()
+        with suppress(FileNotFoundError):
+            return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+
+
+def _lies_at(descriptor: int, folder: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), folder.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

@@ -109,7 +109,7 @@ class Generation(Iterator[str]):
         """End the answer here. What has been computed stays in the timeline."""
         self._pieces.close()
         if self._answer is None:
-            self._answer = _Figures().answer("", CANCELLED, ())
+            self._answer = nothing_said()
 
     def _generate(
         self,
@@ -167,6 +167,11 @@ class Generation(Iterator[str]):
                 whole = "".join(said)
                 answer_ids = tokenizer.encode_plain(whole) if hold.stopped else ids
                 self._answer = figures.answer(whole, reason, answer_ids)
+
+
+def nothing_said() -> Answer:
+    """An answer that was cancelled before its first piece."""
+    return _Figures().answer("", CANCELLED, ())
 
 
 class _Hold:

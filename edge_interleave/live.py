@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ import numpy as np
 from .ahead import Ahead, Step
 from .chat import GREEDY, MAX_TOKENS, stops_of
 from .decoder import FloatArray
+from .engine_lock import check_process, is_forked
 from .errors import BackendError, MediaError, UsageError
 from .generation import Answer, Generation, GenerationOptions
 from .live_answer import LiveAnswer
@@ -39,16 +39,17 @@ from .spellings import tokenized
 from .stats import memory_bytes, peak_memory_bytes
 from .timeline import TextInput
 from .tokenizer import TextTokenizer
-from .turns import Turns
 from .window import FrameWindow
 
 if TYPE_CHECKING:
     from .stream.frame import Frame
     from .stream.pump import Pump
+    from .stream.reader import SourceStatus
     from .stream.source import Source
     from .vision.encoder import VisionEncoder
     from .vision.image import ImageSource
 
+CLOSED = "the window is closed; open another one"
 YES, NO = "yes", "no"
 _T = TypeVar("_T")
 
@@ -86,13 +87,15 @@ class Live:
         self._encoder = encoder
         self._strides = tuple(strides)
         self._ahead = Ahead(self._prepare)
-        self._turns = Turns(self._ahead.begin)
+        self._turns = session.turns
+        self._turns.quiet = self._ahead.begin
+        self._adding = threading.RLock()
+        """Held by who adds frames: their pooling strides follow a pattern, so they come one after the other."""
         self._news = threading.Condition()
         self._seen: deque[SeenFrame] = deque(maxlen=window.frames)
         self._latest: Frame | None = None
         self._pump: Pump[FloatArray] | None = None
         self._closed = threading.Event()
-        self._answering: weakref.ref[LiveAnswer] | None = None
         self._encoded = self._damaged = self._questions = 0
         self._encode_pace, self._append_pace = Pace(), Pace()
         self._yes, self._no = _first_tokens(tokenizer)
@@ -101,17 +104,21 @@ class Live:
         """Encode a frame and put it into the window; gives its number.
 
         `image`: as `open_image` takes it. `time_s`: when it was taken; None: a second after the one before.
-        Raises MediaError, ContextFullError, UsageError while a source is watched.
+        Raises MediaError, ContextFullError, UsageError while a source is watched, or this thread has an answer open.
         """
+        check_process()
         from .stream.frame import Frame
         from .vision.image import open_image
 
-        if not self.ended:
-            raise UsageError("frames come from the source that is watched; wait for its end, or open another window")
-        after = self._seen[-1].time_s + 1.0 if self._seen else 0.0
-        frame = Frame(open_image(image), after if time_s is None else time_s, self.number)
-        with self._turns.coming():
-            return self._append(frame, self._encode(frame))
+        with self._adding:
+            if not self.ended:
+                raise UsageError(
+                    "frames come from the source that is watched; wait for its end, or open another window"
+                )
+            after = self._seen[-1].time_s + 1.0 if self._seen else 0.0
+            frame = Frame(open_image(image), after if time_s is None else time_s, self.number)
+            with self._turns.coming():
+                return self._append(frame, self._encode(frame))
 
     def watch(
         self,
@@ -122,34 +129,54 @@ class Live:
         realtime: bool = False,
         say: Callable[[str], None] | None = None,
         on_frame: Callable[[int], None] | None = None,
+        on_unchanged: Callable[[float], None] | None = None,
+        on_status: Callable[[SourceStatus], None] | None = None,
     ) -> None:
         """Begin to take frames from a source, in the background, until it ends or `close`.
 
         `source`: `camera:0`, a video, a folder that fills up, `http(s)://` or `rtsp://`, an iterable of pictures.
         `fps`: at most so many frames a second. `change`: skip frames that differ less than this from the last one taken
-        (see `stream.worth`). `realtime`: a video plays at its own pace. `say`: gets a line where a source is lost or
-        back. `on_frame`: gets the number of each frame that has come into the window, and may ask about it; the next
-        frame waits until it is through.
+        (see `stream.worth`). `realtime`: a video plays at its own pace. `say`: gets a line where a source is
+        lost, frozen or damaged, and when that is over; `on_status` the same with its parts (`stream.reader`).
+        `on_frame`: gets the number of each frame that has come into the window, and may ask about it; the next frame
+        waits until it is through. `on_unchanged`: gets the time of frames that `change` left out: what was found about
+        the newest frame in the window still stands then.
         Raises MediaError where the source cannot be opened, UsageError while another is watched.
         """
         from .stream.pump import Pump
         from .stream.reader import FrameReader
         from .stream.source import open_source
 
-        if self._closed.is_set():
-            raise UsageError("the window is closed; open another one")
-        if not self.ended:
-            raise UsageError("a source is being watched; wait for its end, or open another window")
-        if self._pump is not None:
-            self._pump.close()
-        reader = FrameReader(open_source(source, realtime=realtime), fps=fps, change=change, say=say)
+        check_process()
 
         def append(frame: Frame, rows: FloatArray) -> None:
             number = self._append(frame, rows)
             if on_frame is not None:
                 on_frame(number)
 
-        self._pump = Pump(reader, self._encode_or_skip, append, self._tell)
+        def unchanged(frame: Frame) -> None:
+            if on_unchanged is not None:
+                on_unchanged(frame.time_s)
+
+        with self._adding:
+            if self._closed.is_set():
+                raise UsageError(CLOSED)
+            if not self.ended:
+                raise UsageError("a source is being watched; wait for its end, or open another window")
+            if self._pump is not None:
+                self._pump.close()
+            reader = FrameReader(
+                open_source(source, realtime=realtime),
+                fps=fps,
+                change=change,
+                say=say,
+                with_unchanged=on_unchanged is not None,
+                on_status=on_status,
+            )
+            self._pump = Pump(reader, self._encode_or_skip, append, self._tell, unchanged)
+        if self._closed.is_set():  # meanwhile
+            self._pump.close()
+            raise UsageError(CLOSED)
 
     def stream(
         self,
@@ -162,18 +189,18 @@ class Live:
     ) -> LiveAnswer:
         """Ask about the frames in the window; the text comes piece by piece. Parameters as `Model.ask`.
 
-        An answer that this thread has begun and not finished is cancelled; those of other threads are waited for.
+        From the first piece on, other threads' questions and frames wait until it is through or closed; a question or
+        frame of the thread that reads it raises UsageError.
         """
+        check_process()
         options = GenerationOptions(max_tokens, stops_of(stop), sampling)
         ids = self._prompt.question(question)
-        before = None if self._answering is None else self._answering()
-        if before is not None and before.thread == threading.get_ident():
-            before.close()
-        self._questions += 1
-        generation = Generation(self._window, self._tokenizer, self._eos, [TextInput(ids)], options, cancel)
-        answer = LiveAnswer(generation, self._turns, lambda said: self._window.finish(ids, said.token_ids))
-        self._answering = weakref.ref(answer)
-        return answer
+
+        def generate() -> Generation:
+            self._questions += 1
+            return Generation(self._window, self._tokenizer, self._eos, [TextInput(ids)], options, cancel)
+
+        return LiveAnswer(generate, self._turns, cancel, lambda said: self._window.finish(ids, said.token_ids))
 
     def ask(
         self,
@@ -213,12 +240,14 @@ class Live:
     @property
     def frames(self) -> tuple[SeenFrame, ...]:
         """The frames in the window, oldest first."""
+        check_process()
         with self._news:
             return tuple(self._seen)
 
     @property
     def number(self) -> int:
         """The newest frame's number; 0 before the first."""
+        check_process()
         with self._news:
             return self._seen[-1].number if self._seen else 0
 
@@ -233,7 +262,7 @@ class Live:
         return self._pump is None or self._pump.ended
 
     @property
-    def error(self) -> Exception | None:
+    def error(self) -> BaseException | None:
         """What ended the source, where it did not end by itself."""
         return None if self._pump is None else self._pump.error
 
@@ -242,6 +271,7 @@ class Live:
 
         Returns after `timeout` seconds at most, and at once when no more frames come.
         """
+        check_process()
         with self._news:
             self._news.wait_for(lambda: self.number > after or self.ended or self._closed.is_set(), timeout)
             return self.number
@@ -251,6 +281,7 @@ class Live:
 
         Nobody needs to wait: what is not done by then is done when the frame comes.
         """
+        check_process()
         return self._ahead.wait(timeout)
 
     def stats(self) -> LiveStats:
@@ -274,16 +305,18 @@ class Live:
     def close(self) -> None:
         """End the source's threads and any answer, free the KV cache. A second call does nothing.
 
-        What the engines are at is broken off, in the middle of a frame or of an answer's step.
+        What the engines are at is broken off, in the middle of a frame or of an answer's step. In a forked child it
+        does nothing: the window is the parent's.
         """
+        if is_forked():
+            return
         self._closed.set()
         self._ahead.stop()
         if self._pump is not None:
             self._pump.stop()
-        self._encoder.stop()
         self._tell()
-        with self._turns.closing(self._window.interrupt):
-            self._window.close()
+        self._encoder.stop(CLOSED)
+        self._window.close(CLOSED)
         self._ahead.close()
         if self._pump is not None:
             self._pump.close()
@@ -334,16 +367,13 @@ class Live:
             return Step.LATER
 
     def _weighed(self, question: str, weigh: Callable[[FloatArray], _T]) -> _T:
+        check_process()
         ids = self._prompt.question(question)
-        self._questions += 1
-        self._turns.begin_question()
-        try:
-            with self._turns.step():
-                prefilled = self._window.prefill([TextInput(ids)])
-                assert prefilled is not None
-                return weigh(prefilled.logits)
-        finally:
-            self._turns.end_question()
+        with self._turns.question():
+            self._questions += 1
+            prefilled = self._window.prefill([TextInput(ids)])
+            assert prefilled is not None
+            return weigh(prefilled.logits)
 
     def _tell(self) -> None:
         with self._news:

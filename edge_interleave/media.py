@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from .bundle import NEWLINE_NAME, VISION_NAME, Bundle
@@ -42,12 +42,17 @@ class Seen:
 
 
 class Eyes:
-    """Opens and encodes images and videos. The tower is opened when it is first needed."""
+    """Opens and encodes images and videos, for any thread. The tower is opened when it is first needed."""
 
     def __init__(self, bundle: Bundle, threads: int | None, progress: QuestionProgress | None = None) -> None:
         self._bundle = bundle
         self._threads = threads
         self._progress = progress
+        self._opening = threading.RLock()
+        self._closed: str | None = None
+        self._shared_tower: VisionTower | None = None
+        self._shared_encoder: VisionEncoder | None = None
+        self._read_newline: FloatArray | None = None
 
     def look(self, media: Sequence[Media], *, frames: int, stride: int, tiles: bool) -> Seen:
         """Visual tokens of images and videos, in order.
@@ -75,13 +80,14 @@ class Eyes:
             pictures += shown
             counts.append(len(shown))
             ends += [False] * (len(shown) - 1) + [True]
-        rows = self._encoder.encode(pictures, stride=stride, tiles=tiles, ends=ends, progress=self._progress)
+        encoder, newline = self._encoder(), self._newline()
+        rows = encoder.encode(pictures, stride=stride, tiles=tiles, ends=ends, progress=self._progress)
         visuals = tuple(
-            VisualInput(image) if self._newline is None or not end else VisualInput(image[:-1], self._newline)
+            VisualInput(image) if newline is None or not end else VisualInput(image[:-1], newline)
             for image, end in zip(rows, ends, strict=True)
         )
         seconds = time.perf_counter() - started
-        return Seen(visuals, tuple(counts), seconds, self._tower.provider)
+        return Seen(visuals, tuple(counts), seconds, encoder.provider)
 
     def live_encoder(self) -> VisionEncoder:
         """Another encoder on the same tower, to be stopped by itself; it keeps nothing, for no frame comes twice."""
@@ -90,28 +96,52 @@ class Eyes:
 
         manifest = self._bundle.manifest
         return VisionEncoder(
-            self._tower.another(), manifest.vision, manifest.pooling_mode, EmbeddingCache(0), newline=self._newline
+            self._tower().another(), manifest.vision, manifest.pooling_mode, EmbeddingCache(0), newline=self._newline()
         )
 
-    @cached_property
+    def close(self, reason: str) -> None:
+        """From any thread: have `look`, now and later, raise UsageError with the reason. Other encoders go on."""
+        with self._opening:
+            self._closed = reason
+            encoder = self._shared_encoder
+        if encoder is not None:
+            encoder.stop(reason)
+
     def _encoder(self) -> VisionEncoder:
         from .vision.encoder import VisionEncoder
 
-        manifest, tower = self._bundle.manifest, self._tower
-        identity = manifest.files[VISION_NAME].sha256
-        return VisionEncoder(tower, manifest.vision, manifest.pooling_mode, identity=identity, newline=self._newline)
+        with self._opening:
+            if self._closed is not None:
+                raise UsageError(self._closed)
+            if self._shared_encoder is None:
+                manifest, tower, newline = self._bundle.manifest, self._tower(), self._newline()
+                self._shared_encoder = VisionEncoder(
+                    tower,
+                    manifest.vision,
+                    manifest.pooling_mode,
+                    identity=manifest.files[VISION_NAME].sha256,
+                    newline=newline,
+                )
+            return self._shared_encoder
 
-    @cached_property
     def _newline(self) -> FloatArray | None:
         from .vision.merge import read_newline
 
         manifest = self._bundle.manifest
         if not manifest.vision.image_newline:
             return None
-        return read_newline(self._bundle.file(NEWLINE_NAME), manifest.decoder.hidden_size)
+        with self._opening:
+            if self._read_newline is None:
+                self._read_newline = read_newline(self._bundle.file(NEWLINE_NAME), manifest.decoder.hidden_size)
+            return self._read_newline
 
-    @cached_property
     def _tower(self) -> VisionTower:
+        with self._opening:
+            if self._shared_tower is None:
+                self._shared_tower = self._open_tower()
+            return self._shared_tower
+
+    def _open_tower(self) -> VisionTower:
         from .vision.providers import provider_for
         from .vision.tower import VisionTower
 

@@ -18,6 +18,7 @@ from types import TracebackType
 from .bundle import Bundle, open_bundle
 from .chat import FRAMES, GREEDY, MAX_TOKENS, AnswerStream, Chat, Prompts, asking, inputs_of, stops_of
 from .decoder import Backend, Decoder, DecoderOptions, backend_for
+from .engine_lock import check_process, claim_process, is_forked
 from .errors import ContextFullError, UsageError
 from .generation import Answer, GenerationOptions
 from .live import Live
@@ -32,6 +33,7 @@ from .tokenizer import TextTokenizer
 from .window import SLIDING, FrameWindow, entries_needed, entries_to_prepare
 
 CONTEXT = 4096
+CLOSED = "the model is closed; load it again"
 
 
 def load(
@@ -68,7 +70,11 @@ def load(
 
 
 class Model:
-    """An open model. Not thread-safe; `chat()` gives conversations of their own, which share the weights.
+    """An open model. `chat()` gives conversations of their own, which share the weights.
+
+    Its methods may be called from any thread. Questions are answered one after the other; while a stream is open,
+    those of other threads wait, and another one of the thread that reads it raises UsageError. In a forked child every
+    use raises UsageError, and `close` does nothing: load the model there, or start the child by 'spawn'.
 
     What `ask`, `stream` and `choose` take: a text; an image or a video; a list of texts, images and videos; or a list
     of messages, `{"role": "user", "content": ...}` or `Message`. In lists a string is text and a `pathlib.Path`, a
@@ -91,6 +97,7 @@ class Model:
 
         `may_grow`: prompts that need a larger KV cache than `options` say get one.
         """
+        claim_process()
         self.bundle = bundle
         self.backend_name = backend.name
         self._tokenizer = TextTokenizer.open(bundle)
@@ -104,6 +111,8 @@ class Model:
         self._session: Session | None = None
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._lives: weakref.WeakSet[Live] = weakref.WeakSet()
+        self._opening = threading.RLock()
+        """Held while a decoder is opened or handed out."""
         self._closed = False
 
     def ask(
@@ -149,11 +158,13 @@ class Model:
         cancel: threading.Event | None = None,
     ) -> AnswerStream:
         """As `ask`, but the text comes piece by piece. Images are encoded before this returns."""
+        self._check()
         options = GenerationOptions(max_tokens, stops_of(stop), sampling)
         messages = asking(content)
         seen = self._eyes.look(media_of(messages), frames=frames, stride=pool, tiles=tiles)
         prompt = inputs_of(self._prompts.build(messages, seen.counts), seen.visuals)
-        return AnswerStream(self._own_session().stream(prompt, options, cancel), seen)
+        session = self._own_session()
+        return AnswerStream(lambda: session.stream(prompt, options, cancel), session.turns, cancel, seen)
 
     def choose(
         self,
@@ -165,10 +176,13 @@ class Model:
         tiles: bool = False,
     ) -> list[Choice]:
         """The probability of each given answer, in the order given. See `Session.choose` for what it means."""
+        self._check()
         messages = asking(content)
         seen = self._eyes.look(media_of(messages), frames=frames, stride=pool, tiles=tiles)
         prompt = inputs_of(self._prompts.build(messages, seen.counts), seen.visuals)
-        return self._own_session().choose(prompt, options)
+        session = self._own_session()
+        with session.turns.question():
+            return session.choose(prompt, options)
 
     def chat(self, system: str | None = None, *, prompts: Prompts | None = None) -> Chat:
         """A conversation that remembers, with a KV cache of its own.
@@ -177,7 +191,8 @@ class Model:
         template.
         """
         messages = [] if system is None else [Message("system", (system,))]
-        return Chat(self._new_session(), prompts or self._prompts, self._eyes, messages)
+        session = self._new_session()
+        return Chat(session, prompts or self._prompts, self._eyes, messages)
 
     def live(
         self,
@@ -199,8 +214,7 @@ class Model:
         strides = (pool,) if isinstance(pool, int) else tuple(pool)
         if memory not in ("none", "answers"):
             raise UsageError(f"no memory {memory!r}; choose none or answers")
-        if self._closed:
-            raise UsageError("the model is closed; load it again")
+        self._check()
         prompt = LivePrompt(self._prompts, self._tokenizer, system)
         encoder = self._eyes.live_encoder()
         sizes = [encoder.tokens_for(stride=stride) for stride in strides]
@@ -215,25 +229,34 @@ class Model:
                 f"{limit}; take fewer frames, a larger pooling stride, or a larger context"
             )
         ahead = entries_to_prepare(prompt, window, sizes) if mode == SLIDING else 0
-        decoder = self._decoder(min(needed + ahead, limit))
-        session = Session(decoder, self._tokenizer, self.bundle.manifest.prompt.eos_token_ids)
-        self._sessions.add(session)
+        session = self._new_session(min(needed + ahead, limit))
         frames = FrameWindow(session, prompt, window, mode, memory == "answers")
         eos = self.bundle.manifest.prompt.eos_token_ids
         live = Live(session, frames, prompt, self._tokenizer, eos, encoder, strides)
-        self._lives.add(live)
+        with self._opening:
+            self._lives.add(live)
+        if self._closed:
+            live.close()
         return live
 
     def close(self) -> None:
-        """Free the decoders, those of chats as well. A second call does nothing."""
+        """Free the decoders, those of chats and live windows as well. A second call does nothing.
+
+        Answers that other threads are at are broken off: they raise UsageError. In a forked child it does nothing.
+        """
+        if is_forked():
+            return
         self._closed = True
-        for live in list(self._lives):
+        self._eyes.close(CLOSED)
+        with self._opening:
+            lives, sessions = list(self._lives), list(self._sessions)
+            if self._spare is not None:
+                self._spare.close()
+                self._spare = None
+        for live in lives:
             live.close()
-        for session in list(self._sessions):
-            session.close()
-        if self._spare is not None:
-            self._spare.close()
-            self._spare = None
+        for session in sessions:
+            session.close(CLOSED)
 
     def __enter__(self) -> Model:
         return self
@@ -243,19 +266,31 @@ class Model:
     ) -> None:
         self.close()
 
-    def _own_session(self) -> Session:
-        if self._session is None:
-            self._session = self._new_session()
-        return self._session
-
-    def _new_session(self) -> Session:
+    def _check(self) -> None:
+        check_process()
         if self._closed:
-            raise UsageError("the model is closed; load it again")
-        decoder = self._decoder(self._context)
-        reopen = self._open_decoder if self._may_grow else None
-        eos = self.bundle.manifest.prompt.eos_token_ids
-        session = Session(decoder, self._tokenizer, eos, reopen, self._progress)
-        self._sessions.add(session)
+            raise UsageError(CLOSED)
+
+    def _own_session(self) -> Session:
+        with self._opening:
+            if self._session is None:
+                self._session = self._new_session()
+            return self._session
+
+    def _new_session(self, window: int | None = None) -> Session:
+        """A session of a conversation, or of a live window that needs so many entries."""
+        check_process()
+        with self._opening:
+            self._check()
+            decoder = self._decoder(self._context if window is None else window)
+            reopen, progress = (self._open_decoder if self._may_grow else None), self._progress
+            if window is not None:
+                reopen = progress = None
+            eos = self.bundle.manifest.prompt.eos_token_ids
+            session = Session(decoder, self._tokenizer, eos, reopen, progress)
+            self._sessions.add(session)
+        if self._closed:  # by a signal handler
+            session.close(CLOSED)
         return session
 
     def _decoder(self, size: int) -> Decoder:

@@ -11,10 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
 from .decoder import Decoder, FloatArray
+from .engine_lock import EngineLock
 from .errors import BackendError, ContextFullError, EdgeInterleaveError, UsageError
 from .generation import Generation, GenerationOptions, Prefill
 from .progress import QuestionProgress
@@ -22,6 +25,7 @@ from .sampling import Probabilities, log_softmax, softmax
 from .spellings import Spelled, tokenized
 from .timeline import Input, Key, TextInput, Timeline, VisualInput
 from .tokenizer import TextTokenizer
+from .turns import Turns
 
 ANSWER_ROOM = 512
 """Entries kept free for an answer when the KV cache grows with a prompt; positions, before gaps are closed."""
@@ -45,8 +49,28 @@ class Choice:
     something else and `probability` says little."""
 
 
+CLOSED = "the decoder is closed; open the model again"
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _with_engine(method: Callable[Concatenate[Session, _P], _T]) -> Callable[Concatenate[Session, _P], _T]:
+    """Hold the engine during a method. Raises UsageError where that cannot be (`EngineLock`)."""
+
+    @wraps(method)
+    def holding(session: Session, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with session._engine:
+            return method(session, *args, **kwargs)
+
+    return holding
+
+
 class Session:
-    """One timeline. Not thread-safe, but for the events that cancel."""
+    """One timeline.
+
+    Each method has the engine to itself, and raises UsageError once the session is closed, or in a forked child. What
+    takes several calls (an answer, a frame) needs a turn: see `turns`.
+    """
 
     def __init__(
         self,
@@ -69,12 +93,17 @@ class Session:
         self._room = ANSWER_ROOM
         self.turn = 0
         """Counts the uses of the timeline; an answer that is not finished when the next use begins is cancelled."""
+        self.turns = Turns()
+        """Whose turn it is, where several threads use the timeline."""
+        self._engine = EngineLock(self.interrupt)
+        self._interrupted = False
 
     @property
     def decoder(self) -> Decoder:
         """The decoder that holds the timeline. Change it through the session only."""
         return self._decoder
 
+    @_with_engine
     def prefill(self, prompt: Sequence[Input], cancel: threading.Event | None = None) -> Prefill | None:
         """Bring the timeline to hold exactly the prompt, computing what is new; None where it was cancelled.
 
@@ -94,6 +123,7 @@ class Session:
         self._decoder.truncate(self.timeline.truncate(kept))
         return self._compute(units[kept:], prompt, cached, started, cancel)
 
+    @_with_engine
     def extend(self, more: Sequence[Input], cancel: threading.Event | None = None) -> Prefill | None:
         """Compute more after what lies in the timeline; None where it was cancelled, with a part of it computed.
 
@@ -108,16 +138,19 @@ class Session:
         self._check_room(self.timeline.length + sum(unit.size for unit in units))
         return self._compute(units, more, self.timeline.length, started, cancel)
 
+    @_with_engine
     def truncate(self, count: int) -> None:
         """Keep the timeline's first `count` entries."""
         self.turn += 1
         self._decoder.truncate(self.timeline.truncate(count))
 
+    @_with_engine
     def evict(self, first: int, last: int) -> None:
         """Forget the timeline's entries first <= index < last; nothing else is computed anew."""
         self.turn += 1
         self._decoder.evict(*self.timeline.evict(first, last))
 
+    @_with_engine
     def recompute(self, first: int, inputs: Sequence[Input]) -> None:
         """Compute the entries from `first` on anew, so that they know nothing of what was evicted before them.
 
@@ -131,6 +164,7 @@ class Session:
             self.timeline.evict(first, first + len(_units(inputs)))
             raise
 
+    @_with_engine
     def prepare(self, first: int, inputs: Sequence[Input], leaving: tuple[int, int], rows: int) -> bool:
         """Work ahead on `recompute(first, inputs)`, as it will be when the entries `leaving` are evicted.
 
@@ -168,6 +202,7 @@ class Session:
         assert prefilled is not None
         return self.weigh(prefilled.logits, options)
 
+    @_with_engine
     def weigh(self, logits: FloatArray, options: Sequence[str]) -> list[Choice]:
         """As `choose`, of what lies in the timeline already, whose last logits are given; the timeline stays as it is.
 
@@ -190,12 +225,14 @@ class Session:
             for option, probability, score in zip(options, softmax(scores), scores, strict=True)
         ]
 
+    @_with_engine
     def append_token(self, token: int) -> FloatArray:
         """Put one token at the end; gives its logits. Raises ContextFullError."""
         logits = self._decoder.append_tokens([token])
         self.timeline.add(token)
         return logits
 
+    @_with_engine
     def reset(self) -> None:
         """Forget everything."""
         self.turn += 1
@@ -203,11 +240,26 @@ class Session:
 
     def interrupt(self) -> None:
         """From any thread, before `close`: have what is being computed fail at once."""
+        self._interrupted = True
         self._decoder.interrupt()
 
-    def close(self) -> None:
-        """Free the decoder."""
+    @_with_engine
+    def close_gaps(self) -> None:
+        """Give the entries the positions that they would have if nothing had been evicted."""
+        self._decoder.rebase()
+        self.timeline.rebase()
+
+    def close(self, reason: str = CLOSED) -> None:
+        """From any thread: break off what is being computed, then free the decoder. A second call does nothing.
+
+        `reason`: the UsageError that an open answer, whoever waits for a turn, and later calls get.
+        In a forked child it does nothing: the decoder is the parent's.
+        """
         self.turn += 1
+        self.turns.close(reason)
+        self._engine.close(reason, self._free)
+
+    def _free(self) -> None:
         self._decoder.close()
 
     def _range_of(self, first: int, inputs: Sequence[Input]) -> tuple[int, int]:
@@ -269,6 +321,9 @@ class Session:
         except EdgeInterleaveError:
             self._decoder = self._reopen(facts.capacity)
             raise
+        finally:
+            if self._interrupted:  # while there was no decoder to interrupt
+                self._decoder.interrupt()
 
     def _check_room(self, total: int) -> None:
         most = min(self._decoder.facts.capacity, self._decoder.facts.trained_context)
@@ -289,8 +344,7 @@ class Session:
         new = sum(unit.size for unit in units)
         gaps = self.timeline.position > self.timeline.length
         if gaps and self.timeline.position + new + ANSWER_ROOM > self._decoder.facts.trained_context:
-            self._decoder.rebase()
-            self.timeline.rebase()
+            self.close_gaps()
         logits, done = None, 0
         for run in _runs(units):
             if cancel is not None and cancel.is_set():

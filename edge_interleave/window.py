@@ -23,7 +23,7 @@ from .decoder import FloatArray
 from .errors import ContextFullError, UsageError
 from .generation import Prefill
 from .live_prompt import LivePrompt
-from .session import ANSWER_ROOM, Session
+from .session import ANSWER_ROOM, CLOSED, Session
 from .timeline import Input, TextInput, VisualInput
 
 SLIDING, EXACT = "sliding", "exact"
@@ -173,18 +173,18 @@ class FrameWindow:
         turns = [i for i, item in enumerate(self._items) if item.number is None]
         if len(turns) >= KEPT_ANSWERS:
             self._evict(turns[0])
+            # Without new frames the gaps would grow between the frames and the question, turn after turn, to distances
+            # that no text has. (The gap before the frames, which a sliding window leaves, does no harm.)
+            if self.mode == SLIDING and self._gaps_behind_the_first() > KEPT_ROOM:
+                self._session.close_gaps()
         if self.mode == SLIDING:
             self._session.extend(turn.inputs)
         self._items.append(turn)
 
-    def interrupt(self) -> None:
-        """From any thread, before `close`: have what is being computed fail at once."""
-        self._session.interrupt()
-
-    def close(self) -> None:
-        """Free the decoder."""
+    def close(self, reason: str = CLOSED) -> None:
+        """Free the decoder. From any thread; see `Session.close`."""
         self.turn += 1
-        self._session.close()
+        self._session.close(reason)
 
     def _forget_question(self) -> None:
         """Back to the frames. An answer that is still being drawn ends."""
@@ -203,6 +203,11 @@ class FrameWindow:
         del self._items[index]
         self._session.recompute(first, item.inputs)
         self._items.insert(index, item)
+
+    def _gaps_behind_the_first(self) -> int:
+        """Positions without an entry between the beginning of the first item and the end."""
+        entries = self._session.timeline.entries[self._start(0) :]
+        return entries[-1].end - entries[0].start - sum(entry.end - entry.start for entry in entries) if entries else 0
 
     def _oldest(self) -> int:
         """The index of the oldest frame."""

@@ -269,6 +269,34 @@ def test_a_command_gets_its_arguments_as_they_are_without_a_shell(tmp_path: Path
     assert leader != os.getsid(0)  # ctrl-C on our terminal is not for it
 
 
+def test_what_a_command_prints_is_told_line_by_line_with_its_name(tmp_path: Path) -> None:
+    path = script(tmp_path, "print('one\\n\\ntwo')\nsys.stderr.write('three \\xff')\nsys.exit(3)")
+    said: list[str] = []
+    with pytest.raises(DeliveryError, match="exit code 3"):
+        Command(f"{sys.executable} {path}", say=said.append).send(ALERT)
+    name = f"command {Path(sys.executable).name}"
+    assert sorted(said) == [f"{name}: one", f"{name}: three \xff", f"{name}: two"]
+
+
+def test_what_a_command_leaves_running_does_not_hold_up_the_next_alert(tmp_path: Path) -> None:
+    path = script(tmp_path, "print('done', flush=True)\nsubprocess.Popen([sys.executable, '-c', 'input()'], stdin=0)")
+    path.write_text(path.read_text().replace("'input()'", "'import time; time.sleep(5)'"))
+    said: list[str] = []
+    started = time.monotonic()
+    Command(f"{sys.executable} {path}", say=said.append).send(ALERT)
+    assert time.monotonic() - started < 4
+    assert [line.split(": ")[1] for line in said] == ["done"]
+
+
+def test_without_anybody_to_tell_a_commands_output_is_on_stderr(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = script(tmp_path, "print('hello')")
+    Command(f"{sys.executable} {path}").send(ALERT)
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "hello\n")
+
+
 def test_a_command_that_fails_or_takes_too_long_is_told_with_what_it_started_ended(tmp_path: Path) -> None:
     path = script(
         tmp_path,

@@ -63,7 +63,7 @@ def test_the_process_that_reads_a_stream_takes_what_was_planned_for_it(
     write_video(tmp_path / "stream.ts", size, 30, "mp4v")
     with playing((tmp_path / "stream.ts").read_bytes(), then_silent=True) as url:
         costs = {cost.name: cost.bytes for cost in plan(embedded, frames=2, frame_size=size, source=url).costs}
-        wanted = {"url": url, "options": RTSP_OPTIONS, "open_ms": 10_000, "read_ms": 10_000}
+        wanted = {"url": url, "options": RTSP_OPTIONS, "open_s": 10, "read_s": 10, "recorded": False}
         process = CaptureProcess("stream", wanted, 20, 20)
         process.start()
         for _ in range(20):

@@ -25,6 +25,7 @@ from rtsp_server import playing
 
 from edge_interleave.errors import MediaError, UsageError
 from edge_interleave.stream import multipart, network
+from edge_interleave.stream import reader as reader_module
 from edge_interleave.stream.frame import Frame
 from edge_interleave.stream.multipart import MultipartParser, PartError
 from edge_interleave.stream.reader import FrameReader
@@ -247,6 +248,65 @@ def test_corrupted_pictures_are_skipped_one_by_one(opened: Callable[[str], Sourc
     for name, body in corrupted().items():
         with serving(sending(HEAD + numbered(1, 2) + part(body) + numbered(2, 3))) as server:
             assert outcomes(opened(server.url), 3) == [1, "damaged", 2], name
+
+
+def without_end(**options: object) -> tuple[bytes, Image.Image]:
+    """A JPEG whose end marker is missing, and its picture."""
+    noise = np.random.default_rng(5).integers(0, 256, (40, 72, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "JPEG", quality=85, **options)
+    return buffer.getvalue()[:-2], Image.open(io.BytesIO(buffer.getvalue())).convert("RGB")
+
+
+@pytest.mark.parametrize("length", [pytest.param(-1, id="length"), pytest.param(None, id="no length")])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"subsampling": 0}, {"optimize": True}, {"restart_marker_rows": 1}, {"restart_marker_blocks": 2}],
+    ids=str,
+)
+def test_a_picture_without_its_end_marker_is_shown_and_one_that_is_cut_is_not(
+    options: dict[str, object], length: int | None, opened: Callable[[str], Source]
+) -> None:
+    data, right = without_end(**options)
+    cut = [3, 4, 10, 20, 21, 22, 100, 1000]
+    parts = part(data, length) + b"".join(part(data[:-count], length) for count in cut) + part(data, length)
+    with serving(sending(HEAD + parts + numbered(0, 1))) as server:
+        source = opened(server.url)
+        (first,) = take(source, 1)
+        assert (np.asarray(first.image) == np.asarray(right)).all()
+        for count in cut:
+            with pytest.raises(FrameDamaged, match="cut off"):
+                raise AssertionError(f"{count} bytes less: {source.read()}")
+        (last,) = take(source, 1)
+        assert (np.asarray(last.image) == np.asarray(right)).all()
+
+
+@pytest.mark.parametrize("behind", [b"\xff", b"\0\0\0\0", b"\r\n", b"-", b"--"])
+def test_what_a_camera_sends_in_place_of_the_end_marker_does_no_harm(
+    behind: bytes, opened: Callable[[str], Source]
+) -> None:
+    data, right = without_end()
+    with serving(sending(HEAD + part(data + behind, None) + numbered(1, 3))) as server:
+        (frame,) = take(opened(server.url), 1)
+        assert (np.asarray(frame.image) == np.asarray(right)).all()
+
+
+def test_a_source_of_nothing_but_cut_pictures_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader_module, "BROKEN_S", 0.2)
+    said: list[str] = []
+
+    def script(server: Server, connection: socket.socket, number: int) -> None:
+        connection.sendall(HEAD)
+        while not server.stopping.wait(0.02):
+            connection.sendall(part(jpeg(1)[:-20]))
+
+    with serving(script) as server:
+        reader = FrameReader(open_source(server.url), say=said.append)
+        until = time.monotonic() + 10
+        while not said and time.monotonic() < until:
+            assert reader.next(0.05) is None
+        reader.close()
+    assert [line.startswith(f"{server.url}: a picture is cut off; every frame for") for line in said] == [True]
 
 
 @pytest.mark.parametrize("claimed", [10**6, 10**12, 10**17], ids=["a megabyte", "a terabyte", "absurd"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import golden_prompts
@@ -78,7 +80,6 @@ def test_after_a_pause_a_frame_costs_itself_alone(model: ei.Model, computed: Cal
         fill(live)
         for number in range(4):
             assert live.wait_prepared(ENOUGH_S)
-            assert not threads()
             before = live.stats().entries
             computed()
             live.add(picture(number))
@@ -141,16 +142,60 @@ def test_a_question_waits_for_one_step_and_it_goes_on_afterwards(
         assert live.wait_prepared(ENOUGH_S)
 
 
-def test_a_reader_who_takes_his_time_is_not_waited_for_with_a_thread(model: ei.Model) -> None:
+def test_nothing_is_prepared_while_an_answer_is_open(model: ei.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
     with model.live(WINDOW) as live:
+        gate = Gate(monkeypatch)
         fill(live)
-        stream = live.stream(QUESTION)
-        next(stream)
-        for thread in threads():
-            thread.join(ENOUGH_S)
-        assert not threads()
-        stream.close()
+        assert gate.begun.wait(ENOUGH_S)
+        held_up = FrameWindow.prepare
+        monkeypatch.setattr(FrameWindow, "prepare", lambda window: steps.append(1) or held_up(window))
+        asked = threading.Event()
+        answers: list[str] = []
+
+        def ask() -> None:
+            with live.stream(QUESTION) as stream:
+                next(stream)
+                asked.set()
+                assert not live.wait_prepared(0.1)
+                answers.append(f"after {len(steps)} steps")
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        while not live._turns._questions:
+            time.sleep(0.001)
+        gate.open.set()
+        asking.join(ENOUGH_S)
+        assert answers == ["after 0 steps"]
         assert live.wait_prepared(ENOUGH_S)
+        assert steps
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts the threads of the system")
+def test_one_thread_does_it_however_many_frames_there_are(backend: str) -> None:
+    def system_threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    with ei.load(threads=1, backend=backend) as model, model.live(WINDOW, 3) as live:
+        fill(live)
+        assert live.wait_prepared(ENOUGH_S)
+        (worker,) = threads()
+        before = system_threads()
+        for number in range(10):
+            live.add(picture(number))
+            assert live.wait_prepared(ENOUGH_S)
+        assert threads() == [worker]
+        assert system_threads() <= before
+
+
+def test_a_window_that_nobody_closed_or_holds_takes_its_thread_with_it(model: ei.Model) -> None:
+    live = model.live(WINDOW)
+    fill(live)
+    (worker,) = threads()
+    del live
+    gc.collect()
+    worker.join(ENOUGH_S)
+    assert not worker.is_alive()
 
 
 def test_closing_breaks_it_off(model: ei.Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,14 +303,13 @@ class TestTurns:
 
     def test_ends_with_closing(self) -> None:
         turns = Turns()
-        with turns.closing(lambda: None):
-            pass
+        turns.close("the window is closed")
         with pytest.raises(UsageError, match="closed"):
             self.spare(turns)
 
 
 class TestAhead:
-    """A thread while there is something to do."""
+    """A thread that works when there is something to do."""
 
     @staticmethod
     def through(steps: list[Step]) -> tuple[Ahead, list[Step]]:

@@ -16,7 +16,7 @@ from PIL import Image
 from edge_interleave.errors import MediaError, UsageError
 from edge_interleave.stream import reader as reader_module
 from edge_interleave.stream.frame import Frame
-from edge_interleave.stream.reader import FrameReader
+from edge_interleave.stream.reader import FrameReader, ReaderStats, SourceStatus
 from edge_interleave.stream.source import FrameDamaged, SourceLost, open_source
 from edge_interleave.stream.worth import Change, Rate, thumbnail
 
@@ -318,3 +318,151 @@ def test_numbers_survive_the_way_through_a_reader() -> None:
             numbers.append(number_of(frame.image))
     reader.close()
     assert numbers == list(range(8))
+
+
+# What happens to a source
+
+
+class Filmed:
+    """A live source of these pictures at these times; an exception is raised in its place."""
+
+    def __init__(self, shots: list[tuple[float, Image.Image | Exception]], *, camera: bool = False) -> None:
+        self.name, self.live, self.warms_up = "filmed", True, camera
+        self._shots = iter(enumerate(shots))
+        self._taken = threading.Semaphore(1)
+
+    def open(self) -> None: ...
+
+    def read(self) -> Frame | None:
+        # One by one, as they are taken: what counts here is the frames' own time.
+        self._taken.acquire(timeout=0.05)
+        index, (time_s, shot) = next(self._shots, (0, (0.0, None)))
+        if isinstance(shot, Exception):
+            raise shot
+        return None if shot is None else Frame(shot, time_s, index)
+
+    def close(self) -> None: ...
+
+
+def even(level: int) -> Image.Image:
+    return Image.new("RGB", (64, 48), (level, level, level))
+
+
+def filmed(
+    shots: list[tuple[float, Image.Image | Exception]], *, camera: bool = False, **options: float
+) -> tuple[list[int], list[SourceStatus], ReaderStats]:
+    """Indices of the frames that come through, what is told, and the counts."""
+    told: list[SourceStatus] = []
+    source = Filmed(shots, camera=camera)
+    reader = FrameReader(source, on_status=told.append, **options)
+    found = []
+    while not reader.ended:
+        frame = reader.next(1)
+        if frame is not None:
+            found.append(frame.index)
+            source._taken.release()
+    reader.close()
+    return found, told, reader.stats()
+
+
+def test_a_camera_that_repeats_one_picture_bit_for_bit_is_told_once_and_when_it_moves_again() -> None:
+    still = noisy(picture(320, 240), 1)
+    moving = noisy(picture(320, 240), 2)
+    shots: list[tuple[float, Image.Image | Exception]] = [(float(second), still.copy()) for second in range(45)]
+    shots += [(45.0, moving), (46.0, still)]
+    _, told, stats = filmed(shots)
+    assert [status.state for status in told] == ["frozen", "moving"]
+    assert "filmed: frozen" in told[0].line
+    assert "30 s" in told[0].line
+    assert told[1].seconds == 45
+    assert stats.frozen_s == pytest.approx(44, abs=1.5)
+
+
+def test_noise_alone_shows_that_a_camera_lives() -> None:
+    scene = picture(320, 240)
+    _, told, stats = filmed([(float(second), noisy(scene, second)) for second in range(60)])
+    assert told == []
+    assert stats.frozen_s == 0
+
+
+def test_a_small_change_anywhere_shows_that_a_camera_lives() -> None:
+    shots: list[tuple[float, Image.Image | Exception]] = []
+    for second in range(60):
+        image = picture(320, 240)
+        image.putpixel((101, 53), (second, second, second))
+        shots.append((float(second), image))
+    _, told, _ = filmed(shots)
+    assert told == []
+
+
+def test_pictures_of_python_and_recordings_may_repeat_as_long_as_they_like() -> None:
+    told: list[SourceStatus] = []
+    reader = FrameReader(open_source([even(200)] * 100), on_status=told.append)
+    assert len(rest(reader)) == 100
+    reader.close()
+    assert told == []
+    assert reader.stats().frozen_s == 0
+    assert open_source(clip("bikes.mp4"), realtime=True).recorded  # type: ignore[attr-defined]
+
+
+def test_a_cameras_black_first_frames_are_left_out() -> None:
+    shots: list[tuple[float, Image.Image | Exception]] = [(number / 10, even(3)) for number in range(30)]
+    shots += [(3 + number / 10, picture()) for number in range(5)]
+    found, _, stats = filmed(shots, camera=True)
+    assert found[0] == 31  # the first that is as bright as the one before
+    assert stats.dark_skipped == 31
+    assert stats.captured == 35 == stats.handed_out + stats.late + stats.dark_skipped
+
+
+def test_a_camera_whose_exposure_rises_is_waited_for() -> None:
+    levels = [0, 0, 20, 45, 70, 95, 110, 120, 124, 125, 125, 125]
+    found, _, _ = filmed([(number / 10, even(level)) for number, level in enumerate(levels)], camera=True)
+    assert found == [9, 10, 11] or found == [8, 9, 10, 11]
+
+
+def test_a_dark_scene_is_shown_after_a_while_and_a_source_of_one_black_frame_at_its_end() -> None:
+    found, _, stats = filmed([(number / 2, even(0)) for number in range(20)], camera=True)
+    assert found == list(range(10, 20))
+    assert stats.dark_skipped == 10
+    assert filmed([(0.0, even(0))], camera=True)[0] == [0]
+
+
+def test_a_bright_start_and_a_night_with_a_lamp_are_shown_at_once() -> None:
+    assert filmed([(0.0, even(255)), (0.1, even(120))], camera=True)[0] == [0, 1]
+    lamp = even(2)
+    lamp.paste((255, 255, 255), (10, 10, 16, 16))
+    assert filmed([(0.0, lamp)], camera=True)[0] == [0]
+
+
+def test_nothing_but_damage_is_told_once_and_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader_module, "BROKEN_S", 0.2)
+    bad = FrameDamaged("filmed: a picture is cut off")
+    shots: list[tuple[float, Image.Image | Exception]] = [(0.0, bad)] * 12
+    found, told, stats = filmed([*shots, (1.0, even(99))])
+    assert [status.state for status in told] == ["broken", "whole"]
+    assert told[0].line.startswith("filmed: a picture is cut off; every frame for")
+    assert found == [12]
+    assert stats.damaged == 12
+
+
+def test_a_damaged_frame_now_and_then_is_counted_and_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader_module, "BROKEN_S", 0.1)
+    bad = FrameDamaged("filmed: a picture is cut off")
+    shots: list[tuple[float, Image.Image | Exception]] = [(0.0, bad), (0.1, even(9))] * 5
+    _, told, stats = filmed(shots)
+    assert told == []
+    assert stats.damaged == 5
+
+
+def test_what_is_left_out_as_unchanged_is_handed_out_marked_where_that_is_asked_for() -> None:
+    shots = [picture(), picture(), picture().transpose(Image.Transpose.ROTATE_180), picture(), picture()]
+    reader = FrameReader(open_source(shots), change=2, with_unchanged=True)
+    found = []
+    while not reader.ended:
+        frame = reader.next(1)
+        if frame is not None:
+            found.append((frame.index, frame.unchanged))
+    reader.close()
+    assert found == [(0, False), (1, True), (2, False), (3, False), (4, True)]
+    stats = reader.stats()
+    assert (stats.handed_out, stats.same_skipped, stats.late) == (3, 2, 0)

@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -18,6 +18,7 @@ from pictures import clip, photograph, picture
 from PIL import Image
 
 from edge_interleave.errors import MediaError, UsageError
+from edge_interleave.stream import folder as folder_module
 from edge_interleave.stream.frame import Frame
 from edge_interleave.stream.source import FrameDamaged, Source, SourceLost, open_source
 
@@ -366,3 +367,148 @@ def test_a_damaged_file_among_pictures_is_skipped_and_a_wrong_array_ends_it(tmp_
     with pytest.raises(MediaError, match="uint8 is needed") as caught:
         source.read()
     assert not isinstance(caught.value, FrameDamaged)
+
+
+# Files of a folder that change
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder source whose files settle at once, as far as their time stamps go."""
+    monkeypatch.setattr(folder_module, "SETTLED_S", 0.1)
+    monkeypatch.setattr(folder_module, "POLL_S", 0.02)
+
+
+def replace_file(folder: Path, number: int) -> None:
+    (folder / ".new").write_bytes(jpeg(number))
+    os.replace(folder / ".new", folder / "latest.jpg")
+
+
+def rewrite(folder: Path, number: int) -> None:
+    (folder / "latest.jpg").write_bytes(jpeg(number))
+
+
+def rewrite_in_same_size(folder: Path, number: int) -> None:
+    (folder / "latest.jpg").write_bytes(jpeg(number).ljust(4000, b"\0"))
+
+
+def rewrite_with_the_old_time(folder: Path, number: int) -> None:
+    rewrite_in_same_size(folder, number)
+    os.utime(folder / "latest.jpg", (1_700_000_000, 1_700_000_000))
+
+
+def link(folder: Path, number: int, make: Callable[[Path, Path], None]) -> None:
+    target = folder.parent / "elsewhere" / f"{number}.jpg"
+    target.parent.mkdir(exist_ok=True)
+    target.write_bytes(jpeg(number))
+    make(folder / ".new", target)
+    os.replace(folder / ".new", folder / "latest.jpg")
+
+
+def link_by_name(folder: Path, number: int) -> None:
+    link(folder, number, Path.symlink_to)
+
+
+def link_hard(folder: Path, number: int) -> None:
+    link(folder, number, Path.hardlink_to)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(replace_file, rewrite, rewrite_in_same_size, rewrite_with_the_old_time, link_by_name, link_hard),
+    ],
+)
+def test_a_name_is_looked_at_each_time_that_another_picture_lies_behind_it(
+    change: Callable[[Path, int], None], tmp_path: Path
+) -> None:
+    folder = tmp_path / "incoming"
+    folder.mkdir()
+    watching = Watching(folder)
+    for number in range(1, 5):
+        change(folder, number)
+        assert watching.wait(number) == list(range(1, number + 1))
+    watching.close()
+    assert watching.damaged == []
+    assert {frame.name for frame in watching.frames} == {"latest.jpg"}
+
+
+@pytest.mark.usefixtures("hasty")
+def test_what_changes_about_a_file_but_its_picture_is_nothing_new(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg", 1, old=True)
+    watching = Watching(tmp_path)
+    assert watching.wait(1) == [1]
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "a.jpg").chmod(0o600)
+    (tmp_path / "b.jpg").hardlink_to(tmp_path / "a.jpg")
+    (tmp_path / "latest.jpg").symlink_to(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes())
+    time.sleep(0.4)
+    put(tmp_path, "c.jpg", 2, old=True)
+    assert watching.wait(2) == [1, 2]
+    watching.close()
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_link_to_the_latest_picture_of_the_folder_shows_none_twice(tmp_path: Path) -> None:
+    watching = Watching(tmp_path)
+    for number in range(1, 4):
+        put(tmp_path, f"{number}.jpg", number, old=True)
+        (tmp_path / ".new").symlink_to(tmp_path / f"{number}.jpg")
+        os.replace(tmp_path / ".new", tmp_path / "latest.jpg")
+        watching.wait(number)
+    time.sleep(0.2)
+    assert watching.wait(3) == [1, 2, 3]
+    watching.close()
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_picture_that_is_written_more_often_than_files_settle_is_seen_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_module, "SETTLED_S", 0.3)
+    watching = Watching(tmp_path)
+    stop = time.monotonic() + 2
+    number = 0
+    while time.monotonic() < stop:
+        replace_file(tmp_path, number)
+        number += 1
+        time.sleep(0.08)
+    found = watching.wait(5)
+    watching.close()
+    assert watching.damaged == []
+    assert found == sorted(set(found))
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_picture_that_is_written_slowly_over_another_is_damaged_at_no_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_module, "SETTLED_S", 0.3)
+    put(tmp_path, "latest.jpg", 1, old=True)
+    watching = Watching(tmp_path)
+    watching.wait(1)
+    content = jpeg(2)
+    with (tmp_path / "latest.jpg").open("wb") as file:
+        for at in range(0, len(content), len(content) // 8 + 1):
+            file.write(content[at : at + len(content) // 8 + 1])
+            file.flush()
+            time.sleep(0.1)
+    assert watching.wait(2) == [1, 2]
+    watching.close()
+    assert watching.damaged == []
+
+
+def test_a_folders_first_pictures_have_no_clock_and_later_ones_do(tmp_path: Path) -> None:
+    for number in range(3):
+        put(tmp_path, f"{number}.jpg", number, old=True)
+    watching = Watching(tmp_path)
+    watching.wait(3)
+    put(tmp_path, "later.jpg", 3, old=True)
+    watching.wait(4)
+    watching.close()
+    assert [(frame.name, frame.timed) for frame in watching.frames] == [
+        *(("0.jpg", False), ("1.jpg", False), ("2.jpg", False)),
+        ("later.jpg", True),
+    ]

@@ -30,6 +30,7 @@ from planted_outliers import (
     loud_value,
     massive_tokens,
     projector_offset,
+    quiet_neurons,
     unequal_weights,
 )
 from random_checkpoint import Options, model_config, write_random_checkpoint
@@ -57,6 +58,7 @@ PLANTS: dict[str, Callable[[Checkpoint], Mapping[str, Any]]] = {
     "a neuron": lambda checkpoint: loud_neuron(checkpoint, BLOCK, 500),
     "a value": lambda checkpoint: loud_value(checkpoint, BLOCK, 500),
     "weights against norms": lambda checkpoint: unequal_weights(checkpoint, BLOCK, 300),
+    "quiet neurons": lambda checkpoint: quiet_neurons(checkpoint, 1e-3),
     "the projector's input": lambda checkpoint: projector_offset(checkpoint, 5000),
 }
 

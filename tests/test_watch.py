@@ -1,5 +1,7 @@
 """`edge-interleave watch` as a shell meets it: answers and alerts from a video and from a folder that goes on."""
 
+import array
+import fcntl
 import json
 import os
 import pty
@@ -8,9 +10,11 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,9 @@ from webhook_server import status, webhook
 from edge_interleave.cli import cli, errors
 from edge_interleave.cli.durations import clock, parse_duration
 from edge_interleave.cli.watch_looks import Pacer
+from edge_interleave.cli.watch_views import rates
+from edge_interleave.live_stats import LiveStats
+from edge_interleave.stream.reader import ReaderStats
 
 QUESTION = "Is there a red circle?"
 ALWAYS = ["--when", QUESTION, "--above", "0", "--for", "3"]
@@ -160,6 +167,105 @@ def test_alerts_go_to_a_folder_of_their_own_where_none_is_named(
     assert len((tmp_path / "edge-interleave-events" / "events.jsonl").read_text().splitlines()) == 1
 
 
+def test_what_stands_still_raises_an_alert_though_unchanged_frames_are_left_out(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "still.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (112, 112))
+    for number in range(40):
+        writer.write(np.asarray(picture() if number >= 10 else Image.new("RGB", (112, 112), "white"))[..., ::-1])
+    writer.release()
+    result = run("watch", path, *ALWAYS, "--change", "2", "--out", tmp_path / "out", "--json", env=env)
+    assert result.returncode == 0, result.stderr
+    looks = events(result.stdout, "look")
+    # Two frames were encoded; what stands still is looked at each half second.
+    assert {look["frame"] for look in looks} == {1, 2}
+    assert [look["frame_time_s"] for look in looks] == pytest.approx([0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5], abs=0.02)
+    (alert,) = events(result.stdout, "alert")
+    assert alert["frame_time_s"] == pytest.approx(1.0, abs=0.02)
+    assert len(alert["frames"]) == len(set(alert["frames"]))
+
+
+def test_every_picture_of_a_full_folder_is_looked_at_and_named(
+    env: dict[str, str], folder: Path, tmp_path: Path
+) -> None:
+    (folder / "10.png").write_bytes((folder / "1.png").read_bytes()[:200])
+    for path in folder.iterdir():
+        os.utime(path, (time.time() - 60,) * 2)
+    arguments = ["--ask", "Describe the image.", "--every", "2s", "--json"]
+    with running("watch", folder, *arguments, env=env, cwd=tmp_path) as process:
+        found: dict[str, list[dict[str, Any]]] = {"answer": [], "source": []}
+        assert process.stdout is not None
+        while len(found["answer"]) < 4 or not found["source"]:
+            event = json.loads(process.stdout.readline())
+            found[event["event"]].append(event)
+        interrupted(process)
+        assert process.stderr is not None
+        assert "10.png: " in process.stderr.read()
+    assert [answer["file"] for answer in found["answer"]] == ["0.png", "1.png", "2.png", "3.png"]
+    assert [(status["state"], status["file"]) for status in found["source"]] == [("damaged", "10.png")]
+
+
+def test_through_a_pipe_a_folders_answers_name_their_files(env: dict[str, str], folder: Path, tmp_path: Path) -> None:
+    for path in folder.iterdir():
+        os.utime(path, (time.time() - 60,) * 2)
+    with running("watch", folder, "--ask", "Describe the image.", env=env, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(4)]
+        interrupted(process)
+    assert [line.split(": ")[0] for line in lines] == [f"{number}.png  frame {number + 1}" for number in range(4)]
+
+
+def test_a_programs_output_is_not_lost_and_not_among_the_results(
+    clip: Path, env: dict[str, str], tmp_path: Path
+) -> None:
+    command = f"{sys.executable} -c 'print(\"rung\")'"
+    result = run("watch", clip, *ALWAYS, "--exec", command, "--out", tmp_path / "out", "--json", env=env)
+    assert result.returncode == 0, result.stderr
+    assert f"command {Path(sys.executable).name}: rung" in result.stderr.splitlines()
+    assert "rung" not in result.stdout
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="pipes have one size here")
+def test_the_first_ctrl_c_ends_a_watch_whose_output_nobody_reads(
+    env: dict[str, str], folder: Path, tmp_path: Path
+) -> None:
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 8192)
+    for number in range(30):
+        picture(number).save(folder / f"{number}.png")
+        os.utime(folder / f"{number}.png", (time.time() - 60,) * 2)
+    command = [*PROGRAM, "watch", str(folder), *ALWAYS, "--json"]
+    with subprocess.Popen(command, env=env, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE) as process:
+        os.close(writing)
+        try:
+            seen = {-1}
+            while (held := unread(reading)) not in seen or held < 4000:
+                seen = {held}
+                time.sleep(1)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 130
+        finally:
+            process.kill()
+    os.close(reading)
+    assert (tmp_path / "edge-interleave-events" / "events.jsonl").read_text().count("alert") == 1
+
+
+def unread(pipe: int) -> int:
+    """Bytes that lie in a pipe."""
+    count = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, count)
+    return count[0]
+
+
+def test_the_status_line_fits_80_columns() -> None:
+    source = ReaderStats(123456, 123456, 12345, 0, 0, 0, 1234, 12, 25.0, 0.0)
+    names = [field.name for field in fields(LiveStats)]
+    values = dict.fromkeys(names, 123456) | {"encode_s": 12.345, "append_s": 12.345, "frames_per_s": 25.0, "window": 64}
+    stats = LiveStats(**{**values, "source": source, "memory_bytes": 12_345_678_901, "vision_provider": "CPU"})
+    assert max(map(len, rates(stats).splitlines())) < 80
+
+
 def test_a_memory_limit_is_planned_for_and_kept(clip: Path, env: dict[str, str]) -> None:
     arguments = ["--ask", "Describe the image.", "--every", "1s", "--pool", "2", "--json"]
     result = run("watch", clip, *arguments, "--memory", "400MB", env=env)
@@ -278,7 +384,7 @@ def on_a_terminal(arguments: list[object], env: dict[str, str], until: str) -> s
     ("arguments", "said"),
     [
         ([], "--ask"),
-        (["--ask", "a", "--when", "b"], "--ask"),
+        (["--ask", "a", "--when", "b"], "not both"),
         (["--ask", "a", "--above", "0.5"], "--above"),
         (["--ask", "a", "--exec", "true"], "--exec"),
         (["--ask", "a", "--every", "soon"], "2s, 500ms or 1m"),

@@ -351,6 +351,15 @@ class TestKeptAnswers:
             lengths.append(counted(one))
         assert len(set(lengths[9:])) <= 3, "but for the digits of the frames' numbers"
 
+    def test_never_leave_wide_gaps_between_frames_and_question(self, open_window: Open) -> None:
+        """No text that a model was trained on has such distances."""
+        one = open_window(2, keep_answers=True)
+        one.window.add(image(1))
+        one.window.add(image(2))
+        for _ in range(60):
+            one.ask("What is it?", tokens=4)
+            assert one.session.decoder.position - counted(one) <= KEPT_ROOM + 32
+
     def test_a_long_answer_is_cut(self, open_window: Open) -> None:
         one = open_window(2, keep_answers=True, context=1000)
         before = counted(one)

@@ -8,8 +8,10 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import select
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +28,11 @@ if TYPE_CHECKING:
 ProgressCall = Callable[[str, int, int], None]
 """Called with the stage's name, how much of it is done, and how much it is in all."""
 _SECONDS_A_LINE = 2.0
+_ROOM = 400
+"""Characters that surely fit where a pipe says that it has room (PIPE_BUF, 512 bytes or more; 4096 on Linux)."""
+_TICK_S = 0.1
+_PATIENCE_S = 1.0
+_abandoned: threading.Event | None = None
 _WORD_COLUMNS = 28
 
 
@@ -33,6 +40,10 @@ class OutputError(EdgeInterleaveError):
     """Results cannot be written to stdout: it is closed, or what it leads to is full."""
 
     exit_code = 4
+
+
+class Abandoned(OutputError):
+    """Nobody reads stdout, and the command ends; see `abandoned_by`."""
 
 
 def out() -> Console:
@@ -108,16 +119,55 @@ def _print(console: Console, text: str, style: str = "") -> None:
     console.print("\n".join(lines), soft_wrap=True, style=style)
 
 
-def _emit(text: str) -> None:
+@contextmanager
+def abandoned_by(event: threading.Event) -> Iterator[None]:
+    """Within the block, once `event` is set, a stdout that nobody reads is given up: who writes gets Abandoned.
+
+    A write to a full pipe cannot be interrupted, so none is begun before there is room for it.
+    """
+    global _abandoned
+    _abandoned = event
     try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        yield
+    finally:
+        _abandoned = None
+
+
+def _emit(text: str) -> None:
+    event = _abandoned
+    try:
+        if event is None:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            return
+        for start in range(0, len(text), _ROOM):
+            _wait_for_room(event)
+            sys.stdout.write(text[start : start + _ROOM])
+            sys.stdout.flush()
     except BrokenPipeError:
         drop(sys.stdout)
         raise
     except OSError as error:
         drop(sys.stdout)
         raise OutputError(f"stdout cannot be written ({error.strerror}); send it to a file or a terminal") from error
+
+
+def _wait_for_room(event: threading.Event) -> None:
+    try:
+        number = sys.stdout.fileno()
+    # A stream of Python's own, which always has room.
+    except (OSError, ValueError):
+        return
+    if os.name != "posix":
+        return
+    given_up_at: float | None = None
+    while not select.select([], [number], [], _TICK_S)[1]:
+        now = time.monotonic()
+        if given_up_at is None and event.is_set():
+            given_up_at = now + _PATIENCE_S
+        if given_up_at is not None and now >= given_up_at:
+            drop(sys.stdout)
+            raise Abandoned("stdout is full and nobody reads it; its last lines are lost")
 
 
 def _is_utf8(stream: TextIO) -> bool:

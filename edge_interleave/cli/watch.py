@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,13 +122,15 @@ def watch(
     or above --above for --for looks in a row, and no other until it has been below --below: a line of JSON with the
     frames that raised it, in --out (default: ./edge-interleave-events).
 
-    --exec runs a program; in its arguments {time}, {probability}, {question}, {number}, {frame}, {frames} and {json}
-    stand for the alert's time, probability, question, frame number, newest saved picture, all saved pictures, and
-    line.
+    --exec runs a program, and what it prints goes to stderr. In its arguments {time}, {probability}, {question},
+    {number}, {frame}, {frames} and {json} stand for the alert's time, probability, question, frame number, newest saved
+    picture, all saved pictures, and line.
 
     A video ends the watch when it is through, with exit code 0; ctrl-C ends it at once, with 130.
     """
-    if (question is None) == (when is None):
+    if question is not None and when is not None:
+        raise UsageError("give --ask or --when, not both; start a second watch for the other")
+    if question is None and when is None:
         raise UsageError("give a question to ask again and again (--ask), or one to be alerted by (--when)")
     if below is not None and below > above:
         raise UsageError(f"--below must be at most --above ({above:g}), not {below:g}")
@@ -137,7 +139,7 @@ def watch(
         _refuse(ctx, _ONLY_WHEN, "is about alerts; it goes with --when")
     else:
         _refuse(ctx, ("max_tokens",), "is about answers; it goes with --ask")
-    deliveries: list[Delivery] = [] if command is None else [Command(command)]
+    deliveries: list[Delivery] = [] if command is None else [Command(command, say=lambda line: view.say(line))]
     deliveries += [] if webhook is None else [Webhook(webhook)]
     from ..stream.source import open_source
 
@@ -163,6 +165,7 @@ def watch(
         stack.enter_context(live)
         outboxes = [stack.enter_context(closing(Outbox(delivery, view.say))) for delivery in deliveries]
         interrupted = stack.enter_context(set_by_interrupt())
+        stack.enter_context(output.abandoned_by(interrupted))
         looker: Looks
         if rule is None:
             looker = AskNowAndThen(live, str(question), every or ASK_EVERY_S, view, folder, interrupted, max_tokens)
@@ -171,14 +174,23 @@ def watch(
             view.say(f"alerts are kept in {out}")
         view.begin(live)
         stack.callback(view.close)
-        live.watch(frames, fps=fps, change=change, say=view.say, on_frame=looker.frame)
+        live.watch(
+            frames,
+            fps=fps,
+            change=change,
+            say=view.say,
+            on_frame=looker.frame,
+            on_unchanged=None if rule is None else looker.unchanged,
+            on_status=view.status,
+        )
         _until_the_end(live, looker, outboxes, interrupted)
         view.close()
         figures, error = live.stats(), live.error
         live.close()
         for outbox in outboxes:
             outbox.close()
-    _tell(figures, folder, outboxes, as_json, with_stats)
+        with suppress(output.Abandoned):
+            _tell(figures, folder, outboxes, as_json, with_stats)
     if interrupted.is_set():
         raise KeyboardInterrupt
     if error is not None:

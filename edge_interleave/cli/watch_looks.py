@@ -13,10 +13,15 @@ from ..events import Answered, EventFolder, Looked, now
 from . import output
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from ..alerts import Alarm
     from ..live import Live, SeenFrame
+    from ..session import Choice
     from .watch_views import View
 
+UNCHANGED_EVERY_S = 0.5
+"""What stands still counts as a look so often at most, by the source's time."""
 _ROUNDING_S = 1e-6
 
 
@@ -25,6 +30,10 @@ class Looks(Protocol):
 
     def frame(self, number: int) -> None:
         """A frame has come into the window."""
+        ...
+
+    def unchanged(self, time_s: float) -> None:
+        """At that time the source still showed what the newest frame in the window shows (`--change`)."""
         ...
 
     def end(self) -> None:
@@ -40,8 +49,13 @@ class Pacer:
         self._every = every_s
         self._last: float | None = None
 
-    def due(self, time_s: float) -> bool:
-        """Whether to look at a frame of that time; if so it counts as looked at."""
+    def due(self, time_s: float, timed: bool = True) -> bool:
+        """Whether to look at a frame of that time; if so it counts as looked at.
+
+        `timed`: the time is by a clock. Where it is not, every frame is due: a pace of one a second is made up.
+        """
+        if not timed:
+            return True
         last = self._last
         # A source that came back may have begun to count anew.
         if last is not None and last <= time_s < last + self._every - _ROUNDING_S:
@@ -76,9 +90,12 @@ class AskNowAndThen:
 
     def frame(self, number: int) -> None:
         """Ask where it is time to."""
-        newest = self._live.frames[-1]
-        if self._pacer.due(newest.time_s):
+        newest, latest = self._live.frames[-1], self._live.latest
+        if self._pacer.due(newest.time_s, latest is None or latest.timed):
             self._ask(newest)
+
+    def unchanged(self, time_s: float) -> None:
+        """Nothing to ask: the last answer stands."""
 
     def end(self) -> None:
         """Ask about what came since."""
@@ -90,6 +107,8 @@ class AskNowAndThen:
         if self._interrupted.is_set():
             return
         self._asked = newest.number
+        latest = self._live.latest
+        file = latest.name if latest is not None else None
         time = now()
         with self._live.stream(self._question, max_tokens=self._max_tokens, cancel=self._interrupted) as stream:
             for piece in stream:
@@ -98,7 +117,13 @@ class AskNowAndThen:
         if answer.finish_reason == "cancelled":
             return
         event = Answered(
-            time, self._question, newest.number, round(newest.time_s, 3), answer.text.strip(), answer.finish_reason
+            time,
+            self._question,
+            newest.number,
+            round(newest.time_s, 3),
+            answer.text.strip(),
+            answer.finish_reason,
+            file=file,
         )
         self._view.show(event)
         if self._folder is not None:
@@ -115,22 +140,43 @@ class LookOut:
         self._view = view
         self._interrupted = interrupted
         self._doubted = False
+        self._unchanged_every_s = max(every_s, UNCHANGED_EVERY_S)
+        self._found: Choice | None = None
+        self._looked_s = 0.0
 
     def frame(self, number: int) -> None:
         """Look where it is time to."""
-        newest = self._live.frames[-1]
-        if self._interrupted.is_set() or not self._pacer.due(newest.time_s):
+        newest, latest = self._live.frames[-1], self._live.latest
+        if self._interrupted.is_set() or not self._pacer.due(newest.time_s, latest is None or latest.timed):
             return
-        question = self._alarm.rule.question
-        choice = self._live.check(question)
-        self._doubt(choice.total_probability)
-        probability = choice.probability
-        latest = self._live.latest
-        alert = self._alarm.look(probability, newest.number, newest.time_s, latest.image if latest else None)
-        time_s = round(newest.time_s, 3)
-        together = round(choice.total_probability, 6)
+        self._found = self._live.check(self._alarm.rule.question)
+        self._doubt(self._found.total_probability)
+        self._look(self._found, newest.time_s, latest.image if latest else None)
+
+    def unchanged(self, time_s: float) -> None:
+        """Look again at what stands still, by what was found about it: time counts, and not only change."""
+        found = self._found
+        if found is None or self._interrupted.is_set() or 0 <= time_s - self._looked_s < self._unchanged_every_s:
+            return
+        if self._pacer.due(time_s):
+            self._look(found, time_s, None)
+
+    def _look(self, found: Choice, time_s: float, image: Image | None) -> None:
+        self._looked_s = time_s
+        newest, latest = self._live.frames[-1], self._live.latest
+        file = latest.name if latest is not None else None
+        alert = self._alarm.look(found.probability, newest.number, time_s, image, file)
         self._view.show(
-            Looked(now(), question, newest.number, time_s, round(probability, 6), self._alarm.raised, together)
+            Looked(
+                now(),
+                self._alarm.rule.question,
+                newest.number,
+                round(time_s, 3),
+                round(found.probability, 6),
+                self._alarm.raised,
+                round(found.total_probability, 6),
+                file=file,
+            )
         )
         if alert is not None:
             self._view.show(alert)

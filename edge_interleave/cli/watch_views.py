@@ -5,13 +5,16 @@ Results go to stdout, what is said about the watch itself to stderr; on the live
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import threading
+from contextlib import suppress
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live as RichLive
 from rich.text import Text
 
-from ..events import Alert, Answered, Event, Looked
+from ..events import Alert, Answered, Event, Looked, now
 from . import output
 from .durations import clock
 from .pictures import half_blocks
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from ..live import Live
     from ..live_stats import LiveStats
     from ..stream.frame import Frame
+    from ..stream.reader import SourceStatus
 
 _PICTURE_WIDTH = 48
 _REFRESHES_PER_S = 4
@@ -38,6 +42,10 @@ class View(Protocol):
 
     def say(self, line: str) -> None:
         """A line for the user about the watch itself."""
+        ...
+
+    def status(self, status: SourceStatus) -> None:
+        """Something happened to the source. `say` gets its line as well."""
         ...
 
     def begin(self, live: Live) -> None:
@@ -70,6 +78,9 @@ class Lines:
         """To stderr."""
         output.note(line)
 
+    def status(self, status: SourceStatus) -> None:
+        """Its line says it."""
+
     def begin(self, live: Live) -> None:
         """Nothing to do."""
 
@@ -80,16 +91,31 @@ class Lines:
 class JsonLines:
     """Each event, looks included, as one line of JSON."""
 
+    def __init__(self) -> None:
+        # What happens to a source comes from another thread than what is seen in its frames.
+        self._writing = threading.Lock()
+
+    def _write(self, value: dict[str, Any]) -> None:
+        with self._writing:
+            output.print_json(value)
+
     def piece(self, text: str) -> None:
         """Events are written whole."""
 
     def show(self, event: Event) -> None:
         """Write it."""
-        output.print_json(event.event())
+        self._write(event.event())
 
     def say(self, line: str) -> None:
         """To stderr."""
         output.note(line)
+
+    def status(self, status: SourceStatus) -> None:
+        """Write it."""
+        found = asdict(status)
+        if status.file is None:
+            del found["file"]
+        self._write({"event": "source", "time": now(), **found})
 
     def begin(self, live: Live) -> None:
         """Nothing to do."""
@@ -114,6 +140,8 @@ class Outlasting:
         """As the view does; where stdout is lost, that is said once, and nothing is shown any more."""
         try:
             self._view.show(event)
+        except output.Abandoned:
+            raise
         except output.OutputError as error:
             self.lost = error
             self.say(f"{error}; the watch goes on")
@@ -121,6 +149,11 @@ class Outlasting:
     def say(self, line: str) -> None:
         """As the view does."""
         self._view.say(line)
+
+    def status(self, status: SourceStatus) -> None:
+        """As the view does, for as long as stdout is there."""
+        with suppress(output.OutputError):
+            self._view.status(status)
 
     def begin(self, live: Live) -> None:
         """As the view does."""
@@ -167,6 +200,9 @@ class Screen:
         """Above the picture."""
         self._console.print(output.printable(line), style="dim")
 
+    def status(self, status: SourceStatus) -> None:
+        """Its line says it."""
+
     def close(self) -> None:
         """Leave the last view on the terminal."""
         if self._shown is not None:
@@ -211,13 +247,13 @@ def open_view(as_json: bool) -> View:
 
 
 def rates(stats: LiveStats) -> str:
-    """One line on how fast it goes and what it takes."""
+    """Two lines, of less than 80 columns each, on how fast it goes and what it takes."""
     source = stats.source
     lost = "" if source is None else _counted(late=source.late, damaged=source.damaged + stats.damaged)
     return (
-        f"{stats.frames} frames, {stats.window} in the window   {stats.frames_per_s:.1f} frames/s{lost}"
-        f"   encode {stats.encode_s * 1000:.0f} ms, append {stats.append_s * 1000:.0f} ms"
-        f"   memory {output.size(stats.memory_bytes)}"
+        f"{stats.frames} frames, {stats.window} in the window, {stats.frames_per_s:.1f} frames/s{lost}\n"
+        f"encode {stats.encode_s * 1000:.0f} ms, append {stats.append_s * 1000:.0f} ms, "
+        f"memory {output.size(stats.memory_bytes)}"
     )
 
 
@@ -237,10 +273,12 @@ def stats_lines(stats: LiveStats) -> str:
             late=source.late,
             over_the_rate=source.rate_skipped,
             unchanged=source.same_skipped,
+            black_at_the_start=source.dark_skipped,
             damaged=source.damaged + stats.damaged,
             reconnects=source.reconnects,
         )
-        lines.insert(1, f"source   {source.captured} captured, {source.capture_fps:.2f} a second{counts}")
+        frozen = f", frozen for {source.frozen_s:.0f} s" if source.frozen_s else ""
+        lines.insert(1, f"source   {source.captured} captured, {source.capture_fps:.2f} a second{counts}{frozen}")
     return "\n".join(lines)
 
 
@@ -250,7 +288,8 @@ def _counted(**counts: int) -> str:
 
 def _line(event: Event, raised: bool) -> str:
     """An event for people, on one line, "" where there is nothing to say. `raised`: whether an alert stood before."""
-    at = f"{clock(event.frame_time_s)}  frame {event.frame}: "
+    where = clock(event.frame_time_s) if event.file is None else event.file
+    at = f"{where}  frame {event.frame}: "
     if isinstance(event, Answered):
         return at + " ".join(event.answer.split()) + " (cut off)" * (event.finish_reason == "length")
     if isinstance(event, Alert):

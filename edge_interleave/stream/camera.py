@@ -25,6 +25,7 @@ class CameraSource:
     def __init__(self, number: int) -> None:
         self.name = f"camera:{number}"
         self.live = True
+        self.warms_up = True
         self._number = number
         self._state = threading.Lock()
         self._closed = False

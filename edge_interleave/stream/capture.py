@@ -24,8 +24,12 @@ from ..vision.opencv import opencv
 
 CONTAINERS = "mov,matroska,avi,flv,asf,ogg,mpeg,mpegts,mpegvideo,h264,hevc,ivf,mjpeg"
 FILE_OPTIONS = f"protocol_whitelist;file|format_whitelist;{CONTAINERS}"
-HTTP_OPTIONS = f"protocol_whitelist;http,https,tcp,tls|format_whitelist;{CONTAINERS}"
-RTSP_OPTIONS = "protocol_whitelist;rtsp,rtsps,rtp,srtp,udp,tcp,tls|format_whitelist;rtsp|rtsp_flags;prefer_tcp"
+HTTP_OPTIONS = {"protocol_whitelist": "http,https,tcp,tls", "format_whitelist": CONTAINERS}
+RTSP_OPTIONS = {
+    "protocol_whitelist": "rtsp,rtsps,rtp,srtp,udp,tcp,tls",
+    "format_whitelist": "rtsp",
+    "rtsp_flags": "prefer_tcp",
+}
 """What FFmpeg may use for each kind of address."""
 _OPTIONS_KEY = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 # OpenCV reads FFmpeg's options from the environment, which belongs to the whole process.
@@ -41,11 +45,6 @@ class Capture:
         self._raw = raw
         self._lock = threading.Lock()
         self._released = False
-
-    @property
-    def hardware(self) -> bool:
-        """Whether a hardware decoder is in use."""
-        return self._get(self._cv2.CAP_PROP_HW_ACCELERATION) > 0
 
     def grab(self) -> bool:
         """Go on by one frame. False: there is none, or it is released. Raises MediaError where OpenCV fails."""
@@ -131,9 +130,3 @@ def with_options(options: str, place: str, settings: Sequence[int]) -> Any:
                 del os.environ[_OPTIONS_KEY]
             else:
                 os.environ[_OPTIONS_KEY] = before
-
-
-def hardware_settings() -> list[int]:
-    """What asks OpenCV to decode in hardware, and in software where there is none."""
-    cv2 = opencv()
-    return [cv2.CAP_PROP_HW_ACCELERATION, cv2.VIDEO_ACCELERATION_ANY]

@@ -1,11 +1,12 @@
-"""What the process takes in which OpenCV reads a camera or a stream. Measured on the demo's clip, which lies in the
-package: libraries differ from machine to machine. Knows nothing about budgets.
+"""What the process takes that reads a camera (OpenCV) or a stream (PyAV). Measured on the demo's clip, which lies in
+the package: libraries differ from machine to machine. Knows nothing about budgets.
 """
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any
 
 from ..embedded import DEMO_CLIP, DEMO_CLIP_SIZE
 from .capture_process import CaptureFailed, CaptureLost, CaptureProcess
@@ -19,14 +20,27 @@ _ELSEWHERE = 110_000_000
 """Where the system does not say: the most that was seen on Linux."""
 
 
-def capture_bytes(width: int, height: int) -> int:
-    """Bytes resident at the peak, with frames of so many pixels. Takes half a second, once."""
-    return _peak() + int((width * height - math.prod(DEMO_CLIP_SIZE)) * _BYTES_A_PIXEL)
+def capture_bytes(width: int, height: int, *, camera: bool) -> int:
+    """Bytes resident at the peak, with frames of so many pixels. Takes half a second, once.
+
+    `camera`: of a camera, rather than of an address.
+    """
+    return _peak(camera) + int((width * height - math.prod(DEMO_CLIP_SIZE)) * _BYTES_A_PIXEL)
 
 
-@lru_cache(maxsize=1)
-def _peak() -> int:
-    process = CaptureProcess("the demo's clip", {"file": str(DEMO_CLIP)}, _TIMEOUT_S, _TIMEOUT_S)
+@lru_cache(maxsize=2)
+def _peak(camera: bool) -> int:
+    clip: dict[str, Any] = {"file": str(DEMO_CLIP)}
+    if not camera:
+        options = {"protocol_whitelist": "file"}
+        clip = {
+            "url": str(DEMO_CLIP),
+            "options": options,
+            "open_s": _TIMEOUT_S,
+            "read_s": _TIMEOUT_S,
+            "recorded": False,
+        }
+    process = CaptureProcess("the demo's clip", clip, _TIMEOUT_S, _TIMEOUT_S)
     try:
         process.start()
         # It writes one frame at a time and waits, so that it is still there after each.

@@ -1,8 +1,8 @@
-"""A camera or a network stream, opened by OpenCV in a process of its own.
+"""A camera or a network stream, opened by OpenCV or PyAV in a process of its own.
 
-OpenCV cannot be interrupted while it waits for a camera or a server, and a library that parses what strangers send may
+Neither can be interrupted while it waits for a camera or a server, and a library that parses what strangers send may
 crash. A process can be ended at any time, and takes its handles with it. It costs about 50 MB, for Python, NumPy and
-OpenCV, and a copy of each frame; this process needs no OpenCV then. Knows nothing about what a source is.
+OpenCV or PyAV, and a copy of each frame; this process needs neither then. Knows nothing about what a source is.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .capture_child import DAMAGED, FAILED, FRAME, HEAD
 MAX_STREAM_PIXELS = 7680 * 4320
 """Of one frame: 8K video."""
 _START_S = 20.0
-"""What a slow machine may take to start Python and import OpenCV."""
+"""What a slow machine may take to start Python and import OpenCV or PyAV."""
 
 
 class CaptureFailed(Exception):

@@ -20,3 +20,9 @@ class Frame:
     """
     index: int
     """Which of the source's frames, from 0."""
+    name: str | None = None
+    """Of the file, in a folder."""
+    timed: bool = True
+    """Whether `time_s` is by a clock; False: one picture counts as a second."""
+    unchanged: bool = False
+    """It looks as the last frame that was taken (`--change`): what was found about that still stands. Not encoded."""

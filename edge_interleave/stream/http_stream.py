@@ -172,11 +172,6 @@ class HttpStream:
         self._response = self._connection = None
 
 
-def without_login(url: str) -> str:
-    """An address without its name and password, for messages."""
-    return _without_login(urlsplit(url))
-
-
 def _without_login(parts: SplitResult) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment=""))
 

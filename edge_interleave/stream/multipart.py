@@ -15,6 +15,8 @@ MAX_PART_BYTES = 32 << 20
 MAX_HEAD_BYTES = 8 << 10
 
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
+_TAIL = re.compile(rb"\r?\n-*\Z")
+"""The line end before a boundary, and dashes that it has too many: dashes alone may be the picture's own last bytes."""
 _LENGTH = re.compile(rb"(?im)^content-length[ \t]*:[ \t]*([0-9]{1,18})[ \t]*\r?$")
 
 
@@ -94,8 +96,7 @@ class MultipartParser:
         if end < 0 and length is not None and len(self._buffer) >= length:
             return self._leave(length)
         if end >= 0:
-            part = self._leave(end)
-            return part.rstrip(b"-").removesuffix(b"\n").removesuffix(b"\r")
+            return _TAIL.sub(b"", self._leave(end))
         if len(self._buffer) > MAX_PART_BYTES:
             self._leave(len(self._buffer))
             raise PartError(f"a picture of more than {MAX_PART_BYTES} bytes")

@@ -1,6 +1,6 @@
 """A source that is an address: MJPEG over HTTP, which cameras speak, or whatever FFmpeg plays over HTTP and RTSP.
 
-MJPEG is read here: the parts of a multipart body, each a JPEG, within caps and time limits. The rest goes to OpenCV's
+MJPEG is read here: the parts of a multipart body, each a JPEG, within caps and time limits. The rest goes to
 FFmpeg in a process of its own, with network protocols and containers alone: nothing in a stream can open a local file,
 and playlists (HLS) are not followed. Frames of a live stream have the time of their arrival.
 """
@@ -11,18 +11,21 @@ import http.client
 import ssl
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+import numpy as np
 from PIL import Image
 
+from ..addresses import check_login, without_secrets
 from ..errors import MediaError, UsageError
 from ..vision.image import describe, opened, to_rgb
 from .capture import HTTP_OPTIONS, RTSP_OPTIONS
 from .capture_process import MAX_STREAM_PIXELS, CaptureFailed, CaptureLost, CaptureProcess
 from .dial import dial
 from .frame import Frame
-from .http_stream import HttpStream, without_login
+from .http_stream import HttpStream
 from .multipart import MultipartParser, PartError
 from .source import FrameDamaged, SourceLost
 from .video import Pace
@@ -30,6 +33,10 @@ from .video import Pace
 OPEN_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 10.0
 """A stream that gives no whole frame for so long is lost."""
+_END = b"\xff\xd9"
+_TAIL_BYTES = 1024
+"""Some cameras send bytes of their own behind the end marker."""
+_FILLING = bytes((0xB5, 0xA6, 0x5B, 0x6C, 0x93, 0xD4)) * 8
 _NO_STREAMS = (
     "text/",
     "image/",
@@ -53,14 +60,15 @@ class NetworkSource:
 
     def __init__(self, url: str, *, realtime: bool = False) -> None:
         """`realtime`: a recording plays at its own pace. Raises UsageError where the address makes no sense."""
+        check_login(url)
         try:
             parts = urlsplit(url)
             sensible = bool(parts.hostname) and parts.port != 0 and url.isprintable() and len(url) <= 8192
         except ValueError:
             sensible = False
         if not sensible:
-            raise UsageError(f"{describe(url.rpartition('@')[2])}: not an address; give it as in http://host:port/path")
-        self.name = describe(without_login(url))
+            raise UsageError(f"{describe(without_secrets(url))}: not an address; give it as in http://host:port/path")
+        self.name = describe(without_secrets(url))
         self.live = True
         self._url = url
         self._realtime = realtime
@@ -71,6 +79,16 @@ class NetworkSource:
         self._began: float | None = None
         self._pace = Pace(self._stop)
         self._index = 0
+
+    @property
+    def recorded(self) -> bool:
+        """Whether it is a recording, which has an end, and still scenes that are no fault."""
+        return self._reading is not None and self._reading.recorded
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether it may be a camera that begins black."""
+        return not self.recorded
 
     def open(self) -> None:
         """Connect. Raises MediaError where there is no stream."""
@@ -139,11 +157,11 @@ class NetworkSource:
         stream.close()
         return self._play(stream.url, HTTP_OPTIONS, recorded=stream.length is not None, ask_first=False)
 
-    def _play(self, url: str, options: str, *, recorded: bool, ask_first: bool) -> _Played:
+    def _play(self, url: str, options: Mapping[str, str], *, recorded: bool, ask_first: bool) -> _Played:
         if ask_first:
             self._ask_for_connection(url)
-        limits = {"open_ms": int(OPEN_TIMEOUT_S * 1000), "read_ms": int(READ_TIMEOUT_S * 1000)}
-        wanted: dict[str, Any] = {"url": url, "options": options + _trusted(), "recorded": recorded, **limits}
+        wanted: dict[str, Any] = {"url": url, "options": {**options, **_trusted()}, "recorded": recorded}
+        wanted |= {"open_s": OPEN_TIMEOUT_S, "read_s": READ_TIMEOUT_S}
         # FFmpeg keeps its limits for HTTP; with RTSP it can go on waiting, so they are kept here, too.
         process = CaptureProcess(self.name, wanted, OPEN_TIMEOUT_S, READ_TIMEOUT_S)
         self._hold(process)
@@ -179,10 +197,10 @@ class NetworkSource:
             handle.close()
 
 
-def _trusted() -> str:
+def _trusted() -> dict[str, str]:
     """FFmpeg's options that have it check certificates, which it does not by itself; against what Python trusts."""
     known = ssl.get_default_verify_paths().cafile
-    return "|tls_verify;1" + (f"|ca_file;{known}" if known else "")
+    return {"tls_verify": "1", **({"ca_file": known} if known else {})}
 
 
 class _Mjpeg:
@@ -239,7 +257,7 @@ class _Played:
                 return None
             raise EOFError("it ended, or nothing came in time")
         if captured.pixels is None:
-            raise FrameDamaged(f"{self._name}: a frame cannot be decoded")
+            raise FrameDamaged(f"{self._name}: a frame is damaged, or builds on lost data")
         return Image.fromarray(captured.pixels), captured.time_s if self.recorded else time.monotonic()
 
 
@@ -247,11 +265,32 @@ def _jpeg(name: str, data: bytes) -> Image.Image:
     if not data.startswith(b"\xff\xd8\xff"):
         raise FrameDamaged(f"{name}: sent something that is no JPEG")
     try:
-        with opened(data) as image:
-            if image.width * image.height > MAX_STREAM_PIXELS:
-                raise FrameDamaged(f"{name}: a picture of {image.width} x {image.height} is too large")
-            return to_rgb(image)
+        if _END not in data[-_TAIL_BYTES:]:
+            return _completed(name, data)
+        return _decoded(name, data)
     except FrameDamaged:
         raise
     except MediaError as error:
         raise FrameDamaged(f"{name}: {error}") from error
+
+
+def _completed(name: str, data: bytes) -> Image.Image:
+    """A JPEG that its camera sends without the end marker. Raises FrameDamaged where more is missing.
+
+    A decoder fills what is missing with what it likes, and does not say so. So different bytes are put behind the data:
+    they show in the picture where its own are too few, and are skipped where those are complete. Restart markers are
+    among them, because a decoder that waits for one skips all else.
+    """
+    data = data.removesuffix(b"\xff")
+    image = _decoded(name, data + _END)
+    filling = b"".join(_FILLING + bytes((0xFF, 0xD0 + number)) for number in range(8))
+    if np.array_equal(np.asarray(image), np.asarray(_decoded(name, data + filling + _FILLING + _END))):
+        return image
+    raise FrameDamaged(f"{name}: a picture is cut off")
+
+
+def _decoded(name: str, data: bytes) -> Image.Image:
+    with opened(data) as image:
+        if image.width * image.height > MAX_STREAM_PIXELS:
+            raise FrameDamaged(f"{name}: a picture of {image.width} x {image.height} is too large")
+        return to_rgb(image)

@@ -28,17 +28,22 @@ class Pump(Generic[T]):
         encode: Callable[[Frame], T | None],
         append: Callable[[Frame, T], object],
         ended: Callable[[], None],
+        unchanged: Callable[[Frame], object] = lambda frame: None,
     ) -> None:
-        """Begins at once. `encode` may give None: the frame is left out. `ended` is called once nothing more comes."""
+        """Begins at once. `encode` may give None: the frame is left out. `ended` is called once nothing more comes.
+
+        `unchanged` takes the place of both steps for frames that are so, in their order among the others.
+        """
         self.reader = reader
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         """What ended it, where the source did not end by itself."""
         self._encode = encode
         self._append = append
+        self._unchanged = unchanged
         self._told = ended
         self._stop = threading.Event()
         self._through = threading.Event()
-        self._ready: queue.Queue[tuple[Frame, T] | None] = queue.Queue(1)
+        self._ready: queue.Queue[tuple[Frame, T | None] | None] = queue.Queue(1)
         self._room = threading.Semaphore(1)
         self._threads = [
             threading.Thread(target=self._guarded, args=(step,), name=f"edge-interleave {name}", daemon=True)
@@ -73,13 +78,15 @@ class Pump(Generic[T]):
             frame, made = None, None
             while made is None and not self._stop.is_set():
                 frame = self.reader.next(_TICK_S)
+                if frame is not None and frame.unchanged:
+                    break
                 if frame is not None:
                     made = self._encode(frame)
                 elif self.reader.ended:
                     self.error = self.error or self.reader.error
                     self._ready.put(None)
                     return
-            if frame is not None and made is not None:
+            if frame is not None and (made is not None or frame.unchanged):
                 self._ready.put((frame, made))
 
     def _append_all(self) -> None:
@@ -91,13 +98,17 @@ class Pump(Generic[T]):
             if item is None:
                 return
             self._room.release()
-            self._append(*item)
+            frame, made = item
+            if made is None:
+                self._unchanged(frame)
+            else:
+                self._append(frame, made)
 
     def _guarded(self, step: Callable[[], None]) -> None:
         """Whatever fails ends both threads, and is kept for who asks."""
         try:
             step()
-        except Exception as error:
+        except BaseException as error:  # an exit in a caller's callback as well
             if not self._stop.is_set():
                 self.error = self.error or error
             self._stop.set()

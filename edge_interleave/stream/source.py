@@ -20,6 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from ..addresses import without_secrets
 from ..errors import MediaError, UsageError
 from ..vision.image import describe
 from .frame import Frame
@@ -35,10 +36,19 @@ class SourceLost(MediaError):
 class FrameDamaged(MediaError):
     """One frame cannot be decoded. The next `read` goes on behind it."""
 
+    def __init__(self, message: str, file: str | None = None) -> None:
+        """`file`: its name, in a folder."""
+        super().__init__(message)
+        self.file = file
+
 
 @runtime_checkable
 class Source(Protocol):
-    """Frames, one after the other. `open` and `read` are called by one thread at a time, `close` by any."""
+    """Frames, one after the other. `open` and `read` are called by one thread at a time, `close` by any.
+
+    Two more attributes may be there: `recorded` (a recording that plays live: still scenes are no fault), `warms_up`
+    (a camera: its first frames may be black).
+    """
 
     name: str
     """For messages: one line, without passwords."""
@@ -75,7 +85,8 @@ def open_source(spec: str | Path | Iterable[Any] | Source, *, realtime: bool = F
     if scheme is not None:
         if scheme[1].lower() not in ("http", "https", "rtsp", "rtsps"):
             raise UsageError(
-                f"{describe(text)}: {scheme[1]} cannot be watched; give http(s)://, rtsp(s)://, a file or camera:0"
+                f"{describe(without_secrets(text) if '@' in text else text)}: {scheme[1]} cannot be watched; "
+                "give http(s)://, rtsp(s)://, a file or camera:0"
             )
         from .network import NetworkSource
 

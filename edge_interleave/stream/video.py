@@ -23,6 +23,7 @@ class VideoSource:
     def __init__(self, path: Path, *, realtime: bool = False) -> None:
         self.name = describe(path)
         self.live = realtime
+        self.recorded = True
         self._path = path
         self._video: VideoFile | None = None
         self._clock: FrameClock | None = None

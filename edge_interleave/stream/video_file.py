@@ -28,6 +28,7 @@ from ..cpus import quota_limit
 from ..errors import BackendError, MediaError
 from ..vision.image import MAX_PIXELS, describe, open_regular
 from .capture import CONTAINERS
+from .damage import DamageGate
 
 if TYPE_CHECKING:
     import av
@@ -46,6 +47,7 @@ _TRACK_PACKETS = 500
 """So many packets tell which tracks hold more than one frame; containers lay tracks side by side."""
 _BT709 = 1
 """FFmpeg's number of the transfer and the primaries that untagged video has, too (ITU-T H.273, tables 2 and 3)."""
+_FULL_HD = 1920 * 1088
 _TURNS = {
     (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
     (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
@@ -59,7 +61,7 @@ _TURNS = {
 
 
 class PacketDamaged(Exception):
-    """What was read cannot be decoded; the next `read` goes on behind it."""
+    """What was read cannot be decoded, or is a live stream's damaged frame; the next `read` goes on behind it."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,20 @@ class VideoFile:
 
     @classmethod
     def at_address(
-        cls, url: str, name: str, options: dict[str, str], timeouts_s: tuple[float, float], max_pixels: int
+        cls,
+        url: str,
+        name: str,
+        options: dict[str, str],
+        timeouts_s: tuple[float, float],
+        max_pixels: int,
+        gate: DamageGate | None = None,
     ) -> VideoFile:
-        """A recording at an address. `options`: FFmpeg's, which say what it may use. `timeouts_s`: to open, to read."""
+        """A video at an address. `options`: FFmpeg's, which say what it may use. `timeouts_s`: to open, to read.
+
+        `gate`: of a live stream, where frames that it finds damaged raise PacketDamaged.
+        """
         video = cls.__new__(cls)
-        video._begin_at(url, name, options, timeouts_s, max_pixels)
+        video._begin_at(url, name, options, timeouts_s, max_pixels, gate)
         return video
 
     def _begin_at(
@@ -100,15 +111,18 @@ class VideoFile:
         options: dict[str, str],
         timeouts_s: tuple[float, float] | None,
         max_pixels: int,
+        gate: DamageGate | None = None,
     ) -> None:
         self.name = name
         self._place = place
         self._options = options
         self._timeouts_s = timeouts_s
         self._max_pixels = max_pixels
+        self._gate = gate
         self._lock = threading.Lock()
         self._closed = False
         self._flushed = False
+        self._frames = 0
         self._key_lost = self._shown = False
         self._track_index: int | None = None
         self._turned: tuple[int, int, int] | None = None
@@ -124,6 +138,10 @@ class VideoFile:
             while not self._closed:
                 if self._decoded:
                     frame = self._decoded.popleft()
+                    if self._gate is not None:
+                        if not self._is_whole(frame, self._gate):
+                            raise PacketDamaged
+                        return frame
                     if self._key_lost and not frame.key_frame:
                         continue
                     self._key_lost, self._shown = False, True
@@ -250,6 +268,10 @@ class VideoFile:
         track.thread_type = "AUTO"
         if (limit := quota_limit()) is not None:
             track.codec_context.thread_count = limit
+        if self._gate is not None:
+            # A thread a frame: only so are a frame's errors complete when it is given. Each thread delays by a frame.
+            track.thread_type = "FRAME"
+            track.codec_context.thread_count = 2 if width * height <= _FULL_HD else 4
         # One for all frames: the table that brings HDR to standard range takes seconds to make.
         self._converter = self._av.video.reformatter.VideoReformatter()
         self._unit_s = float(track.time_base or 1)
@@ -278,7 +300,7 @@ class VideoFile:
             return max(tracks, key=lambda track: frames[track.index] > 1).index
 
     def _begin(self, packets: Iterator[av.Packet[VideoStream]]) -> None:
-        self._packets = packets
+        self._packets = packets if self._gate is None else _flagged(packets, self._gate)
         self._decoded: deque[av.VideoFrame] = deque()
         self._flushed = False
         self._key_lost = self._shown = False
@@ -291,9 +313,16 @@ class VideoFile:
         except self._av.error.EOFError:
             pass
         except self._av.FFmpegError as error:
+            if self._gate is not None:
+                self._gate.failed()
             # What builds on a key frame that is lost shows nothing.
             self._key_lost = self._key_lost or not self._shown
             raise PacketDamaged from error
+
+    def _is_whole(self, frame: av.VideoFrame, gate: DamageGate) -> bool:
+        self._frames += 1
+        time_s = self._frames * self.step_s if frame.pts is None else self.seconds(frame.pts)
+        return gate.frame(frame.pts, time_s, key=bool(frame.key_frame), corrupt=frame.is_corrupt)
 
     def _decode_or_skip(self, packet: av.Packet[VideoStream]) -> None:
         with contextlib.suppress(PacketDamaged):
@@ -354,6 +383,21 @@ def pyav() -> Any:
             f"PyAV cannot be imported ({' '.join(str(error).split())}); install it again: pip install av"
         ) from error
     return av
+
+
+def _flagged(packets: Iterator[av.Packet[VideoStream]], gate: DamageGate) -> Iterator[av.Packet[VideoStream]]:
+    """The packets, each once the gate has its flags, which takes the one behind it."""
+    packet = next(packets, None)
+    while packet is not None:
+        following = next(packets, None)
+        gate.packet(
+            packet.pts,
+            key=packet.is_keyframe,
+            corrupt=packet.is_corrupt,
+            next_corrupt=following is not None and following.is_corrupt,
+        )
+        yield packet
+        packet = following
 
 
 def _tracks(container: InputContainer) -> list[VideoStream]:

@@ -18,12 +18,15 @@ from PIL import Image
 
 from ..bundle import VisionInfo
 from ..decoder import FloatArray
+from ..engine_lock import EngineLock
 from ..progress import QuestionProgress
 from .cache import CacheKey, EmbeddingCache, cache_key
 from .merge import merge, merged_tokens, most_merged_tokens
 from .pooling import pool, pooled_grid
 from .preprocess import preprocess
 from .tiles import split_tiles, tile_grid
+
+STOPPED = "the vision encoder is stopped; open another one"
 
 
 class Tower(Protocol):
@@ -44,7 +47,10 @@ class Tower(Protocol):
 
 
 class VisionEncoder:
-    """Makes visual tokens of pictures, each picture once. One thread at a time; the cache may be shared."""
+    """Makes visual tokens of pictures, each picture once.
+
+    May be used from any thread: `encode` serves one caller at a time. The cache may be shared.
+    """
 
     def __init__(
         self,
@@ -69,6 +75,7 @@ class VisionEncoder:
         self.images_encoded = 0
         """Images that went through the tower, in all; overview and tiles count one each, cached ones not at all."""
         self._tower = tower
+        self._engine = EngineLock(tower.stop)
         self._newline = newline
         self._identity = uuid.uuid4().hex if identity is None else identity
 
@@ -91,14 +98,16 @@ class VisionEncoder:
         With `tiles`, an image larger than the tower's size gives its overview's tokens and then those of its tiles,
         as `merge` puts them together. `ends`: for each image, whether `image_newline` follows it; None: after all.
         `progress` is called before each image that the tower must run for.
-        Raises UsageError for a stride that leaves nothing, MediaError for an image that cannot be decoded.
+        Raises UsageError for a stride that leaves nothing, once stopped, and in a forked child; MediaError for an image
+        that cannot be decoded.
         """
         pooled_grid(self.info.grid, stride, self.pooling_mode)
-        started = time.perf_counter()
-        try:
-            return self._encode(images, stride, tiles, ends or [True] * len(images), progress)
-        finally:
-            self.encode_seconds += time.perf_counter() - started
+        with self._engine:
+            started = time.perf_counter()
+            try:
+                return self._encode(images, stride, tiles, ends or [True] * len(images), progress)
+            finally:
+                self.encode_seconds += time.perf_counter() - started
 
     def tokens_for(self, image: Image.Image | None = None, stride: int = 1, tiles: bool = False) -> int:
         """How many visual tokens `encode` makes of an image; of None, the most it makes of any image."""
@@ -109,9 +118,12 @@ class VisionEncoder:
             return most_merged_tokens(side, newline=newline)
         return merged_tokens(side, image.size, tile_grid(image.size, self.info.image_size), newline=newline)
 
-    def stop(self) -> None:
-        """From any thread: have `encode`, now and later, raise UsageError at once, even in the middle of a picture."""
-        self._tower.stop()
+    def stop(self, reason: str = STOPPED) -> None:
+        """From any thread: have `encode`, now and later, raise UsageError at once, even in the middle of a picture.
+
+        Returns when nobody encodes any more. In a forked child it does nothing.
+        """
+        self._engine.close(reason, lambda: None)
 
     def _encode(
         self,

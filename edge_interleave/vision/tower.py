@@ -5,7 +5,10 @@ Knows nothing about where pixels come from, how they are prepared, nor about wha
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import os
+import weakref
 from copy import copy
 from functools import cache
 from pathlib import Path
@@ -16,6 +19,7 @@ import numpy.typing as npt
 
 from ..bundle import VISION_BATCH, VISION_INPUT, VISION_OUTPUT, VisionInfo
 from ..cpus import quota_limit
+from ..engine_lock import check_process, claim_process
 from ..errors import BackendError, BundleError, EdgeInterleaveError, InputError, UsageError
 from ..utf8_path import utf8_path
 from .onnx_check import check_onnx
@@ -32,6 +36,8 @@ PROBE = (
     b"\x08\x06\x12\x08\n\x02\x08\x04\n\x02\x08\x10B\x04\n\x00\x10\x11"
 )
 """An ONNX graph of one node: y int32 (4, 16) = MatMulInteger(a uint8 (4, 64), b int8 (64, 16))."""
+_sessions: weakref.WeakSet[Any] = weakref.WeakSet()
+"""The engine's open sessions."""
 
 
 class VisionTower:
@@ -52,6 +58,7 @@ class VisionTower:
 
         Raises BundleError where the file is not such a graph or not for `info`.
         """
+        claim_process()
         self._path = Path(path)
         self._info = info
         self._session: Any = None
@@ -88,6 +95,7 @@ class VisionTower:
 
         Raises UsageError for another shape or type, or once stopped; BackendError where the engine fails.
         """
+        check_process()
         if self._session is None or self._run_options.terminate:
             raise UsageError(f"{self._path}: the vision tower is closed")
         size, tokens = self._info.image_size, self._info.tokens
@@ -111,6 +119,7 @@ class VisionTower:
 
     def _open(self, provider: Provider, threads: int | None) -> None:
         self._session = _open_session(self._path, threads, provider)
+        _sessions.add(self._session)
         self._hidden_size = _checked_signature(self._path, self._session, self._info, provider.fixed_shapes)
         self._provider = str(self._session.get_providers()[0])
 
@@ -150,6 +159,16 @@ def open_graph(graph: bytes) -> Any:
     import onnxruntime as ort
 
     return ort.InferenceSession(graph, _tower_options(None), providers=[CPU_PROVIDER])
+
+
+def _keep_sessions() -> None:
+    """In a forked child: let no session be freed, for that waits for threads that only the parent has."""
+    for session in list(_sessions):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_sessions)
 
 
 def _open_session(path: Path, threads: int | None, provider: Provider) -> Any:

@@ -56,7 +56,11 @@ BACKEND = NumpyBackend()
 
 
 class NumpyDecoder:
-    """One timeline. See `edge_interleave.decoder.Decoder` for what each method promises."""
+    """One timeline. See `edge_interleave.decoder.Decoder` for what each method promises.
+
+    It has no lock: the runtime makes one call at a time, from any thread. Decoders may be called at the same
+    time; these share nothing.
+    """
 
     def __init__(self, bundle: Bundle, options: DecoderOptions) -> None:
         self.facts = _facts(bundle, options)
