@@ -15,6 +15,7 @@ from edge_interleave.bundle import MANIFEST_NAME
 from edge_interleave.eval.intervals import half_width, wilson
 from edge_interleave.eval.results import read_results
 from edge_interleave.world.bench import write_bench
+from edge_interleave.world.samples import TASKS
 
 SEED = 0
 ALL = "all"
@@ -62,7 +63,7 @@ class Cell:
 def measure_precision(checkpoint: Path, out: Path, samples: int, *, mlx: bool) -> list[Cell]:
     """Convert, ask and compare; answers that are there are not asked for again."""
     world = benchmark.World(SEED, samples)
-    file = write_bench(out / f"world-{samples}", seed=SEED, per_task=samples)
+    file = write_bench(out / f"world-{samples}", seed=SEED, per_task=samples, tasks=list(TASKS))
     cells: list[Cell] = []
     first: dict[str, dict[int, bool]] = {}
     chosen = [precision for precision in PRECISIONS if mlx or precision.backend != "mlx"]

@@ -192,7 +192,7 @@ class TestWorld:
 
     @pytest.fixture(autouse=True)
     def two_tasks(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(bench, "TASKS", {name: bench.TASKS[name] for name in ("colour", "puzzle")})
+        monkeypatch.setattr(bench, "ALL_TASKS", {name: bench.ALL_TASKS[name] for name in ("colour", "puzzle")})
 
     def test_is_drawn_asked_and_scored_by_exact_match_beside_the_official_score(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

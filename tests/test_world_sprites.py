@@ -173,7 +173,8 @@ def test_a_sheet_holds_pixels_and_nothing_else(style: str) -> None:
 def test_the_wheel_takes_the_sheets_and_their_licences_along() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "edge_interleave.world" in settings["tool"]["setuptools"]["packages"]
-    (pattern,) = settings["tool"]["setuptools"]["package-data"]["edge_interleave.world"]
+    pattern, *others = settings["tool"]["setuptools"]["package-data"]["edge_interleave.world"]
+    assert {"strange/*", "*.txt"} == set(others)
     taken = {path.name: path for path in FOLDER.parent.glob(pattern)}
     assert set(taken) == {f"{style}.png" for style in STYLES} | {"LICENSES.md"}
     assert sum(path.stat().st_size for path in taken.values()) < 350_000

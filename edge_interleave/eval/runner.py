@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import BackendError, ContextFullError, InputError, MediaError, UsageError
 from ..model import Model
 from ..vision.image import describe
+from ..world.judging import is_right
 from .answering import Answerer, Reply, Settings
 from .files import make_folder
 from .fingerprints import from_json, is_same, to_json
@@ -25,7 +26,7 @@ from .scores import UnscorableError, is_exact, metric_of, score
 
 Report = Callable[[str, int, int], None]
 """Called with the stage (`check`: bytes of the file; `samples`), how much of it is done, and how much it is in all."""
-_ONLY_WHERE_SAID = ("category", "scenario", "chance", "held_out")
+_ONLY_WHERE_SAID = ("category", "scenario", "chance", "held_out", "judge")
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ def _result(
 
 
 def _turn(sample: Sample, number: int, turn: Turn, reply: Reply, model: str) -> dict[str, Any]:
-    told = asdict(reply)
+    told, judge = asdict(reply), sample.labels.judge
     line = {
         **_said(sample.labels),
         "turn": number,
@@ -188,7 +189,8 @@ def _turn(sample: Sample, number: int, turn: Turn, reply: Reply, model: str) -> 
         "pred_response": told.pop("text"),
         "gt_response": turn.reference,
         **told,
-        "exact": is_exact(reply.text, turn.reference),
+        "exact": is_exact(reply.text, turn.reference)
+        or (judge is not None and is_right(reply.text, turn.reference, judge)),
     }
     metric = metric_of(sample.labels.dataset, sample.labels.question_type)
     if metric is not None:

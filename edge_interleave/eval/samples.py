@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import InputError
 from ..prompt import MARKER
 from ..vision.image import describe
+from ..world.judging import JUDGES
 from .json_items import JsonItems
 
 OPEN_ENDED, MULTI_CHOICE = "open-ended", "multi-choice"
@@ -47,6 +48,8 @@ class Labels:
     """The share of right answers that guessing gives."""
     held_out: str | None = None
     """What about it training never showed, in a word; empty for nothing; None where the file does not say."""
+    judge: str | None = None
+    """By which rule of `world.judging` an answer that is not the reference may be right; None: by none."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def _labels(raw: Mapping[str, Any], index: int, dataset: str) -> Labels:
     metadata = raw.get("metadata")
     about: Mapping[str, Any] = metadata if isinstance(metadata, Mapping) else {}
     sample_id = raw.get("sample_id", raw.get("id"))
-    chance, held_out = about.get("chance"), about.get("held_out")
+    chance, held_out, judge = about.get("chance"), about.get("held_out"), about.get("judge")
     return Labels(
         index=index,
         sample_id=str(sample_id)[:_NAME_CHARACTERS_MAX] if isinstance(sample_id, (str, int)) else str(index),
@@ -150,6 +153,7 @@ def _labels(raw: Mapping[str, Any], index: int, dataset: str) -> Labels:
         scenario=_name(about.get("scenario")),
         chance=_share(chance),
         held_out=held_out[:_NAME_CHARACTERS_MAX] if isinstance(held_out, str) else None,
+        judge=judge if judge in JUDGES else None,
     )
 
 

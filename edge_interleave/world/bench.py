@@ -17,9 +17,12 @@ from ..disk_space import writing
 from ..folder_lock import locked_folder
 from .cast import CASTS
 from .drawing import draw
+from .everyday import EVERYDAY, draw_everyday
 from .samples import TASKS, Sample, draw_sample
 
 NAME = "world.json"
+ALL_TASKS = {**TASKS, **EVERYDAY}
+"""What a bench asks, unless it is told."""
 _SETTINGS = "settings.json"
 CHANCE_SAMPLES = 200
 """From so many right answers of other samples a task's chance is estimated."""
@@ -40,10 +43,10 @@ def write_bench(
     A third of a task's samples have something held out, where the task allows it: `metadata.held_out` says what.
     Raises ValueError for a task that is unknown, FileExistsError where the folder holds something else.
     """
-    names = list(TASKS) if tasks is None else list(tasks)
-    unknown = [name for name in names if name not in TASKS]
+    names = list(ALL_TASKS) if tasks is None else list(tasks)
+    unknown = [name for name in names if name not in ALL_TASKS]
     if unknown:
-        raise ValueError(f"unknown task {unknown[0]!r}; one of {', '.join(TASKS)}")
+        raise ValueError(f"unknown task {unknown[0]!r}; one of {', '.join(ALL_TASKS)}")
     settings = {"seed": seed, "per_task": per_task, "tasks": names}
     partial = folder.with_name(f".{folder.name}.partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -64,10 +67,10 @@ def write_bench(
 
 def bench_samples(task: str, seed: int, count: int) -> Iterator[tuple[str, Sample]]:
     """What is held out ("" for nothing; of cast.CASTS) and a sample, `count` times; the first of a longer run."""
-    kinds = ("", "", "", "", *TASKS[task].held_out)
+    kinds = ("", "", "", "", *ALL_TASKS[task].held_out)
     for index in range(count):
         held_out = kinds[index % len(kinds)]
-        yield held_out, draw_sample(task, random.Random(f"bench/{seed}/{task}/{index}"), CASTS[held_out])
+        yield held_out, _drawn(task, random.Random(f"bench/{seed}/{task}/{index}"), held_out)
 
 
 def chance_of(task: str) -> float:
@@ -76,13 +79,17 @@ def chance_of(task: str) -> float:
     It knows the question, as far as it names what the answer must name: answers are compared after the words of the
     question are struck out of them.
     """
-    samples = [draw_sample(task, random.Random(f"chance/{task}/{i}"), CASTS[""]) for i in range(CHANCE_SAMPLES)]
+    samples = [_drawn(task, random.Random(f"chance/{task}/{i}"), "") for i in range(CHANCE_SAMPLES)]
     counts: dict[tuple[str, ...], int] = {}
     for sample in samples:
         known = set(sample.question.lower().rstrip("?.").split())
         words = tuple(word for word in sample.answer.lower().rstrip(".").split() if word not in known)
         counts[words] = counts.get(words, 0) + 1
     return max(counts.values()) / len(samples)
+
+
+def _drawn(task: str, rng: random.Random, held_out: str) -> Sample:
+    return draw_everyday(task, rng) if task in EVERYDAY else draw_sample(task, rng, CASTS[held_out])
 
 
 def _write(folder: Path, settings: dict[str, Any], progress: Callable[[str, int, int], None]) -> None:
@@ -99,7 +106,7 @@ def _write(folder: Path, settings: dict[str, Any], progress: Callable[[str, int,
 
 
 def _row(folder: Path, identity: str, sample: Sample, held_out: str, chance: float) -> dict[str, Any]:
-    task = TASKS[sample.task]
+    task = ALL_TASKS[sample.task]
     images: list[str] = []
     written: dict[int, str] = {}
     for number, scene in enumerate(sample.scenes):
@@ -123,6 +130,8 @@ def _row(folder: Path, identity: str, sample: Sample, held_out: str, chance: flo
     }
     if task.held_out:
         row["metadata"]["held_out"] = held_out
+    if sample.judge:
+        row["metadata"]["judge"] = sample.judge
     if sample.choices:
         row["choice_list"] = list(sample.choices)
     return row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import replace
 from functools import lru_cache
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from . import strangers
 from .cast import SHAPES
 from .outlines import OUTLINES
 from .scene import Item, Look, Scene, Sign
@@ -31,7 +33,9 @@ HORIZON = 0.38
 def draw(scene: Scene) -> Image.Image:
     """The scene as an RGB picture; its shorter side has look.side pixels where nothing is cropped."""
     look, side = scene.look, scene.look.side
-    scale = 2 if side <= 160 else 1
+    if scene.strange:
+        return _saved(strangers.paint(scene.strange, look.grain_seed, _canvas(look, side)), look.jpeg)
+    scale = {"smooth": 2 if side <= 160 else 1, "hard": 1, "soft": 3 if side <= 256 else 2}[look.edges]
     size = _canvas(look, side * scale)
     image = _background(look, size)
     for sign in scene.signs:
@@ -44,10 +48,11 @@ def draw(scene: Scene) -> Image.Image:
             picture, corner = _placed(item, size)
             image.paste(picture, corner, picture)
     if scale > 1:
-        image = image.resize(_canvas(look, side), Image.Resampling.LANCZOS)
+        smooth = look.edges == "smooth"
+        image = image.resize(_canvas(look, side), Image.Resampling.LANCZOS if smooth else Image.Resampling.BOX)
     if look.blur:
         image = image.filter(ImageFilter.GaussianBlur(look.blur * side / 128))
-    return _cropped(_affected(image, scene), scene)
+    return _saved(_cropped(_affected(image, scene), scene), look.jpeg)
 
 
 def item_map(scene: Scene, side: int) -> NDArray[np.uint8]:
@@ -115,15 +120,16 @@ def _background(look: Look, size: tuple[int, int]) -> Image.Image:
 
 def _draw_shape(pen: ImageDraw.ImageDraw, item: Item, size: tuple[int, int], background: tuple[int, int, int]) -> None:
     points, side, tone = outline(item, size), min(size), item.tone
-    width = max(2, round(item.size * side * (0.16 if item.style == "outline" else 0.06)))
-    if item.style == "outline":
+    share = {"outline": 0.16, "line": 0.07}.get(item.style, 0.06)
+    width = max(2, round(item.size * side * share))
+    if item.style in ("outline", "line"):
         pen.polygon(points, fill=tone)
         inner = outline(replace(item, size=max(item.size - 2.2 * width / side, 0.01)), size)
         pen.polygon(inner, fill=background)
         return
     pen.polygon(points, fill=tone)
-    if item.style == "edged":
-        edge = tuple(int(c * 0.55) for c in tone)
+    if item.style in ("edged", "inked"):
+        edge = tuple(int(c * 0.55) for c in tone) if item.style == "edged" else (0, 0, 0)
         pen.line([*points, points[0], points[1]], fill=edge, width=width, joint="curve")
 
 
@@ -179,6 +185,15 @@ def _affected(image: Image.Image, scene: Scene) -> Image.Image:
         spread = np.asarray(cv2.resize(grain, image.size, interpolation=cv2.INTER_NEAREST))
         image = Image.fromarray(np.clip(np.asarray(image, np.float32) + spread, 0, 255).astype(np.uint8))
     return image
+
+
+def _saved(image: Image.Image, quality: int) -> Image.Image:
+    """The picture as a JPEG file of that quality gives it back; as it is where the quality is 0."""
+    if not quality:
+        return image
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return Image.open(file).convert("RGB")
 
 
 def _cropped(image: Image.Image, scene: Scene) -> Image.Image:

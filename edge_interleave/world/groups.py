@@ -10,13 +10,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from . import scene as world
-from .cast import COLOURS, NATURAL, SHAPES, SHAPES_ALONE, WORDS, Cast
+from .cast import COLOURS, HELD_OUT_STYLE, NATURAL, SHAPES, SHAPES_ALONE, WORDS, Cast
 from .scene import Effect, Item, Scene, Sign
+from .strangers import HELD_OUT, STRANGE
 from .views import View, draw_views
 
 CHANGES = ("recolour", "reshape", "move", "appear", "disappear")
 LONG_CLIP = 24
 """Frames of a long clip."""
+STRANGE_WEIGHTS = (30, 13, 8, 10, 10, 10, 13, 6)
+"""How often a strange picture is of each kind of STRANGE."""
 EFFECTS = ("darkest", "blurriest", "noisiest")
 
 
@@ -171,6 +174,32 @@ def patches(rng: random.Random, cast: Cast) -> Group:
     return Group("patches", (whole, *(replace(whole, crop=crop) for crop in crops)))
 
 
+def free(rng: random.Random, cast: Cast) -> Group:
+    """One picture whose things lie anywhere."""
+    return Group("free", (world.free_scene(rng, cast),))
+
+
+def sizes(rng: random.Random, cast: Cast) -> Group:
+    """One picture of two to four things that differ in name, anywhere."""
+    while True:
+        scene = world.free_scene(rng, cast, same=1)
+        if len({item.name for item in scene.items}) == len(scene.items) > 1:
+            return Group("sizes", (scene,))
+
+
+def blank(rng: random.Random, cast: Cast) -> Group:
+    """One picture of nothing."""
+    return Group("blank", (world.blank_scene(rng),))
+
+
+def strange(rng: random.Random, cast: Cast) -> Group:
+    """One picture of something that the world has not; in a new style something that training never sees."""
+    kind = rng.choices(STRANGE, STRANGE_WEIGHTS)[0]
+    held_out = HELD_OUT_STYLE in cast.styles
+    look = replace(world.free_look(rng), side=rng.choice((144, 192, 256)))
+    return Group("strange", (Scene((), look, strange=HELD_OUT * held_out + kind),))
+
+
 MAKERS: dict[str, Callable[..., Group]] = {
     "single": single,
     "change": change_pair,
@@ -184,6 +213,10 @@ MAKERS: dict[str, Callable[..., Group]] = {
     "puzzle": puzzle,
     "views": views,
     "patches": patches,
+    "free": free,
+    "sizes": sizes,
+    "blank": blank,
+    "strange": strange,
 }
 """Each takes a random source and a cast."""
 

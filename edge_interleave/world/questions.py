@@ -11,21 +11,37 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from .cast import COLOURS, SHAPES, SHAPES_ALONE, Cast
-from .scene import PLACES, Item, Scene, free_place
+from .scene import ITEMS_MAX, PLACES, Item, Scene, free_place
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 QA = tuple[str, str]
+EMPTY = "The picture is empty."
 
 
 def describe(rng: random.Random, scene: Scene, where: str = "") -> QA:
-    """All items with their places, in reading order."""
+    """All items with their places, in reading order; of more than ITEMS_MAX how many of each name."""
     parts = [f"{article(item.name)} at the {item.place}" for item in scene.items]
     question = rng.choice(
         (f"Describe the image{where}.", f"What is in the picture{where}?", f"Describe what you see{where}.")
         if not where
         else (f"Describe{where}.", f"Describe the picture{where}.")
     )
+    if not scene.items:
+        return question, EMPTY
+    if len(scene.items) > ITEMS_MAX:
+        return question, f"There {listed(scene)}."
     return question, f"There is {join(parts)}."
+
+
+def listed(scene: Scene) -> str:
+    """`are three red circles, two dogs and a car`: how many of each name, the commonest first."""
+    return _listed([item.name for item in scene.items])
+
+
+def _listed(names: Sequence[str]) -> str:
+    counts = Counter(names).most_common()
+    parts = [f"{NUMBERS[number]} {plural(name)}" if number > 1 else article(name) for name, number in counts]
+    return f"{'are' if counts[0][1] > 1 else 'is'} {join(parts)}"
 
 
 def colour_of(rng: random.Random, scene: Scene, where: str = "") -> QA | None:
@@ -59,11 +75,12 @@ def place_of(rng: random.Random, scene: Scene, where: str = "") -> QA | None:
 
 def at_place(rng: random.Random, scene: Scene, where: str = "") -> QA:
     """What lies at a place."""
-    if rng.random() < 0.2 and len(scene.items) < 9:
+    if not scene.items or (rng.random() < 0.2 and len(scene.items) < 9):
         free = PLACES[free_place(rng, scene)]
         return f"What is at the {free}{where}?", f"There is nothing at the {free}."
-    item = rng.choice(scene.items)
-    return f"What is at the {item.place}{where}?", f"There is {article(item.name)} at the {item.place}."
+    place = rng.choice(scene.items).place
+    names = [item.name for item in scene.items if item.place == place]
+    return f"What is at the {place}{where}?", f"There {_listed(names)} at the {place}."
 
 
 def count(rng: random.Random, scene: Scene, where: str = "", cast: Cast = SHAPES_ALONE) -> QA:
@@ -89,10 +106,11 @@ def is_there(rng: random.Random, scene: Scene, where: str = "", cast: Cast = SHA
     """Whether an item is there, named by colour and shape, or by one of them: a plain yes or no."""
     natural = _natural(scene)
     names = {name for item in scene.items for name in _names(item, natural)}
-    if rng.random() < 0.5:
+    if scene.items and rng.random() < 0.5:
         name = rng.choice(_names(rng.choice(scene.items), natural))
     else:
-        while (name := rng.choice(_names(_any_item(rng, cast), natural))) in names:
+        # A thing in its own colours has no name by its colour.
+        while (name := rng.choice(_names(_any_item(rng, cast), natural))) in names or name == " object":
             pass
     question = rng.choice((f"Is there {article(name)}{where}?", f"Do you see {article(name)}{where}?"))
     return question, "Yes." if name in names else "No."

@@ -71,6 +71,8 @@ class Sample:
     answer: str
     choices: tuple[str, ...] = ()
     """Of a multiple choice, what A, B, ... stand for."""
+    judge: str = ""
+    """How an answer is judged that is not the right one word for word (`judging.JUDGES`); empty: it is wrong."""
 
 
 def draw_sample(task: str, rng: random.Random, cast: Cast = SHAPES_ALONE) -> Sample:

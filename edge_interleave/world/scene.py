@@ -6,6 +6,7 @@ are of shapes alone, and follow from the random source as they did in the first 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,10 @@ from .cast import NATURAL, SHAPES, SHAPES_ALONE, TINTED, Cast
 PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
 DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}
 ITEMS_MAX = 5
+SAME_MAX = 6
+"""So many things of one kind at most, in a picture whose things lie anywhere."""
+SIZE_LEAST = 1 / 12
+"""Of a thing that lies anywhere, in the canvas' shorter side."""
 
 # Several named tones a colour, so that another program's idea of "green" is met as well (CSS names in comments).
 TONES: dict[str, tuple[tuple[int, int, int], ...]] = {
@@ -43,7 +48,8 @@ class Item:
     tone: tuple[int, int, int]
     angle: float = 0.0
     style: str = "filled"
-    """Of a shape `filled`, `edged` (filled, with a darker edge) or `outline` (a thick line); of a thing its set."""
+    """Of a shape `filled`, `edged` (filled, with a darker edge), `inked` (filled, with a black edge), `outline` (a
+    thick line) or `line` (a thin one); of a thing its set."""
     mirrored: bool = False
 
     @property
@@ -102,6 +108,10 @@ class Look:
     grain_seed: int
     aspect: float = 1.0
     """Width over height."""
+    edges: str = "smooth"
+    """How edges are drawn: `smooth` (as Pillow does large, smaller ones shrunk), `hard` (no anti-aliasing), `soft`."""
+    jpeg: int = 0
+    """Quality of a JPEG file that the picture went through, 1 to 95; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +124,8 @@ class Scene:
     effect: Effect = Effect()
     crop: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
     """What of the drawing is shown: left, top, right, bottom."""
+    strange: str = ""
+    """Of a picture of something else than the world: what (`strangers.STRANGE`); empty for a picture of the world."""
 
 
 def random_scene(rng: random.Random, count: int | None = None, cast: Cast = SHAPES_ALONE) -> Scene:
@@ -129,6 +141,87 @@ def random_scene(rng: random.Random, count: int | None = None, cast: Cast = SHAP
         shape = rng.choice(items).shape if items and repeats and rng.random() < 0.6 else None
         items.append(random_item(rng, look, place, shape, cast=cast))
     return arranged(items, look)
+
+
+def free_scene(rng: random.Random, cast: Cast = SHAPES_ALONE, same: int | None = None) -> Scene:
+    """Things anywhere on the canvas, from a twelfth to half of its shorter side, up to six of a kind.
+
+    Slightly turned, some slightly overlapping. same: how many are of one kind or of one name (1 to SAME_MAX); drawn
+    where None. The canvas is one that another program may have made.
+    """
+    look = free_look(rng)
+    same = same or rng.choices(range(1, SAME_MAX + 1), (30, 18, 18, 16, 10, 8))[0]
+    others = rng.choices((0, 1, 2, 3), (30, 30, 25, 15) if same > 1 else (32, 30, 24, 14))[0]
+    first = random_item(rng, look, 4, cast=cast)
+    items = [first]
+    # Of one name, of one kind in any colours, or (where others are in one colour) of one colour.
+    alike = rng.choices(("name", "kind", "colour"), (50, 35, 15))[0]
+    while len(items) < same:
+        if alike == "colour" and first.colour:
+            kind = rng.choice([kind for kind in (*SHAPES, *TINTED) if first.colour in cast.colours(kind)])
+            items.append(
+                random_item(rng, look, 4, kind if cast.things else rng.choice(SHAPES), first.colour, cast=cast)
+            )
+        else:
+            colour = first.colour if alike == "name" else None
+            items.append(random_item(rng, look, 4, first.shape, colour, cast=cast))
+    for _ in range(others):
+        shape = rng.choice(items).shape if rng.random() < 0.15 else None
+        items.append(random_item(rng, look, 4, shape, cast=cast))
+    return _scattered(rng, items, look)
+
+
+def blank_scene(rng: random.Random) -> Scene:
+    """A canvas with nothing on it."""
+    look = random_look(rng) if rng.random() < 0.5 else free_look(rng)
+    return Scene((), look)
+
+
+def free_look(rng: random.Random) -> Look:
+    """A background as `random_look`, of a picture that other programs drew and saved."""
+    look = random_look(rng)
+    if rng.random() < 0.3:
+        look = replace(look, kind="plain", colour=(255, 255, 255), other=(255, 255, 255))
+    elif rng.random() < 0.15:
+        strong = rng.randint(0, 255), rng.randint(0, 255), rng.randint(0, 255)
+        look = replace(look, kind="plain", colour=strong, other=strong)
+    edges = rng.choices(("smooth", "hard", "soft"), (50, 20, 30))[0]
+    jpeg = rng.randint(30, 92) if rng.random() < 0.4 else 0
+    side = rng.choice((144, 160, 192, 224, 256, 300, 384))
+    return replace(look, side=side, edges=edges, jpeg=jpeg, blur=look.blur if rng.random() < 0.5 else 0.0)
+
+
+def _scattered(rng: random.Random, items: list[Item], look: Look) -> Scene:
+    """The items at free places, of free sizes; one that finds no place is left out."""
+    width, height = max(look.aspect, 1.0), 1 / min(look.aspect, 1.0)
+    largest = min(0.5, 0.95 / len(items) ** 0.5)
+    shared = math.exp(rng.uniform(math.log(SIZE_LEAST), math.log(largest)))
+    alike = rng.random() < 0.4
+    nearness = 0.78 if rng.random() < 0.2 else 1.0
+    placed: list[Item] = []
+    for item in items:
+        for attempt in range(60):
+            if alike:
+                size = min(max(shared * rng.uniform(0.8, 1.25), SIZE_LEAST), largest)
+            else:
+                size = math.exp(rng.uniform(math.log(SIZE_LEAST), math.log(largest)))
+            size = max(size * (1 - attempt / 80), SIZE_LEAST)
+            x, y = rng.uniform(size / 2, width - size / 2), rng.uniform(size / 2, height - size / 2)
+            if all(math.hypot(x - o.x * width, y - o.y * height) > 0.52 * (size + o.size) * nearness for o in placed):
+                break
+        else:
+            continue
+        style = item.style
+        if item.shape in SHAPES:
+            style = rng.choices(("filled", "edged", "inked", "outline", "line"), (46, 10, 14, 15, 15))[0]
+        angle = rng.uniform(-25, 25) if rng.random() < 0.5 else 0.0
+        red, green, blue = (max(0, min(255, c + rng.randint(-14, 14))) for c in item.tone)
+        free = replace(item, x=x / width, y=y / height, size=size, style=style, angle=angle)
+        placed.append(replace(free, tone=(red, green, blue)))
+    if alike and rng.random() < 0.7:
+        styles = {item.shape: item.style for item in placed}
+        placed = [replace(item, style=styles[item.shape]) for item in placed]
+    return Scene(tuple(sorted(placed, key=lambda item: (PLACES.index(item.place), item.x))), look)
 
 
 def arranged(items: Sequence[Item], look: Look) -> Scene:

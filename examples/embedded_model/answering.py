@@ -1,6 +1,7 @@
-"""Stage two: the decoder learns to answer. The tower is frozen; what it sees of the pool is stored once.
+"""Stage two: the whole model learns to answer.
 
-Besides the answers' tokens, two things are asked of the decoder's third layer at every visual token: which image of the
+The tower learns on, slowly, and its patches are still asked what lies there. Besides the answers' tokens, two things
+are asked of a layer in the decoder's middle at every visual token: which image of the
 sequence the token belongs to (nothing else in the prompt says so, and "which image" and "in image 3" hang on it), and
 what lay at the same place in the image before (on which hang change, motion and appearance). And one attention head of
 that layer is shown where to look, from the name of a thing in a question to the visual tokens where it lies; after the
@@ -9,32 +10,36 @@ layer, the name's own position must tell what the thing is, where it lies and in
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import evaluate_in_torch
 import lean_decoder
 import numpy as np
 import states
 import torch
 import torch.nn.functional as F
-from lessons import Packer
 from optimizers import make_optimizers, set_rate, step_all
 from packing import IGNORE, Packed
-from pool import DOUBT, EMPTY, GRID, Pool
-from precision import autocast
-from teach_tower import pooled_labels
+from pictures import Pictures, Shown
+from pool import DOUBT, EMPTY, GRID
+from precision import DEVICE, autocast
+from progress import Length, Progress
+from teach_tower import SAVE_SECONDS, Teacher, mean_loss, pooled_labels, prepare, tower_features
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from edge_interleave.world import cast
 from edge_interleave.world.group_questions import TIMES
-from edge_interleave.world.questions import NUMBERS, plural
+from edge_interleave.world.questions import NUMBERS
 
-MIDDLE = 3
+if TYPE_CHECKING:
+    from evaluate_in_torch import Exam
+
+MIDDLE = 4
 ORDINALS = 8
 """Images that are told apart by their number; later ones of longer sequences are asked nothing."""
 CLASSES = (len(cast.KINDS), len(cast.COLOURS))
@@ -45,200 +50,279 @@ NONE = 10**6
 """More than any class has a number."""
 # The last steps, by share of the decaying learning rate, that train through 4-bit rounding.
 QUANTIZED_SHARE = 0.6
+# What the patches' loss weighs beside the answers'.
+PATCHES = 0.06
 
 
 class Student(nn.Module):
-    """Projector and decoder as they train: features in, losses out."""
+    """The whole model as it trains: pictures and questions in, losses out."""
 
-    def __init__(self, model: LlavaForConditionalGeneration, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: LlavaForConditionalGeneration, tokenizer: Tokenizer, teacher: Teacher) -> None:
         super().__init__()
-        rows = len(model.get_input_embeddings().weight)
-        self.shape_of = ids_of_words(tokenizer, cast.KINDS, rows)
-        self.colour_of = ids_of_words(tokenizer, cast.COLOURS, rows)
-        self.numbers = torch.zeros(rows)
+        width = model.config.text_config.hidden_size
+        numbers = torch.zeros(len(model.get_input_embeddings().weight))
         for word in (*NUMBERS, *filter(None, TIMES)):
-            self.numbers[tokenizer.encode(f" {word}", add_special_tokens=False).ids[0]] = 1.0
+            numbers[tokenizer.encode(f" {word}", add_special_tokens=False).ids[0]] = 1.0
+        self.register_buffer("numbers", numbers, persistent=False)
         self.projector = model.model.multi_modal_projector
         self.decoder = model.model.language_model
-        self.ordinal = nn.Linear(model.config.text_config.hidden_size, ORDINALS)
-        self.told = nn.ModuleList(nn.Linear(model.config.text_config.hidden_size, n) for n in (*CLASSES, 9, ORDINALS))
-        self.digits = nn.Linear(model.config.text_config.hidden_size, 2 * 10)
-        self.before = nn.ModuleList(nn.Linear(model.config.text_config.hidden_size, n + 1) for n in CLASSES)
+        self.tower = model.model.vision_tower
+        self.teacher = teacher
+        self.ordinal = nn.Linear(width, ORDINALS)
+        self.told = nn.ModuleList(nn.Linear(width, n) for n in (*CLASSES, 9, ORDINALS))
+        self.digits = nn.Linear(width, 2 * 10)
+        self.many = nn.Linear(width, len(NUMBERS))
+        self.before = nn.ModuleList(nn.Linear(width, n + 1) for n in CLASSES)
+        for number, classes in enumerate(CLASSES):
+            weight = torch.tensor([1.0] * classes + [0.2])
+            self.register_buffer(f"before_weight_{number}", weight, persistent=False)
         self.image_id = model.config.image_token_id
         self.four_bits = False
 
-    def hidden(self, packed: Packed, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def hidden(self, batch: Batch, visual: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What `lean_decoder.forward` gives, with MIDDLE as the layer in the middle.
 
-        features: the batch's images, (images, tokens, tower width).
+        visual: what the projector gives of the batch's images, (images, tokens, width).
         """
-        visual = self.projector(features)
-        if packed.stride > 1:
+        if batch.stride > 1 and len(visual):
             grid = visual.float().permute(0, 2, 1).unflatten(2, (GRID, GRID))
-            visual = F.avg_pool2d(grid, packed.stride).flatten(2).permute(0, 2, 1)
-        rows = self.decoder.embed_tokens(packed.ids)
-        rows = rows.masked_scatter((packed.ids == self.image_id)[..., None], visual.to(rows.dtype))
-        return lean_decoder.forward(self.decoder, rows, packed.positions, packed.mask, MIDDLE, four_bits=self.four_bits)
+            visual = F.avg_pool2d(grid, batch.stride).flatten(2).permute(0, 2, 1)
+        rows = self.decoder.embed_tokens(batch.ids)
+        flat = rows.flatten(0, 1).index_copy(0, batch.visual_at, visual.flatten(0, 1).to(rows.dtype))
+        rows = flat.view_as(rows)
+        return lean_decoder.forward(self.decoder, rows, batch.positions, batch.mask, MIDDLE, four_bits=self.four_bits)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits over the vocabulary: the head is the embedding matrix."""
         return hidden @ self.decoder.embed_tokens.weight.to(hidden.dtype).T
 
-    def loss(self, packed: Packed, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean cross entropy of the answers' tokens, and of what the third layer is asked.
+    def loss(self, batch: Batch, visual: Tensor, shown: Shown) -> tuple[Tensor, Tensor]:
+        """Mean cross entropy of the answers' tokens, and of what the middle layer is asked.
 
-        labels: the images' patch labels, (images, GRID, GRID, 2) int64 as `pool.patch_labels`.
+        visual: (images, tokens, width), of the images that `shown` tells about. Nothing in here asks the device how
+        much there is of something, which would make it wait.
         """
-        last, middle, after, looks = self.hidden(packed, features)
-        wanted = packed.targets != IGNORE
-        targets = packed.targets[wanted]
-        surprise = F.cross_entropy(self.logits(last[wanted]).float(), targets, reduction="none")
-        weight = 1.0 + COUNTED * self.numbers[targets]
+        labels = shown.labels
+        last, middle, after, looks = self.hidden(batch, visual)
+        said = self.logits(last.flatten(0, 1)[batch.answer_at]).float()
+        surprise = F.cross_entropy(said, batch.answers, reduction="none")
+        weight = 1.0 + COUNTED * self.numbers[batch.answers]
         answers = (surprise * weight).sum() / weight.sum()
-        visual = packed.ordinals != IGNORE
-        ordinals = packed.ordinals[visual]
-        if packed.live:
-            asked = self.number_said(packed, middle, visual)
+        at_visual = middle.flatten(0, 1)[batch.visual_at]
+        if batch.live:
+            asked = self.number_said(batch, at_visual)
         else:
-            told = torch.where(ordinals < ORDINALS, ordinals, IGNORE)
-            asked = F.cross_entropy(self.ordinal(middle[visual]).float(), told)
-        if packed.stride > 1:
+            told = torch.where(batch.ordinals < ORDINALS, batch.ordinals, IGNORE)
+            asked = mean_loss(self.ordinal(at_visual).float(), told)
+        if batch.stride > 1:
             labels = pooled_labels(labels)
-        asked = asked + self.names(packed, looks, after, labels.flatten(0, 2))
-        earlier = labels_before(labels, ordinals)
-        if (earlier != IGNORE).any():
-            for kind, head in enumerate(self.before):
-                weight = torch.ones(CLASSES[kind] + 1)
-                weight[-1] = 0.2
-                asked = asked + F.cross_entropy(head(middle[visual]).float(), earlier[:, kind], weight=weight)
+        asked = asked + self.names(batch, looks, after, labels.flatten(0, 2)) + self.counts(batch, after, shown.items)
+        earlier = labels_before(labels[..., :2], batch.ordinals)
+        for kind, head in enumerate(self.before):
+            weights = getattr(self, f"before_weight_{kind}")
+            asked = asked + mean_loss(head(at_visual).float(), earlier[:, kind], weights)
         return answers, asked
 
-    def number_said(self, packed: Packed, middle: Tensor, visual: Tensor) -> Tensor:
+    def number_said(self, batch: Batch, at_visual: Tensor) -> Tensor:
         """How badly the visual tokens of a live window tell the number that their frame was announced with.
 
         Its last two digits, each a class; the mean cross entropies, added up.
         """
-        numbers = (packed.ordinals + packed.first_number[:, None])[visual]
-        guesses = self.digits(middle[visual]).float().unflatten(-1, (2, 10))
-        return F.cross_entropy(guesses[:, 0], numbers // 10 % 10) + F.cross_entropy(guesses[:, 1], numbers % 10)
+        numbers = batch.ordinals + batch.first_numbers
+        guesses = self.digits(at_visual).float().unflatten(-1, (2, 10))
+        return mean_loss(guesses[:, 0], numbers // 10 % 10) + mean_loss(guesses[:, 1], numbers % 10)
 
-    def names(self, packed: Packed, looks: Tensor, after: Tensor, labels: Tensor) -> Tensor:
+    def names(self, batch: Batch, looks: Tensor, after: Tensor, labels: Tensor) -> Tensor:
         """Two things of every name in a question, added up.
 
         How little the guided head looks from it at the tokens where that thing lies: the mean of -log(share of
         attention on them). And, where the name means one thing, how badly its position after the layer tells the
-        thing's shape, colour, place and image: the mean cross entropy. labels: (visual tokens, 2).
+        thing's shape, colour, place and image: the mean cross entropy. labels: (visual tokens, 3).
         """
-        visual = packed.ordinals != IGNORE
-        lies = torch.full((*packed.ids.shape, 2), -1)
-        lies[visual] = labels
-        shape, colour = self.shape_of[packed.ids], self.colour_of[packed.ids]
-        before = torch.cat([torch.full_like(colour[:, :1], -1), colour[:, :-1]], 1)
-        # After a shape's name the colour before it counts as well: "red star".
-        colour = torch.where(shape >= 0, before, colour)
-        named = ((shape >= 0) | (colour >= 0)) & (packed.targets == IGNORE) & ~visual
-        row, at = named.nonzero(as_tuple=True)
-        # Questions about a live window mean its latest frame.
-        meant = packed.ordinals == packed.last[:, None] if packed.live else visual
-        shape, colour = shape[row, at, None], colour[row, at, None]
-        there = meant[row] & ((shape < 0) | (lies[row, :, 0] == shape)) & ((colour < 0) | (lies[row, :, 1] == colour))
-        some = there.any(1)
-        if not some.any():
-            return looks.new_zeros((), dtype=torch.float32)
-        share = (looks[row, at].float() * there).sum(1)[some]
-        loss = -share.clamp(min=1e-4).log().mean()
-        count = GRID // packed.stride
-        lines = torch.arange(count) * 3 // count
+        n, t = batch.ids.shape
+        count = GRID // batch.stride
+        lines = torch.arange(count, device=labels.device) * 3 // count
         cells = (lines[:, None] * 3 + lines).flatten().repeat(len(labels) // count**2)
-        facts = torch.cat([lies, torch.full((*lies.shape[:2], 2), -1)], 2)
-        facts[visual] = torch.stack([labels[:, 0], labels[:, 1], cells, packed.ordinals[visual]], 1)
-        states = after[row, at]
-        for number, head in enumerate(self.told[:3] if packed.live else self.told):
-            fact = facts[row, :, number]
+        facts = torch.full((n * t, 4), -1, device=labels.device)
+        facts[batch.visual_at] = torch.stack([labels[:, 0], labels[:, 1], cells, batch.ordinals], 1)
+        meant = torch.zeros(n * t, dtype=torch.bool, device=labels.device)
+        meant[batch.visual_at] = batch.meant
+        facts, meant = facts.view(n, t, 4), meant.view(n, t)
+        row = batch.named_at // t
+        kind, colour = batch.named[:, 0, None], batch.named[:, 1, None]
+        of_row = facts[row]
+        ours = batch.talk[row] == batch.talk.flatten()[batch.named_at, None]
+        there = (
+            ours & meant[row] & ((kind < 0) | (of_row[..., 0] == kind)) & ((colour < 0) | (of_row[..., 1] == colour))
+        )
+        some = there.any(1).float()
+        share = (looks.flatten(0, 1)[batch.named_at].float() * there).sum(1)
+        loss = -(share.clamp(min=1e-4).log() * some).sum() / some.sum().clamp(min=1.0)
+        states = after.flatten(0, 1)[batch.named_at]
+        for number, head in enumerate(self.told[:3] if batch.live else self.told):
+            fact = of_row[..., number]
             least = fact.masked_fill(~there, NONE).amin(1)
-            one = some & (least == fact.masked_fill(~there, -1).amax(1)) & (least >= 0) & (least < head.out_features)
-            if one.any():
-                loss = loss + F.cross_entropy(head(states[one]).float(), least[one])
+            most = fact.masked_fill(~there, -1).amax(1)
+            one = (least == most) & (least >= 0) & (least < head.out_features)
+            loss = loss + mean_loss(head(states).float(), torch.where(one, least, IGNORE))
         return loss
 
+    def counts(self, batch: Batch, after: Tensor, items: Tensor) -> Tensor:
+        """How badly the position of a name, after the layer, tells how many of that name the one picture shows.
 
-def ids_of_words(tokenizer: Tokenizer, words: Sequence[str], rows: int) -> Tensor:
-    """(rows,) int64: which word a token is, in the singular or the plural; -1 for any other token."""
-    found = torch.full((rows,), -1)
-    for number, word in enumerate(words):
-        for form in (word, plural(word)):
-            token = tokenizer.token_to_id(f"Ġ{form}")
-            if token is not None:
-                found[token] = number
-    return found
+        The mean cross entropy. items: (images, ITEMS, 2).
+        """
+        of_name = items[batch.named_image.clamp(min=0)]
+        kind, colour = batch.named[:, 0, None], batch.named[:, 1, None]
+        same = ((kind < 0) | (of_name[..., 0] == kind)) & ((colour < 0) | (of_name[..., 1] == colour))
+        number = (same & (of_name[..., 0] >= 0)).sum(1).clamp(max=len(NUMBERS) - 1)
+        told = torch.where(batch.named_image >= 0, number, IGNORE)
+        return 2 * mean_loss(self.many(after.flatten(0, 1)[batch.named_at]).float(), told)
 
 
 def labels_before(labels: Tensor, ordinals: Tensor) -> Tensor:
     """For each visual token, shape and colour at its place in the image before: (tokens, 2); IGNORE in first images."""
     earlier = labels.roll(1, 0).flatten(0, 2)
-    earlier = torch.where(earlier == EMPTY, torch.tensor(CLASSES), earlier)
+    nothing = torch.tensor(CLASSES, device=labels.device)
+    earlier = torch.where(earlier == EMPTY, nothing, earlier)
     return torch.where((earlier == DOUBT) | (ordinals == 0)[:, None], IGNORE, earlier)
 
 
 def train(
     model: LlavaForConditionalGeneration,
     tokenizer: Tokenizer,
-    pool: Pool,
-    features: Tensor,
-    steps: int,
+    teacher: Teacher,
+    pictures: Pictures,
+    batches: Callable[[], Packed],
+    length: Length,
     checkpoint: Path,
     *,
-    packer: Packer | None = None,
-    batch: int = 5600,
+    saved: Callable[[], None] = lambda: None,
+    exam: Exam | None = None,
     rate: float = 1.8e-3,
-    easy_steps: int = 300,
-    decay_share: float = 0.35,
+    tower_slowness: float = 0.25,
+    decay_share: float = 0.5,
 ) -> None:
-    """Train for `steps` steps in all; goes on from `checkpoint` where it exists. `packer`: what each step is about."""
-    student = Student(model, tokenizer)
-    optimizers = make_optimizers(student, rate)
-    exam = evaluate_in_torch.Exam(model, tokenizer, seed=77, count=40)
-    start = 0
+    """Train the whole model on batches; goes on from `checkpoint` where it exists.
+
+    batches: gives the next one. saved: called when a state has been written, once a minute and at the end. The tower
+    learns on, at the rate times `tower_slowness`; 0 leaves it as it is.
+    """
+    student = Student(model, tokenizer, teacher).to(DEVICE)
+    if not tower_slowness:
+        student.tower.requires_grad_(False)
+    optimizers = make_optimizers(student, rate, student.tower, tower_slowness)
+    progress = Progress(length)
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        student.load_state_dict(state["student"], strict=False)
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            if len(saved["state"]) != len(optimizer.param_groups[0]["params"]):
-                continue
+        state = torch.load(checkpoint, weights_only=True, map_location=DEVICE)
+        student.load_state_dict(state["student"])
+        for optimizer, before in zip(optimizers, state["optimizers"], strict=True):
             peaks = [group["peak"] for group in optimizer.param_groups]
-            optimizer.load_state_dict(saved)
+            optimizer.load_state_dict(before)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["peak"] = peak
-        start = state["step"]
-    packer = packer or Packer(pool, tokenizer, random.Random())
-    began, losses = time.monotonic(), []
-    for step in range(start, steps):
-        left = (steps - step) / (decay_share * steps)
-        set_rate(optimizers, min(1.0, (step + 1) / 100, left))
-        packer.rng.seed(f"pack/{step}")
+        progress = Progress(length, state["step"], state["seconds"])
+    first, saved_at, losses = progress.step, time.monotonic(), []
+    while progress.share < 1:
+        left = (1 - progress.share) / decay_share
+        set_rate(optimizers, min(1.0, (progress.step + 1) / 100, left))
         student.four_bits = left < QUANTIZED_SHARE
-        packed = packer.batch(batch, easy=step < easy_steps)
-        seen = noisy(features[packed.images].float(), packer.rng)
+        packed = batches()
+        batch = Batch.of(packed)
+        shown = pictures.get(packed.images)
         with autocast():
-            answers, asked = student.loss(packed, seen, torch.from_numpy(pool.labels[packed.images].astype(np.int64)))
-        (answers + 0.1 * asked).backward()
+            features = tower_features(model, prepare(shown.pixels, grain=True))
+            visual = student.projector(noisy(features.float()))
+            answers, asked = student.loss(batch, visual, shown)
+            seen, _ = teacher.loss(visual, shown.labels, shown.effects, student.decoder.embed_tokens.weight)
+        (answers + 0.1 * asked + PATCHES * seen).backward()
         step_all(optimizers, student.parameters())
-        losses.append((answers.item(), asked.item()))
-        if (step + 1) % 50 == 0:
-            means = np.mean(losses[-50:], axis=0)
-            speed = (time.monotonic() - began) / (step + 1 - start)
-            print(f"{step + 1}/{steps} answers {means[0]:.4f} asked {means[1]:.4f} {speed:.2f} s/step", flush=True)
-        if (step + 1) % 100 == 0 or step + 1 == steps:
+        progress.step += 1
+        losses.append(torch.stack([answers.detach(), asked.detach(), seen.detach()]))
+        if progress.step % 50 == 0 or progress.share >= 1:
+            means = torch.stack(losses[-50:]).mean(0).tolist()
+            speed = (time.monotonic() - progress.began) / (progress.step - first)
+            print(
+                f"{progress.step} ({progress.share:.0%}) answers {means[0]:.4f} asked {means[1]:.4f} "
+                f"patches {means[2]:.4f} {speed:.3f} s/step, {batch.ids.numel()} positions",
+                flush=True,
+            )
+            losses.clear()
+        if time.monotonic() - saved_at > SAVE_SECONDS or progress.share >= 1:
+            saved_at = time.monotonic()
             state = {
                 "student": student.state_dict(),
                 "optimizers": [o.state_dict() for o in optimizers],
-                "step": step + 1,
+                "step": progress.step,
+                "seconds": progress.seconds,
             }
             states.save(state, checkpoint)
-        if (step + 1) % 500 == 0 or step + 1 == steps:
-            print(exam.report(student), flush=True)
+            saved()
+    if exam is not None:
+        print(exam.report(student), flush=True)
 
 
-def noisy(features: Tensor, rng: random.Random) -> Tensor:
+@dataclass(frozen=True)
+class Batch:
+    """A packed batch where the training computes; fields as `packing.Packed` has them, int64."""
+
+    ids: Tensor
+    positions: Tensor
+    mask: Tensor
+    """(n, 1, t, t) bool: who may look at whom."""
+    talk: Tensor
+    answer_at: Tensor
+    answers: Tensor
+    visual_at: Tensor
+    ordinals: Tensor
+    first_numbers: Tensor
+    meant: Tensor
+    named_at: Tensor
+    named: Tensor
+    named_image: Tensor
+    live: bool
+    stride: int
+
+    @classmethod
+    def of(cls, packed: Packed) -> Batch:
+        """Move a batch there."""
+
+        def moved(array: np.ndarray) -> Tensor:
+            tensor = torch.from_numpy(np.ascontiguousarray(array))
+            if DEVICE.type != "cpu":
+                tensor = tensor.pin_memory().to(DEVICE, non_blocking=True)
+            return tensor if tensor.dtype == torch.bool else tensor.long()
+
+        talk = moved(packed.talk)
+        block, frame, since = (moved(array) for array in (packed.block, packed.frame, packed.since))
+        t = block.shape[1]
+        same = (block[:, None, :] == block[:, :, None]) | (block[:, None, :] == 0)
+        causal = torch.ones(t, t, dtype=torch.bool, device=block.device).tril()
+        same &= talk[:, None, :] == talk[:, :, None]
+        mask = same & causal & (frame[:, None, :] >= since[:, :, None])
+        names = (
+            "answer_at",
+            "answers",
+            "visual_at",
+            "ordinals",
+            "first_numbers",
+            "meant",
+            "named_at",
+            "named",
+            "named_image",
+        )
+        return cls(
+            ids=moved(packed.ids),
+            positions=moved(packed.positions),
+            mask=mask[:, None],
+            talk=talk,
+            live=packed.live,
+            stride=packed.stride,
+            **{name: moved(getattr(packed, name)) for name in names},
+        )
+
+
+def noisy(features: Tensor) -> Tensor:
     """Features with a little noise, so that the decoder does not lean on their last digits (int8 has none)."""
-    return features + rng.choice((0.0, 0.03, 0.06)) * features.std() * torch.randn(features.shape)
+    strength = (torch.rand((len(features), 1, 1), device=features.device) * 3).floor() * 0.03
+    return features + strength * features.detach().std() * torch.randn_like(features)

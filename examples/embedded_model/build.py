@@ -5,24 +5,40 @@ SigLIP tower, two-layer MLP projector, Qwen2 decoder. Knows nothing about traini
 
 from __future__ import annotations
 
+import copy
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import pool
 import torch
+import torch.nn.functional as F
+from packing import SYSTEM
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import LlavaConfig, LlavaForConditionalGeneration, Qwen2Config, SiglipVisionConfig
 
 from edge_interleave.world.cast import SEEN, THINGS, WORDS
+from edge_interleave.world.foreign_questions import foreign
 from edge_interleave.world.groups import single
-from edge_interleave.world.questions import SCENE_QUESTIONS, plural
+from edge_interleave.world.more_questions import (
+    MORE_QUESTIONS,
+    NO_PICTURE,
+    UNKNOWN_PICTURE,
+    UNKNOWN_QUESTION,
+    absent,
+    count_named,
+    nearly_there,
+    same,
+)
+from edge_interleave.world.questions import EMPTY, SCENE_QUESTIONS, plural
 from edge_interleave.world.samples import FIRST, TASKS, draw_sample
+from edge_interleave.world.scene import free_scene
+from edge_interleave.world.wordings import reworded
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>")
-SYSTEM = "You are a helpful assistant."
 # The pre-tokenizer of Qwen2 (its tokenizer.json), so that llama.cpp's "qwen2" splits text the same way.
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -39,7 +55,10 @@ CHAT_TEMPLATE = (
 
 
 def load_tokenizer() -> Tokenizer:
-    """The tokenizer kept beside this file: other sentences must not renumber what has been trained."""
+    """The tokenizer kept beside this file: other sentences must not renumber what has been trained.
+
+    It is `build_tokenizer`'s, grown once more by `everyday_words`.
+    """
     return Tokenizer.from_file(str(Path(__file__).with_name("tokenizer.json")))
 
 
@@ -88,6 +107,31 @@ def grow(tokenizer: Tokenizer, words: Sequence[str]) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(state))
 
 
+def everyday_words(tokenizer: Tokenizer, samples: int = 600, often: int = 8) -> list[str]:
+    """The words that everyday questions of training and their answers say often, as the tokenizer lacks."""
+    rng = random.Random(2)
+    counts: Counter[str] = Counter()
+    texts = [UNKNOWN_PICTURE, UNKNOWN_QUESTION, NO_PICTURE, EMPTY] * often
+    for task in TASKS:
+        for _ in range(samples):
+            texts.append(reworded(rng, draw_sample(task, rng, SEEN).question))
+    for ask in MORE_QUESTIONS.values():
+        for _ in range(samples):
+            scene = free_scene(rng, SEEN)
+            more = {"cast": SEEN} if ask in (absent, count_named, nearly_there) else {}
+            qa = ask(rng, scene, rng.choice(("", " in image 2")), **more)
+            if qa is not None:
+                texts += [qa[0], reworded(rng, qa[0]), qa[1]]
+    for _ in range(samples):
+        texts += [reworded(rng, q) for q in (same(rng, True)[0], "Compare the two images.")]
+        texts.append(foreign(rng))
+    for text in texts:
+        counts.update(piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text))
+    spelt = [tokenizer.decoder.decode([word]) for word, count in counts.items() if count >= often]
+    words = {text for text in spelt if text.strip().isalpha()}
+    return sorted(word for word in words if len(tokenizer.encode(word, add_special_tokens=False).ids) > 1)
+
+
 def new_words(tokenizer: Tokenizer) -> list[str]:
     """The things, their plurals, the words on signs, and what else new sentences say often, as the tokenizer lacks."""
     words = {f" {form}" for thing in THINGS for form in (thing, plural(thing))} | {f" {word}" for word in WORDS}
@@ -110,7 +154,7 @@ def build_model(tokenizer: Tokenizer, seed: int = 0) -> LlavaForConditionalGener
     vision = SiglipVisionConfig(
         hidden_size=192,
         intermediate_size=768,
-        num_hidden_layers=4,
+        num_hidden_layers=6,
         num_attention_heads=6,
         image_size=pool.IMAGE_SIDE,
         patch_size=pool.PATCH,
@@ -119,7 +163,7 @@ def build_model(tokenizer: Tokenizer, seed: int = 0) -> LlavaForConditionalGener
     text = Qwen2Config(
         hidden_size=256,
         intermediate_size=512,
-        num_hidden_layers=6,
+        num_hidden_layers=8,
         num_attention_heads=8,
         num_key_value_heads=4,
         vocab_size=-(-tokenizer.get_vocab_size() // 64) * 64,
@@ -147,31 +191,55 @@ def build_model(tokenizer: Tokenizer, seed: int = 0) -> LlavaForConditionalGener
 
 
 def load_checkpoint(folder: Path, tokenizer: Tokenizer) -> LlavaForConditionalGeneration:
-    """A saved checkpoint, in fp32, to train on; grown where the tokenizer has tokens that the checkpoint's has not.
+    """A saved checkpoint, in fp32, to train on; enlarged where `build_model` and the tokenizer have grown since.
 
-    A new token's embedding begins as the mean of those of the tokens that its text was until then.
+    A new token's embedding begins as the mean of those of the tokens that its text was until then. New layers begin as
+    if they were not there: what they add is 0. Patches of more pixels begin with the weights of the smaller ones,
+    spread over them.
     """
-    model = LlavaForConditionalGeneration.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
+    old = LlavaForConditionalGeneration.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
     known = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    rows = -(-tokenizer.get_vocab_size() // 64) * 64
-    if known.get_vocab_size() == tokenizer.get_vocab_size():
-        return model
-    model.resize_token_embeddings(rows, mean_resizing=False)
-    weight = model.get_input_embeddings().weight
+    model = build_model(tokenizer)
+    weights = old.state_dict()
+    vision, text = old.config.vision_config, old.config.text_config
+    towers = _spread(vision.num_hidden_layers, model.config.vision_config.num_hidden_layers)
+    decoders = _spread(text.num_hidden_layers, model.config.text_config.num_hidden_layers)
     with torch.no_grad():
+        for name, weight in model.state_dict().items():
+            layers = towers if ".encoder.layers." in name else decoders
+            found = re.search(r"\.layers\.(\d+)\.", name)
+            if found and int(found[1]) not in layers:
+                if re.search(r"\.(out_proj|fc2|o_proj|down_proj)\.", name):
+                    weight.zero_()
+                continue
+            source = name.replace(found[0], f".layers.{layers.index(int(found[1]))}.") if found else name
+            before = weights[source]
+            if "patch_embedding.weight" in name and before.shape != weight.shape:
+                scale = (before.shape[-1] / weight.shape[-1]) ** 2
+                size = tuple(weight.shape[-2:])
+                before = scale * F.interpolate(before, size, mode="bilinear", align_corners=False)
+            if before.shape == weight.shape:
+                weight.copy_(before)
+        embeddings = model.get_input_embeddings().weight
+        before = old.get_input_embeddings().weight
+        embeddings[: known.get_vocab_size()] = before[: known.get_vocab_size()]
         for token, number in tokenizer.get_vocab().items():
             if known.token_to_id(token) is None:
-                text = tokenizer.decode([number], skip_special_tokens=False)
-                weight[number] = weight[known.encode(text, add_special_tokens=False).ids].mean(0)
+                text_of = tokenizer.decode([number], skip_special_tokens=False)
+                ids = known.encode(text_of, add_special_tokens=False).ids
+                embeddings[number] = before[ids].mean(0)
     return model
+
+
+def _spread(before: int, now: int) -> list[int]:
+    """Where each of the layers of before stands among those of now."""
+    return [(number + 1) * now // before - 1 for number in range(before)]
 
 
 def save_checkpoint(model: LlavaForConditionalGeneration, tokenizer: Tokenizer, folder: Path) -> None:
     """Write the checkpoint as fp16 safetensors with tokenizer and processor files, loadable by transformers."""
     folder.mkdir(parents=True, exist_ok=True)
-    dtype = next(model.parameters()).dtype
-    model.to(torch.float16).save_pretrained(folder)
-    model.to(dtype)
+    copy.deepcopy(model).to("cpu", torch.float16).save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     files = {
         "tokenizer_config.json": {

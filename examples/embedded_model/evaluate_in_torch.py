@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import packing
 import pool
 import torch
+from answering import Batch, Student
 from precision import autocast
 from teach_tower import extract
 from tokenizers import Tokenizer
@@ -23,21 +23,18 @@ from transformers import LlavaForConditionalGeneration
 from edge_interleave.world.cast import SEEN
 from edge_interleave.world.samples import TASKS, Sample, draw_sample
 
-if TYPE_CHECKING:
-    from answering import Student
-
 
 class Exam:
     """Held-out samples of every task, with their features."""
 
     def __init__(self, model: LlavaForConditionalGeneration, tokenizer: Tokenizer, seed: int, count: int) -> None:
-        self.tokenizer = tokenizer
+        self.model, self.tokenizer, self.names = model, tokenizer, packing.Names(tokenizer)
         self.samples = {
             t: [draw_sample(t, random.Random(f"exam/{seed}/{t}/{i}"), SEEN) for i in range(count)] for t in TASKS
         }
         scenes = [scene for samples in self.samples.values() for sample in samples for scene in sample.scenes]
         self.rows = {id(scene): row for row, scene in enumerate(scenes)}
-        self.features = extract(model, np.stack([pool.picture(scene) for scene in scenes])).float()
+        self.pixels = np.stack([pool.picture(scene) for scene in scenes])
 
     @torch.no_grad()
     def score(self, student: Student, samples: Sequence[Sample], stride: int) -> list[bool]:
@@ -51,12 +48,15 @@ class Exam:
                 )
                 for sample in part
             ]
-            packed = packing.pack(talks, self.tokenizer, random.Random(0), stride, gap_share=0.0)
+            packed = packing.pack(talks, self.tokenizer, self.names, random.Random(0), stride, gap_share=0.0)
+            batch = Batch.of(packed)
+            features = extract(self.model, self.pixels[packed.images]).float()
             with autocast():
-                last, *_ = student.hidden(packed, self.features[packed.images])
-                guess = student.logits(last).argmax(-1)
-            wanted = packed.targets != packing.IGNORE
-            right += ((guess == packed.targets) | ~wanted).all(1).tolist()
+                visual = student.projector(features)
+                last, *_ = student.hidden(batch, visual)
+                guess = student.logits(last.flatten(0, 1)[batch.answer_at]).argmax(-1)
+            wrong = set(packed.talk.flat[packed.answer_at[(guess != batch.answers).cpu().numpy()]])
+            right += [talk not in wrong for talk in range(len(part))]
         return right
 
     def report(self, student: Student) -> str:

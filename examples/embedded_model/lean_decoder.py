@@ -1,4 +1,4 @@
-"""Qwen2's forward pass for training on a CPU: the module's own weights, fast products, fp32 residual stream.
+"""Qwen2's forward pass for training: the module's own weights, fast products, fp32 residual stream.
 
 transformers' module casts every activation several times under autocast; here each is cast once. The two agree (the
 training script checks it at its start). Knows nothing about images or losses.
@@ -28,7 +28,7 @@ def forward(
     size = config.hidden_size // config.num_attention_heads
     angles = positions[..., None].float() * decoder.rotary_emb.inv_freq
     cos, sin = angles.cos()[:, None].to(HALF), angles.sin()[:, None].to(HALF)
-    bias = torch.zeros(mask.shape, dtype=HALF).masked_fill(~mask, -1e9)
+    bias = torch.zeros(mask.shape, dtype=HALF, device=mask.device).masked_fill(~mask, -1e9)
     shape = (rows.shape[0], rows.shape[1], -1, size)
     groups = config.num_attention_heads // config.num_key_value_heads
     stream, kept, after, looks = rows.float(), rows, rows, rows

@@ -8,68 +8,95 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from packing import Conversation, Packed, length, pack
-from pool import Pool
+from packing import Conversation, Names, Packed, length, pack
+from pool import Share
 from tokenizers import Tokenizer
 
 from edge_interleave.world import group_questions as asked
+from edge_interleave.world import more_questions as more
 from edge_interleave.world.cast import SEEN
+from edge_interleave.world.foreign_questions import foreign
 from edge_interleave.world.questions import QA, SCENE_QUESTIONS, in_image, true_or_false, which_image
 from edge_interleave.world.samples import blinking, lasting
 from edge_interleave.world.scene import Scene
+from edge_interleave.world.wordings import reworded
 
 RECIPES = {
-    "single": 0.09, "album": 0.08, "change": 0.10, "twins": 0.04, "motion": 0.02, "appearance": 0.06, "arrivals": 0.09,
-    "story": 0.08, "quality": 0.03, "signs": 0.09, "puzzle": 0.07, "views": 0.08, "patches": 0.05, "live": 0.12,
-}  # fmt: skip
+    "single": 0.10,
+    "album": 0.07,
+    "change": 0.09,
+    "twins": 0.035,
+    "motion": 0.02,
+    "appearance": 0.045,
+    "arrivals": 0.065,
+    "story": 0.06,
+    "quality": 0.025,
+    "signs": 0.075,
+    "puzzle": 0.05,
+    "views": 0.06,
+    "patches": 0.04,
+    "live": 0.08,
+    "free": 0.26,
+    "sizes": 0.025,
+    "strange": 0.035,
+    "blank": 0.01,
+    "foreign": 0.025,
+}
 LIVE_KINDS = {"still": 0.20, "change": 0.40, "appear": 0.30, "motion": 0.10}
+REWORDED = 0.62
+"""So many of the questions are asked as people ask them, the rest in the world's own words."""
+FREE_QUESTIONS = {
+    "describe": 2.5,
+    "colour": 1.5,
+    "shape": 0.5,
+    "place": 2,
+    "at_place": 1,
+    "count": 1,
+    "is there": 2,
+    "own colours": 0.4,
+    "absent": 0.8,
+    "nearly there": 1.5,
+    "anything": 1,
+    "what is": 1.2,
+    "count of a kind": 5,
+    "bigger": 0.6,
+    "shapes": 0.6,
+    "unwritten": 0.3,
+    "colours": 0.6,
+    "is coloured": 1.2,
+    "is placed": 0.8,
+}
+"""What is asked about one picture, and how often beside the others."""
 
 
 class Packer:
-    """Draws conversations from a pool and packs them."""
+    """Draws conversations from a share of the pool and packs them."""
 
-    def __init__(self, pool: Pool, tokenizer: Tokenizer, rng: random.Random) -> None:
-        self.pool, self.tokenizer, self.rng = pool, tokenizer, rng
+    def __init__(self, share: Share, tokenizer: Tokenizer, rng: random.Random) -> None:
+        self.pool, self.tokenizer, self.rng, self.names = share, tokenizer, rng, Names(tokenizer)
         self.by_kind: dict[str, list[int]] = {}
-        for index, group in enumerate(pool.groups):
+        for index, group in enumerate(share.groups):
             self.by_kind.setdefault(group.kind, []).append(index)
-        self.small = [i for i in self.by_kind["single"] if len(pool.groups[i].scenes[0].items) <= 3]
-        self.easy = [i for i in self.by_kind["single"] if len(pool.groups[i].scenes[0].items) <= 2]
-        self.appeared = [i for i in self.by_kind["change"] if pool.groups[i].change == "appear"]
+        self.small = [i for i in self.by_kind["single"] if len(share.groups[i].scenes[0].items) <= 3]
+        self.appeared = [i for i in self.by_kind["change"] if share.groups[i].change == "appear"]
 
-    def batch(self, positions: int, strides: Sequence[int] = (1, 2), easy: bool = False) -> Packed:
+    def batch(self, positions: int, strides: Sequence[int] = (1, 2)) -> Packed:
         """A batch of one recipe and one stride, of about so many positions in all.
 
-        Short sequences come in large batches: a clip costs a third of a picture with twelve questions. Only scenes of
-        one or two items where `easy`.
+        Short sequences come in large batches: a clip costs a third of a picture with twelve questions.
         """
         recipe = self.rng.choices(tuple(RECIPES), tuple(RECIPES.values()))[0]
-        pictures = self.rng.choice((2, 2, 3, 3, 4, 5, 6))
-        make: Callable[[], Conversation] = {
-            "single": lambda: self._single(easy),
-            "album": lambda: self._album(pictures, easy),
-            "change": self._change,
-            "twins": self._twins,
-            "motion": self._motion,
-            "appearance": self._appearance,
-            "arrivals": self._arrivals,
-            "story": self._story,
-            "quality": self._quality,
-            "signs": self._signs,
-            "puzzle": self._puzzle,
-            "views": self._views,
-            "patches": self._patches,
-            "live": self._live,
-        }[recipe]
+        make: Callable[[], Conversation] = getattr(self, f"_{recipe}")
         stride = self.rng.choice(strides)
         conversations, room = [], positions
+        # At least one has a picture.
         while room > 0:
-            conversations.append(make())
+            conversations.append(self._single() if recipe == "foreign" and not conversations else make())
             room -= length(conversations[-1], self.tokenizer, stride)
-        return pack(conversations, self.tokenizer, self.rng, stride, chain_share=0.12)
+        return pack(conversations, self.tokenizer, self.names, self.rng, stride, chain_share=0.12)
 
-    def _single(self, easy: bool) -> Conversation:
-        index = self.rng.choice(self.easy if easy else self.by_kind["single"])
+    def _single(self) -> Conversation:
+        index = self.rng.choice(self.by_kind["single"])
         scene = self.pool.groups[index].scenes[0]
         kinds = [
             *["describe"] * 3,
@@ -82,26 +109,111 @@ class Packer:
             "is there",
             "is there",
         ]
+        turns = [self._about(scene, kind) for kind in kinds]
+        turns += [self._about(scene, kind) for kind in self._kinds(5)]
+        return self._conversation(index, turns)
+
+    def _free(self) -> Conversation:
+        """One to three pictures whose things lie anywhere."""
+        pictures = self.rng.choices((1, 2, 3), (70, 18, 12))[0]
+        chosen = self.rng.sample(self.by_kind["free"], pictures)
+        turns: list[QA | None] = []
+        for number, index in enumerate(chosen):
+            where = f" in image {number + 1}" if pictures > 1 else ""
+            scene = self.pool.groups[index].scenes[0]
+            turns += [self._about(scene, kind, where) for kind in self._kinds(16 // pictures)]
+        return Conversation(tuple(self.pool.first_image[index] for index in chosen), self._distinct(turns))
+
+    def _sizes(self) -> Conversation:
+        index = self.rng.choice(self.by_kind["sizes"])
+        scene = self.pool.groups[index].scenes[0]
+        return self._conversation(index, [self._about(scene, kind) for kind in ("bigger",) * 8 + tuple(self._kinds(3))])
+
+    def _blank(self) -> Conversation:
+        index = self.rng.choice(self.by_kind["blank"])
+        scene = self.pool.groups[index].scenes[0]
+        kinds = ("describe", "describe", "describe", *self._kinds(9))
         return self._conversation(index, [self._about(scene, kind) for kind in kinds])
 
-    def _album(self, pictures: int, easy: bool) -> Conversation:
+    def _strange(self) -> Conversation:
+        """A picture of what the world has not, alone or among pictures of the world: whatever is asked of it."""
         rng = self.rng
-        chosen = rng.sample(self.easy if easy else self.small, pictures)
+        strange = rng.choice(self.by_kind["strange"])
+        others = rng.sample(self.small, rng.choices((0, 1, 2), (75, 15, 10))[0])
+        chosen = [*others, strange]
+        rng.shuffle(chosen)
+        turns: list[QA | None] = []
+        for number, index in enumerate(chosen):
+            where = f" in image {number + 1}" if others else ""
+            if index != strange:
+                turns += [self._about(self.pool.groups[index].scenes[0], kind, where) for kind in self._kinds(3)]
+                continue
+            example = self.pool.groups[rng.choice(self.by_kind["free"])].scenes[0]
+            questions = [self._about(example, kind, where) for kind in self._kinds(7)]
+            if others:
+                questions.append((f"What is in image {number + 1}?", ""))
+            else:
+                questions += [asked.reading(rng, self.pool.groups[rng.choice(self.by_kind["sign"])].scenes[0])]
+            turns += [(qa[0], more.UNKNOWN_PICTURE) for qa in questions if qa is not None]
+        return Conversation(tuple(self.pool.first_image[index] for index in chosen), self._distinct(turns))
+
+    def _foreign(self) -> Conversation:
+        """Questions about nothing that a picture shows, with pictures or without; without any, those about pictures."""
+        rng = self.rng
+        turns: list[QA | None] = [(foreign(rng), more.UNKNOWN_QUESTION) for _ in range(8)]
+        if rng.random() < 0.5:
+            kind = rng.choice(("free", "single", "sign", "strange", "blank"))
+            return self._conversation(rng.choice(self.by_kind[kind]), turns)
+        scene = self.pool.groups[rng.choice(self.by_kind["free"])].scenes[0]
+        questions = [self._about(scene, kind) for kind in self._kinds(6)]
+        turns += [(qa[0], more.NO_PICTURE) for qa in questions if qa is not None]
+        return Conversation((), self._distinct(turns))
+
+    def _kinds(self, count: int) -> list[str]:
+        return self.rng.choices(tuple(FREE_QUESTIONS), tuple(FREE_QUESTIONS.values()), k=count)
+
+    def _album(self) -> Conversation:
+        rng = self.rng
+        pictures = rng.choice((2, 2, 3, 3, 4, 5, 6))
+        chosen = rng.sample(self.small, pictures)
         scenes = [self.pool.groups[index].scenes[0] for index in chosen]
         turns: list[QA | None] = [which_image(rng, scenes) for _ in range(4)]
         turns += [in_image(rng, scenes) for _ in range(4)]
-        for kind in rng.choices(("describe", "colour", "place", "count", "is there"), k=3):
+        for kind in ("describe", *self._kinds(4)):
             number = rng.randrange(pictures)
             turns.append(self._about(scenes[number], kind, f" in image {number + 1}"))
         if pictures == 2:
             turns.append(true_or_false(rng, scenes, SEEN))
+            compared = more.compare(rng, scenes)
+            if "contains" in compared[1]:
+                question = rng.choice(
+                    ("What changed between the two images?", "What is different in the second image?")
+                )
+                turns += [compared, (question, compared[1]), more.same(rng, different=True)]
         images = tuple(self.pool.first_image[index] for index in chosen)
-        return Conversation(images, _distinct(turns))
+        return Conversation(images, self._distinct(turns))
 
     def _change(self) -> Conversation:
         index = self.rng.choice(self.by_kind["change"])
         group = self.pool.groups[index]
-        turns = [asked.changed(self.rng, group), asked.changed(self.rng, group), asked.edit(self.rng, group)]
+        rng = self.rng
+        if rng.random() < 0.15:
+            # One picture twice: the same.
+            scene, first = group.scenes[0], self.pool.first_image[index]
+            turns: list[QA | None] = [more.compare(rng, (scene, scene)), more.same(rng, different=False)]
+            turns += [more.same(rng, different=False), more.compare(rng, (scene, scene))]
+            turns += [(rng.choice(("What changed between the two images?", "What changed?")), "Nothing changed.")] * 2
+            where = rng.choice((" in image 1", " in image 2"))
+            turns += [self._about(scene, kind, where) for kind in self._kinds(3)]
+            return Conversation((first, first), self._distinct(turns))
+        turns = [
+            asked.changed(rng, group),
+            asked.changed(rng, group),
+            asked.changed(rng, group),
+            asked.edit(rng, group),
+        ]
+        turns += [asked.edit(rng, group), more.compare(rng, group.scenes, group)]
+        turns += [more.same(rng, different=True)] * (rng.random() < 0.3)
         return self._conversation(index, [*turns, *self._about_two(group.scenes, 2)])
 
     def _twins(self) -> Conversation:
@@ -131,9 +243,9 @@ class Packer:
             times = rng.randint(1, 3)
             states = blinking(rng, times, rng.randint(2 * times, 8))
             turns = [asked.events(rng, item, times) for _ in range(2)]
-            return Conversation(tuple(first + state for state in states), _distinct(turns))
+            return Conversation(tuple(first + state for state in states), self._distinct(turns))
         images = (first,) * (frame - 1) + (first + 1,) * (frames - frame + 1)
-        return Conversation(images, _distinct([asked.appearance(rng, item, frame) for _ in range(3)]))
+        return Conversation(images, self._distinct([asked.appearance(rng, item, frame) for _ in range(3)]))
 
     def _arrivals(self) -> Conversation:
         rng = self.rng
@@ -145,7 +257,7 @@ class Packer:
             assert change.after is not None
             turns.append(asked.appearance(rng, change.after, states.index(number + 1) + 1))
         named = [turn for turn in turns if "something" not in turn[0]]
-        return Conversation(tuple(first + state for state in states), _distinct(named))
+        return Conversation(tuple(first + state for state in states), self._distinct(named))
 
     def _story(self) -> Conversation:
         rng = self.rng
@@ -159,7 +271,7 @@ class Packer:
         shown = self.rng.sample((-1, 0, 1, 2), self.rng.choice((2, 3, 3)))
         turns = [asked.quality(shown, effect) for effect in shown if effect >= 0]
         first = self.pool.first_image[index]
-        return Conversation(tuple(first + 1 + effect for effect in shown), _distinct(turns))
+        return Conversation(tuple(first + 1 + effect for effect in shown), self._distinct(turns))
 
     def _signs(self) -> Conversation:
         rng = self.rng
@@ -171,9 +283,11 @@ class Packer:
             turns += [asked.reading(rng, scene, where), asked.reading(rng, scene, where)]
             if scene.items:
                 turns.append(self._about(scene, rng.choice(("place", "is there", "colour")), where))
+        if len(scenes) == 1:
+            turns += [more.signed(scenes[0])] * 2
         if len(scenes) > 1:
             turns += [asked.which_sign(rng, scenes), asked.which_sign(rng, scenes)]
-        return Conversation(tuple(self.pool.first_image[index] for index in chosen), _distinct(turns))
+        return Conversation(tuple(self.pool.first_image[index] for index in chosen), self._distinct(turns))
 
     def _puzzle(self) -> Conversation:
         rng = self.rng
@@ -230,17 +344,28 @@ class Packer:
             assert group.after is not None
             frame = number + len(earlier) + len(shown) - later
             turns += [asked.appearance(rng, group.after, frame) for _ in range(3)]
-        return Conversation((*earlier, *shown), _distinct(turns), window, number)
+        return Conversation((*earlier, *shown), self._distinct(turns), window, number)
 
     def _about(self, scene: Scene, kind: str, where: str = "") -> QA | None:
-        more = {"cast": SEEN} if kind in ("count", "is there") else {}
-        return SCENE_QUESTIONS[kind](self.rng, scene, where, **more)
+        if not scene.items and kind in ("colour", "shape", "place", "own colours"):
+            kind = "absent"
+        ask = {**SCENE_QUESTIONS, **more.MORE_QUESTIONS}[kind]
+        of_cast = {"cast": SEEN} if kind in ("count", "is there", "absent", "nearly there", "count of a kind") else {}
+        return ask(self.rng, scene, where, **of_cast)
 
     def _conversation(self, index: int, turns: Sequence[QA | None]) -> Conversation:
         first = self.pool.first_image[index]
         count = len(self.pool.groups[index].scenes)
-        return Conversation(tuple(range(first, first + count)), _distinct(turns))
+        return Conversation(tuple(range(first, first + count)), self._distinct(turns))
 
-
-def _distinct(turns: Sequence[QA | None]) -> tuple[QA, ...]:
-    return tuple(dict.fromkeys(turn for turn in turns if turn is not None)) or (("What is this?", "I do not know."),)
+    def _distinct(self, turns: Sequence[QA | None]) -> tuple[QA, ...]:
+        """What could be asked, each question once, most of them as people word them; now and then a foreign one."""
+        rng = self.rng
+        worded = [
+            (reworded(rng, turn[0]) if rng.random() < REWORDED else turn[0], turn[1])
+            for turn in turns
+            if turn is not None
+        ]
+        if not worded or rng.random() < 0.1:
+            worded.append((foreign(rng), more.UNKNOWN_QUESTION))
+        return tuple(dict(worded).items())

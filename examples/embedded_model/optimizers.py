@@ -7,6 +7,7 @@ imitates bf16: there it is given the same iteration in fp32.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.optim._muon as torch_muon
@@ -14,19 +15,28 @@ from precision import HALF
 from torch import Tensor, nn
 
 
-def make_optimizers(module: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan 2024, as PyTorch ships it) for the weights of linear layers, AdamW for all other parameters."""
+def make_optimizers(
+    module: nn.Module, rate: float, slow: nn.Module | None = None, slowness: float = 1.0
+) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan 2024, as PyTorch ships it) for the weights of linear layers, AdamW for all other parameters.
+
+    Those of `slow` learn at the rate times `slowness`.
+    """
     matrices = [p for m in module.modules() if isinstance(m, nn.Linear) for p in (m.weight,) if p.requires_grad]
     chosen = {id(p) for p in matrices}
     others = [p for p in module.parameters() if id(p) not in chosen and p.requires_grad]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(matrices, lr=rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
+    slowly = set() if slow is None else {id(p) for p in slow.parameters()}
+
+    def parts(parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
+        both: tuple[list[nn.Parameter], list[nn.Parameter]] = [], []
+        for parameter in parameters:
+            both[id(parameter) in slowly].append(parameter)
+        return [{"params": p, "peak": rate * r} for p, r in zip(both, (1.0, slowness), strict=True) if p]
+
+    return [
+        torch.optim.Muon(parts(matrices), lr=rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(parts(others), lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak"] = rate
-    return optimizers
 
 
 def set_rate(optimizers: Sequence[torch.optim.Optimizer], share: float) -> None:

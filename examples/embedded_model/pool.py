@@ -1,75 +1,153 @@
 """The pictures that training draws once and reuses: groups of scenes, their pixels and their patch labels.
 
-Knows nothing about questions. Every group follows from its seed, so only pixels and labels are kept on disk.
+Many processes draw side by side, each a share of the groups, into one array file; training may use what is drawn while
+the rest is being drawn. Knows nothing about questions. Every group follows from its seed, so only arrays are kept.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from edge_interleave.world import strangers
 from edge_interleave.world.cast import COLOURS, KINDS, SEEN, SHAPES_ALONE, Cast
 from edge_interleave.world.drawing import draw, item_map, sign_parts
 from edge_interleave.world.groups import MAKERS, Group
 from edge_interleave.world.scene import Scene
 
-IMAGE_SIDE = 96
-PATCH = 16
+IMAGE_SIDE = 144
+PATCH = 24
 GRID = IMAGE_SIDE // PATCH
 EMPTY, DOUBT = -1, -2
 OF_FIRST = ("single", "change", "twins", "motion")
 """Kinds of groups that the first version's world had; a quarter of them is of shapes alone."""
+EFFECTS = 4
+"""What is said of a whole picture: darkness, blur, noise, strangeness."""
+ITEMS = 12
+"""So many things of a picture are listed at most."""
+CENTRES = 4
+"""Classes of how many things have their middle in a patch: none, one, two, more."""
+_AT_ONCE = 50
+"""Pictures between two looks at the clock."""
+strangers.training_folder = Path(__file__).with_name("strange")
 
 
 @dataclass
-class Pool:
-    """Groups with their pixels (images, side, side, 3) uint8 and labels (images, grid, grid, 2) int8."""
+class Share:
+    """What one process draws and asks about."""
 
     groups: list[Group]
     first_image: list[int]
+    """Of each group, the row of its first picture in the arrays."""
+    images: int
+    """How many pictures the groups have."""
+
+
+@dataclass
+class Arrays:
+    """What is drawn, in files: `images` rows each."""
+
     pixels: np.ndarray
+    """(images, side, side, 3) uint8."""
     labels: np.ndarray
+    """(images, grid, grid, 3) int8, as `patch_labels`."""
+    items: np.ndarray
+    """(images, ITEMS, 2) int8, as `listed_items`."""
     effects: np.ndarray
-    """Darkness, blur and noise of each picture, each about 0 ... 1: (images, 3) float32."""
+    """(images, EFFECTS) float32, each about 0 ... 1."""
 
 
-def load_pool(folder: Path, counts: dict[str, int], seed: int, workers: int = 2) -> Pool:
-    """The pool of that seed, drawn where the folder does not hold it yet."""
-    groups = [group for kind in counts for group in _groups(kind, counts[kind], seed)]
-    scenes = [scene for group in groups for scene in group.scenes]
-    firsts = np.cumsum([0, *(len(group.scenes) for group in groups)])[:-1].tolist()
-    tag = f"{seed}-" + "-".join(f"{kind}{count}" for kind, count in counts.items())
-    pixels_path, labels_path = folder / f"pixels-{tag}.npy", folder / f"labels-{tag}.npy"
-    if not labels_path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        _draw_all(scenes, pixels_path, labels_path, workers)
-    effects = np.array([(s.effect.darkness / 0.65, s.effect.blur / 0.04, s.effect.noise / 48) for s in scenes])
-    pixels = np.load(pixels_path, mmap_mode="r")
-    return Pool(groups, firsts, pixels, np.load(labels_path), effects.astype(np.float32))
+def share_of(counts: dict[str, int], seed: int, number: int, shares: int) -> Share:
+    """The groups of one of so many processes, in an order in which any beginning of it has all kinds."""
+    groups = [
+        MAKERS[kind](random.Random(f"train/{seed}/{kind}/{index}"), cast=cast_of(kind, index))
+        for kind, count in counts.items()
+        for index in range(number, count, shares)
+    ]
+    random.Random(f"order/{seed}/{number}").shuffle(groups)
+    firsts = np.cumsum([0, *(len(group.scenes) for group in groups)]).tolist()
+    return Share(groups, firsts[:-1], firsts[-1])
+
+
+def open_arrays(folder: Path, tag: str, images: int, *, new: bool = False) -> Arrays:
+    """The arrays of that many pictures; made where `new` and they are not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shapes = {
+        "pixels": (np.uint8, (images, IMAGE_SIDE, IMAGE_SIDE, 3)),
+        "labels": (np.int8, (images, GRID, GRID, 3)),
+        "items": (np.int8, (images, ITEMS, 2)),
+        "effects": (np.float32, (images, EFFECTS)),
+    }
+    opened = {}
+    for name, (dtype, shape) in shapes.items():
+        path = folder / f"{name}-{tag}.npy"
+        if new and not path.exists():
+            np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
+        opened[name] = np.load(path, mmap_mode="r+")
+    return Arrays(**opened)
+
+
+def draw_share(
+    share: Share, offset: int, arrays: Arrays, done: Path, told: Callable[[int], None], until: float | None = None
+) -> None:
+    """Draw a share's pictures into its rows, which begin at `offset`; goes on where the file `done` says it was.
+
+    `told` hears of how many are drawn. Where the time is up (`until`, of time.monotonic()), the groups that are not
+    drawn are left out of the share.
+    """
+    scenes = [scene for group in share.groups for scene in group.scenes]
+    drawn = int(done.read_text()) if done.exists() else 0
+    told(drawn)
+    while drawn < len(scenes) and (until is None or time.monotonic() < until):
+        for scene in scenes[drawn : drawn + _AT_ONCE]:
+            row = offset + drawn
+            arrays.pixels[row], arrays.labels[row] = picture(scene), patch_labels(scene)
+            arrays.items[row], arrays.effects[row] = listed_items(scene), effects_of(scene)
+            drawn += 1
+        done.write_text(str(drawn))
+        told(drawn)
+    whole = sum(first + len(g.scenes) <= drawn for g, first in zip(share.groups, share.first_image, strict=True))
+    share.groups[whole:] = []
+    share.first_image[:] = [offset + first for first in share.first_image[:whole]]
 
 
 def picture(scene: Scene) -> np.ndarray:
-    """The scene as the vision tower sees it: (96, 96, 3) uint8, resized as the runtime does."""
+    """The scene as the vision tower sees it: (side, side, 3) uint8, resized as the runtime does."""
     return np.asarray(draw(scene).resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC))
 
 
-def patch_labels(scene: Scene) -> np.ndarray:
-    """For each patch what mainly lies there, its kind and colour: (grid, grid, 2) int8.
+def effects_of(scene: Scene) -> tuple[float, ...]:
+    """What `EFFECTS` says of a picture."""
+    effect = scene.effect
+    return effect.darkness / 0.65, effect.blur / 0.04, effect.noise / 48, float(bool(scene.strange))
 
-    A sign's patches are its digits or its word. EMPTY where nothing lies, DOUBT where it is little, and for the colour
-    of what has none of its own.
+
+def patch_labels(scene: Scene) -> np.ndarray:
+    """For each patch what mainly lies there, its kind and colour, and how many middles: (grid, grid, 3) int8.
+
+    Middles are those of things that are shown, CENTRES - 1 at most: two of a kind side by side differ by them from one
+    that is large. A sign's patches are its digits or its word. EMPTY where nothing lies, DOUBT where it is little, and
+    for the colour of what has none of its own; DOUBT everywhere in a strange picture.
     """
+    if scene.strange:
+        return np.full((GRID, GRID, 3), (DOUBT, DOUBT, 0), np.int8)
     parts = [part for sign in scene.signs for part in sign_parts(sign)]
     facts = [(KINDS.index(i.shape), COLOURS.index(i.colour) if i.colour else DOUBT) for i in scene.items]
     facts += [(KINDS.index(part), DOUBT) for part in parts]
     covered = item_map(scene, IMAGE_SIDE).reshape(GRID, PATCH, GRID, PATCH).swapaxes(1, 2).reshape(GRID, GRID, -1)
-    labels = np.full((GRID, GRID, 2), EMPTY, np.int8)
+    labels = np.full((GRID, GRID, 3), (EMPTY, EMPTY, 0), np.int8)
+    left, top, right, bottom = scene.crop
+    for item in scene.items:
+        x, y = (item.x - left) / (right - left), (item.y - top) / (bottom - top)
+        if 0 <= x < 1 and 0 <= y < 1:
+            at = int(y * GRID), int(x * GRID)
+            labels[(*at, 2)] = min(labels[(*at, 2)] + 1, CENTRES - 1)
     for row in range(GRID):
         for column in range(GRID):
             counts = np.bincount(covered[row, column], minlength=len(facts) + 1)[1:]
@@ -77,33 +155,20 @@ def patch_labels(scene: Scene) -> np.ndarray:
                 continue
             best = int(counts.argmax())
             if counts[best] >= 0.12 * PATCH * PATCH:
-                labels[row, column] = facts[best]
+                labels[row, column, :2] = facts[best]
             elif counts[best] > 0.02 * PATCH * PATCH:
-                labels[row, column] = DOUBT
+                labels[row, column, :2] = DOUBT
     return labels
+
+
+def listed_items(scene: Scene) -> np.ndarray:
+    """Kind and colour of each thing of a picture, -1 for no colour and for no thing: (ITEMS, 2) int8."""
+    listed = np.full((ITEMS, 2), -1, np.int8)
+    for number, item in enumerate(scene.items[:ITEMS]):
+        listed[number] = KINDS.index(item.shape), COLOURS.index(item.colour) if item.colour else -1
+    return listed
 
 
 def cast_of(kind: str, index: int) -> Cast:
     """Who appears in a group of the pool."""
     return SHAPES_ALONE if kind in OF_FIRST and index % 4 == 0 else SEEN
-
-
-def _groups(kind: str, count: int, seed: int) -> Iterator[Group]:
-    for index in range(count):
-        yield MAKERS[kind](random.Random(f"train/{seed}/{kind}/{index}"), cast=cast_of(kind, index))
-
-
-def _draw_all(scenes: list[Scene], pixels_path: Path, labels_path: Path, workers: int) -> None:
-    partial = pixels_path.with_suffix(".partial.npy")
-    pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(scenes), IMAGE_SIDE, IMAGE_SIDE, 3))
-    labels = np.empty((len(scenes), GRID, GRID, 2), np.int8)
-    with ProcessPoolExecutor(workers) as executor:
-        for index, (image, label) in enumerate(executor.map(_draw_one, scenes, chunksize=200)):
-            pixels[index], labels[index] = image, label
-    pixels.flush()
-    partial.rename(pixels_path)
-    np.save(labels_path, labels)
-
-
-def _draw_one(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    return picture(scene), patch_labels(scene)

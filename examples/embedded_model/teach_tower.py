@@ -2,12 +2,13 @@
 
 The classifiers of kinds and colours are the decoder's own word embeddings (the row of " star" classifies stars), so
 that features and words speak one language from the start. The same is asked of the pooled tokens. Of the whole picture
-is asked how dark, blurry and noisy it was made.
+is asked how dark, blurry and noisy it was made, and whether it is of the world at all.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,121 +16,153 @@ import states
 import torch
 import torch.nn.functional as F
 from optimizers import make_optimizers, set_rate, step_all
-from pool import DOUBT, EMPTY, GRID, Pool
-from precision import autocast
+from packing import IGNORE
+from pictures import Pictures
+from pool import CENTRES, DOUBT, EFFECTS, EMPTY, GRID
+from precision import DEVICE, autocast
+from progress import Length, Progress
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from edge_interleave.world.cast import COLOURS, KINDS
 
+SAVE_SECONDS = 60.0
+"""Between two states on disk."""
+
 
 class Teacher(nn.Module):
-    """The heads of stage one; thrown away afterwards."""
+    """The heads of stage one; thrown away in the end."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, tokenizer: Tokenizer) -> None:
         super().__init__()
         self.nothing = nn.Parameter(torch.zeros(2, width))
         self.row = nn.Linear(width, GRID)
         self.column = nn.Linear(width, GRID)
-        self.effects = nn.Linear(width, 3)
+        self.centres = nn.Linear(width, CENTRES)
+        self.effects = nn.Linear(width, EFFECTS)
         self.norm = nn.RMSNorm(width, eps=1e-6)
+        ids = [[word_id(tokenizer, word) for word in words] for words in (KINDS, COLOURS)]
+        self.word_ids = [torch.tensor(each, device=DEVICE) for each in ids]
+        self.weights = [_weights((*[1.0] * len(each), 0.3)) for each in ids]
+        self.of_centres = _weights((0.3, *[1.0] * (CENTRES - 1)))
 
-    def loss(self, features: Tensor, labels: Tensor, words: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Mean loss and the share of occupied tokens whose shape and colour are both right.
+    def loss(
+        self, features: Tensor, labels: Tensor, effects: Tensor, embeddings: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The mean loss of the patches and of the pooled patches, and the share of either that is right.
 
-        features (n, g, g, width); labels (n, g, g, 2) int64 as `pool.patch_labels`; words: the kinds' rows and the
-        colours', each (words, width).
+        features (n, tokens, width) of the projector; labels (n, g, g, 3) int64 as `pool.patch_labels`; effects
+        (n, EFFECTS); embeddings: the decoder's (vocabulary, width). Right: kind and colour of an occupied patch.
         """
+        features = features.unflatten(1, (GRID, GRID))
+        words = [embeddings[ids] for ids in self.word_ids]
+        fine, fine_right = self._patches(features, labels, words)
+        pooled = F.avg_pool2d(features.permute(0, 3, 1, 2).float(), 2).permute(0, 2, 3, 1)
+        coarse, coarse_right = self._patches(pooled, pooled_labels(labels), words)
+        seen = F.mse_loss(self.effects(self.norm(features).mean((1, 2))).float(), effects)
+        return fine + coarse + 4 * seen, [fine_right, coarse_right]
+
+    def _patches(self, features: Tensor, labels: Tensor, words: list[Tensor]) -> tuple[Tensor, Tensor]:
         features = self.norm(features)
         side = features.shape[1]
-        total = features.new_zeros(())
-        right = torch.ones(labels.shape[:3], dtype=torch.bool)
+        total = features.new_zeros((), dtype=torch.float32)
+        right = torch.ones(labels.shape[:3], dtype=torch.bool, device=labels.device)
         for kind in range(2):
             rows = torch.cat([words[kind], self.nothing[kind : kind + 1]])
-            logits = (features @ rows.T).float()
-            target = labels[..., kind].clone()
-            target[target == EMPTY] = len(words[kind])
-            target[target == DOUBT] = -100
-            weight = torch.ones(len(rows))
-            weight[-1] = 0.3
-            total = total + F.cross_entropy(logits.flatten(0, 2), target.flatten(), weight=weight)
-            right &= (logits.argmax(-1) == target) | (target == -100)
-        lines = torch.arange(side) * (GRID // side)
+            logits = (features @ rows.T.to(features.dtype)).float()
+            target = torch.where(labels[..., kind] == EMPTY, len(words[kind]), labels[..., kind])
+            target = torch.where(target == DOUBT, IGNORE, target)
+            total = total + mean_loss(logits.flatten(0, 2), target.flatten(), self.weights[kind])
+            right &= (logits.argmax(-1) == target) | (target == IGNORE)
+        total = total + 2 * mean_loss(
+            self.centres(features).float().flatten(0, 2), labels[..., 2].flatten(), self.of_centres
+        )
+        lines = torch.arange(side, device=features.device) * (GRID // side)
         row_target = lines[None, :, None].expand(features.shape[:3]).flatten()
         column_target = lines[None, None, :].expand(features.shape[:3]).flatten()
         total = total + 0.5 * F.cross_entropy(self.row(features).float().flatten(0, 2), row_target)
         total = total + 0.5 * F.cross_entropy(self.column(features).float().flatten(0, 2), column_target)
         occupied = labels[..., 0] >= 0
-        return total, right[occupied].float().mean()
+        return total, (right & occupied).sum() / occupied.sum().clamp(min=1)
 
-    def effects_loss(self, features: Tensor, effects: Tensor) -> Tensor:
-        """Mean squared error of what befell each picture; features (n, g, g, width), effects (n, 3)."""
-        return F.mse_loss(self.effects(self.norm(features).mean((1, 2))).float(), effects)
+
+def mean_loss(logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean cross entropy of those targets that are not IGNORE, by class weights where given; 0 where there are none.
+
+    Waits for nothing on a GPU, as asking whether there are any would.
+    """
+    total = F.cross_entropy(logits, targets, weight=weight, ignore_index=IGNORE, reduction="sum")
+    valid = targets != IGNORE
+    of = valid.float() if weight is None else weight[targets.clamp(min=0)] * valid
+    return total / of.sum().clamp(min=1e-6)
+
+
+def _weights(of_classes: Sequence[float]) -> Tensor:
+    """Weights of classes: nothing is commonest by far."""
+    return torch.tensor(of_classes, device=DEVICE)
+
+
+def tower_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
+    """What the tower gives of prepared pixels, before the projector: (n, tokens, width)."""
+    hidden: Tensor = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-1]
+    return hidden
 
 
 def teach(
     model: LlavaForConditionalGeneration,
-    tokenizer: Tokenizer,
-    pool: Pool,
-    steps: int,
+    teacher: Teacher,
+    pictures: Pictures,
+    length: Length,
     checkpoint: Path,
+    *,
     batch: int = 128,
     rate: float = 2e-3,
 ) -> None:
-    """Train tower, projector and the words' embeddings for `steps` steps; goes on from `checkpoint` where it exists."""
+    """Train tower, projector and the words' embeddings; goes on from `checkpoint` where it exists."""
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
-    teacher = Teacher(model.config.text_config.hidden_size)
     embeddings = model.get_input_embeddings()
-    word_ids = [[word_id(tokenizer, word) for word in words] for words in (KINDS, COLOURS)]
     modules = nn.ModuleDict({"tower": tower, "projector": projector, "teacher": teacher, "embeddings": embeddings})
     optimizers = make_optimizers(modules, rate)
-    start = 0
+    progress = Progress(length)
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, weights_only=True, map_location=DEVICE)
         modules.load_state_dict(state["modules"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        start = state["step"]
-    began = time.monotonic()
-    for step in range(start, steps):
-        set_rate(optimizers, min(1.0, (step + 1) / 50) * min(1.0, (steps - step) / (0.4 * steps)))
-        rng = np.random.default_rng(step)
-        rows = np.sort(rng.choice(len(pool.pixels), batch, replace=False))
-        pixels = prepare(pool.pixels[rows], rng)
-        labels = torch.from_numpy(pool.labels[rows].astype(np.int64))
+        progress = Progress(length, state["step"], state["seconds"])
+    first, saved_at = progress.step, time.monotonic()
+    while progress.share < 1:
+        set_rate(optimizers, min(1.0, (progress.step + 1) / 50) * min(1.0, (1 - progress.share) / 0.4))
+        rng = np.random.default_rng(progress.step)
+        if progress.step % 50 == 0:
+            drawn = pictures.refresh()
+            if drawn < batch:
+                time.sleep(0.2)
+                continue
+        shown = pictures.get(pictures.some(batch, rng))
         with autocast():
-            features = projector(tower(pixels, output_hidden_states=True).hidden_states[-1])
-            features = features.unflatten(1, (GRID, GRID))
-            words = [embeddings.weight[ids] for ids in word_ids]
-            fine, fine_right = teacher.loss(features, labels, words)
-            pooled = F.avg_pool2d(features.permute(0, 3, 1, 2).float(), 2).permute(0, 2, 3, 1)
-            coarse, coarse_right = teacher.loss(pooled, pooled_labels(labels), words)
-            seen = teacher.effects_loss(features, torch.from_numpy(pool.effects[rows]))
-        (fine + coarse + 4 * seen).backward()
+            features = projector(tower_features(model, prepare(shown.pixels, grain=True)))
+            loss, right = teacher.loss(features, shown.labels, shown.effects, embeddings.weight)
+        loss.backward()
         step_all(optimizers, modules.parameters())
-        if (step + 1) % 50 == 0 or step + 1 == steps:
-            speed = (time.monotonic() - began) / (step + 1 - start)
+        progress.step += 1
+        if progress.step % 50 == 0:
+            speed = (time.monotonic() - progress.began) / (progress.step - first)
             print(
-                f"tower {step + 1}/{steps} loss {fine.item():.3f} {coarse.item():.3f} effects {seen.item():.4f} "
-                f"right {fine_right.item():.3f} {coarse_right.item():.3f} {speed:.2f} s/step",
+                f"tower {progress.step} ({progress.share:.0%}) loss {loss.item():.3f} right {right[0].item():.3f} "
+                f"{right[1].item():.3f} of {drawn} pictures, {speed:.3f} s/step",
                 flush=True,
             )
-        if (step + 1) % 200 == 0 or step + 1 == steps:
+        if time.monotonic() - saved_at > SAVE_SECONDS or progress.share >= 1:
+            saved_at = time.monotonic()
             state = {
                 "modules": modules.state_dict(),
                 "optimizers": [o.state_dict() for o in optimizers],
-                "step": step + 1,
+                "step": progress.step,
+                "seconds": progress.seconds,
             }
             states.save(state, checkpoint)
-
-
-def stored_features(model: LlavaForConditionalGeneration, pixels: np.ndarray, path: Path) -> Tensor:
-    """What `extract` gives of a pool, computed where the file does not hold it yet."""
-    if not path.exists():
-        states.save(extract(model, pixels), path)
-    features: Tensor = torch.load(path, weights_only=True)
-    return features
 
 
 def word_id(tokenizer: Tokenizer, word: str) -> int:
@@ -140,39 +173,45 @@ def word_id(tokenizer: Tokenizer, word: str) -> int:
     return int(token)
 
 
-def prepare(pixels: np.ndarray, rng: np.random.Generator | None = None) -> Tensor:
-    """(n, side, side, 3) uint8 to (n, 3, side, side) float32 in -1 ... 1; with `rng`, changed light and grain."""
-    values = torch.from_numpy(pixels).float().permute(0, 3, 1, 2) / 127.5 - 1
-    if rng is None:
+def prepare(pixels: Tensor, *, grain: bool = False) -> Tensor:
+    """(n, side, side, 3) uint8 to (n, 3, side, side) float32 in -1 ... 1; with `grain` in changed light, and grainy."""
+    values = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+    if not grain:
         return values
-    gain = torch.from_numpy(rng.uniform(0.9, 1.08, (len(values), 1, 1, 1)).astype(np.float32))
-    lift = torch.from_numpy(rng.uniform(-0.06, 0.06, (len(values), 1, 1, 1)).astype(np.float32))
-    strength = float(rng.choice((0.0, 0.02, 0.05)))
-    if strength:
-        grain = torch.from_numpy(rng.standard_normal((len(values) // 8 + 1, *values.shape[1:]), np.float32))
-        values = values + strength * grain.repeat(8, 1, 1, 1)[: len(values)]
-    return ((values + 1) * gain - 1 + lift).clamp(-1, 1)
+    n, device = len(values), values.device
+    gain = torch.empty((n, 1, 1, 1), device=device).uniform_(0.9, 1.08)
+    lift = torch.empty((n, 1, 1, 1), device=device).uniform_(-0.06, 0.06)
+    strength = (torch.rand((n, 1, 1, 1), device=device) * 3).floor() * 0.022
+    noise = torch.randn((n // 8 + 1, *values.shape[1:]), device=device).repeat(8, 1, 1, 1)[:n]
+    return ((values + strength * noise + 1) * gain - 1 + lift).clamp(-1, 1)
 
 
 def pooled_labels(labels: Tensor) -> Tensor:
-    """Labels of 2 x 2 patches as one: the item of most of them; in doubt where some are in doubt and none is sure."""
+    """Labels of 2 x 2 patches as one: the item of most of them; in doubt where some are in doubt and none is sure.
+
+    Of middles the sum.
+    """
     n, side = labels.shape[:2]
+    middles = labels[..., 2].view(n, side // 2, 2, side // 2, 2).sum((2, 4)).clamp(max=CENTRES - 1)
     cells = (
-        labels.view(n, side // 2, 2, side // 2, 2, 2).permute(0, 1, 3, 2, 4, 5).reshape(n, side // 2, side // 2, 4, 2)
+        labels[..., :2]
+        .reshape(n, side // 2, 2, side // 2, 2, 2)
+        .permute(0, 1, 3, 2, 4, 5)
+        .reshape(n, side // 2, side // 2, 4, 2)
     )
     code = torch.where(cells[..., 0] >= 0, cells[..., 0] * 16 + cells[..., 1] + 2, cells[..., 0])
     votes = (code[..., :, None] == code[..., None, :]).sum(-1) * (code >= 0) + 0.1 * (code == DOUBT)
     best = votes.argmax(-1, keepdim=True)
-    return torch.gather(cells, 3, best[..., None].expand(*best.shape, 2))[..., 0, :]
+    of_most = torch.gather(cells, 3, best[..., None].expand(*best.shape, 2))[..., 0, :]
+    return torch.cat([of_most, middles[..., None]], -1)
 
 
 @torch.no_grad()
 def extract(model: LlavaForConditionalGeneration, pixels: np.ndarray, batch: int = 256) -> Tensor:
     """Features of the tower, before the projector: (images, tokens, width) float16."""
-    tower = model.model.vision_tower
     parts = []
     for first in range(0, len(pixels), batch):
         with autocast():
-            hidden = tower(prepare(pixels[first : first + batch]), output_hidden_states=True).hidden_states[-1]
-        parts.append(hidden.to(torch.float16))
+            some = torch.from_numpy(pixels[first : first + batch]).to(DEVICE)
+            parts.append(tower_features(model, prepare(some)).to(torch.float16))
     return torch.cat(parts)

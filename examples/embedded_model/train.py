@@ -1,25 +1,42 @@
-"""Make the embedded model: draw the world, teach the tower, teach the decoder to answer, save the checkpoint.
+"""Make the embedded model: draw the world, teach the tower, teach the whole to answer, save the checkpoint.
 
     python examples/embedded_model/train.py --runs runs/embedded --out examples/embedded_model/checkpoint
 
-Stops and goes on: every stage keeps its state under --runs. Needs the `oracle` extra (PyTorch, transformers).
+Computes on a GPU where there is one. Stops and goes on: every stage keeps its state under --runs, and --out is written
+once a minute in the last stage. With --seconds it ends in time, whatever the machine: a tenth of them to draw, another
+tenth for the tower beside it, the rest for the answers. Needs the `oracle` extra (PyTorch, transformers) and
+scikit-image.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import random
+import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import answering
 import build
+import evaluate_in_torch
 import pool
 import teach_tower
+from lessons import Packer
+from packing import Packed
+from pictures import Pictures
+from pipeline import Pipeline
+from precision import DEVICE
+from progress import Length
 
 POOL = {
-    "single": 30000, "change": 14000, "twins": 5000, "motion": 3500, "arrivals": 3000, "story": 3000,
-    "quality": 2500, "sign": 14000, "puzzle": 6000, "views": 7000, "patches": 3500,
+    "single": 24000, "change": 11000, "twins": 4000, "motion": 3000, "arrivals": 2600, "story": 2600, "quality": 1800,
+    "sign": 10000, "puzzle": 4500, "views": 5500, "patches": 2600, "free": 34000, "sizes": 5000, "blank": 900,
+    "strange": 9000,
 }  # fmt: skip
+DRAWING = 0.24
+"""Of the seconds, where they are given, at most so many to draw; the tower learns beside it and a little longer."""
 
 
 def main() -> None:
@@ -27,39 +44,78 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/embedded"), help="where drawings and states are kept")
     parser.add_argument("--out", type=Path, required=True, help="the checkpoint's folder")
-    parser.add_argument("--start", type=Path, help="a checkpoint to go on from")
-    parser.add_argument("--tower-steps", type=int, default=2000, help="steps of the first stage in all; 0: none")
+    parser.add_argument("--start", type=Path, help="a checkpoint to go on from; it may be of a smaller model")
+    parser.add_argument(
+        "--tower-steps", type=int, default=2000, help="steps of the first stage in all; 0: the tower stays"
+    )
     parser.add_argument("--steps", type=int, default=3000, help="steps of the second stage in all")
+    parser.add_argument("--seconds", type=float, help="end after so many seconds, instead of after steps")
+    parser.add_argument("--positions", type=int, default=5600, help="positions of a step of the second stage")
+    parser.add_argument("--pictures", type=int, default=128, help="pictures of a step of the first stage")
+    parser.add_argument("--pool", type=float, default=1.0, help="share of the pool to draw")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 2, help="processes that draw and pack")
+    parser.add_argument("--rate", type=float, default=1.8e-3, help="learning rate of the second stage, at its height")
+    parser.add_argument("--exam", type=int, default=40, help="fresh samples a task that the end is examined with")
     arguments = parser.parse_args()
 
     began = time.monotonic()
-    drawn = pool.load_pool(arguments.runs / "pool", POOL, seed=1)
+    seconds = arguments.seconds
+    counts = {kind: max(arguments.workers * 8, round(count * arguments.pool)) for kind, count in POOL.items()}
     tokenizer = build.load_tokenizer()
-    start = arguments.start
-    model = build.load_checkpoint(start, tokenizer) if start else build.build_model(tokenizer)
-    if arguments.tower_steps:
-        teach_tower.teach(
+
+    def make_packer(share: pool.Share, rng: random.Random) -> Callable[[], Packed]:
+        packer = Packer(share, tokenizer, rng)
+        return lambda: packer.batch(arguments.positions)
+
+    with Pipeline(
+        arguments.runs / "pool",
+        counts,
+        1,
+        arguments.workers,
+        make_packer,
+        draw_seconds=None if seconds is None else DRAWING * seconds,
+    ) as pipeline:
+        start = arguments.start
+        model = (build.load_checkpoint(start, tokenizer) if start else build.build_model(tokenizer)).to(DEVICE)
+        teacher = teach_tower.Teacher(model.config.text_config.hidden_size, tokenizer).to(DEVICE)
+        pictures = Pictures(pipeline)
+        print(f"{pipeline.images} pictures to draw; ready after {time.monotonic() - began:.0f} s", flush=True)
+        if seconds is None:
+            lengths = Length(steps=arguments.tower_steps), Length(steps=arguments.steps)
+        else:
+            lengths = (Length(seconds=began + (DRAWING + 0.01) * seconds - time.monotonic()),) * 2
+        if arguments.tower_steps:
+            state = arguments.runs / "tower.pt"
+            rate = 1e-3 if start else 2e-3
+            teach_tower.teach(model, teacher, pictures, lengths[0], state, batch=arguments.pictures, rate=rate)
+        while not pipeline.all_drawn():
+            time.sleep(0.2)
+        print(f"{pictures.refresh()} pictures and the tower after {time.monotonic() - began:.0f} s", flush=True)
+
+        def save() -> None:
+            beside = arguments.out.with_name(f"{arguments.out.name}.partial")
+            shutil.rmtree(beside, ignore_errors=True)
+            build.save_checkpoint(model, tokenizer, beside)
+            shutil.rmtree(arguments.out, ignore_errors=True)
+            beside.rename(arguments.out)
+            print(f"saved {arguments.out} after {time.monotonic() - began:.0f} s", flush=True)
+
+        exam = evaluate_in_torch.Exam(model, tokenizer, seed=77, count=arguments.exam) if arguments.exam else None
+        length = lengths[1] if seconds is None else Length(seconds=began + seconds - time.monotonic())
+        state = arguments.runs / "answers.pt"
+        answering.train(
             model,
             tokenizer,
-            drawn,
-            arguments.tower_steps,
-            arguments.runs / "tower.pt",
-            rate=1e-3 if start else 2e-3,
+            teacher,
+            pictures,
+            pipeline.batch,
+            length,
+            state,
+            saved=save,
+            exam=exam,
+            rate=arguments.rate,
+            tower_slowness=0.25 if arguments.tower_steps else 0.0,
         )
-    model.model.vision_tower.requires_grad_(False)
-    features = teach_tower.stored_features(model, drawn.pixels, arguments.runs / "features.pt")
-    print(f"tower and features ready after {time.monotonic() - began:.0f} s", flush=True)
-    answering.train(
-        model,
-        tokenizer,
-        drawn,
-        features,
-        arguments.steps,
-        arguments.runs / "answers.pt",
-        easy_steps=0 if start else 300,
-    )
-    build.save_checkpoint(model, tokenizer, arguments.out)
-    print(f"saved {arguments.out} after {time.monotonic() - began:.0f} s")
 
 
 if __name__ == "__main__":
