@@ -53,12 +53,18 @@ class Pipeline:
         tag = f"{seed}-{shares}-" + "-".join(f"{kind}{count}" for kind, count in counts.items())
         until = None if draw_seconds is None else time.monotonic() + draw_seconds
 
+        parent = os.getpid()
+
+        def stopped() -> bool:
+            # A trainer that is killed cannot say so.
+            return self._stop.is_set() or os.getppid() != parent
+
         def work(number: int) -> None:
             os.nice(5)
             share = pool.share_of(counts, seed, number, shares)
             self._sizes[number] = share.images
             while not self._open.wait(0.5):
-                if self._stop.is_set():
+                if stopped():
                     return
             sizes = list(self._sizes)
             arrays = pool.open_arrays(folder, tag, sum(sizes))
@@ -70,9 +76,9 @@ class Pipeline:
             pool.draw_share(share, sum(sizes[:number]), arrays, done, told, until)
             self._ready[number] = 1
             draw = make_packer(share, random.Random(f"pack/{seed}/{number}/{time.time_ns()}"))
-            while not self._stop.is_set():
+            while not stopped():
                 batch = draw()
-                while not self._stop.is_set():
+                while not stopped():
                     try:
                         self._batches.put(batch, timeout=0.5)
                         break
