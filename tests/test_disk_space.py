@@ -45,8 +45,8 @@ def limited(tmp_path: Path) -> Run:
     [
         (10_000, "tokenizer.json", ()),
         (1_000_000, "vision.onnx", ()),
-        (4_000_000, "decoder.gguf", ()),
-        (4_000_000, "model.safetensors", ("--backend", "mlx", "--mlx-quantization", "f16")),
+        (6_000_000, "decoder.gguf", ()),
+        (6_000_000, "model.safetensors", ("--backend", "mlx", "--mlx-quantization", "f16")),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
