@@ -17,7 +17,7 @@ SAMPLES = 12
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[ei.Model]:
-    with ei.load() as loaded:
+    with ei.load(threads=1) as loaded:
         yield loaded
 
 

@@ -19,7 +19,7 @@ RIGHT_AT_LEAST = 7
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[ei.Model]:
-    with ei.load() as loaded:
+    with ei.load(threads=1) as loaded:
         yield loaded
 
 

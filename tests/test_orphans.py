@@ -14,6 +14,10 @@ from command_line import environment
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks up processes in /proc")
 
+AS_IN_A_SHELL = (  # a suite in the background may ignore both, and what it starts inherits that
+    "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); "
+    "signal.signal(signal.SIGINT, signal.default_int_handler); "
+)
 QUANTIZE = (
     "import sys; from pathlib import Path; from edge_interleave.converters.gguf_quantize import quantize; "
     "quantize(Path(sys.argv[1]), Path(sys.argv[2]), 15, lambda *_: None)"
@@ -54,7 +58,7 @@ def working(
     code: str, named: str, *arguments: Path, env: dict[str, str]
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """A program with a worker that is at work."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
+    command = [sys.executable, "-c", AS_IN_A_SHELL + code, *map(str, arguments)]
     with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as parent:
         worker = 0
         try:

@@ -87,7 +87,7 @@ COMMANDS = {
     "models": ["models"],
     "convert": ["convert", str(CHECKPOINT), "bundle", "--mmproj"],
     "eval": ["eval", "--world", "--samples", "1", "--out", "evaluation", *ONE],
-    "demo": ["demo", "--out", "demo.png"],
+    "demo": ["demo", "--out", "demo.png", *ONE],
 }
 
 

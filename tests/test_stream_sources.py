@@ -28,7 +28,7 @@ def nothing_is_left() -> Iterator[None]:
     """No test leaves a thread, a descriptor or a process behind."""
     threads, files = set(threading.enumerate()), len(os.listdir("/dev/fd"))
     yield
-    assert set(threading.enumerate()) == threads
+    assert set(threading.enumerate()) <= threads  # one of an earlier test's server may have ended meanwhile
     assert len(os.listdir("/dev/fd")) <= files
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
