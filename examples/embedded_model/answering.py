@@ -23,10 +23,10 @@ import torch
 import torch.nn.functional as F
 from optimizers import make_optimizers, set_rate, step_all
 from packing import IGNORE, Packed
-from pictures import Pictures, Shown
 from pool import DOUBT, EMPTY, GRID
 from precision import DEVICE, autocast
 from progress import Length, Progress
+from stored_pictures import Pictures, Shown
 from teach_tower import SAVE_SECONDS, Teacher, mean_loss, pooled_labels, prepare, tower_features
 from tokenizers import Tokenizer
 from torch import Tensor, nn

@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from optimizers import make_optimizers, set_rate, step_all
 from packing import IGNORE
-from pictures import Pictures
 from pool import CENTRES, DOUBT, EFFECTS, EMPTY, GRID
 from precision import DEVICE, autocast
 from progress import Length, Progress
+from stored_pictures import Pictures
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration

@@ -25,10 +25,10 @@ import pool
 import teach_tower
 from lessons import Packer
 from packing import Packed
-from pictures import Pictures
 from pipeline import Pipeline
 from precision import DEVICE
 from progress import Length
+from stored_pictures import Pictures
 
 POOL = {
     "single": 24000, "change": 11000, "twins": 4000, "motion": 3000, "arrivals": 2600, "story": 2600, "quality": 1800,
