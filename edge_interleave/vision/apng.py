@@ -16,13 +16,13 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from .canvas import Disposal, composed
 from .formats import Refused
 from .image import to_rgba
 from .png_chunks import SIGNATURE, chunks
 
 MAX_FRAMES = 1 << 17
-_BACKGROUND, _PREVIOUS = 1, 2
-"""Disposals that change the canvas behind a frame."""
+_DISPOSALS = {1: Disposal.CLEAR, 2: Disposal.RESTORE}
 _OVER = 1
 """Of the two ways to blend: what is clear in the frame shows the canvas."""
 _SHARED = (b"PLTE", b"tRNS")
@@ -37,8 +37,8 @@ class _Frame:
     left: int
     top: int
     duration_s: float
-    disposal: int
-    blend: int
+    disposal: Disposal
+    over: bool
     data: list[tuple[int, int]] = field(default_factory=list)
     """Start and size of each piece."""
 
@@ -72,18 +72,7 @@ class PngFrames:
 
     def __iter__(self) -> Iterator[tuple[Image.Image, float]]:
         """Each frame's canvas (RGBA, to be left unchanged and used before the next) and its duration in seconds."""
-        canvas = Image.new("RGBA", self.size)
-        for frame in self._frames:
-            before = canvas.copy() if frame.disposal == _PREVIOUS else canvas
-            shown = self._decoded(frame)
-            if frame.blend == _OVER:
-                canvas.alpha_composite(shown, (frame.left, frame.top))
-            else:
-                canvas.paste(shown, (frame.left, frame.top))
-            yield canvas, frame.duration_s
-            if frame.disposal == _BACKGROUND:
-                canvas.paste((0, 0, 0, 0), (frame.left, frame.top, frame.left + frame.width, frame.top + frame.height))
-            canvas = before
+        return composed(self.size, self._frames, self._decoded)
 
     def _frame(self, control: bytes) -> _Frame:
         width, height, left, top, number, of, disposal, blend = struct.unpack_from(">4xIIIIHHBB", control)
@@ -91,7 +80,8 @@ class PngFrames:
             raise Refused("a frame of the animation lies outside of the picture; the file is damaged")
         if len(self._frames) >= MAX_FRAMES:
             raise Refused(f"an animation of more than {MAX_FRAMES} frames; the file is damaged")
-        return _Frame(width, height, left, top, number / (of or 100), disposal, blend)
+        kept = _DISPOSALS.get(disposal, Disposal.KEEP)
+        return _Frame(width, height, left, top, number / (of or 100), kept, blend == _OVER)
 
     def _decoded(self, frame: _Frame) -> Image.Image:
         header = struct.pack(">II", frame.width, frame.height) + self._header[8:]

@@ -15,11 +15,11 @@ from typing import IO
 
 from PIL import Image
 
+from .canvas import Disposal, composed
 from .formats import Refused
 
 MAX_FRAMES = 1 << 17
-_BACKGROUND, _PREVIOUS = 2, 3
-"""Disposals that change the canvas behind a frame."""
+_DISPOSALS = {2: Disposal.CLEAR, 3: Disposal.RESTORE}
 _HAS_PALETTE, _INTERLACED, _PALETTE_BITS, _HAS_CLEAR = 0x80, 0x40, 0x07, 0x01
 
 
@@ -36,11 +36,12 @@ class _Frame:
     interlaced: bool
     clear: int | None
     """The palette entry that is transparent."""
-    disposal: int
+    disposal: Disposal
     duration_s: float
     start: int
     """Of the LZW code size and the data blocks behind it."""
     end: int
+    over: bool = True
 
 
 class GifFrames:
@@ -63,15 +64,7 @@ class GifFrames:
 
     def __iter__(self) -> Iterator[tuple[Image.Image, float]]:
         """Each frame's canvas (RGBA, to be left unchanged and used before the next) and its duration in seconds."""
-        canvas = Image.new("RGBA", self.size)
-        for frame in self._frames:
-            before = canvas.copy() if frame.disposal == _PREVIOUS else canvas
-            shown = self._decoded(frame)
-            canvas.paste(shown, (frame.left, frame.top), shown)
-            yield canvas, frame.duration_s
-            if frame.disposal == _BACKGROUND:
-                canvas.paste((0, 0, 0, 0), (frame.left, frame.top, frame.left + frame.width, frame.top + frame.height))
-            canvas = before
+        return composed(self.size, self._frames, self._decoded)
 
     def _decoded(self, frame: _Frame) -> Image.Image:
         flags = _HAS_PALETTE | (len(frame.palette) // 3).bit_length() - 2 if frame.palette else 0
@@ -115,7 +108,7 @@ def _frames(file: IO[bytes], palette: bytes) -> Iterator[_Frame]:
                 *(left, top, width, height, own or palette),
                 interlaced=bool(flags & _INTERLACED),
                 clear=clear,
-                disposal=disposal,
+                disposal=_DISPOSALS.get(disposal, Disposal.KEEP),
                 duration_s=duration_s,
                 start=start,
                 end=file.tell(),
