@@ -112,7 +112,7 @@ class _Worker:
             del call  # nothing is kept while this waits
 
     def _end(self) -> None:
-        """Leave the thread waiting for ever: MLX cannot let one go while the interpreter is torn down.
+        """Leave the thread waiting: MLX cannot end a thread while the interpreter is torn down.
 
         The threads of its streams go on for a moment, too, and drop what they held, which may be Python's.
         """

@@ -78,8 +78,8 @@ def write_mmproj(
 
     `precision` is one of PRECISIONS; matrices that q8_0 has no blocks for, or whose inputs have channels far beyond the
     others, stay f16; those that go beyond the range of f16, themselves or in what they are multiplied with, are f32,
-    and so are norms, biases and positions. Returns what the matrices became. `progress` hears of the bytes written
-    (stage `mmproj`), and of the probe, where none is given.
+    and so are norms, biases and positions. Returns what the matrices became. `progress` is called with the
+    bytes written (stage `mmproj`) and, where no probe is given, after each stage of the probe.
     Raises UsageError for an unknown precision, CheckpointError for a tower that mtmd cannot run (`check_mmproj`), or
     that overflows in it.
     """

@@ -79,7 +79,7 @@ class VisionProbe:
     """The probe of one checkpoint, run when something first asks for it."""
 
     def __init__(self, checkpoint: Checkpoint, progress: Progress | None = None) -> None:
-        """`progress` hears of the stages done (stage `probe`)."""
+        """`progress` is called after each stage of the tower, as stage `probe`."""
         self._checkpoint = checkpoint
         self._progress = progress
         self._found: dict[str, Found] = {}

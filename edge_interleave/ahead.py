@@ -38,7 +38,7 @@ class _State:
     last: Step = Step.DONE
 
     def stop(self) -> None:
-        if is_forked():  # the lock may be held for ever
+        if is_forked():  # a thread that only the parent has may hold the lock
             return
         with self.news:
             self.stopped = True
@@ -57,7 +57,7 @@ class Ahead:
         self._step = step
         self._state = _State()
         self._thread: threading.Thread | None = None
-        # At the program's end, engines wait for who uses them: see `EngineLock`.
+        # At the program's end, an engine waits for the thread that uses it: see `EngineLock`.
         weakref.finalize(self, self._state.stop).atexit = False
 
     def begin(self) -> None:

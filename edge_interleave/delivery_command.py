@@ -95,7 +95,7 @@ class Command:
         finally:
             with self._lock:
                 self._process = None
-            # What the program left running may keep its output open for ever.
+            # A process that the program left running may never close its output.
             if printed is not None:
                 printed.join(_LAST_LINES_S)
         if code:

@@ -1,7 +1,7 @@
 """Lets one thread at a time use a native engine, in the process that opened it, until it is closed.
 
 Engines (llama.cpp, MLX, ONNX Runtime) end the process by a signal where two threads use one of them, or one thread
-frees it while another computes. In a forked child they wait for ever for threads that the child does not have.
+frees it while another computes. In a forked child they wait without end for threads that only the parent has.
 """
 
 from __future__ import annotations

@@ -282,10 +282,11 @@ class Model:
         check_process()
         with self._opening:
             self._check()
-            decoder = self._decoder(self._context if window is None else window)
-            reopen, progress = (self._open_decoder if self._may_grow else None), self._progress
-            if window is not None:
-                reopen = progress = None
+            if window is None:
+                decoder, progress = self._decoder(self._context), self._progress
+                reopen = self._open_decoder if self._may_grow else None
+            else:
+                decoder, progress, reopen = self._decoder(window), None, None
             eos = self.bundle.manifest.prompt.eos_token_ids
             session = Session(decoder, self._tokenizer, eos, reopen, progress)
             self._sessions.add(session)
