@@ -10,16 +10,19 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from .decoder import FloatArray
 from .errors import ContextFullError, UsageError
-from .sampling import Sampler, SamplingOptions
+from .sampling import Sampler, SamplingOptions, log_softmax
 from .stats import Stats, peak_memory_bytes, rate
 from .timeline import Input, TextInput
 from .tokenizer import TextTokenizer
+
+if TYPE_CHECKING:
+    from edge_interleave.decoding.grammar import Grammar
 
 STOP, LENGTH, CANCELLED = "stop", "length", "cancelled"
 
@@ -32,12 +35,26 @@ class GenerationOptions:
     stop: tuple[str, ...] = ()
     """The answer ends before the first of these texts."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    grammar: Grammar | None = None
+    """Only answers that it allows."""
+    logprobs: int | None = None
+    """Keep each token's probability and that of so many alternatives (`Generation.scores`); None: keep none."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
             raise UsageError(f"max_tokens must be a whole number from 1, not {self.max_tokens}")
         if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
             raise UsageError("stop must be texts, none of them empty")
+
+
+@dataclass(frozen=True)
+class TokenScore:
+    """A token of an answer, and how likely it was: natural logarithms, before temperature and penalties."""
+
+    text: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+    """The most likely tokens there, with theirs."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +110,8 @@ class Generation(Iterator[str]):
         cancel: threading.Event | None,
     ) -> None:
         self._answer: Answer | None = None
+        self.scores: list[TokenScore] = []
+        """Of the tokens so far, where `GenerationOptions.logprobs` asks for them."""
         self._pieces = self._generate(session, tokenizer, eos, prompt, options, cancel)
 
     @property
@@ -129,25 +148,34 @@ class Generation(Iterator[str]):
         turn = session.turn
         sampler, text, hold = Sampler(options.sampling), tokenizer.stream(), _Hold(options.stop)
         history = [token for part in prompt if isinstance(part, TextInput) for token in part.ids]
+        constraint = None if options.grammar is None else options.grammar.begin()
         ids: list[int] = []
         said: list[str] = []
         reason = CANCELLED
         try:
             logits = prefill.logits
             while True:
-                token = sampler.pick(logits, history)
+                allowed = logits if constraint is None else constraint.masked(logits)
+                token = sampler.pick(allowed, history, ids)
                 figures.picked()
                 if token in eos:
                     reason = STOP
                     break
                 ids.append(token)
                 history.append(token)
+                if options.logprobs is not None:
+                    self.scores.append(_score(token, logits, options.logprobs, tokenizer))
+                if constraint is not None:
+                    constraint.accept(token)
                 piece = hold.push(text.push(token))
                 if piece:
                     said.append(piece)
                     yield piece
-                if hold.stopped or len(ids) >= options.max_tokens:
-                    reason = STOP if hold.stopped else LENGTH
+                if hold.stopped or (constraint is not None and constraint.complete):
+                    reason = STOP
+                    break
+                if len(ids) >= options.max_tokens:
+                    reason = LENGTH
                     break
                 if session.turn != turn or (cancel is not None and cancel.is_set()):
                     break
@@ -172,6 +200,13 @@ class Generation(Iterator[str]):
 def nothing_said() -> Answer:
     """An answer that was cancelled before its first piece."""
     return _Figures().answer("", CANCELLED, ())
+
+
+def _score(token: int, logits: FloatArray, alternatives: int, tokenizer: TextTokenizer) -> TokenScore:
+    likely = log_softmax(logits)
+    best = np.argsort(-likely, kind="stable")[:alternatives]
+    top = tuple((tokenizer.decode([int(one)]), float(likely[one])) for one in best)
+    return TokenScore(tokenizer.decode([token]), float(likely[token]), top)
 
 
 class _Hold:

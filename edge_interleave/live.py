@@ -192,8 +192,13 @@ class Live:
         From the first piece on, other threads' questions and frames wait until it is through or closed; a question or
         frame of the thread that reads it raises UsageError.
         """
+        return self.answer(question, GenerationOptions(max_tokens, stops_of(stop), sampling), cancel)
+
+    def answer(
+        self, question: str, options: GenerationOptions, cancel: threading.Event | None = None
+    ) -> LiveAnswer:
+        """As `stream`, with all that can be said about how an answer is drawn."""
         check_process()
-        options = GenerationOptions(max_tokens, stops_of(stop), sampling)
         ids = self._prompt.question(question)
 
         def generate() -> Generation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .bundle import NEWLINE_NAME, VISION_NAME, Bundle
@@ -16,6 +16,8 @@ from .progress import QuestionProgress
 from .timeline import VisualInput
 
 if TYPE_CHECKING:
+    from PIL.Image import Image as Pixels
+
     from .vision.encoder import VisionEncoder
     from .vision.tower import VisionTower
 
@@ -70,16 +72,21 @@ class Eyes:
         from .vision.image import open_image
 
         started = time.perf_counter()
-        pictures, counts, ends = [], [], []
-        for item in media:
-            shown = (
-                [open_image(item.source)]
-                if isinstance(item, Image)
-                else [frame.image for frame in sample_clip(item.path, item.frames or frames)]
-            )
-            pictures += shown
-            counts.append(len(shown))
-            ends += [False] * (len(shown) - 1) + [True]
+        groups: list[Sequence[Pixels]] = [
+            [open_image(item.source)]
+            if isinstance(item, Image)
+            else [frame.image for frame in sample_clip(item.path, item.frames or frames)]
+            for item in media
+        ]
+        seen = self.encode(groups, stride=stride, tiles=tiles)
+        return replace(seen, seconds=time.perf_counter() - started)
+
+    def encode(self, groups: Sequence[Sequence[Pixels]], *, stride: int, tiles: bool) -> Seen:
+        """Visual tokens of pictures that are open; a group is an image alone, or the frames of a video."""
+        started = time.perf_counter()
+        pictures = [picture for group in groups for picture in group]
+        counts = [len(group) for group in groups]
+        ends = [number == count for count in counts for number in range(1, count + 1)]
         encoder, newline = self._encoder(), self._newline()
         rows = encoder.encode(pictures, stride=stride, tiles=tiles, ends=ends, progress=self._progress)
         visuals = tuple(
@@ -88,6 +95,10 @@ class Eyes:
         )
         seconds = time.perf_counter() - started
         return Seen(visuals, tuple(counts), seconds, encoder.provider)
+
+    def tokens_for(self, picture: Pixels | None = None, stride: int = 1, tiles: bool = False) -> int:
+        """How many visual tokens a picture becomes; None: the most that any does. See `VisionEncoder.tokens_for`."""
+        return self._encoder().tokens_for(picture, stride, tiles)
 
     def live_encoder(self) -> VisionEncoder:
         """Another encoder on the same tower, to be stopped by itself; it keeps nothing, for no frame comes twice."""

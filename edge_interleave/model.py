@@ -100,9 +100,9 @@ class Model:
         claim_process()
         self.bundle = bundle
         self.backend_name = backend.name
-        self._tokenizer = TextTokenizer.open(bundle)
-        self._prompts = PromptBuilder(bundle, self._tokenizer)
-        self._eyes = Eyes(bundle, options.threads, progress)
+        self._tokenizer = self.tokenizer = TextTokenizer.open(bundle)
+        self._prompts = self.prompts = PromptBuilder(bundle, self._tokenizer)
+        self._eyes = self.encoder = Eyes(bundle, options.threads, progress)
         self._progress = progress
         self._open_decoder: Callable[[int], Decoder] = lambda size: backend.open(bundle, replace(options, context=size))
         self._context = options.context
@@ -238,6 +238,16 @@ class Model:
         if self._closed:
             live.close()
         return live
+
+    def new_session(self) -> Session:
+        """A timeline with a KV cache of its own, for programs that put prompts together from `prompts` and `encoder`."""
+        return self._new_session()
+
+    @property
+    def context_limit(self) -> int:
+        """Entries that a prompt with its answer may have at most."""
+        trained = self.bundle.manifest.decoder.context_length
+        return trained if self._may_grow else min(trained, self._context)
 
     def close(self) -> None:
         """Free the decoders, those of chats and live windows as well. A second call does nothing.
