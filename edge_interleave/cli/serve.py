@@ -42,7 +42,7 @@ _KEYS_BYTES_MAX = 1 << 16
 @click.option("--sessions", type=COUNT, default=4, show_default=True, help="KV caches that requests share, a model.")
 @click.option("--exact", is_flag=True, help="Compute a history that lost its oldest turns again, instead of sliding.")
 @click.option("--keep-alive", callback=duration, metavar="TIME", help="Unload a model that is idle so long.")
-@click.option("--context", type=COUNT, help="Tokens that a prompt with its answer may have (default: as many as needed).")
+@click.option("--context", type=COUNT, help="Tokens of a prompt with its answer at most (default: as many as needed).")
 @backend_option
 @threads_option
 @kv_precision_option()
@@ -85,7 +85,7 @@ def serve(
         raise UsageError("--api-key: a key must not be empty")
     if not _is_loopback(host) and not all_keys and not no_auth:
         raise UsageError(
-            f"--host {host} lets other machines in: give --api-key (or --api-key-file), or --no-auth where that is meant"
+            f"--host {host} lets other machines in: give --api-key or --api-key-file, or --no-auth if you mean it"
         )
     if (tls_cert is None) != (tls_key is None):
         raise UsageError("--tls-cert and --tls-key belong together; give both")
@@ -96,8 +96,8 @@ def serve(
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise BackendError(f"the server's packages are missing ({error}); pip install 'edge-interleave[serve]'") from error
-    from edge_interleave.memory import parse_memory
+        raise BackendError(f"packages are missing ({error}); pip install 'edge-interleave[serve]'") from error
+    from edge_interleave.planning.system_memory import parse_memory
     from edge_interleave.serve.run import serve as run
     from edge_interleave.serve.settings import Settings
 

@@ -3,7 +3,7 @@
     grammar = Grammar.of_schema({"type": "object", "properties": {"count": {"type": "integer"}}}, tokenizer)
 
 llguidance says which tokens may come next; the logits of all others become -inf before a token is drawn. So it works
-with every backend, and whatever the temperature. Needs the package `llguidance` (`pip install 'edge-interleave[schema]'`).
+with every backend, and whatever the temperature. Needs llguidance (`pip install 'edge-interleave[schema]'`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_interleave.decoder import FloatArray
 from edge_interleave.errors import BackendError, UsageError
-from edge_interleave.tokenizer import TextTokenizer
+from edge_interleave.prompt.tokenizer import TextTokenizer
+from edge_interleave.util.arrays import FloatArray
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -116,9 +116,7 @@ def schema_of(schema: Any) -> Mapping[str, Any]:
         except (ValueError, RecursionError) as error:
             raise UsageError(f"the schema is not JSON: {_one_line(error)}") from error
     if not isinstance(schema, Mapping):
-        raise UsageError(
-            f"a schema must be a JSON object or a pydantic model's class, not {type(schema).__name__}; see json-schema.org"
-        )
+        raise UsageError(f"a schema must be a JSON object or a pydantic model's class, not {type(schema).__name__}")
     return schema
 
 

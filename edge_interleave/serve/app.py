@@ -19,8 +19,8 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from edge_interleave.decoding.generation import TokenScore
 from edge_interleave.errors import shown
-from edge_interleave.generation import TokenScore
 from edge_interleave.serve.chat_api import DONE_LINE, ChatAnswer, event_line
 from edge_interleave.serve.content import MediaReader, Picture
 from edge_interleave.serve.engine import LOG
@@ -31,7 +31,7 @@ from edge_interleave.serve.live_api import Window, Windows
 from edge_interleave.serve.loaded import LoadedModel
 from edge_interleave.serve.metrics import CONTENT_TYPE, Metrics
 from edge_interleave.serve.openapi import description
-from edge_interleave.serve.question import Question, chat_question, live_question, responses_question
+from edge_interleave.serve.question import chat_question, live_question, responses_question
 from edge_interleave.serve.remote import fetch_public
 from edge_interleave.serve.responses_api import ResponsesAnswer, named_event_line
 from edge_interleave.serve.safety import Safety
@@ -58,7 +58,7 @@ class Serving:
         self.settings = settings
         self.metrics = Metrics()
         self.hub = Hub(settings, self.metrics)
-        self.startup_error: Exception | None = None
+        self.startup_error: ApiError | None = None
         """Why the first model could not be loaded."""
         self._windows = Windows(settings.limits)
         self.metrics.windows.set_function(lambda: len(self._windows))
@@ -238,7 +238,9 @@ class Serving:
         else:
             asked = await _read(request, FramesRequest)
             pictures, time_s = await run_in_threadpool(self._pictures, asked), asked.time_s
-        numbers = await self._add_frames(window, pictures, time_s, request.scope["edge_interleave.client"], request.receive)
+        numbers = await self._add_frames(
+            window, pictures, time_s, request.scope["edge_interleave.client"], request.receive
+        )
         return JSONResponse({"id": window.id, "object": "live.frames", "numbers": numbers})
 
     async def _live_ask(self, request: Request) -> Response:
@@ -301,7 +303,7 @@ class Serving:
 
     async def _open_window(self, asked: LiveRequest, client: str, receive: Receive | None) -> Window:
         if asked.window > self.settings.limits.window_frames:
-            raise wrong("window", f"a window of {asked.window} frames is more than {self.settings.limits.window_frames}")
+            raise wrong("window", f"more than {self.settings.limits.window_frames} frames")
         card = self.hub.card(asked.model)
         self._windows.reserve()
         opened: Window | None = None

@@ -10,10 +10,10 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from edge_interleave.errors import MediaError
+from edge_interleave.media.clip import sample_clip
+from edge_interleave.media.pictures.image import open_image
+from edge_interleave.media.video.file import VideoFile
 from edge_interleave.serve.content import Clip
-from edge_interleave.stream.clip import sample_clip
-from edge_interleave.stream.video_file import VideoFile
-from edge_interleave.vision.image import open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image

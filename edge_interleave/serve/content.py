@@ -83,7 +83,7 @@ class MediaReader:
         if plain and not url.startswith("data:"):
             return Clip((_base64(url, most, param),), False, frames, fps, detail, param)
         head = _DATA.match(url)
-        if head and (head[1] or "").lower() in ("video/jpeg", "video/png", "video/webp") or (
+        if (head and (head[1] or "").lower() in ("video/jpeg", "video/png", "video/webp")) or (
             head and (head[1] or "").startswith("image/")
         ):
             _need_base64(head, param)
@@ -103,7 +103,7 @@ class MediaReader:
         except ValueError:
             scheme = ""
         if scheme not in ("http", "https"):
-            raise wrong(param, f"{shown(url, 40)} is neither a data URI nor an http(s) address; send the content itself")
+            raise wrong(param, f"{shown(url, 40)} is no data URI and no http(s) address; send the content")
         if self._fetch is None:
             raise wrong(
                 param, "this server fetches no addresses; send a data URI, or start it with --allow-remote-images"

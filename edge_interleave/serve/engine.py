@@ -91,6 +91,12 @@ class Engine:
         return self._used
 
     @property
+    def entries(self) -> int:
+        """KV entries in use."""
+        model = self._model
+        return 0 if model is None else model.timelines.entries
+
+    @property
     def model(self) -> LoadedModel | None:
         """The model, where it is loaded."""
         return self._model

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from edge_interleave.generation import Answer, TokenScore
+from edge_interleave.decoding.generation import Answer, TokenScore
 from edge_interleave.serve.errors import ApiError, too_late
 from edge_interleave.serve.timelines import Slid
 

@@ -7,19 +7,21 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from edge_interleave.bundle import VISION_NAME, Bundle, open_bundle
-from edge_interleave.decoder import Backend, DecoderOptions, backend_for
+from edge_interleave.bundle.manifest import VISION_NAME, Bundle, open_bundle
+from edge_interleave.bundle.store import EMBEDDED, resolve
+from edge_interleave.decoding.decoder import Backend, DecoderOptions
+from edge_interleave.decoding.registry import backend_for
 from edge_interleave.errors import BackendError, ResourceError, UsageError, shown
-from edge_interleave.memory import in_words
 from edge_interleave.model import CONTEXT, load
+from edge_interleave.planning.system_memory import in_words
 from edge_interleave.serve.engine import Engine
 from edge_interleave.serve.errors import ApiError
 from edge_interleave.serve.loaded import LoadedModel
 from edge_interleave.serve.metrics import Metrics
 from edge_interleave.serve.settings import Settings
-from edge_interleave.stats import memory_bytes
-from edge_interleave.store import EMBEDDED, resolve
+from edge_interleave.util.process_memory import memory_bytes
 
 _LEAST_CONTEXT = 1024
 _TOWER_SHARE = 1.5
@@ -69,15 +71,13 @@ class Hub:
                 raise UsageError(f"two models are called {name!r}; rename one's folder")
             runner = backend_for(bundle, settings.backend)
             opening = self._opening(bundle, runner)
-            engine = Engine(
-                name, lambda engine, b=bundle, o=opening: self._open(engine, b, o), settings.limits.queue, keep, metrics
-            )
+            engine = Engine(name, partial(self._open, bundle, opening), settings.limits.queue, keep, metrics)
             trained = bundle.manifest.decoder.context_length
             grows = settings.context is None and settings.memory is None
             context = trained if grows else min(trained, opening.context or CONTEXT)
             aliases = tuple(sorted({bundle.manifest.name, bundle.manifest.source} - {name}))
             self._cards[name] = Card(name, aliases, bundle, context, engine)
-            metrics.watch(name, lambda e=engine: e.waiting, lambda e=engine: e.model.timelines.entries if e.model else 0)
+            metrics.watch(name, engine)
         for card in self._cards.values():
             for alias in (card.id, *card.aliases):
                 self._names.setdefault(alias, card.id)
@@ -107,7 +107,7 @@ class Hub:
         for card in self.cards:
             card.engine.stop(max(0.0, until - time.monotonic()))
 
-    def _open(self, engine: Engine, bundle: Bundle, opening: _Opening) -> LoadedModel:
+    def _open(self, bundle: Bundle, opening: _Opening, engine: Engine) -> LoadedModel:
         settings = self._settings
         self._make_room(engine, opening.bytes)
         try:
@@ -154,7 +154,9 @@ class Hub:
         while True:
             with self._room:
                 loaded = {card.id: card.engine for card in self.cards if card.engine.model is not None}
-                self._sizes = {name: size for name, size in self._sizes.items() if name in loaded or name == engine.name}
+                self._sizes = {
+                    name: size for name, size in self._sizes.items() if name in loaded or name == engine.name
+                }
                 if sum(self._sizes.values()) + size <= room:
                     self._sizes[engine.name] = size
                     return

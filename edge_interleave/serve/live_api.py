@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from edge_interleave.live import Live
+from edge_interleave.live.live import Live
 from edge_interleave.serve.errors import ApiError, busy
 from edge_interleave.serve.hub import Card
 from edge_interleave.serve.settings import Limits

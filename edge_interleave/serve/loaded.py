@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edge_interleave.chat import inputs_of
-from edge_interleave.errors import ContextFullError, EdgeInterleaveError, UsageError
-from edge_interleave.generation import CANCELLED, Generation, GenerationOptions
+from edge_interleave.decoding.generation import CANCELLED, Generation, GenerationOptions
 from edge_interleave.decoding.grammar import Grammar
-from edge_interleave.media import Seen
-from edge_interleave.messages import Image, Message
+from edge_interleave.decoding.session import ANSWER_ROOM
+from edge_interleave.decoding.stats import rate
+from edge_interleave.errors import ContextFullError, EdgeInterleaveError, UsageError
 from edge_interleave.model import Model
-from edge_interleave.prompt import ImageSegment, Segment
+from edge_interleave.prompt.builder import ImageSegment, Segment
+from edge_interleave.prompt.messages import Image, Message
 from edge_interleave.serve.content import Clip, Picture
 from edge_interleave.serve.errors import ApiError, api_error, wrong
 from edge_interleave.serve.handle import Begun, Done, Ended, Handle, Piece
@@ -24,13 +25,12 @@ from edge_interleave.serve.question import Format, Question
 from edge_interleave.serve.schema import LiveRequest
 from edge_interleave.serve.settings import Limits
 from edge_interleave.serve.timelines import TimelinePool
-from edge_interleave.session import ANSWER_ROOM
-from edge_interleave.stats import rate
+from edge_interleave.vision.media_encoder import Seen
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Pixels
 
-    from edge_interleave.live import Live
+    from edge_interleave.live.live import Live
 
 _LOW_STRIDE = 2
 _STRIDES = (1, 2, 3, 4, 6, 9)
@@ -163,7 +163,7 @@ class LoadedModel:
             return _Shown(item, ())
         with _naming(item):
             if isinstance(item, Picture):
-                from edge_interleave.vision.image import open_image
+                from edge_interleave.media.pictures.image import open_image
 
                 return _Shown(item, (open_image(item.data),))
             from edge_interleave.serve.clips import clip_frames
@@ -174,7 +174,7 @@ class LoadedModel:
         self, question: Question, shown: Sequence[_Shown], segments: Sequence[Segment], cancel: threading.Event
     ) -> Seen:
         """Visual tokens of all images. Raises ContextFullError before any is encoded where they would not fit."""
-        from edge_interleave.vision.image import open_image
+        from edge_interleave.media.pictures.image import open_image
 
         text = sum(len(segment.ids) for segment in segments if not isinstance(segment, ImageSegment))
         limit = self.model.context_limit
@@ -191,8 +191,8 @@ class LoadedModel:
             if cancel.is_set():
                 return seen
             with _naming(item.of):
-                frames = item.frames or (open_image(item.of.data),)  # type: ignore[union-attr]
-                seen += self.model.encoder.encode(frames, stride=stride, tiles=question.tiles)
+                frames = (open_image(item.of.data),) if isinstance(item.of, Picture) else item.frames
+                seen += self.model.encoder.encode([frames], stride=stride, tiles=question.tiles)
         return seen
 
     def _strides(self, question: Question, shown: Sequence[_Shown], room: int) -> list[int]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from edge_interleave.serve.engine import Engine
 from edge_interleave.serve.handle import Ended
-from edge_interleave.stats import memory_bytes, peak_memory_bytes
+from edge_interleave.util.process_memory import memory_bytes, peak_memory_bytes
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -51,11 +50,11 @@ class Metrics:
         """A request was answered."""
         self._requests.labels(route, str(status)).inc()
 
-    def watch(self, model: str, waiting: Callable[[], int], entries: Callable[[], int]) -> None:
+    def watch(self, model: str, engine: Engine) -> None:
         """Show a model's queue and KV caches."""
         self._loaded.labels(model).set(0)
-        self._queue.labels(model).set_function(waiting)
-        self._caches.labels(model).set_function(entries)
+        self._queue.labels(model).set_function(lambda: engine.waiting)
+        self._caches.labels(model).set_function(lambda: engine.entries)
 
     def job_ended(self, model: str, waited_s: float, seconds: float) -> None:
         """See `engine.Observer`."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from edge_interleave.decoding.sampling import SamplingOptions
 from edge_interleave.errors import UsageError
-from edge_interleave.sampling import SamplingOptions
 from edge_interleave.serve.content import Clip, MediaReader, Picture
 from edge_interleave.serve.errors import ApiError, wrong
 from edge_interleave.serve.schema import (
@@ -144,7 +144,9 @@ def _chat_turn(message: ChatMessage, index: int, reader: MediaReader) -> Turn:
     return Turn(_role(message.role), _parts(message.role, content, f"messages.{index}.content", reader))
 
 
-def _parts(role: str, content: str | Sequence[Part], where: str, reader: MediaReader) -> tuple[str | Picture | Clip, ...]:
+def _parts(
+    role: str, content: str | Sequence[Part], where: str, reader: MediaReader
+) -> tuple[str | Picture | Clip, ...]:
     if isinstance(content, str):
         return (content,)
     parts: list[str | Picture | Clip] = []

@@ -85,7 +85,7 @@ def _public_address(host: str, port: int, param: str) -> str:
     found = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     for text in found:
         if not _is_public(ipaddress.ip_address(text.partition("%")[0])):
-            raise wrong(param, "addresses of this machine, its network or special ranges are not fetched", "fetch_refused")
+            raise wrong(param, "only public addresses of the internet are fetched", "fetch_refused")
     return found[0]
 
 

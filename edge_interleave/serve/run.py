@@ -11,7 +11,6 @@ import uvicorn
 
 from edge_interleave.errors import EdgeInterleaveError, InputError, UsageError
 from edge_interleave.serve.app import Serving
-from edge_interleave.serve.errors import ApiError
 from edge_interleave.serve.settings import Settings
 
 _MARGIN_S = 5.0
@@ -52,8 +51,7 @@ def serve(settings: Settings, ready: Callable[[str], None]) -> None:
     with listening:
         server.run(sockets=[listening])
     if serving.startup_error is not None:
-        error = serving.startup_error
-        raise EdgeInterleaveError(error.message if isinstance(error, ApiError) else str(error))
+        raise EdgeInterleaveError(serving.startup_error.message) from serving.startup_error
 
 
 class _Server(uvicorn.Server):
@@ -78,9 +76,7 @@ class _Server(uvicorn.Server):
 
 def _listen(settings: Settings) -> socket.socket:
     try:
-        found = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except (OSError, UnicodeError) as error:
         raise UsageError(f"--host {settings.host}: not an address of this machine ({error})") from error
     listening = socket.socket(found[0], found[1])

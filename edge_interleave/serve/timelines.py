@@ -16,13 +16,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
-from edge_interleave.decoder import FloatArray
+from edge_interleave.decoding.generation import Prefill
+from edge_interleave.decoding.session import ANSWER_ROOM, Session
+from edge_interleave.decoding.timeline import Input, Key, TextInput, VisualInput
 from edge_interleave.errors import EdgeInterleaveError
-from edge_interleave.generation import Prefill
-from edge_interleave.session import ANSWER_ROOM, Session
-from edge_interleave.timeline import Input, Key, TextInput, VisualInput
+from edge_interleave.util.arrays import FloatArray
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,7 @@ class SharedTimeline:
         """Free the decoder."""
         self.session.close(reason)
 
-    def _prefill_sliding(
-        self, units: Sequence[Unit], reuse: Reuse, cancel: threading.Event | None
-    ) -> Prefill | None:
+    def _prefill_sliding(self, units: Sequence[Unit], reuse: Reuse, cancel: threading.Event | None) -> Prefill | None:
         started = time.perf_counter()
         session, entries = self.session, self.session.timeline.entries
         gone = entries[reuse.kept : reuse.kept + reuse.gap]
@@ -140,7 +138,7 @@ class SharedTimeline:
         session.evict(reuse.kept, reuse.kept + reuse.gap)
         anew = units[reuse.kept : reuse.kept + reuse.anew]
         ranges = session.timeline.entries[reuse.kept : reuse.kept + reuse.anew]
-        if any(entry.end != after.start for entry, after in zip(ranges, ranges[1:], strict=False)):
+        if any(entry.end != after.start for entry, after in pairwise(ranges)):
             session.close_gaps()
         session.recompute(reuse.kept, inputs_of_units(anew))
         first = reuse.kept + reuse.anew
