@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
@@ -92,11 +91,6 @@ class Serving:
         inner = Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
         inner.router.redirect_slashes = False
         return Safety(_Counted(inner, self.metrics.request), self.settings, self.metrics.request)
-
-    def begin_end(self) -> None:
-        """A signal asks for the end: what waits is refused, answers that have begun have their grace from now on."""
-        self.hub.stop_taking()
-        threading.Thread(target=self.hub.stop, args=(self.settings.limits.grace_s,), daemon=True).start()
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -339,7 +333,8 @@ class Serving:
     def _submit(self, card: Card, client: str, run: Callable[[LoadedModel, Handle], None]) -> Handle:
         handle = Handle(self.settings.limits.request_s)
         try:
-            card.engine.submit(client, handle, lambda model: run(model, handle))
+            job = card.engine.submit(client, handle, lambda model: run(model, handle))
+            handle.when_closed = lambda: card.engine.forget(job)
         except ApiError:
             handle.close()
             raise

@@ -114,7 +114,7 @@ class Engine:
         return job
 
     def forget(self, job: Job) -> None:
-        """Take a job out of the queue whose client has gone."""
+        """Take a job out of the queue, where it still waits."""
         self._queue.remove(job)
 
     def unload(self) -> bool:

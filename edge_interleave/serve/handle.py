@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from edge_interleave.decoding.generation import Answer, TokenScore
@@ -66,6 +66,8 @@ class Handle:
         self.cancel = threading.Event()
         """Set: the job ends at its next step."""
         self.arrived = time.perf_counter()
+        self.when_closed: Callable[[], object] = lambda: None
+        """Called once nobody waits for the job any more."""
         self._first: Event | None = None
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
@@ -106,3 +108,4 @@ class Handle:
         """The request is over: nothing is told any more, and the job ends."""
         self._timer.cancel()
         self.cancel.set()
+        self.when_closed()

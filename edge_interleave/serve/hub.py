@@ -154,9 +154,7 @@ class Hub:
         while True:
             with self._room:
                 loaded = {card.id: card.engine for card in self.cards if card.engine.model is not None}
-                self._sizes = {
-                    name: size for name, size in self._sizes.items() if name in loaded or name == engine.name
-                }
+                self._sizes = {name: size for name, size in self._sizes.items() if name in loaded}
                 if sum(self._sizes.values()) + size <= room:
                     self._sizes[engine.name] = size
                     return

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
+import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 
@@ -13,6 +16,7 @@ from edge_interleave.errors import EdgeInterleaveError, InputError, UsageError
 from edge_interleave.serve.app import Serving
 from edge_interleave.serve.settings import Settings
 
+_FLUSH_S = 1.0
 _MARGIN_S = 5.0
 """That uvicorn waits longer than the answers' grace, so that they can say why they end."""
 
@@ -69,9 +73,19 @@ class _Server(uvicorn.Server):
             self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """See uvicorn: a signal came."""
-        self._serving.begin_end()
-        super().handle_exit(sig, frame)
+        """A signal came. The end it asks for is no failure, so the signal is not raised again, as uvicorn does."""
+        if self.should_exit:
+            self.force_exit = sig == signal.SIGINT
+            return
+        self.should_exit = True
+        self._serving.hub.stop_taking()
+        threading.Thread(target=self._end, daemon=True).start()
+
+    def _end(self) -> None:
+        self._serving.hub.stop(self._serving.settings.limits.grace_s)
+        # What answers still had to send is sent. Idle connections over TLS would be waited for, up to half a minute.
+        time.sleep(_FLUSH_S)
+        self.force_exit = True
 
 
 def _listen(settings: Settings) -> socket.socket:
