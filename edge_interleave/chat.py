@@ -11,7 +11,7 @@ from typing import Protocol
 from edge_interleave.decoding.generation import Answer, Generation, GenerationOptions
 from edge_interleave.decoding.held_answer import HeldAnswer
 from edge_interleave.decoding.sampling import SamplingOptions
-from edge_interleave.decoding.scheduler import Turns
+from edge_interleave.decoding.scheduler import EngineScheduler
 from edge_interleave.decoding.session import Choice, Session
 from edge_interleave.decoding.stats import rate
 from edge_interleave.decoding.timeline import Input, TextInput, VisualInput
@@ -118,7 +118,7 @@ class Chat:
             answered = (*turn.messages, Message("assistant", (answer.text,)))
             self._said = _Said(answered, turn.media, (*turn.prompt, TextInput(answer.token_ids)))
 
-        return AnswerStream(generate, self._session.turns, cancel, turn.new_media, remember)
+        return AnswerStream(generate, self._session.scheduler, cancel, turn.new_media, remember)
 
     def choose(
         self,
@@ -132,12 +132,12 @@ class Chat:
         """The probability of each given answer, as `Session.choose`; the conversation forgets that it was asked."""
         check_process()
         turn = self._turn(content, frames, pool, tiles)
-        with self._session.turns.question():
+        with self._session.scheduler.question():
             return self._session.choose(self._renewed(turn).prompt, options)
 
     def reset(self) -> None:
         """Begin anew, with the system message if there was one. Waits for the answers of other threads."""
-        with self._session.turns.question():
+        with self._session.scheduler.question():
             self._session.reset()
             self._said = _Said(self._opening)
 
@@ -207,13 +207,13 @@ class AnswerStream(HeldAnswer):
     def __init__(
         self,
         generate: Callable[[], Generation],
-        turns: Turns,
+        scheduler: EngineScheduler,
         cancel: threading.Event | None,
         media: EncodedMedia,
         finished: Callable[[Answer], None] = lambda answer: None,
     ) -> None:
         """Use `Model.stream` or `Chat.stream`."""
-        super().__init__(generate, turns, cancel)
+        super().__init__(generate, scheduler, cancel)
         self._media = media
         self._remember = finished
 

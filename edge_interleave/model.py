@@ -165,7 +165,7 @@ class Model:
         encoded = self._media_encoder.encode(media_of(messages), frames=frames, stride=pool, tiles=tiles)
         prompt = inputs_of(self._prompts.build(messages, encoded.counts), encoded.images)
         session = self._own_session()
-        return AnswerStream(lambda: session.stream(prompt, options, cancel), session.turns, cancel, encoded)
+        return AnswerStream(lambda: session.stream(prompt, options, cancel), session.scheduler, cancel, encoded)
 
     def choose(
         self,
@@ -182,7 +182,7 @@ class Model:
         encoded = self._media_encoder.encode(media_of(messages), frames=frames, stride=pool, tiles=tiles)
         prompt = inputs_of(self._prompts.build(messages, encoded.counts), encoded.images)
         session = self._own_session()
-        with session.turns.question():
+        with session.scheduler.question():
             return session.choose(prompt, options)
 
     def chat(self, system: str | None = None, *, prompts: Prompts | None = None) -> Chat:

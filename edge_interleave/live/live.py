@@ -32,7 +32,7 @@ from edge_interleave.decoding.spellings import tokenized
 from edge_interleave.decoding.timeline import TextInput
 from edge_interleave.errors import BackendError, MediaError, UsageError
 from edge_interleave.live.answer import LiveAnswer
-from edge_interleave.live.idle_worker import Ahead, Step
+from edge_interleave.live.idle_worker import IdleWorker, StepResult
 from edge_interleave.live.prompt import LivePrompt
 from edge_interleave.live.stats import LiveStats, RollingTiming
 from edge_interleave.live.window import FrameWindow
@@ -86,9 +86,9 @@ class Live:
         self._eos = frozenset(eos_token_ids)
         self._encoder = encoder
         self._strides = tuple(strides)
-        self._ahead = Ahead(self._prepare)
-        self._turns = session.turns
-        self._turns.quiet = self._ahead.begin
+        self._ahead = IdleWorker(self._prepare)
+        self._scheduler = session.scheduler
+        self._scheduler.on_idle = self._ahead.begin
         self._adding = threading.RLock()
         """Held by who adds frames: their pooling strides follow a pattern, so they come one after the other."""
         self._news = threading.Condition()
@@ -117,7 +117,7 @@ class Live:
                 )
             after = self._seen[-1].time_s + 1.0 if self._seen else 0.0
             frame = Frame(open_image(image), after if time_s is None else time_s, self.number)
-            with self._turns.coming():
+            with self._scheduler.frame_pending():
                 return self._append(frame, self._encode(frame))
 
     def watch(
@@ -200,7 +200,7 @@ class Live:
             self._questions += 1
             return Generation(self._window, self._tokenizer, self._eos, [TextInput(ids)], options, cancel)
 
-        return LiveAnswer(generate, self._turns, cancel, lambda said: self._window.finish(ids, said.token_ids))
+        return LiveAnswer(generate, self._scheduler, cancel, lambda said: self._window.finish(ids, said.token_ids))
 
     def ask(
         self,
@@ -331,7 +331,7 @@ class Live:
 
     def _encode(self, frame: Frame) -> FloatArray:
         started = time.perf_counter()
-        with self._turns.coming():
+        with self._scheduler.frame_pending():
             (rows,) = self._encoder.encode([frame.image], stride=self._strides[self._encoded % len(self._strides)])
         self._encoded += 1
         ended = time.perf_counter()
@@ -346,7 +346,7 @@ class Live:
             return None
 
     def _append(self, frame: Frame, rows: FloatArray) -> int:
-        with self._turns.frame():
+        with self._scheduler.frame():
             started = time.perf_counter()
             number = self._window.add(rows)
             ended = time.perf_counter()
@@ -357,19 +357,19 @@ class Live:
             self._news.notify_all()
         return number
 
-    def _prepare(self) -> Step:
+    def _prepare(self) -> StepResult:
         try:
-            with self._turns.spare() as mine:
+            with self._scheduler.idle_step() as mine:
                 if not mine:
-                    return Step.LATER
-                return Step.MORE if self._window.prepare() else Step.DONE
+                    return StepResult.LATER
+                return StepResult.MORE if self._window.prepare() else StepResult.DONE
         except (BackendError, UsageError):  # closed; or an engine's failure, which the next frame meets again
-            return Step.LATER
+            return StepResult.LATER
 
     def _weighed(self, question: str, weigh: Callable[[FloatArray], _T]) -> _T:
         check_process()
         ids = self._prompt.question(question)
-        with self._turns.question():
+        with self._scheduler.question():
             self._questions += 1
             prefilled = self._window.prefill([TextInput(ids)])
             assert prefilled is not None
