@@ -31,7 +31,7 @@ from edge_interleave.prompt.messages import Content, Message, media_of
 from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.util.engine_lock import check_process, claim_process, is_forked
 from edge_interleave.util.progress import QuestionProgress
-from edge_interleave.vision.media_encoder import Eyes
+from edge_interleave.vision.media_encoder import MediaEncoder
 
 CONTEXT = 4096
 CLOSED = "the model is closed; load it again"
@@ -101,9 +101,9 @@ class Model:
         claim_process()
         self.bundle = bundle
         self.backend_name = backend.name
-        self._tokenizer = self.tokenizer = TextTokenizer.open(bundle)
-        self._prompts = self.prompts = PromptBuilder(bundle, self._tokenizer)
-        self._eyes = self.encoder = Eyes(bundle, options.threads, progress)
+        self.tokenizer = TextTokenizer.open(bundle)
+        self.prompts = PromptBuilder(bundle, self.tokenizer)
+        self.media_encoder = MediaEncoder(bundle, options.threads, progress)
         self._progress = progress
         self._open_decoder: Callable[[int], Decoder] = lambda size: backend.open(bundle, replace(options, context=size))
         self._context = options.context
@@ -162,10 +162,10 @@ class Model:
         self._check()
         options = GenerationOptions(max_tokens, stops_of(stop), sampling)
         messages = asking(content)
-        seen = self._eyes.look(media_of(messages), frames=frames, stride=pool, tiles=tiles)
-        prompt = inputs_of(self._prompts.build(messages, seen.counts), seen.visuals)
+        encoded = self.media_encoder.encode(media_of(messages), frames=frames, stride=pool, tiles=tiles)
+        prompt = inputs_of(self.prompts.build(messages, encoded.counts), encoded.images)
         session = self._own_session()
-        return AnswerStream(lambda: session.stream(prompt, options, cancel), session.turns, cancel, seen)
+        return AnswerStream(lambda: session.stream(prompt, options, cancel), session.scheduler, cancel, encoded)
 
     def choose(
         self,
@@ -179,10 +179,10 @@ class Model:
         """The probability of each given answer, in the order given. See `Session.choose` for what it means."""
         self._check()
         messages = asking(content)
-        seen = self._eyes.look(media_of(messages), frames=frames, stride=pool, tiles=tiles)
-        prompt = inputs_of(self._prompts.build(messages, seen.counts), seen.visuals)
+        encoded = self.media_encoder.encode(media_of(messages), frames=frames, stride=pool, tiles=tiles)
+        prompt = inputs_of(self.prompts.build(messages, encoded.counts), encoded.images)
         session = self._own_session()
-        with session.turns.question():
+        with session.scheduler.question():
             return session.choose(prompt, options)
 
     def chat(self, system: str | None = None, *, prompts: Prompts | None = None) -> Chat:
@@ -193,7 +193,7 @@ class Model:
         """
         messages = [] if system is None else [Message("system", (system,))]
         session = self._new_session()
-        return Chat(session, prompts or self._prompts, self._eyes, messages)
+        return Chat(session, prompts or self.prompts, self.media_encoder, messages)
 
     def live(
         self,
@@ -216,8 +216,8 @@ class Model:
         if memory not in ("none", "answers"):
             raise UsageError(f"no memory {memory!r}; choose none or answers")
         self._check()
-        prompt = LivePrompt(self._prompts, self._tokenizer, system)
-        encoder = self._eyes.live_encoder()
+        prompt = LivePrompt(self.prompts, self.tokenizer, system)
+        encoder = self.media_encoder.live_encoder()
         sizes = [encoder.tokens_for(stride=stride) for stride in strides]
         if not sizes:
             raise UsageError("give a pooling stride, or several")
@@ -233,7 +233,7 @@ class Model:
         session = self._new_session(min(needed + ahead, limit))
         frames = FrameWindow(session, prompt, window, mode, memory == "answers")
         eos = self.bundle.manifest.prompt.eos_token_ids
-        live = Live(session, frames, prompt, self._tokenizer, eos, encoder, strides)
+        live = Live(session, frames, prompt, self.tokenizer, eos, encoder, strides)
         with self._opening:
             self._lives.add(live)
         if self._closed:
@@ -241,7 +241,7 @@ class Model:
         return live
 
     def new_session(self) -> Session:
-        """A timeline with a KV cache, for programs that build prompts from `prompts` and `encoder`."""
+        """A timeline with a KV cache, for programs that build prompts from `prompts` and `media_encoder`."""
         return self._new_session()
 
     @property
@@ -258,7 +258,7 @@ class Model:
         if is_forked():
             return
         self._closed = True
-        self._eyes.close(CLOSED)
+        self.media_encoder.close(CLOSED)
         with self._opening:
             lives, sessions = list(self._lives), list(self._sessions)
             if self._spare is not None:
@@ -299,7 +299,7 @@ class Model:
             else:
                 decoder, progress, reopen = self._decoder(window), None, None
             eos = self.bundle.manifest.prompt.eos_token_ids
-            session = Session(decoder, self._tokenizer, eos, reopen, progress)
+            session = Session(decoder, self.tokenizer, eos, reopen, progress)
             self._sessions.add(session)
         if self._closed:  # by a signal handler
             session.close(CLOSED)

@@ -25,7 +25,7 @@ from edge_interleave.serve.question import Format, Question
 from edge_interleave.serve.schema import LiveRequest
 from edge_interleave.serve.settings import Limits
 from edge_interleave.serve.timelines import TimelinePool
-from edge_interleave.vision.media_encoder import Seen
+from edge_interleave.vision.media_encoder import EncodedMedia
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Pixels
@@ -76,11 +76,11 @@ class LoadedModel:
             for turn in question.turns
         ]
         segments = self.model.prompts.build(messages, [item.count for item in shown])
-        seen = self._encoded(question, shown, segments, handle.cancel)
+        encoded = self._encoded(question, shown, segments, handle.cancel)
         if handle.cancel.is_set():
             return
         handle.emit(Begun(self.name))
-        prompt = inputs_of(segments, seen.visuals)
+        prompt = inputs_of(segments, encoded.images)
         timeline = self.timelines.take(prompt)
         generation = Generation(timeline, self.model.tokenizer, frozenset(self._eos), prompt, options, handle.cancel)
         told = 0
@@ -93,10 +93,10 @@ class LoadedModel:
             return
         stats = replace(
             answer.stats,
-            encode_s=seen.seconds,
-            first_token_s=answer.stats.first_token_s + seen.seconds,
-            encode_images_per_s=rate(len(seen.visuals), seen.seconds),
-            vision_provider=seen.provider,
+            encode_s=encoded.seconds,
+            first_token_s=answer.stats.first_token_s + encoded.seconds,
+            encode_images_per_s=rate(len(encoded.images), encoded.seconds),
+            vision_provider=encoded.provider,
         )
         rest = tuple(generation.scores[told:])
         handle.emit(Ended(replace(answer, stats=stats), rest, timeline.slid, time.perf_counter() - started))
@@ -172,7 +172,7 @@ class LoadedModel:
 
     def _encoded(
         self, question: Question, shown: Sequence[_Shown], segments: Sequence[Segment], cancel: threading.Event
-    ) -> Seen:
+    ) -> EncodedMedia:
         """Visual tokens of all images. Raises ContextFullError before any is encoded where they would not fit."""
         from edge_interleave.media.pictures.image import open_image
 
@@ -186,14 +186,14 @@ class LoadedModel:
                 f"the prompt needs {total} tokens, the context holds {limit}; send fewer images or frames, "
                 'detail: "low", or a larger pool'
             )
-        seen = Seen()
+        encoded = EncodedMedia()
         for item, stride in zip(shown, strides, strict=True):
             if cancel.is_set():
-                return seen
+                return encoded
             with _naming(item.of):
                 frames = (open_image(item.of.data),) if isinstance(item.of, Picture) else item.frames
-                seen += self.model.encoder.encode([frames], stride=stride, tiles=question.tiles)
-        return seen
+                encoded += self.model.media_encoder.encode_pictures([frames], stride=stride, tiles=question.tiles)
+        return encoded
 
     def _strides(self, question: Question, shown: Sequence[_Shown], room: int) -> list[int]:
         """The pooling stride of each image or clip."""
@@ -210,7 +210,7 @@ class LoadedModel:
 
     def _size(self, shown: Sequence[_Shown], strides: Sequence[int], tiles: bool) -> int:
         """Visual tokens of all images."""
-        encoder = self.model.encoder
+        encoder = self.model.media_encoder
         total = 0
         for item, stride in zip(shown, strides, strict=True):
             if tiles:
