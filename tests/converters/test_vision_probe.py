@@ -221,10 +221,10 @@ def test_the_manifest_and_info_say_what_was_found(random_checkpoint: Path, tmp_p
     assert {kind for kind, stored in decoder.matrices.items() if not stored.as_named} == {"q5_0", "q8_0"}
     assert mmproj.matrices["f16"].names == ("ffn_down", "v.patch_embd")
     said = " ".join(result.stderr.split())
-    assert f"decoder.gguf: {decoder.bits_per_weight:.2f} bits a weight" in said
-    assert "12 of 15 matrices fall back to q5_0, as q4_k_m does not fit: attn_k" in said
+    assert f"decoder.gguf: {decoder.bits_per_weight:.2f} bits per weight" in said
+    assert "12 of 15 matrices are q5_0, since q4_k_m does not fit them: attn_k" in said
     assert "as q8_0 does not fit: ffn_down" in said
-    assert f"least cosine to fp32 {vision.cosine:.4f}" in said
+    assert f"lowest cosine to fp32 {vision.cosine:.4f}" in said
     shown = " ".join(run("info", out, env=environment(tmp_path)).stdout.split())
     assert "12 of 15 matrices, as q4_k_m does not fit:" in shown
     assert f"{vision.cosine:.4f}" in shown

@@ -85,7 +85,7 @@ class TestConversion:
         self, checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         convert(checkpoint, tmp_path / "bundle", backends=["llama-cpp"], mmproj="f16")
-        assert "mmproj.gguf: lacks the row that follows each image" in caplog.text
+        assert "mmproj.gguf: llama-server and Ollama leave out the row" in caplog.text
 
     def test_of_a_flat_checkpoint_leaves_it_out(self, flat: Bundle) -> None:
         assert not flat.manifest.vision.image_newline
