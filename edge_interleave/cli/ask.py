@@ -25,9 +25,7 @@ from edge_interleave.cli.waiting import Waiting
 from edge_interleave.errors import UsageError
 
 if TYPE_CHECKING:
-    from edge_interleave.decoding.generation import Answer
-    from edge_interleave.decoding.session import Choice
-    from edge_interleave.decoding.stats import Stats
+    from edge_interleave.answer import Answer, Choice, Stats
 
 _QUESTION_CHARACTERS_MAX = 1 << 20
 _TOTAL = "total_probability"
@@ -115,7 +113,7 @@ def stats_lines(stats: Stats) -> str:
 
 
 def _tell_choices(found: list[Choice], as_json: bool) -> None:
-    from edge_interleave.decoding.session import UNLIKELY
+    from edge_interleave.answer import UNLIKELY
 
     best = max(found, key=lambda choice: choice.probability)
     total = best.total_probability

@@ -29,8 +29,8 @@ from edge_interleave.errors import EdgeInterleaveError, MediaError, UsageError
 from edge_interleave.prompt.messages import Image, Media
 
 if TYPE_CHECKING:
+    from edge_interleave.answer import Answer
     from edge_interleave.chat import Chat
-    from edge_interleave.decoding.generation import Answer
 
 _HELP = """\
 /image PATH...   show images with the next question

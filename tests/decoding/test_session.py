@@ -18,11 +18,12 @@ from edge_interleave.bundle.manifest import Bundle, open_bundle
 from edge_interleave.bundle.store import embedded_folder
 from edge_interleave.decoding.decoder import Decoder, DecoderOptions
 from edge_interleave.decoding.generation import Generation, GenerationOptions, Prefill
+from edge_interleave.decoding.inputs import Input, TextInput, VisualInput
 from edge_interleave.decoding.registry import find_backend
 from edge_interleave.decoding.sampling import SamplingOptions, log_softmax
 from edge_interleave.decoding.session import Session
 from edge_interleave.decoding.spellings import spellings
-from edge_interleave.decoding.timeline import Input, TextInput, Timeline, VisualInput
+from edge_interleave.decoding.timeline import Timeline
 from edge_interleave.errors import BundleError, ContextFullError, UsageError
 from edge_interleave.prompt.tokenizer import TextTokenizer
 

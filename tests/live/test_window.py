@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from support.tiny import HIDDEN, LLAVA_TEMPLATE, change_manifest, tiny_bundle
 
+from edge_interleave.answer import Answer
 from edge_interleave.bundle.manifest import Bundle, open_bundle
 from edge_interleave.decoding.decoder import DecoderOptions
-from edge_interleave.decoding.generation import Answer, Generation, GenerationOptions
+from edge_interleave.decoding.generation import Generation, GenerationOptions
+from edge_interleave.decoding.inputs import Input, TextInput, VisualInput
 from edge_interleave.decoding.registry import find_backend
 from edge_interleave.decoding.sampling import SamplingOptions
 from edge_interleave.decoding.session import ANSWER_ROOM, Session
-from edge_interleave.decoding.timeline import Input, TextInput, VisualInput
 from edge_interleave.errors import BundleError, ContextFullError, UsageError
 from edge_interleave.live.prompt import LivePrompt
 from edge_interleave.live.window import (
