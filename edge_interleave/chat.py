@@ -16,7 +16,7 @@ from edge_interleave.options import FRAMES, AskOptions, MediaOptions, check_name
 from edge_interleave.prompt.builder import Segment
 from edge_interleave.prompt.messages import Content, Message, as_messages, media_of
 from edge_interleave.util.engine_lock import check_process
-from edge_interleave.vision.media_encoder import Eyes, Seen
+from edge_interleave.vision.media_encoder import EncodedMedia, MediaEncoder
 
 CLOSED = "the chat is closed; open another one"
 
@@ -42,11 +42,13 @@ class Chat:
     differently (llava-hf's puts two newlines before an earlier answer, but one where an answer begins).
     """
 
-    def __init__(self, session: Session, prompts: Prompts, eyes: Eyes, messages: Sequence[Message]) -> None:
+    def __init__(
+        self, session: Session, prompts: Prompts, media_encoder: MediaEncoder, messages: Sequence[Message]
+    ) -> None:
         """Use `Model.chat`."""
         self._session = session
         self._prompts = prompts
-        self._eyes = eyes
+        self._media_encoder = media_encoder
         self._opening = tuple(messages)
         self._history = _History(self._opening)
 
@@ -77,8 +79,8 @@ class Chat:
 
         def complete(answer: Answer) -> Answer:
             messages = (*turn.messages, Message("assistant", (answer.text,)))
-            self._history = _History(messages, turn.seen, (*turn.prompt, TextInput(answer.token_ids)))
-            return with_encoding(answer, turn.new_seen)
+            self._history = _History(messages, turn.media, (*turn.prompt, TextInput(answer.token_ids)))
+            return with_encode_stats(answer, turn.new_media)
 
         return AnswerStream(generate, self._session.scheduler, cancel, complete)
 
@@ -111,25 +113,25 @@ class Chat:
     def _turn(self, content: Content, options: MediaOptions) -> _Turn:
         """The conversation with the new question, whose images are encoded here."""
         question = as_messages(content, options.get("images", ()), options.get("videos", ()))
-        return self._after(self._history, question, encoded(self._eyes, question, options))
+        return self._after(self._history, question, encode(self._media_encoder, question, options))
 
     def _renewed(self, turn: _Turn) -> _Turn:
         """The same question after the answers that other threads got since it was asked."""
         if turn.before is self._history:
             return turn
-        return self._after(self._history, turn.question, turn.new_seen)
+        return self._after(self._history, turn.question, turn.new_media)
 
-    def _after(self, before: _History, question: Sequence[Message], new_seen: Seen) -> _Turn:
-        messages, seen = (*before.messages, *question), before.seen + new_seen
-        more = self._prompts.follow_up(messages, seen.counts) if before.inputs else None
-        segments = self._prompts.build(messages, seen.counts) if more is None else more
-        prompt = (*(() if more is None else before.inputs), *as_inputs(segments, seen.visuals))
-        return _Turn(before, question, new_seen, messages, seen, prompt)
+    def _after(self, before: _History, question: Sequence[Message], new_media: EncodedMedia) -> _Turn:
+        messages, media = (*before.messages, *question), before.media + new_media
+        more = self._prompts.follow_up(messages, media.counts) if before.inputs else None
+        segments = self._prompts.build(messages, media.counts) if more is None else more
+        prompt = (*(() if more is None else before.inputs), *as_inputs(segments, media.images))
+        return _Turn(before, question, new_media, messages, media, prompt)
 
 
-def encoded(eyes: Eyes, messages: Sequence[Message], options: MediaOptions) -> Seen:
+def encode(media_encoder: MediaEncoder, messages: Sequence[Message], options: MediaOptions) -> EncodedMedia:
     """The images and videos of the messages as visual tokens."""
-    return eyes.look(
+    return media_encoder.encode(
         media_of(messages),
         frames=options.get("frames", FRAMES),
         stride=options.get("pool", 1),
@@ -137,14 +139,14 @@ def encoded(eyes: Eyes, messages: Sequence[Message], options: MediaOptions) -> S
     )
 
 
-def with_encoding(answer: Answer, seen: Seen) -> Answer:
+def with_encode_stats(answer: Answer, media: EncodedMedia) -> Answer:
     """The answer, with what it took to encode its images added to its figures."""
     stats = replace(
         answer.stats,
-        encode_s=seen.seconds,
-        first_token_s=answer.stats.first_token_s + seen.seconds,
-        encode_images_per_s=rate(len(seen.visuals), seen.seconds),
-        vision_provider=seen.provider,
+        encode_s=media.seconds,
+        first_token_s=answer.stats.first_token_s + media.seconds,
+        encode_images_per_s=rate(len(media.images), media.seconds),
+        vision_provider=media.provider,
     )
     return replace(answer, stats=stats)
 
@@ -154,7 +156,7 @@ class _History:
     """A conversation up to its last answer."""
 
     messages: tuple[Message, ...]
-    seen: Seen = field(default_factory=Seen)
+    media: EncodedMedia = field(default_factory=EncodedMedia)
     """All images of the conversation."""
     inputs: tuple[Input, ...] = ()
     """The conversation as the decoder got it; empty before the first question."""
@@ -166,9 +168,9 @@ class _Turn:
 
     before: _History
     question: Sequence[Message]
-    new_seen: Seen
+    new_media: EncodedMedia
     """The images of the question."""
     messages: tuple[Message, ...]
-    seen: Seen
+    media: EncodedMedia
     """All images of the conversation."""
     prompt: tuple[Input, ...]

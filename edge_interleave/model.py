@@ -16,7 +16,7 @@ from typing import Unpack
 
 from edge_interleave.answer import Answer, Choice
 from edge_interleave.bundle.manifest import Bundle, open_bundle
-from edge_interleave.chat import Chat, Prompts, encoded, with_encoding
+from edge_interleave.chat import Chat, Prompts, encode, with_encode_stats
 from edge_interleave.decoding.answer_stream import AnswerStream
 from edge_interleave.decoding.decoder import Backend, Decoder, DecoderOptions
 from edge_interleave.decoding.inputs import Input, as_inputs
@@ -32,7 +32,7 @@ from edge_interleave.prompt.messages import Content, Message, as_messages
 from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.util.engine_lock import check_process, claim_process, is_forked
 from edge_interleave.util.progress import QuestionProgress
-from edge_interleave.vision.media_encoder import Eyes, Seen
+from edge_interleave.vision.media_encoder import EncodedMedia, MediaEncoder
 
 CONTEXT = 4096
 CLOSED = "the model is closed; load it again"
@@ -104,7 +104,7 @@ class Model:
         self.backend_name = backend.name
         self._tokenizer = TextTokenizer.open(bundle)
         self._prompts = PromptBuilder(bundle, self._tokenizer)
-        self._eyes = Eyes(bundle, options.threads, progress)
+        self._media_encoder = MediaEncoder(bundle, options.threads, progress)
         self._progress = progress
         self._open_decoder: Callable[[int], Decoder] = lambda size: backend.open(bundle, replace(options, context=size))
         self._context = options.context
@@ -135,13 +135,13 @@ class Model:
         check_names(options, AskOptions)
         generation = generation_options(options)
         cancel = options.get("cancel")
-        prompt, seen = self._prompt(content, options)
+        prompt, media = self._prompt(content, options)
         session = self._own_session()
         return AnswerStream(
             lambda: session.stream(prompt, generation, cancel),
             session.scheduler,
             cancel,
-            lambda answer: with_encoding(answer, seen),
+            lambda answer: with_encode_stats(answer, media),
         )
 
     def choose(self, content: Content, options: Sequence[str], **media: Unpack[MediaOptions]) -> list[Choice]:
@@ -164,7 +164,7 @@ class Model:
         """
         messages = [] if system is None else [Message("system", (system,))]
         session = self._new_session()
-        return Chat(session, prompts or self._prompts, self._eyes, messages)
+        return Chat(session, prompts or self._prompts, self._media_encoder, messages)
 
     def live(
         self,
@@ -186,7 +186,7 @@ class Model:
         strides = (pool,) if isinstance(pool, int) else tuple(pool)
         self._check()
         prompt = LivePrompt(self._prompts, self._tokenizer, system)
-        encoder = self._eyes.live_encoder()
+        encoder = self._media_encoder.live_encoder()
         sizes = [encoder.tokens_for(stride=stride) for stride in strides]
         if not sizes:
             raise UsageError("give a pooling stride, or several")
@@ -217,7 +217,7 @@ class Model:
         if is_forked():
             return
         self._closed = True
-        self._eyes.close(CLOSED)
+        self._media_encoder.close(CLOSED)
         with self._opening:
             lives, sessions = list(self._lives), list(self._sessions)
             if self._spare is not None:
@@ -241,11 +241,11 @@ class Model:
         if self._closed:
             raise UsageError(CLOSED)
 
-    def _prompt(self, content: Content, options: MediaOptions) -> tuple[list[Input], Seen]:
+    def _prompt(self, content: Content, options: MediaOptions) -> tuple[list[Input], EncodedMedia]:
         """The content as the decoder takes it, and its encoded images."""
         messages = as_messages(content, options.get("images", ()), options.get("videos", ()))
-        seen = encoded(self._eyes, messages, options)
-        return as_inputs(self._prompts.build(messages, seen.counts), seen.visuals), seen
+        media = encode(self._media_encoder, messages, options)
+        return as_inputs(self._prompts.build(messages, media.counts), media.images), media
 
     def _own_session(self) -> Session:
         with self._opening:

@@ -23,6 +23,7 @@ from edge_interleave.cli.options import (
 )
 from edge_interleave.cli.waiting import Waiting
 from edge_interleave.errors import UsageError
+from edge_interleave.prompt.messages import Message
 
 if TYPE_CHECKING:
     from edge_interleave.answer import Answer, Choice, Stats
@@ -63,9 +64,9 @@ def ask(
     """
     media = media_in_order(ctx, image, video, stdin_is="the question" if question == STDIN else None)
     text = checked_text(_from_stdin() if question == STDIN else question)
-    content: list[Any] = [{"role": "user", "content": [*media, text]}]
+    content: list[Any] = [Message("user", (*media, text))]
     if system is not None:
-        content.insert(0, {"role": "system", "content": checked_text(system)})
+        content.insert(0, Message("system", (checked_text(system),)))
     shown: dict[str, Any] = {"frames": chosen.frames, "pool": chosen.pool, "tiles": chosen.tiles}
     with Waiting() as waiting, opening.open(waiting) as opened:
         if options:

@@ -34,7 +34,7 @@ from edge_interleave.decoding.spellings import tokenized
 from edge_interleave.errors import BackendError, MediaError, UsageError
 from edge_interleave.live.idle_worker import IdleWorker, StepResult
 from edge_interleave.live.prompt import LivePrompt
-from edge_interleave.live.stats import LiveStats, Pace
+from edge_interleave.live.stats import LiveStats, RollingTiming
 from edge_interleave.live.window import FrameWindow
 from edge_interleave.options import AnswerOptions, check_names, generation_options
 from edge_interleave.prompt.tokenizer import TextTokenizer
@@ -45,10 +45,10 @@ from edge_interleave.util.process_memory import memory_bytes, peak_memory_bytes
 if TYPE_CHECKING:
     from edge_interleave.media.frame import Frame
     from edge_interleave.media.pictures.image import ImageSource
-    from edge_interleave.media.pump import Pump
+    from edge_interleave.media.pipeline import FramePipeline
     from edge_interleave.media.reader import SourceStatus
     from edge_interleave.media.sources.base import Source
-    from edge_interleave.vision.encoder import VisionEncoder
+    from edge_interleave.vision.image_encoder import ImageEncoder
 
 CLOSED = "the window is closed; open another one"
 YES, NO = "yes", "no"
@@ -76,7 +76,7 @@ class Live:
         prompt: LivePrompt,
         tokenizer: TextTokenizer,
         eos_token_ids: Sequence[int],
-        encoder: VisionEncoder,
+        encoder: ImageEncoder,
         strides: Sequence[int],
     ) -> None:
         """Use `Model.live`."""
@@ -95,10 +95,10 @@ class Live:
         self._news = threading.Condition()
         self._seen: deque[SeenFrame] = deque(maxlen=window.frames)
         self._latest: Frame | None = None
-        self._pump: Pump[FloatArray] | None = None
+        self._pipeline: FramePipeline[FloatArray] | None = None
         self._closed = threading.Event()
         self._encoded = self._damaged = self._questions = 0
-        self._encode_pace, self._append_pace = Pace(), Pace()
+        self._encode_timing, self._append_timing = RollingTiming(), RollingTiming()
         self._yes, self._no = _first_tokens(tokenizer)
 
     def add(self, image: ImageSource, time_s: float | None = None) -> int:
@@ -144,7 +144,7 @@ class Live:
         the newest frame in the window still stands then.
         Raises MediaError where the source cannot be opened, UsageError while another is watched.
         """
-        from edge_interleave.media.pump import Pump
+        from edge_interleave.media.pipeline import FramePipeline
         from edge_interleave.media.reader import FrameReader
         from edge_interleave.media.sources.open import open_source
 
@@ -164,8 +164,8 @@ class Live:
                 raise UsageError(CLOSED)
             if not self.ended:
                 raise UsageError("a source is being watched; wait for its end, or open another window")
-            if self._pump is not None:
-                self._pump.close()
+            if self._pipeline is not None:
+                self._pipeline.close()
             reader = FrameReader(
                 open_source(source, realtime=realtime),
                 fps=fps,
@@ -174,9 +174,9 @@ class Live:
                 with_unchanged=on_unchanged is not None,
                 on_status=on_status,
             )
-            self._pump = Pump(reader, self._encode_or_skip, append, self._tell, unchanged)
+            self._pipeline = FramePipeline(reader, self._encode_or_skip, append, self._tell, unchanged)
         if self._closed.is_set():  # meanwhile
-            self._pump.close()
+            self._pipeline.close()
             raise UsageError(CLOSED)
 
     def stream(self, question: str, **options: Unpack[AnswerOptions]) -> AnswerStream:
@@ -252,12 +252,12 @@ class Live:
     @property
     def ended(self) -> bool:
         """Whether no source is watched: none was, or it is through and all that it gave is in the window."""
-        return self._pump is None or self._pump.ended
+        return self._pipeline is None or self._pipeline.ended
 
     @property
     def error(self) -> BaseException | None:
         """What ended the source, where it did not end by itself."""
-        return None if self._pump is None else self._pump.error
+        return None if self._pipeline is None else self._pipeline.error
 
     def wait_frame(self, after: int, timeout: float) -> int:
         """Wait for a frame numbered above `after`; gives the newest frame's number.
@@ -286,10 +286,10 @@ class Live:
             damaged=self._damaged,
             entries=self._session.timeline.length,
             capacity=self._session.decoder.facts.capacity,
-            encode_s=self._encode_pace.seconds,
-            append_s=self._append_pace.seconds,
-            frames_per_s=self._append_pace.rate,
-            source=None if self._pump is None else self._pump.reader.stats(),
+            encode_s=self._encode_timing.seconds,
+            append_s=self._append_timing.seconds,
+            frames_per_s=self._append_timing.rate,
+            source=None if self._pipeline is None else self._pipeline.reader.stats(),
             memory_bytes=memory_bytes(),
             peak_memory_bytes=peak_memory_bytes(),
             vision_provider=self._encoder.provider,
@@ -305,14 +305,14 @@ class Live:
             return
         self._closed.set()
         self._ahead.stop()
-        if self._pump is not None:
-            self._pump.stop()
+        if self._pipeline is not None:
+            self._pipeline.stop()
         self._tell()
         self._encoder.stop(CLOSED)
         self._window.close(CLOSED)
         self._ahead.close()
-        if self._pump is not None:
-            self._pump.close()
+        if self._pipeline is not None:
+            self._pipeline.close()
 
     def __enter__(self) -> Live:
         return self
@@ -328,7 +328,7 @@ class Live:
             (rows,) = self._encoder.encode([frame.image], stride=self._strides[self._encoded % len(self._strides)])
         self._encoded += 1
         ended = time.perf_counter()
-        self._encode_pace.add(ended - started, ended)
+        self._encode_timing.add(ended - started, ended)
         return rows
 
     def _encode_or_skip(self, frame: Frame) -> FloatArray | None:
@@ -343,7 +343,7 @@ class Live:
             started = time.perf_counter()
             number = self._window.add(rows)
             ended = time.perf_counter()
-        self._append_pace.add(ended - started, ended)
+        self._append_timing.add(ended - started, ended)
         with self._news:
             self._seen.append(SeenFrame(number, frame.time_s, len(rows)))
             self._latest = frame

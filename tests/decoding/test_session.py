@@ -88,7 +88,7 @@ def test_the_kv_cache_grows_for_the_answer_that_was_asked_for() -> None:
 
     session = Session(open_decoder(64), TextTokenizer.open(bundle), (NEVER,), open_decoder)
     try:
-        next(session.stream([text("Hello")], options(tokens=1100)))
+        next(session.stream([text("Hello")], options(tokens=1100)).pieces)
         assert session.decoder.facts.capacity >= 5 + 1100
     finally:
         session.close()
@@ -266,7 +266,7 @@ class TestAnswers:
 
     def test_leaving_early_cancels_and_the_next_prompt_works(self, endless: Session, tiny: Bundle) -> None:
         stream = endless.stream([image(0), text("Hello")], options(50))
-        said = next(stream) + next(stream)
+        said = next(stream.pieces) + next(stream.pieces)
         stream.close()
         assert stream.answer.text == said
         assert stream.answer.finish_reason == "cancelled"
@@ -280,7 +280,7 @@ class TestAnswers:
     def test_an_event_from_another_thread_cancels(self, endless: Session) -> None:
         cancel = threading.Event()
         stream = endless.stream([text("Hello")], options(200), cancel)
-        next(stream)
+        next(stream.pieces)
         thread = threading.Thread(target=cancel.set)
         thread.start()
         thread.join()
@@ -298,7 +298,7 @@ class TestAnswers:
 
     def test_the_next_use_of_the_session_ends_an_unfinished_one(self, endless: Session) -> None:
         old = endless.stream([text("Hello")], options(50))
-        next(old)
+        next(old.pieces)
         new = run(endless, [text("Hello")], tokens=5, sampling=SamplingOptions())
         list(old)
         assert old.answer.finish_reason == "cancelled"

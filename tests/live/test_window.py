@@ -301,7 +301,7 @@ class TestQuestions:
         one.window.add(image(1))
         undisturbed = one.logits("What?")
         stream = one.stream(tokens=50)
-        next(stream)
+        next(stream.pieces)
         stream.close()
         assert stream.answer.finish_reason == "cancelled"
         assert cosine(one.logits("What?"), undisturbed) > SAME
@@ -311,7 +311,7 @@ class TestQuestions:
         one = open_window(3)
         one.window.add(image(1))
         stream = one.stream(tokens=50)
-        next(stream)
+        next(stream.pieces)
         one.window.add(image(2))
         length = counted(one)
         list(stream)
