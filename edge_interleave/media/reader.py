@@ -87,7 +87,6 @@ class FrameReader:
         *,
         fps: float | None = None,
         change: float | None = None,
-        say: Callable[[str], None] | None = None,
         with_unchanged: bool = False,
         on_status: Callable[[SourceStatus], None] | None = None,
     ) -> None:
@@ -96,15 +95,13 @@ class FrameReader:
         `fps`: the limit of a `RateLimiter`. `change`: the threshold of a `ChangeFilter`. `with_unchanged`: hand out the
         frames that the change filter drops too, marked `unchanged`, if no other frame waits. `on_status`: called from
         the reader's thread when a source is lost, frozen or broken and when that ends, for each damaged picture of a
-        folder, and for the first damaged frame of another source that is not live. `say`: called with the `line` of
-        each such status.
+        folder, and for the first damaged frame of another source that is not live.
         Raises MediaError if the source cannot be opened, UsageError for a wrong `fps` or `change`.
         """
         self._source = source
         self._rate = None if fps is None else RateLimiter(fps)
         self._change = None if change is None else ChangeFilter(change)
         self._with_unchanged = with_unchanged
-        self._say = say
         self._on_status = on_status
         self._warm_up, self._freeze = WarmUpFilter(), FreezeDetector()
         self._frozen_at: float | None = None
@@ -331,7 +328,5 @@ class FrameReader:
             )
 
     def _report(self, state: str, seconds: float, line: str, file: str | None = None) -> None:
-        if self._say is not None:
-            self._say(line)
         if self._on_status is not None:
             self._on_status(SourceStatus(state, self._source.name, round(seconds, 1), line, file))
