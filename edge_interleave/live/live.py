@@ -128,7 +128,6 @@ class Live:
         fps: float | None = None,
         change: float | None = None,
         realtime: bool = False,
-        say: Callable[[str], None] | None = None,
         on_frame: Callable[[int], None] | None = None,
         on_unchanged: Callable[[float], None] | None = None,
         on_status: Callable[[SourceStatus], None] | None = None,
@@ -137,8 +136,8 @@ class Live:
 
         `source`: `camera:0`, a video, a folder that fills up, `http(s)://` or `rtsp://`, an iterable of pictures.
         `fps`: at most so many frames a second. `change`: skip frames that differ less than this from the last one taken
-        (see `stream.worth`). `realtime`: a video plays at its own pace. `say`: gets a line where a source is
-        lost, frozen or damaged, and when that is over; `on_status` the same with its parts (`stream.reader`).
+        (see `media.filters`). `realtime`: a video plays at its own pace. `on_status`: called when the source is lost,
+        frozen or damaged, and when that ends; a status has a `line` for people (see `media.reader`).
         `on_frame`: gets the number of each frame that has come into the window, and may ask about it; the next frame
         waits until it is through. `on_unchanged`: gets the time of frames that `change` left out: what was found about
         the newest frame in the window still stands then.
@@ -170,7 +169,6 @@ class Live:
                 open_source(source, realtime=realtime),
                 fps=fps,
                 change=change,
-                say=say,
                 with_unchanged=on_unchanged is not None,
                 on_status=on_status,
             )
