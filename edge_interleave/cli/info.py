@@ -157,7 +157,8 @@ def _part_rows(parts: dict[str, Any]) -> list[tuple[str, str]]:
             rows.append(("    lowest cosine to fp32", f"{part['cosine']:.4f}"))
         total = sum(stored["count"] for stored in part["matrices"].values())
         for kind, stored in part["matrices"].items():
-            why = "" if stored["as_named"] else f", as {part['precision']} does not fit: {', '.join(stored['names'])}"
+            names = ", ".join(stored["names"])
+            why = "" if stored["as_named"] else f", since {part['precision']} does not fit them: {names}"
             rows.append((f"    {kind}", f"{stored['count']} of {total} matrices{why}"))
     return rows
 
