@@ -132,17 +132,10 @@ class Model:
     def stream(self, content: Content, **options: Unpack[AskOptions]) -> AnswerStream:
         """As `ask`, but the text comes piece by piece. Images are encoded before this returns."""
         self._check()
-<<<<<<< HEAD
-        options = GenerationOptions(max_tokens, stops_of(stop), sampling)
-        messages = asking(content)
-        encoded = self.media_encoder.encode(media_of(messages), frames=frames, stride=pool, tiles=tiles)
-        prompt = inputs_of(self.prompts.build(messages, encoded.counts), encoded.images)
-=======
         check_names(options, AskOptions)
         generation = generation_options(options)
         cancel = options.get("cancel")
         prompt, media = self._prompt(content, options)
->>>>>>> main
         session = self._own_session()
         return AnswerStream(
             lambda: session.stream(prompt, generation, cancel),
@@ -157,14 +150,8 @@ class Model:
         `media`: `images`, `videos`, `frames`, `pool`, `tiles`; see `MediaOptions`. Errors as `ask`.
         """
         self._check()
-<<<<<<< HEAD
-        messages = asking(content)
-        encoded = self.media_encoder.encode(media_of(messages), frames=frames, stride=pool, tiles=tiles)
-        prompt = inputs_of(self.prompts.build(messages, encoded.counts), encoded.images)
-=======
         check_names(media, MediaOptions)
         prompt, _ = self._prompt(content, media)
->>>>>>> main
         session = self._own_session()
         with session.scheduler.question():
             return session.choose(prompt, options)
@@ -267,8 +254,8 @@ class Model:
     def _prompt(self, content: Content, options: MediaOptions) -> tuple[list[Input], EncodedMedia]:
         """The content as the decoder takes it, and its encoded images."""
         messages = as_messages(content, options.get("images", ()), options.get("videos", ()))
-        media = encode(self._media_encoder, messages, options)
-        return as_inputs(self._prompts.build(messages, media.counts), media.images), media
+        media = encode(self.media_encoder, messages, options)
+        return as_inputs(self.prompts.build(messages, media.counts), media.images), media
 
     def _own_session(self) -> Session:
         with self._opening:

@@ -11,28 +11,17 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-<<<<<<< HEAD
-from edge_interleave.decoding.sampling import Sampler, SamplingOptions, log_softmax
-from edge_interleave.decoding.stats import Stats, rate
-from edge_interleave.decoding.timeline import Input, TextInput
-=======
 from edge_interleave.answer import CANCELLED, LENGTH, STOP, Answer, FinishReason, Stats, rate
 from edge_interleave.decoding.inputs import Input, TextInput
-from edge_interleave.decoding.sampling import Sampler, SamplingOptions
->>>>>>> main
+from edge_interleave.decoding.sampling import Sampler, SamplingOptions, log_softmax
 from edge_interleave.errors import ContextFullError, UsageError
 from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.process_memory import peak_memory_bytes
 
-<<<<<<< HEAD
 if TYPE_CHECKING:
     from edge_interleave.decoding.grammar import Grammar
 
-STOP, LENGTH, CANCELLED = "stop", "length", "cancelled"
-
-=======
->>>>>>> main
 
 @dataclass(frozen=True)
 class GenerationOptions:
@@ -51,8 +40,7 @@ class GenerationOptions:
         if self.max_tokens < 1:
             raise UsageError(f"max_tokens must be a whole number from 1, not {self.max_tokens}")
         if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
-<<<<<<< HEAD
-            raise UsageError("stop must be texts, none of them empty")
+            raise UsageError("stop must be texts, and none may be empty")
 
 
 @dataclass(frozen=True)
@@ -63,24 +51,6 @@ class TokenScore:
     logprob: float
     top: tuple[tuple[str, float], ...] = ()
     """The most likely tokens there, with theirs."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the model said. `str(answer)` is the text."""
-
-    text: str
-    finish_reason: str
-    """`stop` (the model's own end, or a stop text), `length` (max_tokens, or the context is full) or `cancelled`."""
-    stats: Stats
-    token_ids: tuple[int, ...] = field(default=(), repr=False)
-    """The answer's tokens, without the one that ended it."""
-
-    def __str__(self) -> str:
-        return self.text
-=======
-            raise UsageError("stop must be texts, and none may be empty")
->>>>>>> main
 
 
 @dataclass(frozen=True)
@@ -100,11 +70,7 @@ class LogitsSource(Protocol):
 
     @property
     def turn(self) -> int:
-<<<<<<< HEAD
-        """Counts the uses of the timeline."""
-=======
         """Counts the uses of the timeline; an answer ends when another use begins."""
->>>>>>> main
         ...
 
     def prefill(self, prompt: Sequence[Input], cancel: threading.Event | None = None) -> Prefill | None:
@@ -130,17 +96,13 @@ class Generation:
     ) -> None:
         """`eos`: the tokens that end a turn."""
         self._answer: Answer | None = None
-<<<<<<< HEAD
         self.scores: list[TokenScore] = []
-        """Of the tokens so far, where `GenerationOptions.logprobs` asks for them."""
-        self._pieces = self._generate(session, tokenizer, eos, prompt, options, cancel)
-=======
+        """Of the tokens so far, if `GenerationOptions.logprobs` asks for them."""
         self.pieces = self._generate(timeline, tokenizer, eos, prompt, options, cancel)
         """Pieces of text, one at a time."""
 
     def __iter__(self) -> Iterator[str]:
         return self.pieces
->>>>>>> main
 
     @property
     def answer(self) -> Answer:
@@ -186,28 +148,19 @@ class Generation:
                     break
                 ids.append(token)
                 history.append(token)
-<<<<<<< HEAD
                 if options.logprobs is not None:
                     self.scores.append(_score(token, logits, options.logprobs, tokenizer))
                 if constraint is not None:
                     constraint.accept(token)
-                piece = hold.push(text.push(token))
-=======
                 piece = buffer.push(text.push(token))
->>>>>>> main
                 if piece:
                     pieces.append(piece)
                     yield piece
-<<<<<<< HEAD
-                if hold.stopped or (constraint is not None and constraint.complete):
+                if buffer.stopped or (constraint is not None and constraint.complete):
                     reason = STOP
                     break
                 if len(ids) >= options.max_tokens:
                     reason = LENGTH
-=======
-                if buffer.stopped or len(ids) >= options.max_tokens:
-                    reason = STOP if buffer.stopped else LENGTH
->>>>>>> main
                     break
                 if timeline.turn != turn or (cancel is not None and cancel.is_set()):
                     break
@@ -234,7 +187,6 @@ def cancelled_answer() -> Answer:
     return _Figures().answer("", CANCELLED, ())
 
 
-<<<<<<< HEAD
 def _score(token: int, logits: FloatArray, alternatives: int, tokenizer: TextTokenizer) -> TokenScore:
     likely = log_softmax(logits)
     best = np.argsort(-likely, kind="stable")[:alternatives]
@@ -242,8 +194,6 @@ def _score(token: int, logits: FloatArray, alternatives: int, tokenizer: TextTok
     return TokenScore(tokenizer.decode([token]), float(likely[token]), top)
 
 
-class _Hold:
-=======
 def finished(answer: Answer | None) -> Answer:
     """The answer. Raises UsageError if there is none yet."""
     if answer is None:
@@ -252,7 +202,6 @@ def finished(answer: Answer | None) -> Answer:
 
 
 class _StopTextBuffer:
->>>>>>> main
     """Holds back text that may be the beginning of a stop text."""
 
     def __init__(self, stops: Sequence[str]) -> None:

@@ -8,8 +8,8 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from edge_interleave.answer import Stats
 from edge_interleave.decoding.generation import TokenScore
-from edge_interleave.decoding.stats import Stats
 from edge_interleave.serve.handle import Begun, Ended, Event, Piece
 from edge_interleave.serve.timelines import Slid
 

@@ -8,7 +8,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from edge_interleave.decoding.generation import Answer, TokenScore
+from edge_interleave.answer import Answer
+from edge_interleave.decoding.generation import TokenScore
 from edge_interleave.serve.errors import ApiError, too_late
 from edge_interleave.serve.timelines import Slid
 

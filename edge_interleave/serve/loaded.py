@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from edge_interleave.chat import inputs_of
-from edge_interleave.decoding.generation import CANCELLED, Generation, GenerationOptions
+from edge_interleave.answer import CANCELLED, rate
+from edge_interleave.decoding.generation import Generation, GenerationOptions
 from edge_interleave.decoding.grammar import Grammar
+from edge_interleave.decoding.inputs import as_inputs
 from edge_interleave.decoding.session import ANSWER_ROOM
-from edge_interleave.decoding.stats import rate
 from edge_interleave.errors import ContextFullError, EdgeInterleaveError, UsageError
 from edge_interleave.model import Model
 from edge_interleave.prompt.builder import ImageSegment, Segment
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _LOW_STRIDE = 2
 _STRIDES = (1, 2, 3, 4, 6, 9)
 """That `auto` tries, the finest first."""
-_PLACE = Image(None)
+_PLACE = Image(b"")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class LoadedModel:
         if handle.cancel.is_set():
             return
         handle.emit(Begun(self.name))
-        prompt = inputs_of(segments, encoded.images)
+        prompt = as_inputs(segments, encoded.images)
         timeline = self.timelines.take(prompt)
         generation = Generation(timeline, self.model.tokenizer, frozenset(self._eos), prompt, options, handle.cancel)
         told = 0
@@ -114,8 +114,9 @@ class LoadedModel:
     def open_window(self, request: LiveRequest) -> Live:
         """A live window. Raises UsageError, ContextFullError."""
         pool = request.pool if isinstance(request.pool, int) else tuple(request.pool)
-        memory = "answers" if request.keep_answers else "none"
-        live = self.model.live(request.window, pool, mode=request.mode, memory=memory, system=request.system)
+        live = self.model.live(
+            request.window, pool, mode=request.mode, keep_answers=request.keep_answers, system=request.system
+        )
         self.windows += 1
         return live
 

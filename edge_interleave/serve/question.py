@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from edge_interleave.decoding.sampling import SamplingOptions
 from edge_interleave.errors import UsageError
+from edge_interleave.prompt.messages import Role
 from edge_interleave.serve.content import Clip, MediaReader, Picture
 from edge_interleave.serve.errors import ApiError, wrong
 from edge_interleave.serve.schema import (
@@ -39,7 +40,7 @@ MAX_TOKENS = 1024
 class Turn:
     """One message."""
 
-    role: str
+    role: Role
     parts: tuple[str | Picture | Clip, ...]
 
 
@@ -185,7 +186,7 @@ def _input_video(part: InputVideoPart, where: str, reader: MediaReader) -> Clip:
     return reader.clip(given, video.frames, video.fps, video.detail, where, plain=bool(video.data))
 
 
-def _role(role: str) -> str:
+def _role(role: Literal["system", "developer", "user", "assistant"]) -> Role:
     return "system" if role == "developer" else role
 
 

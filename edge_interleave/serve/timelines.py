@@ -19,8 +19,9 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 from edge_interleave.decoding.generation import Prefill
+from edge_interleave.decoding.inputs import Input, TextInput, VisualInput
 from edge_interleave.decoding.session import ANSWER_ROOM, Session
-from edge_interleave.decoding.timeline import Input, Key, TextInput, VisualInput
+from edge_interleave.decoding.timeline import Key
 from edge_interleave.errors import EdgeInterleaveError
 from edge_interleave.util.arrays import FloatArray
 

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 from support.serving import Server, serving, user
 
 import edge_interleave as ei
+from edge_interleave.decoding.inputs import Input, TextInput, VisualInput
 from edge_interleave.decoding.session import Session
-from edge_interleave.decoding.timeline import Input, TextInput, VisualInput
 from edge_interleave.model import Model
 from edge_interleave.serve.timelines import SharedTimeline, TimelinePool, units_of
 
