@@ -236,8 +236,9 @@ class TestWhatCannotBeAnswered:
         outcome = run(file, model, tmp_path / "out")
         assert (outcome.done, outcome.errors) == (13, 12)
         wrong = [
-            "no such file", "damaged or cut off", "not an image", "leaves the", "leaves the", "leaves the", "no such file",
-            "not a valid path", "not a valid path", "images and videos: 2", "200 images are 7200 visual tokens", "no object",
+            "no such file", "damaged or cut off", "not an image", "leaves the", "leaves the", "leaves the",
+            "no such file", "not a valid path", "not a valid path", "images and videos: 2",
+            "200 images are 7200 visual tokens", "not an object",
         ]  # fmt: skip
         lines = results(tmp_path / "out")
         assert len(lines) == 13
