@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from click.core import ParameterSource
@@ -28,6 +28,7 @@ from edge_interleave.cli.options import (
     json_option,
     max_tokens_option,
     model_options,
+    schema_option,
     strides,
     system_option,
     window_option,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from edge_interleave.live.live import Live
     from edge_interleave.live.stats import LiveStats
     from edge_interleave.media.reader import SourceStatus
+    from edge_interleave.options import AnswerOptions
     from edge_interleave.planning.plan import Plan
 
 ASK_EVERY_S = 2.0
@@ -87,6 +89,7 @@ _ONLY_WHEN = ("above", "looks", "below", "command", "webhook")
 @model_options
 @system_option
 @max_tokens_option()
+@schema_option
 @click.option("--stats", "with_stats", is_flag=True, help="Show what it cost at the end, on stderr.")
 @json_option("Print one JSON object a line.")
 @click.pass_context
@@ -113,6 +116,7 @@ def watch(
     realtime: bool,
     system: str | None,
     max_tokens: int,
+    schema: dict[str, Any] | None,
     with_stats: bool,
     as_json: bool,
     opening: ModelChoice,
@@ -139,7 +143,7 @@ def watch(
     if rule is None:
         _refuse(ctx, _ONLY_WHEN, "is about alerts; it goes with --when")
     else:
-        _refuse(ctx, ("max_tokens",), "is about answers; it goes with --ask")
+        _refuse(ctx, ("max_tokens", "schema"), "is about answers; it goes with --ask")
     deliveries: list[Delivery] = [] if command is None else [Command(command, say=lambda line: view.say(line))]
     deliveries += [] if webhook is None else [Webhook(webhook)]
     from edge_interleave.media.sources.open import open_source
@@ -169,7 +173,8 @@ def watch(
         stack.enter_context(output.abandoned_by(interrupted))
         looker: Looks
         if rule is None:
-            looker = AskNowAndThen(live, str(question), every or ASK_EVERY_S, view, folder, interrupted, max_tokens)
+            wanted: AnswerOptions = {"max_tokens": max_tokens, "schema": schema, "cancel": interrupted}
+            looker = AskNowAndThen(live, str(question), every or ASK_EVERY_S, view, folder, wanted)
         else:
             looker = LookOut(live, Alarm(rule, folder, outboxes), every or 0.0, view, interrupted)
             view.say(f"alerts are kept in {out}")

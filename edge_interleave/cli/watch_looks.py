@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edge_interleave.answer import Choice
     from edge_interleave.cli.watch_views import View
     from edge_interleave.live.live import Live, SeenFrame
+    from edge_interleave.options import AnswerOptions
 
 UNCHANGED_EVERY_S = 0.5
 """What stands still counts as a look so often at most, by the source's time."""
@@ -74,17 +75,16 @@ class AskNowAndThen:
         every_s: float,
         view: View,
         folder: EventFolder | None,
-        interrupted: threading.Event,
-        max_tokens: int,
+        options: AnswerOptions,
     ) -> None:
-        """`folder`: where the answers are written as well. `max_tokens`: length of an answer at most."""
+        """`folder`: where the answers are written as well. `options`: of each answer; once `cancel` is set, no more."""
         self._live = live
         self._question = question
         self._pacer = Pacer(every_s)
         self._view = view
         self._folder = folder
-        self._interrupted = interrupted
-        self._max_tokens = max_tokens
+        self._options = options
+        self._interrupted = options.get("cancel")
         self._asked = 0
         """Number of the frame that was asked about last."""
 
@@ -104,13 +104,13 @@ class AskNowAndThen:
             self._ask(frames[-1])
 
     def _ask(self, newest: SeenFrame) -> None:
-        if self._interrupted.is_set():
+        if self._interrupted is not None and self._interrupted.is_set():
             return
         self._asked = newest.number
         latest = self._live.latest
         file = latest.name if latest is not None else None
         time = now()
-        with self._live.stream(self._question, max_tokens=self._max_tokens, cancel=self._interrupted) as stream:
+        with self._live.stream(self._question, **self._options) as stream:
             for piece in stream:
                 self._view.piece(piece)
         answer = stream.answer
