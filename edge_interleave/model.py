@@ -22,10 +22,10 @@ from edge_interleave.decoding.generation import Answer, GenerationOptions
 from edge_interleave.decoding.registry import backend_for
 from edge_interleave.decoding.sampling import SamplingOptions
 from edge_interleave.decoding.session import Choice, Session
-from edge_interleave.errors import ContextFullError, UsageError
+from edge_interleave.errors import UsageError
 from edge_interleave.live.live import Live
-from edge_interleave.live.prompt import LivePrompt
-from edge_interleave.live.window import SLIDING, FrameWindow, entries_needed, entries_to_prepare
+from edge_interleave.live.opening import open_live
+from edge_interleave.live.window import SLIDING
 from edge_interleave.prompt.builder import PromptBuilder
 from edge_interleave.prompt.messages import Content, Message, media_of
 from edge_interleave.prompt.tokenizer import TextTokenizer
@@ -216,24 +216,19 @@ class Model:
         if memory not in ("none", "answers"):
             raise UsageError(f"no memory {memory!r}; choose none or answers")
         self._check()
-        prompt = LivePrompt(self._prompts, self._tokenizer, system)
-        encoder = self._eyes.live_encoder()
-        sizes = [encoder.tokens_for(stride=stride) for stride in strides]
-        if not sizes:
-            raise UsageError("give a pooling stride, or several")
-        needed = entries_needed(prompt, window, sizes, memory == "answers")
         trained = self.bundle.manifest.decoder.context_length
-        limit = trained if self._may_grow else min(trained, self._context)
-        if needed > limit:
-            raise ContextFullError(
-                f"a window of {window} frames needs {needed} entries with questions and answers, the context holds "
-                f"{limit}; take fewer frames, a larger pooling stride, or a larger context"
-            )
-        ahead = entries_to_prepare(prompt, window, sizes) if mode == SLIDING else 0
-        session = self._new_session(min(needed + ahead, limit))
-        frames = FrameWindow(session, prompt, window, mode, memory == "answers")
-        eos = self.bundle.manifest.prompt.eos_token_ids
-        live = Live(session, frames, prompt, self._tokenizer, eos, encoder, strides)
+        live = open_live(
+            self._prompts,
+            self._tokenizer,
+            self._eyes.live_encoder(),
+            self._new_session,
+            window,
+            strides,
+            limit=trained if self._may_grow else min(trained, self._context),
+            mode=mode,
+            keep_answers=memory == "answers",
+            system=system,
+        )
         with self._opening:
             self._lives.add(live)
         if self._closed:

@@ -12,7 +12,6 @@ Knows nothing about how sources are read or windows kept.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
@@ -22,13 +21,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
 from edge_interleave.chat import GREEDY, MAX_TOKENS, stops_of
 from edge_interleave.decoding.generation import Answer, Generation, GenerationOptions
-from edge_interleave.decoding.sampling import SamplingOptions, log_softmax
+from edge_interleave.decoding.sampling import SamplingOptions
 from edge_interleave.decoding.session import Choice, Session
-from edge_interleave.decoding.spellings import tokenized
 from edge_interleave.decoding.timeline import TextInput
 from edge_interleave.errors import BackendError, MediaError, UsageError
 from edge_interleave.live.answer import LiveAnswer
@@ -36,7 +32,6 @@ from edge_interleave.live.idle_worker import IdleWorker, StepResult
 from edge_interleave.live.prompt import LivePrompt
 from edge_interleave.live.stats import LiveStats, Pace
 from edge_interleave.live.window import FrameWindow
-from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.engine_lock import check_process, is_forked
 from edge_interleave.util.process_memory import memory_bytes, peak_memory_bytes
@@ -55,7 +50,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class SeenFrame:
+class WindowFrame:
     """A frame that lies in the window."""
 
     number: int
@@ -73,8 +68,6 @@ class Live:
         session: Session,
         window: FrameWindow,
         prompt: LivePrompt,
-        tokenizer: TextTokenizer,
-        eos_token_ids: Sequence[int],
         encoder: VisionEncoder,
         strides: Sequence[int],
     ) -> None:
@@ -82,8 +75,6 @@ class Live:
         self._session = session
         self._window = window
         self._prompt = prompt
-        self._tokenizer = tokenizer
-        self._eos = frozenset(eos_token_ids)
         self._encoder = encoder
         self._strides = tuple(strides)
         self._ahead = IdleWorker(self._prepare)
@@ -92,13 +83,12 @@ class Live:
         self._adding = threading.RLock()
         """Held by who adds frames: their pooling strides follow a pattern, so they come one after the other."""
         self._news = threading.Condition()
-        self._seen: deque[SeenFrame] = deque(maxlen=window.frames)
+        self._seen: deque[WindowFrame] = deque(maxlen=window.frames)
         self._latest: Frame | None = None
         self._pump: Pump[FloatArray] | None = None
         self._closed = threading.Event()
         self._encoded = self._damaged = self._questions = 0
         self._encode_pace, self._append_pace = Pace(), Pace()
-        self._yes, self._no = _first_tokens(tokenizer)
 
     def add(self, image: ImageSource, time_s: float | None = None) -> int:
         """Encode a frame and put it into the window; gives its number.
@@ -127,7 +117,6 @@ class Live:
         fps: float | None = None,
         change: float | None = None,
         realtime: bool = False,
-        say: Callable[[str], None] | None = None,
         on_frame: Callable[[int], None] | None = None,
         on_unchanged: Callable[[float], None] | None = None,
         on_status: Callable[[SourceStatus], None] | None = None,
@@ -136,8 +125,8 @@ class Live:
 
         `source`: `camera:0`, a video, a folder that fills up, `http(s)://` or `rtsp://`, an iterable of pictures.
         `fps`: at most so many frames a second. `change`: skip frames that differ less than this from the last one taken
-        (see `stream.worth`). `realtime`: a video plays at its own pace. `say`: gets a line where a source is
-        lost, frozen or damaged, and when that is over; `on_status` the same with its parts (`stream.reader`).
+        (see `stream.worth`). `realtime`: a video plays at its own pace. `on_status`: called when the source is lost,
+        frozen or damaged, and when it recovers; `SourceStatus.line` is a line for people.
         `on_frame`: gets the number of each frame that has come into the window, and may ask about it; the next frame
         waits until it is through. `on_unchanged`: gets the time of frames that `change` left out: what was found about
         the newest frame in the window still stands then.
@@ -169,7 +158,6 @@ class Live:
                 open_source(source, realtime=realtime),
                 fps=fps,
                 change=change,
-                say=say,
                 with_unchanged=on_unchanged is not None,
                 on_status=on_status,
             )
@@ -198,7 +186,7 @@ class Live:
 
         def generate() -> Generation:
             self._questions += 1
-            return Generation(self._window, self._tokenizer, self._eos, [TextInput(ids)], options, cancel)
+            return self._window.stream(ids, options, cancel)
 
         return LiveAnswer(generate, self._scheduler, cancel, lambda said: self._window.finish(ids, said.token_ids))
 
@@ -224,21 +212,14 @@ class Live:
         From the logits of the answer's first token, over the first tokens of the spellings of YES and NO. What comes
         after ("Yes, there is.") does not matter. The window forgets that it was asked.
         """
-
-        def of_yes(logits: FloatArray) -> Choice:
-            likely = log_softmax(logits)
-            yes, no = (float(np.logaddexp.reduce(likely[tokens])) for tokens in (self._yes, self._no))
-            either = float(np.logaddexp(yes, no))
-            return Choice(YES, math.exp(yes - either), yes, min(math.exp(either), 1.0))
-
-        return self._weighed(question, of_yes)
+        return self._weighed(question, lambda logits: self._session.weigh_first_tokens(logits, (YES, NO))[0])
 
     def probability(self, question: str) -> float:
         """P(yes) / (P(yes) + P(no)) of the answer's beginning; see `check`, which also gives P(yes) + P(no)."""
         return self.check(question).probability
 
     @property
-    def frames(self) -> tuple[SeenFrame, ...]:
+    def frames(self) -> tuple[WindowFrame, ...]:
         """The frames in the window, oldest first."""
         check_process()
         with self._news:
@@ -352,7 +333,7 @@ class Live:
             ended = time.perf_counter()
         self._append_pace.add(ended - started, ended)
         with self._news:
-            self._seen.append(SeenFrame(number, frame.time_s, len(rows)))
+            self._seen.append(WindowFrame(number, frame.time_s, len(rows)))
             self._latest = frame
             self._news.notify_all()
         return number
@@ -378,10 +359,3 @@ class Live:
     def _tell(self) -> None:
         with self._news:
             self._news.notify_all()
-
-
-def _first_tokens(tokenizer: TextTokenizer) -> tuple[list[int], list[int]]:
-    """The tokens that an answer of yes and one of no can begin with."""
-    yes, no = ({ids[0] for ids in spelled} for spelled in tokenized((YES, NO), tokenizer.encode_plain))
-    # What both begin with (a space of its own, say) tells nothing.
-    return sorted(yes - no), sorted(no - yes)
