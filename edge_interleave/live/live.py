@@ -30,7 +30,7 @@ from edge_interleave.errors import BackendError, MediaError, UsageError
 from edge_interleave.live.answer import LiveAnswer
 from edge_interleave.live.idle_worker import IdleWorker, StepResult
 from edge_interleave.live.prompt import LivePrompt
-from edge_interleave.live.stats import LiveStats, Pace
+from edge_interleave.live.stats import LiveStats, RollingTiming
 from edge_interleave.live.window import FrameWindow
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.engine_lock import check_process, is_forked
@@ -39,10 +39,10 @@ from edge_interleave.util.process_memory import memory_bytes, peak_memory_bytes
 if TYPE_CHECKING:
     from edge_interleave.media.frame import Frame
     from edge_interleave.media.pictures.image import ImageSource
-    from edge_interleave.media.pump import Pump
+    from edge_interleave.media.pipeline import FramePipeline
     from edge_interleave.media.reader import SourceStatus
     from edge_interleave.media.sources.base import Source
-    from edge_interleave.vision.encoder import VisionEncoder
+    from edge_interleave.vision.image_encoder import ImageEncoder
 
 CLOSED = "the window is closed; open another one"
 YES, NO = "yes", "no"
@@ -68,7 +68,7 @@ class Live:
         session: Session,
         window: FrameWindow,
         prompt: LivePrompt,
-        encoder: VisionEncoder,
+        encoder: ImageEncoder,
         strides: Sequence[int],
     ) -> None:
         """Use `Model.live`."""
@@ -85,10 +85,10 @@ class Live:
         self._news = threading.Condition()
         self._seen: deque[WindowFrame] = deque(maxlen=window.frames)
         self._latest: Frame | None = None
-        self._pump: Pump[FloatArray] | None = None
+        self._pipeline: FramePipeline[FloatArray] | None = None
         self._closed = threading.Event()
         self._encoded = self._damaged = self._questions = 0
-        self._encode_pace, self._append_pace = Pace(), Pace()
+        self._encode_timing, self._append_timing = RollingTiming(), RollingTiming()
 
     def add(self, image: ImageSource, time_s: float | None = None) -> int:
         """Encode a frame and put it into the window; gives its number.
@@ -132,7 +132,7 @@ class Live:
         the newest frame in the window still stands then.
         Raises MediaError where the source cannot be opened, UsageError while another is watched.
         """
-        from edge_interleave.media.pump import Pump
+        from edge_interleave.media.pipeline import FramePipeline
         from edge_interleave.media.reader import FrameReader
         from edge_interleave.media.sources.open import open_source
 
@@ -152,8 +152,8 @@ class Live:
                 raise UsageError(CLOSED)
             if not self.ended:
                 raise UsageError("a source is being watched; wait for its end, or open another window")
-            if self._pump is not None:
-                self._pump.close()
+            if self._pipeline is not None:
+                self._pipeline.close()
             reader = FrameReader(
                 open_source(source, realtime=realtime),
                 fps=fps,
@@ -161,9 +161,9 @@ class Live:
                 with_unchanged=on_unchanged is not None,
                 on_status=on_status,
             )
-            self._pump = Pump(reader, self._encode_or_skip, append, self._tell, unchanged)
+            self._pipeline = FramePipeline(reader, self._encode_or_skip, append, self._tell, unchanged)
         if self._closed.is_set():  # meanwhile
-            self._pump.close()
+            self._pipeline.close()
             raise UsageError(CLOSED)
 
     def stream(
@@ -240,12 +240,12 @@ class Live:
     @property
     def ended(self) -> bool:
         """Whether no source is watched: none was, or it is through and all that it gave is in the window."""
-        return self._pump is None or self._pump.ended
+        return self._pipeline is None or self._pipeline.ended
 
     @property
     def error(self) -> BaseException | None:
         """What ended the source, where it did not end by itself."""
-        return None if self._pump is None else self._pump.error
+        return None if self._pipeline is None else self._pipeline.error
 
     def wait_frame(self, after: int, timeout: float) -> int:
         """Wait for a frame numbered above `after`; gives the newest frame's number.
@@ -274,10 +274,10 @@ class Live:
             damaged=self._damaged,
             entries=self._session.timeline.length,
             capacity=self._session.decoder.facts.capacity,
-            encode_s=self._encode_pace.seconds,
-            append_s=self._append_pace.seconds,
-            frames_per_s=self._append_pace.rate,
-            source=None if self._pump is None else self._pump.reader.stats(),
+            encode_s=self._encode_timing.seconds,
+            append_s=self._append_timing.seconds,
+            frames_per_s=self._append_timing.rate,
+            source=None if self._pipeline is None else self._pipeline.reader.stats(),
             memory_bytes=memory_bytes(),
             peak_memory_bytes=peak_memory_bytes(),
             vision_provider=self._encoder.provider,
@@ -293,14 +293,14 @@ class Live:
             return
         self._closed.set()
         self._ahead.stop()
-        if self._pump is not None:
-            self._pump.stop()
+        if self._pipeline is not None:
+            self._pipeline.stop()
         self._tell()
         self._encoder.stop(CLOSED)
         self._window.close(CLOSED)
         self._ahead.close()
-        if self._pump is not None:
-            self._pump.close()
+        if self._pipeline is not None:
+            self._pipeline.close()
 
     def __enter__(self) -> Live:
         return self
@@ -316,7 +316,7 @@ class Live:
             (rows,) = self._encoder.encode([frame.image], stride=self._strides[self._encoded % len(self._strides)])
         self._encoded += 1
         ended = time.perf_counter()
-        self._encode_pace.add(ended - started, ended)
+        self._encode_timing.add(ended - started, ended)
         return rows
 
     def _encode_or_skip(self, frame: Frame) -> FloatArray | None:
@@ -331,7 +331,7 @@ class Live:
             started = time.perf_counter()
             number = self._window.add(rows)
             ended = time.perf_counter()
-        self._append_pace.add(ended - started, ended)
+        self._append_timing.add(ended - started, ended)
         with self._news:
             self._seen.append(WindowFrame(number, frame.time_s, len(rows)))
             self._latest = frame

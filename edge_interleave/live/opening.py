@@ -15,13 +15,13 @@ from edge_interleave.prompt.builder import PromptBuilder
 from edge_interleave.prompt.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
-    from edge_interleave.vision.encoder import VisionEncoder
+    from edge_interleave.vision.image_encoder import ImageEncoder
 
 
 def open_live(
     prompts: PromptBuilder,
     tokenizer: TextTokenizer,
-    encoder: VisionEncoder,
+    encoder: ImageEncoder,
     open_session: Callable[[int], Session],
     window: int,
     strides: Sequence[int],

@@ -13,20 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edge_interleave.errors import MediaError, UsageError
+from edge_interleave.media.files import open_media_file
 from edge_interleave.media.frame import Frame
 from edge_interleave.media.pictures.animation import open_animation
 from edge_interleave.media.pictures.folder import is_picture, picture_names
 from edge_interleave.media.pictures.formats import FORMATS
-from edge_interleave.media.pictures.image import (
-    MAX_FILE_BYTES,
-    MAX_PIXELS,
-    decoding,
-    describe,
-    open_image,
-    open_regular,
-    to_rgb,
-)
+from edge_interleave.media.pictures.image import MAX_FILE_BYTES, MAX_PIXELS, decoding, open_image, to_rgb
 from edge_interleave.media.video.file import FrameClock, PacketDamaged, Timetable, VideoFile
+from edge_interleave.util.regular_file import display_name
 
 if TYPE_CHECKING:
     import av
@@ -58,7 +52,7 @@ def _spread(count: int, frames: int) -> list[int]:
 def _sample_folder(folder: Path, frames: int) -> list[Frame]:
     names = picture_names(folder)
     if not names:
-        raise MediaError(f"{describe(folder)}: no pictures in this folder; give one of {', '.join(FORMATS)}")
+        raise MediaError(f"{display_name(folder)}: no pictures in this folder; give one of {', '.join(FORMATS)}")
     sampled: list[Frame] = []
     budget = _Budget(folder)
     for index in _spread(len(names), frames):
@@ -72,7 +66,7 @@ def _sample_pictures(path: Path | str, frames: int) -> list[Frame]:
     """Frames of an animation, or pages of a TIFF; a still picture is a clip of one."""
     sampled: list[Frame] = []
     budget = _Budget(path)
-    with decoding(describe(path)), open_regular(path, MAX_FILE_BYTES) as file:
+    with decoding(display_name(path)), open_media_file(path, MAX_FILE_BYTES) as file:
         animation = open_animation(file)
         for still in animation.frames(_spread(len(animation), frames)):
             budget.spend(still.image.size)
@@ -124,7 +118,7 @@ def _by_counting(path: Path | str, frames: int) -> list[Frame]:
         while _next(video) is not None:
             count += 1
     if count == 0:
-        raise MediaError(f"{describe(path)}: holds no frame that can be decoded; the file is damaged or cut off")
+        raise MediaError(f"{display_name(path)}: holds no frame that can be decoded; the file is damaged or cut off")
     wanted = set(_spread(count, frames))
     sampled: list[Frame] = []
     budget = _Budget(path)
@@ -166,6 +160,6 @@ class _Budget:
         self._left -= size[0] * size[1]
         if self._left < 0:
             raise MediaError(
-                f"{describe(self._path)}: frames of {size[0]} x {size[1]} exceed {MAX_CLIP_PIXELS // 10**6} "
+                f"{display_name(self._path)}: frames of {size[0]} x {size[1]} exceed {MAX_CLIP_PIXELS // 10**6} "
                 "megapixels in all; ask for fewer frames"
             )

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from edge_interleave.errors import MediaError
-from edge_interleave.media.filters import Change, Rate
+from edge_interleave.media.filters import ChangeFilter, RateLimiter, WarmUpFilter
 from edge_interleave.media.frame import Frame
-from edge_interleave.media.oddities import BROKEN_S, FROZEN_S, Stillness, WarmUp
+from edge_interleave.media.freeze import FreezeDetector
 from edge_interleave.media.sources.base import FrameDamaged, Source, SourceLost
 
 FIRST_RETRY_S = 0.5
@@ -26,6 +26,11 @@ _JOIN_S = 1.0
 _HELD_S = 2.0
 """A black first frame is handed out where nothing comes behind it for so long."""
 _RECENT = 50
+FROZEN_S = 30.0
+"""A picture that repeats bit for bit for this long is reported. An encoder may repeat a still scene until its next key
+frame: at most 10 s with common cameras."""
+BROKEN_S = 5.0
+"""A live source whose frames are all damaged for this long is reported."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ class FrameReader:
     ) -> None:
         """Open the source and begin to read.
 
-        `fps`: at most so many frames a second of the source's time. `change`: see `worth.Change`.
+        `fps`: at most so many frames a second of the source's time. `change`: see `worth.ChangeFilter`.
         `with_unchanged`: what that leaves out is handed out too, marked, while nothing else waits. `say` gets one line,
         and `on_status` the same with its parts, when the source is lost, frozen or gives nothing but damage, and when
         that is over; and for each damaged picture of a folder, or the first damaged frame of another source that can
@@ -94,12 +99,12 @@ class FrameReader:
         Raises MediaError where the source cannot be opened, UsageError where `fps` or `change` make no sense.
         """
         self._source = source
-        self._rate = None if fps is None else Rate(fps)
-        self._change = None if change is None else Change(change)
+        self._rate = None if fps is None else RateLimiter(fps)
+        self._change = None if change is None else ChangeFilter(change)
         self._with_unchanged = with_unchanged
         self._say = say
         self._on_status = on_status
-        self._warm_up, self._stillness = WarmUp(), Stillness()
+        self._warm_up, self._freeze = WarmUpFilter(), FreezeDetector()
         self._frozen_at: float | None = None
         self._frozen_s = self._told_frozen_s = 0.0
         self._damaged_since: float | None = None
@@ -217,7 +222,7 @@ class FrameReader:
             with self._news:
                 self._release_held()
             self._lost_at = time.monotonic()
-            self._warm_up, self._stillness, self._frozen_at = WarmUp(), Stillness(), None
+            self._warm_up, self._freeze, self._frozen_at = WarmUpFilter(), FreezeDetector(), None
             self._tell("lost", 0.0, f"{lost}; trying again until it is back")
         while not self._stop.wait(self._retry_s):
             self._retry_s = min(self._retry_s * 2, LAST_RETRY_S)
@@ -244,8 +249,8 @@ class FrameReader:
             self._captured += 1
             self._arrivals.append(time.monotonic())
         if self._source.live and not getattr(self._source, "recorded", False):
-            self._watch_stillness(frame)
-        if getattr(self._source, "warms_up", False) and not self._warm_up.ready(frame):
+            self._watch_freeze(frame)
+        if getattr(self._source, "warms_up", False) and not self._warm_up.take(frame):
             with self._news:
                 self._dark_skipped += 1
                 self._held, self._held_until = frame, time.monotonic() + _HELD_S
@@ -289,8 +294,8 @@ class FrameReader:
         """Whether a frame waits that counts, for it is none that looks as the one before."""
         return self._slot is not None and not self._slot.unchanged
 
-    def _watch_stillness(self, frame: Frame) -> None:
-        still_s = self._stillness.take(frame)
+    def _watch_freeze(self, frame: Frame) -> None:
+        still_s = self._freeze.repeated_s(frame)
         name, already_s = self._source.name, self._told_frozen_s
         if self._frozen_at is None:
             if still_s < FROZEN_S:

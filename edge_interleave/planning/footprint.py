@@ -153,7 +153,7 @@ def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, alon
     from edge_interleave.live.prompt import LivePrompt
     from edge_interleave.prompt.builder import PromptBuilder
     from edge_interleave.prompt.tokenizer import TextTokenizer
-    from edge_interleave.vision.media_encoder import Eyes
+    from edge_interleave.vision.media_encoder import MediaEncoder
 
     backend = find_backend(backend_name)
     for name in (*_IMPORTED_LATE, *alongside):
@@ -168,7 +168,7 @@ def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, alon
     release_freed_memory()
     with_tokenizer = _resident()
 
-    encoder = Eyes(bundle, threads).live_encoder()
+    encoder = MediaEncoder(bundle, threads).live_encoder()
     release_freed_memory()
     with_tower = _resident()
 

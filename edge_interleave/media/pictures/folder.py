@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_interleave.errors import MediaError
+from edge_interleave.media.files import open_media_file
 from edge_interleave.media.pictures.formats import HEAD_BYTES, picture_format, unreadable_format
-from edge_interleave.media.pictures.image import describe, open_regular
 from edge_interleave.media.pictures.jpeg import is_film
 from edge_interleave.util.natural_order import natural_order
+from edge_interleave.util.regular_file import display_name
 
 LOG = logging.getLogger(__name__)
 
@@ -58,10 +59,10 @@ class PictureFolder:
             self._told.update(new)
             LOG.warning(
                 "%s: %d of %d files left out, for they are no pictures that can be read: %s%s",
-                describe(self._folder),
+                display_name(self._folder),
                 len(new),
                 len(found.left_out) + len(found.pictures),
-                ", ".join(describe(name) for name in new[:_NAMED]),
+                ", ".join(display_name(name) for name in new[:_NAMED]),
                 f" and {len(new) - _NAMED} more" if len(new) > _NAMED else "",
             )
         return list(found.pictures)
@@ -87,7 +88,7 @@ class PictureFolder:
                     (pictures if is_picture else left_out).append(entry.name)
         except OSError as error:
             raise MediaError(
-                f"{describe(self._folder)}: cannot be listed ({error.strerror}); check that it is there"
+                f"{display_name(self._folder)}: cannot be listed ({error.strerror}); check that it is there"
             ) from error
         self._known = known
         return Listing(tuple(sorted(pictures, key=natural_order)), tuple(sorted(left_out, key=natural_order)))
@@ -113,7 +114,7 @@ def picture_names(folder: Path | str) -> list[str]:
 
 def is_picture(path: Path | str) -> bool:
     """Whether Pillow, and not FFmpeg, shows a file, moving or not; joined JPEGs are a video. Raises MediaError."""
-    with open_regular(path) as file:
+    with open_media_file(path) as file:
         head = file.read(HEAD_BYTES)
         if picture_format(head) == "JPEG":
             return not is_film(file)

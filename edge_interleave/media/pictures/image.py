@@ -14,8 +14,6 @@ composed as browsers do (`gif`).
 from __future__ import annotations
 
 import io
-import os
-import stat
 import threading
 import warnings
 from collections.abc import Iterator
@@ -28,6 +26,7 @@ import numpy.typing as npt
 from PIL import ExifTags, GifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError
 
 from edge_interleave.errors import MediaError
+from edge_interleave.media.files import open_media_file
 from edge_interleave.media.pictures import tiff
 from edge_interleave.media.pictures.colour import to_srgb
 from edge_interleave.media.pictures.formats import FORMATS as FORMATS
@@ -36,6 +35,7 @@ from edge_interleave.media.pictures.formats import MAX_PIXELS as MAX_PIXELS
 from edge_interleave.media.pictures.gif import GifFrames
 from edge_interleave.media.pictures.levels import eight_bits
 from edge_interleave.media.pictures.png_chunks import lean_png
+from edge_interleave.util.regular_file import display_name
 
 ImageSource = Path | str | bytes | Image.Image | npt.NDArray[np.uint8]
 
@@ -171,32 +171,10 @@ def identify(file: BinaryIO) -> Image.Image:
     return Image.open(file, formats=formats)
 
 
-def open_regular(path: Path | str, max_bytes: int | None = None) -> BinaryIO:
-    """Open a file for reading. Raises MediaError where it is missing, a folder, a device, empty or too large."""
-    name = describe(path)
-    try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise MediaError(f"{name}: is a folder; give a file")
-        if not stat.S_ISREG(status.st_mode):
-            raise MediaError(f"{name}: not a regular file; give a file on disk")
-        if status.st_size == 0:
-            raise MediaError(f"{name}: the file is empty; save or download it again")
-        if max_bytes is not None and status.st_size > max_bytes:
-            raise MediaError(f"{name}: {status.st_size} bytes, more than {max_bytes}; scale it down")
-        return open(path, "rb")
-    except (FileNotFoundError, NotADirectoryError):
-        raise MediaError(f"{name}: no such file; check the path") from None
-    except (OSError, ValueError) as error:
-        raise MediaError(f"{name}: cannot be opened ({_one_line(error)}); check the path") from error
-
-
 def describe(source: object) -> str:
     """How messages name a source: on one line, whatever its name holds."""
     if isinstance(source, (str, Path)):
-        name = str(source)
-        name = name if name.isprintable() and name else repr(name)
-        return name if len(name) <= 300 else f"{name[:140]} ... {name[-140:]}"
+        return display_name(source)
     return {"ndarray": "image array", "bytes": "image bytes"}.get(type(source).__name__, "image")
 
 
@@ -207,7 +185,7 @@ def _header(source: ImageSource, name: str) -> Iterator[Image.Image]:
     elif isinstance(source, np.ndarray):
         yield _from_array(source, name)
     elif isinstance(source, (str, Path)):
-        with open_regular(source, MAX_FILE_BYTES) as file, identify(file) as image:
+        with open_media_file(source, MAX_FILE_BYTES) as file, identify(file) as image:
             yield image
     elif isinstance(source, bytes):
         if not source:

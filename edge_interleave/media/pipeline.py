@@ -19,7 +19,7 @@ _TICK_S = 0.2
 """How long a thread waits before it looks whether it shall end."""
 
 
-class Pump(Generic[T]):
+class FramePipeline(Generic[T]):
     """Two threads between a reader and a window."""
 
     def __init__(
