@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from edge_interleave.alerts.alarm import Alarm
+    from edge_interleave.answer import Choice
     from edge_interleave.cli.watch_views import View
-    from edge_interleave.decoding.session import Choice
     from edge_interleave.live.live import Live, WindowFrame
 
 UNCHANGED_EVERY_S = 0.5
@@ -188,7 +188,7 @@ class RuleWatcher:
 
     def _warn_if_unlikely(self, yes_or_no: float) -> None:
         """Warn once if the model would answer with neither yes nor no."""
-        from edge_interleave.decoding.session import UNLIKELY
+        from edge_interleave.answer import UNLIKELY
 
         if yes_or_no < UNLIKELY and not self._warned:
             self._warned = True

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_interleave.decoding.generation import CANCELLED
+from edge_interleave.answer import CANCELLED
 from edge_interleave.errors import ContextFullError, MediaError, UsageError
 from edge_interleave.evaluation import official_prompt
 from edge_interleave.evaluation.fingerprints import Fingerprint, fingerprint, state_of

@@ -10,7 +10,7 @@ from edge_interleave.errors import ContextFullError, UsageError
 from edge_interleave.live.layout import WindowLayout
 from edge_interleave.live.live import Live
 from edge_interleave.live.prompt import LivePrompt
-from edge_interleave.live.window import SLIDING, FrameWindow
+from edge_interleave.live.window import SLIDING, FrameWindow, Mode
 from edge_interleave.prompt.builder import PromptBuilder
 from edge_interleave.prompt.tokenizer import TextTokenizer
 
@@ -27,7 +27,7 @@ def open_live(
     strides: Sequence[int],
     *,
     limit: int,
-    mode: str = SLIDING,
+    mode: Mode = SLIDING,
     keep_answers: bool = False,
     system: str | None = None,
 ) -> Live:

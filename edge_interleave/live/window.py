@@ -18,16 +18,19 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from edge_interleave.decoding.generation import Generation, GenerationOptions, Prefill
+from edge_interleave.decoding.inputs import Input, TextInput, VisualInput
 from edge_interleave.decoding.session import CLOSED, Session
-from edge_interleave.decoding.timeline import Input, TextInput, VisualInput
 from edge_interleave.errors import ContextFullError, UsageError
 from edge_interleave.live.layout import KEPT_ANSWERS, KEPT_ROOM
 from edge_interleave.live.prompt import LivePrompt
 from edge_interleave.util.arrays import FloatArray
 
-SLIDING, EXACT = "sliding", "exact"
+Mode = Literal["sliding", "exact"]
+SLIDING: Mode = "sliding"
+EXACT: Mode = "exact"
 MODES = (SLIDING, EXACT)
 PREPARED_ROWS = 32
 """Rows that are computed in a step of a preparation: what a question waits for at most."""
@@ -48,7 +51,7 @@ class Item:
 
 
 class FrameWindow:
-    """The latest frames in one timeline. It answers as a session does (`generation.Appendable`).
+    """The latest frames in one timeline. It answers as a session does (`generation.LogitsSource`).
 
     `sliding`: a frame is computed when it comes, beside the frames that are there, and once more when it is the oldest.
     What those between saw of a frame that has since left stays in their keys and values: that is the approximation,
@@ -57,7 +60,7 @@ class FrameWindow:
     """
 
     def __init__(
-        self, session: Session, prompt: LivePrompt, frames: int, mode: str = SLIDING, keep_answers: bool = False
+        self, session: Session, prompt: LivePrompt, frames: int, mode: Mode = SLIDING, keep_answers: bool = False
     ) -> None:
         """`frames`: how many of the latest frames stay. The session is the window's alone from now on."""
         if frames < 1:

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from support.tiny import HIDDEN, LLAVA_TEMPLATE, change_manifest, tiny_bundle
 
+from edge_interleave.answer import Answer
 from edge_interleave.bundle.manifest import Bundle, open_bundle
 from edge_interleave.decoding.decoder import DecoderOptions
-from edge_interleave.decoding.generation import Answer, Generation, GenerationOptions
+from edge_interleave.decoding.generation import Generation, GenerationOptions
+from edge_interleave.decoding.inputs import Input, TextInput, VisualInput
 from edge_interleave.decoding.registry import find_backend
 from edge_interleave.decoding.sampling import SamplingOptions
 from edge_interleave.decoding.session import ANSWER_ROOM, Session
-from edge_interleave.decoding.timeline import Input, TextInput, VisualInput
 from edge_interleave.errors import BundleError, ContextFullError, UsageError
 from edge_interleave.live.layout import KEPT_ANSWERS, KEPT_ROOM, WindowLayout
 from edge_interleave.live.prompt import LivePrompt
@@ -283,8 +284,9 @@ class TestQuestions:
     @pytest.mark.parametrize("mode", MODES)
     def test_can_be_asked_before_the_first_frame(self, open_window: Open, mode: str) -> None:
         one = open_window(3, mode)
-        wanted = one.afresh(TextInput(one.prompt.question("What?")))
-        assert cosine(one.logits("What?"), wanted) > SAME
+        question = TextInput(one.prompt.question("What?"))
+        assert cosine(one.logits("What?"), one.afresh(question)) > SAME
+        assert one.ask("What?", tokens=1).stats.prompt_tokens == one.sink + len(question.ids)
 
     @pytest.mark.parametrize("mode", MODES)
     def test_an_answer_that_is_left_is_forgotten(self, open_window: Open, mode: str) -> None:
@@ -292,7 +294,7 @@ class TestQuestions:
         one.window.add(image(1))
         undisturbed = one.logits("What?")
         stream = one.stream(tokens=50)
-        next(stream)
+        next(stream.pieces)
         stream.close()
         assert stream.answer.finish_reason == "cancelled"
         assert cosine(one.logits("What?"), undisturbed) > SAME
@@ -302,7 +304,7 @@ class TestQuestions:
         one = open_window(3)
         one.window.add(image(1))
         stream = one.stream(tokens=50)
-        next(stream)
+        next(stream.pieces)
         one.window.add(image(2))
         length = counted(one)
         list(stream)
