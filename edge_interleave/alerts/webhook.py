@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from edge_interleave.alerts.events import Alert
 from edge_interleave.alerts.outbox import DeliveryError
-from edge_interleave.errors import UsageError
+from edge_interleave.errors import UsageError, one_line
 from edge_interleave.util.addresses import check_login
 
 WEBHOOK_TIMEOUT_S = 10.0
@@ -101,7 +101,7 @@ class Webhook:
                 return "cut off: the watch has ended", False
             if late.is_set() or isinstance(error, TimeoutError):
                 return f"no response within {self._timeout_s:g} s", True
-            return " ".join(str(error).split()) or type(error).__name__, True
+            return one_line(error), True
         finally:
             deadline.cancel()
             self._socket = None
