@@ -102,9 +102,9 @@ class Model:
         claim_process()
         self.bundle = bundle
         self.backend_name = backend.name
-        self._tokenizer = TextTokenizer.open(bundle)
-        self._prompts = PromptBuilder(bundle, self._tokenizer)
-        self._media_encoder = MediaEncoder(bundle, options.threads, progress)
+        self.tokenizer = TextTokenizer.open(bundle)
+        self.prompts = PromptBuilder(bundle, self.tokenizer)
+        self.media_encoder = MediaEncoder(bundle, options.threads, progress)
         self._progress = progress
         self._open_decoder: Callable[[int], Decoder] = lambda size: backend.open(bundle, replace(options, context=size))
         self._context = options.context
@@ -164,7 +164,7 @@ class Model:
         """
         messages = [] if system is None else [Message("system", (system,))]
         session = self._new_session()
-        return Chat(session, prompts or self._prompts, self._media_encoder, messages)
+        return Chat(session, prompts or self.prompts, self.media_encoder, messages)
 
     def live(
         self,
@@ -187,9 +187,9 @@ class Model:
         self._check()
         trained = self.bundle.manifest.decoder.context_length
         live = open_live(
-            self._prompts,
-            self._tokenizer,
-            self._media_encoder.live_encoder(),
+            self.prompts,
+            self.tokenizer,
+            self.media_encoder.live_encoder(),
             self._new_session,
             window,
             strides,
@@ -204,6 +204,16 @@ class Model:
             live.close()
         return live
 
+    def new_session(self) -> Session:
+        """A timeline with a KV cache, for programs that build prompts from `prompts` and `media_encoder`."""
+        return self._new_session()
+
+    @property
+    def context_limit(self) -> int:
+        """Entries that a prompt with its answer may have at most."""
+        trained = self.bundle.manifest.decoder.context_length
+        return trained if self._may_grow else min(trained, self._context)
+
     def close(self) -> None:
         """Free the decoders, those of chats and live windows as well. A second call does nothing.
 
@@ -212,7 +222,7 @@ class Model:
         if is_forked():
             return
         self._closed = True
-        self._media_encoder.close(CLOSED)
+        self.media_encoder.close(CLOSED)
         with self._opening:
             lives, sessions = list(self._lives), list(self._sessions)
             if self._spare is not None:
@@ -239,8 +249,8 @@ class Model:
     def _prompt(self, content: Content, options: MediaOptions) -> tuple[list[Input], EncodedMedia]:
         """The content as the decoder takes it, and its encoded images."""
         messages = as_messages(content, options.get("images", ()), options.get("videos", ()))
-        media = encode(self._media_encoder, messages, options)
-        return as_inputs(self._prompts.build(messages, media.counts), media.images), media
+        media = encode(self.media_encoder, messages, options)
+        return as_inputs(self.prompts.build(messages, media.counts), media.images), media
 
     def _own_session(self) -> Session:
         with self._opening:
@@ -259,7 +269,7 @@ class Model:
             else:
                 decoder, progress, reopen = self._decoder(window), None, None
             eos = self.bundle.manifest.prompt.eos_token_ids
-            session = Session(decoder, self._tokenizer, eos, reopen, progress)
+            session = Session(decoder, self.tokenizer, eos, reopen, progress)
             self._sessions.add(session)
         if self._closed:  # by a signal handler
             session.close(CLOSED)
