@@ -22,8 +22,8 @@ from edge_interleave.decoding.decoder import Backend, DecoderOptions
 from edge_interleave.decoding.registry import backend_for
 from edge_interleave.errors import BackendError, ResourceError, UsageError
 from edge_interleave.live.window import KEPT_ANSWERS, KEPT_ROOM
-from edge_interleave.media.capture.memory import capture_bytes
-from edge_interleave.media.sources.open import has_own_process
+from edge_interleave.media.capture.memory import capture_process_bytes
+from edge_interleave.media.sources.open import may_need_capture_process
 from edge_interleave.planning.footprint import Footprint, measure, picture_bytes
 from edge_interleave.planning.plan import PRESETS, Cost, Plan, Preset
 from edge_interleave.planning.system_memory import in_words, parse_memory
@@ -95,8 +95,8 @@ def plan(
         footprint = measure(bundle, runner.name, threads, rates=timed)
     precisions = (kv_precision,) if kv_precision else _precisions(bundle, runner, timed)
     capture = 0
-    if source is not None and has_own_process(source):
-        capture = capture_bytes(*frame_size, camera=str(source).startswith("camera:"))
+    if source is not None and may_need_capture_process(source):
+        capture = capture_process_bytes(*frame_size, camera=str(source).startswith("camera:"))
     planner = _Planner(bundle, runner, footprint, wish, memory, precisions, keep_answers, frame_size, capture, threads)
     return planner.best()
 
