@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edge_interleave.bundle.manifest import NEWLINE_NAME, VISION_NAME, Bundle
-from edge_interleave.decoding.timeline import VisualInput
+from edge_interleave.decoding.inputs import VisualInput
 from edge_interleave.errors import BundleError, UsageError
 from edge_interleave.prompt.messages import Image, Media
 from edge_interleave.util.arrays import FloatArray

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_interleave.errors import BundleError
+from edge_interleave.errors import BundleError, one_line
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.vision.tiles import GRIDS
 
@@ -33,8 +33,9 @@ def read_newline(path: Path, hidden_size: int) -> FloatArray:
                 raise ValueError(f"{dtype} {shape} instead of float32 ({hidden_size},)")
             raw = file.read(4 * hidden_size + 1)
     except Exception as error:  # NumPy parses the header as a Python literal, and passes on any exception of that
-        reason = " ".join(str(error).split())[:200]
-        raise BundleError(f"{path}: not a valid image_newline ({reason}); convert or pull the model again") from error
+        raise BundleError(
+            f"{path}: not a valid image_newline ({one_line(error)}); convert or pull the model again"
+        ) from error
     if len(raw) != 4 * hidden_size:
         raise BundleError(f"{path}: must hold {hidden_size} values; convert or pull the model again")
     row = np.frombuffer(raw, "<f4").astype(np.float32, copy=False)

@@ -16,9 +16,9 @@ from support.tiny import change_manifest
 
 import edge_interleave as ei
 from edge_interleave.bundle.manifest import Bundle, open_bundle, verify
-from edge_interleave.chat import inputs_of
 from edge_interleave.converters.checkpoint.reader import open_checkpoint
 from edge_interleave.converters.convert import convert
+from edge_interleave.decoding.inputs import as_inputs
 from edge_interleave.errors import BundleError, CheckpointError
 from edge_interleave.evaluation.official_prompt import OfficialPrompts
 from edge_interleave.planning.footprint import Footprint
@@ -85,7 +85,7 @@ class TestConversion:
         self, checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         convert(checkpoint, tmp_path / "bundle", backends=["llama-cpp"], mmproj="f16")
-        assert "mmproj.gguf: lacks the row that follows each image" in caplog.text
+        assert "mmproj.gguf: llama-server and Ollama leave out the row" in caplog.text
 
     def test_of_a_flat_checkpoint_leaves_it_out(self, flat: Bundle) -> None:
         assert not flat.manifest.vision.image_newline
@@ -330,7 +330,7 @@ def test_the_official_evaluation_computed_with_transformers_has_the_same_entries
         logits = decoder(inputs_embeds=embeddings[None]).logits[0, -1].numpy()
     with ei.load(bundle.folder, threads=1) as model:
         encoded = model._media_encoder.encode(question.parts[:2], frames=1, stride=1, tiles=False)
-        ours = model._own_session().prefill(inputs_of(segments, encoded.images))
+        ours = model._own_session().prefill(as_inputs(segments, encoded.images))
     assert ours is not None
     assert ours.prompt_tokens == len(embeddings)
     ours_logits = np.array(ours.logits)

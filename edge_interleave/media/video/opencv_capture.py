@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_interleave.errors import MediaError
+from edge_interleave.errors import MediaError, one_line
 from edge_interleave.media.files import open_media_file
 from edge_interleave.media.opencv import opencv
 from edge_interleave.media.pictures.image import MAX_PIXELS
@@ -77,8 +77,7 @@ class Capture:
             return 0.0 if self._released else float(self._raw.get(key))
 
     def _failed(self, error: Exception) -> MediaError:
-        said = " ".join(str(error).split())[:200]
-        return MediaError(f"{self.name}: cannot be decoded ({said}); the file is damaged")
+        return MediaError(f"{self.name}: cannot be decoded ({one_line(error)}); the file is damaged")
 
 
 def open_video(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> Capture:
