@@ -102,9 +102,9 @@ class Model:
         claim_process()
         self.bundle = bundle
         self.backend_name = backend.name
-        self._tokenizer = TextTokenizer.open(bundle)
-        self._prompts = PromptBuilder(bundle, self._tokenizer)
-        self._media_encoder = MediaEncoder(bundle, options.threads, progress)
+        self.tokenizer = TextTokenizer.open(bundle)
+        self.prompts = PromptBuilder(bundle, self.tokenizer)
+        self.media_encoder = MediaEncoder(bundle, options.threads, progress)
         self._progress = progress
         self._open_decoder: Callable[[int], Decoder] = lambda size: backend.open(bundle, replace(options, context=size))
         self._context = options.context
@@ -164,7 +164,7 @@ class Model:
         """
         messages = [] if system is None else [Message("system", (system,))]
         session = self._new_session()
-        return Chat(session, prompts or self._prompts, self._media_encoder, messages)
+        return Chat(session, prompts or self.prompts, self.media_encoder, messages)
 
     def live(
         self,
@@ -185,8 +185,8 @@ class Model:
         """
         strides = (pool,) if isinstance(pool, int) else tuple(pool)
         self._check()
-        prompt = LivePrompt(self._prompts, self._tokenizer, system)
-        encoder = self._media_encoder.live_encoder()
+        prompt = LivePrompt(self.prompts, self.tokenizer, system)
+        encoder = self.media_encoder.live_encoder()
         sizes = [encoder.tokens_for(stride=stride) for stride in strides]
         if not sizes:
             raise UsageError("give a pooling stride, or several")
@@ -202,12 +202,22 @@ class Model:
         session = self._new_session(min(needed + ahead, limit))
         frames = FrameWindow(session, prompt, window, mode, keep_answers)
         eos = self.bundle.manifest.prompt.eos_token_ids
-        live = Live(session, frames, prompt, self._tokenizer, eos, encoder, strides)
+        live = Live(session, frames, prompt, self.tokenizer, eos, encoder, strides)
         with self._opening:
             self._lives.add(live)
         if self._closed:
             live.close()
         return live
+
+    def new_session(self) -> Session:
+        """A timeline with a KV cache, for programs that build prompts from `prompts` and `media_encoder`."""
+        return self._new_session()
+
+    @property
+    def context_limit(self) -> int:
+        """Entries that a prompt with its answer may have at most."""
+        trained = self.bundle.manifest.decoder.context_length
+        return trained if self._may_grow else min(trained, self._context)
 
     def close(self) -> None:
         """Free the decoders, those of chats and live windows as well. A second call does nothing.
@@ -217,7 +227,7 @@ class Model:
         if is_forked():
             return
         self._closed = True
-        self._media_encoder.close(CLOSED)
+        self.media_encoder.close(CLOSED)
         with self._opening:
             lives, sessions = list(self._lives), list(self._sessions)
             if self._spare is not None:
@@ -244,8 +254,8 @@ class Model:
     def _prompt(self, content: Content, options: MediaOptions) -> tuple[list[Input], EncodedMedia]:
         """The content as the decoder takes it, and its encoded images."""
         messages = as_messages(content, options.get("images", ()), options.get("videos", ()))
-        media = encode(self._media_encoder, messages, options)
-        return as_inputs(self._prompts.build(messages, media.counts), media.images), media
+        media = encode(self.media_encoder, messages, options)
+        return as_inputs(self.prompts.build(messages, media.counts), media.images), media
 
     def _own_session(self) -> Session:
         with self._opening:
@@ -264,7 +274,7 @@ class Model:
             else:
                 decoder, progress, reopen = self._decoder(window), None, None
             eos = self.bundle.manifest.prompt.eos_token_ids
-            session = Session(decoder, self._tokenizer, eos, reopen, progress)
+            session = Session(decoder, self.tokenizer, eos, reopen, progress)
             self._sessions.add(session)
         if self._closed:  # by a signal handler
             session.close(CLOSED)

@@ -26,7 +26,7 @@ import numpy as np
 
 from edge_interleave.answer import CANCELLED, Answer, Choice
 from edge_interleave.decoding.answer_stream import AnswerStream
-from edge_interleave.decoding.generation import Generation
+from edge_interleave.decoding.generation import Generation, GenerationOptions
 from edge_interleave.decoding.inputs import TextInput
 from edge_interleave.decoding.sampling import log_softmax
 from edge_interleave.decoding.session import Session
@@ -184,10 +184,12 @@ class Live:
         From the first piece on, other threads' questions and frames wait until the answer is exhausted or closed. A
         question or frame of the thread that reads it raises UsageError.
         """
-        check_process()
         check_names(options, AnswerOptions)
-        generation = generation_options(options)
-        cancel = options.get("cancel")
+        return self.answer(question, generation_options(options), options.get("cancel"))
+
+    def answer(self, question: str, generation: GenerationOptions, cancel: threading.Event | None) -> AnswerStream:
+        """As `stream`, for callers that have the options in their final form."""
+        check_process()
         ids = self._prompt.question(question)
 
         def generate() -> Generation:
