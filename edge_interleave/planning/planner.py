@@ -22,8 +22,8 @@ from edge_interleave.decoding.decoder import Backend, DecoderOptions
 from edge_interleave.decoding.registry import backend_for
 from edge_interleave.errors import BackendError, ResourceError, UsageError
 from edge_interleave.live.layout import visual_tokens
-from edge_interleave.media.capture.memory import capture_bytes
-from edge_interleave.media.sources.open import has_own_process
+from edge_interleave.media.capture.memory import capture_process_bytes
+from edge_interleave.media.sources.open import may_need_capture_process
 from edge_interleave.planning.footprint import Footprint, frame_buffer_bytes, measure
 from edge_interleave.planning.goals import COVERAGE, DETAIL, GOALS, LATENCY, PRESETS
 from edge_interleave.planning.plan import Cost, Plan
@@ -92,8 +92,8 @@ def plan(
         footprint = measure(bundle, chosen_backend.name, threads, rates=timed)
     precisions = (kv_precision,) if kv_precision else _precisions(bundle, chosen_backend, timed)
     capture = 0
-    if source is not None and has_own_process(source):
-        capture = capture_bytes(*frame_size, camera=str(source).startswith("camera:"))
+    if source is not None and may_need_capture_process(source):
+        capture = capture_process_bytes(*frame_size, camera=str(source).startswith("camera:"))
     planner = _Planner(
         bundle, chosen_backend, footprint, request, memory, precisions, keep_answers, frame_size, capture, threads
     )
