@@ -149,8 +149,8 @@ def _part(item: object) -> Part:
     if _is_image_source(item):
         return _image(item)
     raise UsageError(
-        f"a message cannot hold a value of type {type(item).__name__}; give text, a pathlib.Path, a Pillow image, an array, "
-        "Image(...) or Video(...)"
+        f"a message cannot hold a value of type {type(item).__name__}; give text, a pathlib.Path, a Pillow image, an "
+        "array, Image(...) or Video(...)"
     )
 
 
@@ -180,7 +180,8 @@ def _image(source: object) -> Image:
     if isinstance(source, str) or _is_image_source(source):
         return Image(source)
     raise UsageError(
-        f"an image cannot be of type {type(source).__name__}; give a path, the bytes of a file, a Pillow image or an array"
+        f"an image cannot be of type {type(source).__name__}; give a path, the bytes of a file, a Pillow image or an "
+        "array"
     )
 
 

@@ -23,8 +23,9 @@ from edge_interleave.converters.checkpoint.preprocessor import read_vision_info
 from edge_interleave.converters.checkpoint.reader import open_checkpoint
 from edge_interleave.converters.convert import convert
 from edge_interleave.converters.gguf.decoder import write_gguf
-from edge_interleave.converters.gguf.mmproj import PRECISIONS, write_mmproj
+from edge_interleave.converters.gguf.mmproj import write_mmproj
 from edge_interleave.converters.onnx.vision import write_vision_onnx
+from edge_interleave.converters.precisions import MMPROJ_PRECISIONS
 from edge_interleave.decoding.decoder import DecoderOptions
 from edge_interleave.decoding.inputs import as_inputs
 from edge_interleave.decoding.registry import find_backend
@@ -140,7 +141,7 @@ def test_an_unknown_precision_is_refused(random_checkpoint: Path, tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", MMPROJ_PRECISIONS)
 def test_memory_stays_at_some_rows_of_a_tensor(precision: str, tmp_path: Path) -> None:
     source = tower_checkpoint(tmp_path / "checkpoint", layers=8, hidden_size=512, intermediate_size=2048, heads=8)
     weights = (source / "model.safetensors").stat().st_size
