@@ -22,10 +22,10 @@ from edge_interleave.decoding.decoder import Backend, Decoder, DecoderOptions
 from edge_interleave.decoding.inputs import Input, as_inputs
 from edge_interleave.decoding.registry import backend_for
 from edge_interleave.decoding.session import Session
-from edge_interleave.errors import ContextFullError, UsageError
+from edge_interleave.errors import UsageError
 from edge_interleave.live.live import Live
-from edge_interleave.live.prompt import LivePrompt
-from edge_interleave.live.window import SLIDING, FrameWindow, Mode, entries_needed, entries_to_prepare
+from edge_interleave.live.opening import open_live
+from edge_interleave.live.window import SLIDING, Mode
 from edge_interleave.options import AskOptions, MediaOptions, check_names, generation_options
 from edge_interleave.prompt.builder import PromptBuilder
 from edge_interleave.prompt.messages import Content, Message, as_messages
@@ -185,24 +185,19 @@ class Model:
         """
         strides = (pool,) if isinstance(pool, int) else tuple(pool)
         self._check()
-        prompt = LivePrompt(self.prompts, self.tokenizer, system)
-        encoder = self.media_encoder.live_encoder()
-        sizes = [encoder.tokens_for(stride=stride) for stride in strides]
-        if not sizes:
-            raise UsageError("give a pooling stride, or several")
-        needed = entries_needed(prompt, window, sizes, keep_answers)
         trained = self.bundle.manifest.decoder.context_length
-        limit = trained if self._may_grow else min(trained, self._context)
-        if needed > limit:
-            raise ContextFullError(
-                f"a window of {window} frames needs {needed} entries with questions and answers, the context holds "
-                f"{limit}; take fewer frames, a larger pooling stride, or a larger context"
-            )
-        ahead = entries_to_prepare(prompt, window, sizes) if mode == SLIDING else 0
-        session = self._new_session(min(needed + ahead, limit))
-        frames = FrameWindow(session, prompt, window, mode, keep_answers)
-        eos = self.bundle.manifest.prompt.eos_token_ids
-        live = Live(session, frames, prompt, self.tokenizer, eos, encoder, strides)
+        live = open_live(
+            self.prompts,
+            self.tokenizer,
+            self.media_encoder.live_encoder(),
+            self._new_session,
+            window,
+            strides,
+            limit=trained if self._may_grow else min(trained, self._context),
+            mode=mode,
+            keep_answers=keep_answers,
+            system=system,
+        )
         with self._opening:
             self._lives.add(live)
         if self._closed:

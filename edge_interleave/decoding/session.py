@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
@@ -18,7 +19,7 @@ import numpy as np
 
 from edge_interleave.answer import Choice
 from edge_interleave.decoding.decoder import Decoder
-from edge_interleave.decoding.generation import Generation, GenerationOptions, Prefill
+from edge_interleave.decoding.generation import Generation, GenerationOptions, LogitsSource, Prefill
 from edge_interleave.decoding.inputs import Input, TextInput, VisualInput
 from edge_interleave.decoding.sampling import Probabilities, log_softmax, softmax
 from edge_interleave.decoding.scheduler import EngineScheduler
@@ -168,13 +169,15 @@ class Session:
         prompt: Sequence[Input],
         options: GenerationOptions,
         cancel: threading.Event | None = None,
+        through: LogitsSource | None = None,
     ) -> Generation:
         """Answer a prompt. Nothing is computed before the first piece of text is asked for.
 
+        `through`: prefills the prompt and appends the answer's tokens, on this session; None: the session itself.
         Where the KV cache grows with prompts, it grows for the longest answer that was asked for, too.
         """
         self._room = max(self._room, options.max_tokens)
-        return Generation(self, self._tokenizer, self._eos, prompt, options, cancel)
+        return Generation(self if through is None else through, self._tokenizer, self._eos, prompt, options, cancel)
 
     def choose(self, prompt: Sequence[Input], options: Sequence[str]) -> list[Choice]:
         """How likely each of the given answers is, in the order given. The timeline then holds the prompt.
@@ -210,6 +213,26 @@ class Session:
         return [
             Choice(option, float(probability), float(score), min(total, 1.0))
             for option, probability, score in zip(options, softmax(scores), scores, strict=True)
+        ]
+
+    def weigh_first_tokens(self, logits: FloatArray, options: Sequence[str]) -> list[Choice]:
+        """How likely an answer begins with each option, from the logits of its first token, float32 (vocab_size,).
+
+        A token counts for an option if spellings of that option, and of no other, begin with it. What follows the token
+        does not count: "Yes, there is." begins with yes. `Choice.log_probability` is that of these tokens.
+        Raises UsageError as `choose`.
+        """
+        log_probabilities = log_softmax(logits)
+        firsts = [{ids[0] for ids in spelled} for spelled in self._tokenized(options)]
+        shared = Counter(token for tokens in firsts for token in tokens)
+        scores = [
+            float(np.logaddexp.reduce(log_probabilities[[token for token in sorted(tokens) if shared[token] == 1]]))
+            for tokens in firsts
+        ]
+        total = float(np.logaddexp.reduce(scores))
+        return [
+            Choice(option, math.exp(score - total), score, min(math.exp(total), 1.0))
+            for option, score in zip(options, scores, strict=True)
         ]
 
     @_with_engine
