@@ -10,7 +10,7 @@
     print({one.name: one.score for one in summary.sets})
 
 `run` keeps each answer as it comes and goes on where it was; `summarise` scores what a folder holds, by the rules of
-the official script; `compare` sets two runs side by side. docs/evaluation.md says what is the same as there, and what
+the official script; `compare` sets two runs side by side. docs/guides/evaluation.md says what is the same as there, and what
 is not. The names below are imported when they are first used.
 """
 

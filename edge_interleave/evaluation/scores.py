@@ -1,6 +1,6 @@
 """How an answer is scored: the rules of LLaVA-NeXT's `llava/eval/evaluate_interleave.py`, to the last digit.
 
-What those rules are, oddities included, is listed in docs/evaluation.md; tests hold this to a second reading of them.
+What those rules are, oddities included, is listed in docs/guides/evaluation.md; tests hold this to a second reading of them.
 Knows nothing about files, samples or models.
 """
 

