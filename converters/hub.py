@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_interleave.converters.progress import Progress
-from edge_interleave.errors import CheckpointError
+from edge_interleave.errors import CheckpointError, one_line
+from edge_interleave.util.atomic_file import atomic_file
 from edge_interleave.util.disk_space import FULL
 
 PATTERNS = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
@@ -74,7 +75,7 @@ def download(
                 f"{error.filename or HF_HUB_CACHE}: the Hub's cache cannot be written ({error.strerror}); "
                 "free space, or set HF_HOME to a folder that can be written"
             ) from error
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = one_line(error)
         raise CheckpointError(f"{repository}: download failed ({reason}); run again to resume") from error
     _check_complete(repository, folder, patterns)
     return folder
@@ -141,9 +142,8 @@ def _asked(repository: str, folder: Path) -> dict[str, int] | None:
     sizes = {entry.path: entry.size for entry in found if isinstance(entry, RepoFile)}
     with suppress(OSError):
         kept.parent.mkdir(exist_ok=True)
-        beside = kept.with_name(f".{kept.name}.{os.getpid()}.partial")
-        beside.write_text(json.dumps({"files": {name: {"size": size} for name, size in sizes.items()}}), "utf-8")
-        beside.replace(kept)
+        with atomic_file(kept) as temporary:
+            temporary.write_text(json.dumps({"files": {name: {"size": size} for name, size in sizes.items()}}), "utf-8")
     return sizes
 
 

@@ -20,10 +20,12 @@ from typing import Any
 from edge_interleave.bundle.manifest import PartInfo
 from edge_interleave.converters.checkpoint.reader import Checkpoint
 from edge_interleave.converters.checkpoint.tokenizer import TokenizerFiles
-from edge_interleave.converters.mlx.recipes import DEFAULT_RECIPE, RECIPES, Quantization, choose, kinds, usual
+from edge_interleave.converters.mlx.recipes import Quantization, choose, kinds, usual
 from edge_interleave.converters.part_info import Matrix, part_info
+from edge_interleave.converters.precisions import DEFAULT_MLX_RECIPE, MLX_RECIPES
 from edge_interleave.converters.progress import Progress
 from edge_interleave.errors import BackendError, UsageError
+from edge_interleave.util.atomic_file import atomic_file
 from edge_interleave.util.disk_space import check_still_room
 from edge_interleave.util.utf8_path import utf8_path
 
@@ -74,12 +76,12 @@ def require_mlx() -> Any:
         ) from error
 
 
-def mlx_bytes(checkpoint: Checkpoint, recipe: str = DEFAULT_RECIPE) -> int:
+def mlx_bytes(checkpoint: Checkpoint, recipe: str = DEFAULT_MLX_RECIPE) -> int:
     """Bytes that the weights will take. Raises UsageError for an unknown recipe."""
     return sum(tensor.bytes for tensor in _tensors(checkpoint, recipe))
 
 
-def mlx_part(checkpoint: Checkpoint, recipe: str = DEFAULT_RECIPE) -> PartInfo:
+def mlx_part(checkpoint: Checkpoint, recipe: str = DEFAULT_MLX_RECIPE) -> PartInfo:
     """What the matrices become. Raises UsageError for an unknown recipe."""
     plain = "bf16" if _is_bf16(checkpoint) else "f16"
     matrices = [
@@ -91,14 +93,14 @@ def mlx_part(checkpoint: Checkpoint, recipe: str = DEFAULT_RECIPE) -> PartInfo:
 
 
 def mlx_files(
-    checkpoint: Checkpoint, files: TokenizerFiles, recipe: str = DEFAULT_RECIPE, progress: Progress | None = None
+    checkpoint: Checkpoint, files: TokenizerFiles, recipe: str = DEFAULT_MLX_RECIPE, progress: Progress | None = None
 ) -> dict[str, Callable[[Path], object]]:
-    """The files of the folder by name, and for each what writes it to a path; in any order, each by itself.
+    """A function for each file of the folder, by the file's name; it writes the file to a path. Any order works.
 
-    `recipe` is one of RECIPES. What is not quantized has 16 bits: bf16 where the checkpoint's matrices do, else f16.
-    `progress` hears of the stage `mlx`, in bytes of the result. Raises UsageError for an unknown recipe; the writing
-    raises CheckpointError for values that are no numbers, BackendError where MLX is not there or fails, and OSError
-    where the disk is full.
+    `recipe` is one of MLX_RECIPES. Tensors that are not quantized are bf16 if the checkpoint's matrices are, else f16.
+    `progress` gets the stage `mlx`, in bytes of the result. Raises UsageError for an unknown recipe. The functions
+    raise CheckpointError for values that are not finite, BackendError if MLX is missing or fails, and OSError if the
+    disk is full.
     """
     tensors = _tensors(checkpoint, recipe)
     total = sum(tensor.bytes for tensor in tensors)
@@ -124,8 +126,8 @@ def mlx_files(
 
 
 def _tensors(checkpoint: Checkpoint, recipe: str) -> list[_Tensor]:
-    if recipe not in RECIPES:
-        raise UsageError(f"MLX recipe {recipe!r}: choose one of {', '.join(RECIPES)}")
+    if recipe not in MLX_RECIPES:
+        raise UsageError(f"MLX recipe {recipe!r}: choose one of {', '.join(MLX_RECIPES)}")
     layers = checkpoint.config.decoder.layers
     tensors = []
     for name in checkpoint.names():
@@ -173,7 +175,6 @@ def _write_shard(path: Path, checkpoint: Checkpoint, tensors: list[_Tensor], hea
     mx = require_mlx()
     # One type for all: where two meet, MLX computes in float32.
     kind = mx.bfloat16 if _is_bf16(checkpoint) else mx.float16
-    beside = path.with_name(f"{path.name}.safetensors")  # MLX insists on the ending
     arrays: dict[str, Any] = {}
     done = 0
     try:
@@ -185,16 +186,23 @@ def _write_shard(path: Path, checkpoint: Checkpoint, tensors: list[_Tensor], hea
             del chunks
             done += tensor.bytes
             heard(done)
-        with utf8_path(beside) as name:
-            mx.save_safetensors(name, arrays, metadata={"format": "mlx"})
-        beside.replace(path)
+        with atomic_file(path, suffix=".safetensors") as temporary:  # MLX requires the suffix
+            _save(mx, temporary, arrays)
     except (RuntimeError, MemoryError) as error:
-        check_still_room(beside)
         raise BackendError(f"{path.parent}: MLX failed on a file of weights ({error}); convert again") from error
     finally:
-        beside.unlink(missing_ok=True)
         arrays.clear()
         mx.clear_cache()  # or MLX keeps the memory for arrays to come
+
+
+def _save(mx: Any, path: Path, arrays: dict[str, Any]) -> None:
+    """Write a safetensors file. Raises OSError if the disk is full, RuntimeError for MLX's other failures."""
+    try:
+        with utf8_path(path) as name:
+            mx.save_safetensors(name, arrays, metadata={"format": "mlx"})
+    except RuntimeError:
+        check_still_room(path)
+        raise
 
 
 def _is_bf16(checkpoint: Checkpoint) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_interleave.errors import CheckpointError
+from edge_interleave.util.atomic_file import atomic_file
 
 Array = npt.NDArray[Any]
 OPSET = 17
@@ -107,19 +107,12 @@ class GraphBuilder:
                 f"{path}: would need {total / 2**30:.2f} GiB and an ONNX file holds less than 2; "
                 "choose a smaller vision precision (fp16 or int8)"
             )
-        part = path.with_name(path.name + ".part")
-        try:
-            with part.open("wb") as file:
-                file.write(head)
-                for group in self._groups:
-                    _write_group(file, group)
-                    if progress is not None:
-                        progress(file.tell(), total)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with atomic_file(path, durable=True) as temporary, temporary.open("wb") as file:
+            file.write(head)
+            for group in self._groups:
+                _write_group(file, group)
+                if progress is not None:
+                    progress(file.tell(), total)
 
     def serialized(self) -> bytes:
         """The checked graph in memory with all its weights: for a part of a model, which an engine opens at once."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 from click.core import ParameterSource
@@ -34,13 +34,14 @@ from edge_interleave.cli.options import (
 )
 from edge_interleave.cli.waiting import Waiting
 from edge_interleave.cli.watch_looks import AskNowAndThen, LookOut, Looks
-from edge_interleave.cli.watch_views import Outlasting, open_view, stats_lines
+from edge_interleave.cli.watch_views import Outlasting, View, open_view, stats_lines
 from edge_interleave.errors import UsageError
 from edge_interleave.planning.system_memory import in_words
 
 if TYPE_CHECKING:
     from edge_interleave.live.live import Live
     from edge_interleave.live.stats import LiveStats
+    from edge_interleave.media.reader import SourceStatus
     from edge_interleave.planning.plan import Plan
 
 ASK_EVERY_S = 2.0
@@ -104,7 +105,7 @@ def watch(
     out: Path | None,
     window: int,
     pool: tuple[int, ...],
-    mode: str,
+    mode: Literal["sliding", "exact"],
     keep_answers: bool,
     fps: float | None,
     change: float | None,
@@ -161,7 +162,7 @@ def watch(
             )
             window, pool, opened = planned.frames, planned.pool, planned.open()
         stack.enter_context(opened)
-        live = opened.live(window, pool, mode=mode, memory="answers" if keep_answers else "none", system=system)
+        live = opened.live(window, pool, mode=mode, keep_answers=keep_answers, system=system)
         stack.enter_context(live)
         outboxes = [stack.enter_context(closing(Outbox(delivery, view.say))) for delivery in deliveries]
         interrupted = stack.enter_context(set_by_interrupt())
@@ -178,10 +179,9 @@ def watch(
             frames,
             fps=fps,
             change=change,
-            say=view.say,
             on_frame=looker.frame,
             on_unchanged=None if rule is None else looker.unchanged,
-            on_status=view.status,
+            on_status=lambda status: _show_status(view, status),
         )
         _until_the_end(live, looker, outboxes, interrupted)
         view.close()
@@ -250,6 +250,11 @@ def _until_the_end(live: Live, looker: Looks, outboxes: Sequence[Outbox], interr
     while not all(outbox.idle for outbox in outboxes) and time.monotonic() < until:
         if interrupted.wait(_TICK_S):
             return
+
+
+def _show_status(view: View, status: SourceStatus) -> None:
+    view.say(status.line)
+    view.status(status)
 
 
 def _tell(

@@ -26,6 +26,7 @@ SHARED = {
     "chat": {*MODEL, "-i", "--image", "--system", "--max-tokens", "--pool", "--frames", "--json"},
     "watch": {*MODEL, "--system", "--max-tokens", "--window", "--pool", "--json"},
     "eval": {*MODEL, "--max-tokens", "--pool", "--frames", "--json"},
+    "serve": {*MODEL, "--memory"},
     "plan": {"--backend", "--threads", "--kv-precision", "--window", "--pool", "--json"},
     "demo": {"--backend", "--threads", "--json"},
     "models": {"--json"},
@@ -172,8 +173,8 @@ def test_each_shell_gets_a_script(shell: str, env: Mapping[str, str]) -> None:
 
 def test_every_environment_variable_is_documented() -> None:
     page = CLI_PAGE.read_text("utf-8")
-    sources = [*ROOT.glob("edge_interleave/**/*.py"), *ROOT.glob("backends/*.py")]
-    text = "\n".join(path.read_text("utf-8") for path in [*sources, *ROOT.glob("converters/*.py")])
+    sources = [*ROOT.glob("edge_interleave/**/*.py"), *ROOT.glob("backends/**/*.py")]
+    text = "\n".join(path.read_text("utf-8") for path in [*sources, *ROOT.glob("converters/**/*.py")])
     named = set(re.findall(r"\"((?:EDGE_INTERLEAVE|HF|OPENCV|ORT|LLAMA)_[A-Z_]+)\"", text))
     named |= set(re.findall(r"environ(?:ment)?(?:\.get\(|\[)\"([A-Z_]+)\"", text))
     assert {"EDGE_INTERLEAVE_HOME", "EDGE_INTERLEAVE_DEBUG", "EDGE_INTERLEAVE_HISTORY"} <= named

@@ -160,7 +160,7 @@ def test_a_lost_source_is_tried_again_ever_more_slowly_and_said_once(monkeypatch
     said: list[str] = []
     # Twice it opens and gives no frame.
     source = Scripted(iter([0, lost, lost, lost, 1, lost, 2, None]), live=False)
-    reader = FrameReader(source, say=said.append)
+    reader = FrameReader(source, on_status=lambda status: said.append(status.line))
     source.refuse = 3
     assert rest(reader) == [0, 1, 2]
     reader.close()
