@@ -16,7 +16,7 @@ from edge_interleave.decoding.registry import backend_for
 from edge_interleave.errors import BackendError, ResourceError, UsageError, shown
 from edge_interleave.model import CONTEXT, load
 from edge_interleave.planning.footprint import measure
-from edge_interleave.planning.system_memory import in_words
+from edge_interleave.planning.system_memory import format_memory
 from edge_interleave.serve.engine import Engine
 from edge_interleave.serve.errors import ApiError
 from edge_interleave.serve.loaded import LoadedModel
@@ -144,8 +144,8 @@ class Hub:
                 return _Opening(context, sessions, fixed + sessions * each)
             least = fixed + each + self._base
         raise ResourceError(
-            f"{in_words(settings.memory)} are too little for {bundle.manifest.name}: the least that would do is "
-            f"{in_words(int(least / (1 - _REQUESTS_SHARE)))}"
+            f"{format_memory(settings.memory)} are too little for {bundle.manifest.name}: the least that is enough is "
+            f"{format_memory(int(least / (1 - _REQUESTS_SHARE)))}"
         )
 
     def _room_bytes(self) -> int:

@@ -21,8 +21,8 @@ from edge_interleave.converters.convert import convert
 from edge_interleave.decoding.inputs import as_inputs
 from edge_interleave.errors import BundleError, CheckpointError
 from edge_interleave.evaluation.official_prompt import OfficialPrompts
+from edge_interleave.live.layout import WindowLayout
 from edge_interleave.planning.footprint import Footprint
-from edge_interleave.planning.plan import PRESETS
 from edge_interleave.planning.planner import plan
 from edge_interleave.prompt.builder import ImageSegment
 from edge_interleave.prompt.messages import Image as ImagePart
@@ -168,7 +168,7 @@ class TestWindow:
             assert live.stats().entries == entries + 2 * announced
 
     def test_a_plan_counts_it(self, bundle: Bundle, flat: Bundle) -> None:
-        footprint = Footprint(0, 0, 0, 0, 0, 50, 5, None)
+        footprint = Footprint(0, 0, 0, 0, 0, WindowLayout(sink=20, around_frame=5))
         made, without = (plan(each, None, frames=3, pool=1, footprint=footprint) for each in (bundle, flat))
         assert made.frame_tokens == (TOKENS + 1,)
         assert made.visual_tokens == 3 * (TOKENS + 1)
@@ -177,10 +177,9 @@ class TestWindow:
     def test_presets_and_evaluations_count_it(self, bundle: Bundle, flat: Bundle) -> None:
         assert image_tokens(bundle.manifest.vision, 2, "average") == TOKENS // 4 + 1
         assert image_tokens(flat.manifest.vision, 2, "average") == TOKENS // 4
-        with_row, without = (
-            PRESETS["10-full"].visual_tokens(each.manifest.vision, "average") for each in (bundle, flat)
-        )
-        assert with_row == without + 10
+        footprint = Footprint(0, 0, 0, 0, 0, WindowLayout(sink=20, around_frame=5))
+        with_row, without = (plan(each, preset="10-full", footprint=footprint) for each in (bundle, flat))
+        assert with_row.visual_tokens == without.visual_tokens + 10
 
 
 class TestFile:
