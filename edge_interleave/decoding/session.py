@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
+from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -25,7 +26,7 @@ from edge_interleave.decoding.sampling import Probabilities, log_softmax, softma
 from edge_interleave.decoding.scheduler import EngineScheduler
 from edge_interleave.decoding.spellings import Spelled, tokenized
 from edge_interleave.decoding.timeline import Key, Timeline
-from edge_interleave.errors import BackendError, ContextFullError, EdgeInterleaveError, UsageError
+from edge_interleave.errors import BackendError, ContextFullError, EdgeInterleaveError, InputError, UsageError
 from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.engine_lock import EngineLock
@@ -247,6 +248,39 @@ class Session:
         """Forget everything."""
         self.turn += 1
         self._decoder.truncate(self.timeline.truncate(0))
+
+    @_with_engine
+    def save(self, path: Path, prompt: Sequence[Input]) -> None:
+        """Write the KV cache of the prompt to a file, as far as it is computed. Whatever else is computed is dropped.
+
+        Raises InputError if the file cannot be written.
+        """
+        self.turn += 1
+        keys = [unit.key for unit in _units(prompt)]
+        self._decoder.truncate(self.timeline.truncate(self.timeline.common_prefix(keys)))
+        self._decoder.save(path)
+
+    @_with_engine
+    def load(self, path: Path, prompt: Sequence[Input]) -> None:
+        """Replace the timeline by the one that `save` wrote for the same prompt.
+
+        Raises InputError, with the timeline empty, if the file does not hold the beginning of the prompt;
+        ContextFullError if the prompt does not fit.
+        """
+        self.turn += 1
+        units = _units(prompt)
+        total = sum(unit.size for unit in units)
+        self._grow(total)
+        self._check_room(total)
+        self._decoder.truncate(self.timeline.truncate(0))
+        self._decoder.load(path)
+        for unit in units:
+            if self.timeline.length >= self._decoder.length:
+                break
+            self.timeline.add(unit.key, unit.size)
+        if not self.timeline.length == self._decoder.length == self._decoder.position:
+            self._decoder.truncate(self.timeline.truncate(0))
+            raise InputError(f"{path}: not of this conversation")
 
     def interrupt(self) -> None:
         """From any thread, before `close`: have what is being computed fail at once."""
