@@ -140,7 +140,7 @@ class Outlasting:
         """As the view does; where stdout is lost, that is said once, and nothing is shown any more."""
         try:
             self._view.show(event)
-        except output.Abandoned:
+        except output.AbandonedError:
             raise
         except output.OutputError as error:
             self.lost = error
