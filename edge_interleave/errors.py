@@ -55,7 +55,13 @@ class ResourceError(EdgeInterleaveError):
     exit_code = 4
 
 
+def one_line(error: object, most: int = 200) -> str:
+    """An error's text as one line of at most `most` characters; its class's name without a text that can be printed."""
+    text = " ".join(str(error).split())[:most]
+    return text if text and text.isprintable() else type(error).__name__
+
+
 def shown(value: object, most: int = 60) -> str:
-    """A value that came from a stranger, for a one-line message."""
+    """A value from an untrusted file, in ASCII and at most about `most` characters, for a one-line message."""
     text = ascii(value)
     return text if len(text) <= most else text[:most] + "..."

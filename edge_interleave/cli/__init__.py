@@ -16,6 +16,7 @@ COMMANDS = {
     "ask": ("edge_interleave.cli.ask:ask", "Ask one question about images and videos."),
     "chat": ("edge_interleave.cli.chat:chat", "Talk about images and videos over several turns."),
     "watch": ("edge_interleave.cli.watch:watch", "Watch a camera, a video or a stream: ask repeatedly, raise alerts."),
+    "serve": ("edge_interleave.cli.serve:serve", "Serve the OpenAI interface over HTTP, for other apps."),
     "pull": ("edge_interleave.cli.pull:pull", "Download a model from the Hugging Face Hub and convert it."),
     "convert": ("edge_interleave.cli.convert:convert", "Convert a downloaded checkpoint into a bundle that can run."),
     "models": ("edge_interleave.cli.models:models", "List the stored models, or remove one."),

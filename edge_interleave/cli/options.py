@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 # Copies of names in `decoder` and `sampling`, whose import would load NumPy; a test compares them.
 KV_PRECISIONS = ("f16", "q8_0", "q4_0")
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+SAMPLING = (
+    "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed"
+)  # fmt: skip
 _CHOSEN = ("max_tokens", "stop", "frames", "pool", "tiles")
 
 
@@ -266,6 +268,15 @@ def answer_options(command: _F) -> _F:
             type=float,
             default=1.0,
             help="Penalise tokens that occur in the prompt or the answer so far; 1 disables it.",
+        ),
+        click.option(
+            "--presence-penalty",
+            type=float,
+            default=0.0,
+            help="Subtract this from the logit of every token already in the answer.",
+        ),
+        click.option(
+            "--frequency-penalty", type=float, default=0.0, help="The same, times how often the token occurred."
         ),
         click.option("--seed", type=int, help="Seed of the sampling; the same seed gives the same answer."),
     )

@@ -9,22 +9,24 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
+from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
 from edge_interleave.answer import Choice
 from edge_interleave.decoding.decoder import Decoder
-from edge_interleave.decoding.generation import Generation, GenerationOptions, Prefill
+from edge_interleave.decoding.generation import Generation, GenerationOptions, LogitsSource, Prefill
 from edge_interleave.decoding.inputs import Input, TextInput, VisualInput
 from edge_interleave.decoding.sampling import Probabilities, log_softmax, softmax
 from edge_interleave.decoding.scheduler import EngineScheduler
 from edge_interleave.decoding.spellings import Spelled, tokenized
 from edge_interleave.decoding.timeline import Key, Timeline
-from edge_interleave.errors import BackendError, ContextFullError, EdgeInterleaveError, UsageError
+from edge_interleave.errors import BackendError, ContextFullError, EdgeInterleaveError, InputError, UsageError
 from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.engine_lock import EngineLock
@@ -168,13 +170,15 @@ class Session:
         prompt: Sequence[Input],
         options: GenerationOptions,
         cancel: threading.Event | None = None,
+        through: LogitsSource | None = None,
     ) -> Generation:
         """Answer a prompt. Nothing is computed before the first piece of text is asked for.
 
+        `through`: prefills the prompt and appends the answer's tokens, on this session; None: the session itself.
         Where the KV cache grows with prompts, it grows for the longest answer that was asked for, too.
         """
         self._room = max(self._room, options.max_tokens)
-        return Generation(self, self._tokenizer, self._eos, prompt, options, cancel)
+        return Generation(self if through is None else through, self._tokenizer, self._eos, prompt, options, cancel)
 
     def choose(self, prompt: Sequence[Input], options: Sequence[str]) -> list[Choice]:
         """How likely each of the given answers is, in the order given. The timeline then holds the prompt.
@@ -212,6 +216,26 @@ class Session:
             for option, probability, score in zip(options, softmax(scores), scores, strict=True)
         ]
 
+    def weigh_first_tokens(self, logits: FloatArray, options: Sequence[str]) -> list[Choice]:
+        """How likely an answer begins with each option, from the logits of its first token, float32 (vocab_size,).
+
+        A token counts for an option if spellings of that option, and of no other, begin with it. What follows the token
+        does not count: "Yes, there is." begins with yes. `Choice.log_probability` is that of these tokens.
+        Raises UsageError as `choose`.
+        """
+        log_probabilities = log_softmax(logits)
+        firsts = [{ids[0] for ids in spelled} for spelled in self._tokenized(options)]
+        shared = Counter(token for tokens in firsts for token in tokens)
+        scores = [
+            float(np.logaddexp.reduce(log_probabilities[[token for token in sorted(tokens) if shared[token] == 1]]))
+            for tokens in firsts
+        ]
+        total = float(np.logaddexp.reduce(scores))
+        return [
+            Choice(option, math.exp(score - total), score, min(math.exp(total), 1.0))
+            for option, score in zip(options, scores, strict=True)
+        ]
+
     @_with_engine
     def append_token(self, token: int) -> FloatArray:
         """Put one token at the end; gives its logits. Raises ContextFullError."""
@@ -224,6 +248,39 @@ class Session:
         """Forget everything."""
         self.turn += 1
         self._decoder.truncate(self.timeline.truncate(0))
+
+    @_with_engine
+    def save(self, path: Path, prompt: Sequence[Input]) -> None:
+        """Write the KV cache of the prompt to a file, as far as it is computed. Whatever else is computed is dropped.
+
+        Raises InputError if the file cannot be written.
+        """
+        self.turn += 1
+        keys = [unit.key for unit in _units(prompt)]
+        self._decoder.truncate(self.timeline.truncate(self.timeline.common_prefix(keys)))
+        self._decoder.save(path)
+
+    @_with_engine
+    def load(self, path: Path, prompt: Sequence[Input]) -> None:
+        """Replace the timeline by the one that `save` wrote for the same prompt.
+
+        Raises InputError, with the timeline empty, if the file does not hold the beginning of the prompt;
+        ContextFullError if the prompt does not fit.
+        """
+        self.turn += 1
+        units = _units(prompt)
+        total = sum(unit.size for unit in units)
+        self._grow(total)
+        self._check_room(total)
+        self._decoder.truncate(self.timeline.truncate(0))
+        self._decoder.load(path)
+        for unit in units:
+            if self.timeline.length >= self._decoder.length:
+                break
+            self.timeline.add(unit.key, unit.size)
+        if not self.timeline.length == self._decoder.length == self._decoder.position:
+            self._decoder.truncate(self.timeline.truncate(0))
+            raise InputError(f"{path}: not of this conversation")
 
     def interrupt(self) -> None:
         """From any thread, before `close`: have what is being computed fail at once."""

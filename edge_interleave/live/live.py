@@ -12,7 +12,6 @@ Knows nothing about how sources are read or windows kept.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
@@ -22,22 +21,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
-import numpy as np
-
 from edge_interleave.answer import CANCELLED, Answer, Choice
 from edge_interleave.decoding.answer_stream import AnswerStream
-from edge_interleave.decoding.generation import Generation
+from edge_interleave.decoding.generation import Generation, GenerationOptions
 from edge_interleave.decoding.inputs import TextInput
-from edge_interleave.decoding.sampling import log_softmax
 from edge_interleave.decoding.session import Session
-from edge_interleave.decoding.spellings import tokenized
 from edge_interleave.errors import BackendError, MediaError, UsageError
 from edge_interleave.live.idle_worker import IdleWorker, StepResult
 from edge_interleave.live.prompt import LivePrompt
 from edge_interleave.live.stats import LiveStats, RollingTiming
 from edge_interleave.live.window import FrameWindow
 from edge_interleave.options import AnswerOptions, check_names, generation_options
-from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.engine_lock import check_process, is_forked
 from edge_interleave.util.process_memory import memory_bytes, peak_memory_bytes
@@ -56,7 +50,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class SeenFrame:
+class WindowFrame:
     """A frame that lies in the window."""
 
     number: int
@@ -74,8 +68,6 @@ class Live:
         session: Session,
         window: FrameWindow,
         prompt: LivePrompt,
-        tokenizer: TextTokenizer,
-        eos_token_ids: Sequence[int],
         encoder: ImageEncoder,
         strides: Sequence[int],
     ) -> None:
@@ -83,8 +75,6 @@ class Live:
         self._session = session
         self._window = window
         self._prompt = prompt
-        self._tokenizer = tokenizer
-        self._eos = frozenset(eos_token_ids)
         self._encoder = encoder
         self._strides = tuple(strides)
         self._ahead = IdleWorker(self._prepare)
@@ -93,13 +83,12 @@ class Live:
         self._adding = threading.RLock()
         """Held by who adds frames: their pooling strides follow a pattern, so they come one after the other."""
         self._news = threading.Condition()
-        self._seen: deque[SeenFrame] = deque(maxlen=window.frames)
+        self._seen: deque[WindowFrame] = deque(maxlen=window.frames)
         self._latest: Frame | None = None
         self._pipeline: FramePipeline[FloatArray] | None = None
         self._closed = threading.Event()
         self._encoded = self._damaged = self._questions = 0
         self._encode_timing, self._append_timing = RollingTiming(), RollingTiming()
-        self._yes, self._no = _first_tokens(tokenizer)
 
     def add(self, image: ImageSource, time_s: float | None = None) -> int:
         """Encode a frame and put it into the window; gives its number.
@@ -136,8 +125,8 @@ class Live:
 
         `source`: `camera:0`, a video, a folder that fills up, `http(s)://` or `rtsp://`, an iterable of pictures.
         `fps`: at most so many frames a second. `change`: skip frames that differ less than this from the last one taken
-        (see `media.filters`). `realtime`: a video plays at its own pace. `on_status`: called when the source is lost,
-        frozen or damaged, and when that ends; a status has a `line` for people (see `media.reader`).
+        (see `stream.worth`). `realtime`: a video plays at its own pace. `on_status`: called when the source is lost,
+        frozen or damaged, and when it recovers; `SourceStatus.line` is a line for people.
         `on_frame`: gets the number of each frame that has come into the window, and may ask about it; the next frame
         waits until it is through. `on_unchanged`: gets the time of frames that `change` left out: what was found about
         the newest frame in the window still stands then.
@@ -184,15 +173,17 @@ class Live:
         From the first piece on, other threads' questions and frames wait until the answer is exhausted or closed. A
         question or frame of the thread that reads it raises UsageError.
         """
-        check_process()
         check_names(options, AnswerOptions)
-        generation = generation_options(options)
-        cancel = options.get("cancel")
+        return self.answer(question, generation_options(options), options.get("cancel"))
+
+    def answer(self, question: str, generation: GenerationOptions, cancel: threading.Event | None) -> AnswerStream:
+        """As `stream`, for callers that have the options in their final form."""
+        check_process()
         ids = self._prompt.question(question)
 
         def generate() -> Generation:
             self._questions += 1
-            return Generation(self._window, self._tokenizer, self._eos, [TextInput(ids)], generation, cancel)
+            return self._window.stream(ids, generation, cancel)
 
         def complete(answer: Answer) -> Answer:
             if answer.finish_reason != CANCELLED:
@@ -215,21 +206,14 @@ class Live:
         From the logits of the answer's first token, over the first tokens of the spellings of YES and NO. What comes
         after ("Yes, there is.") does not matter. The window forgets that it was asked.
         """
-
-        def of_yes(logits: FloatArray) -> Choice:
-            likely = log_softmax(logits)
-            yes, no = (float(np.logaddexp.reduce(likely[tokens])) for tokens in (self._yes, self._no))
-            either = float(np.logaddexp(yes, no))
-            return Choice(YES, math.exp(yes - either), yes, min(math.exp(either), 1.0))
-
-        return self._weighed(question, of_yes)
+        return self._weighed(question, lambda logits: self._session.weigh_first_tokens(logits, (YES, NO))[0])
 
     def probability(self, question: str) -> float:
         """P(yes) / (P(yes) + P(no)) of the answer's beginning; see `check`, which also gives P(yes) + P(no)."""
         return self.check(question).probability
 
     @property
-    def frames(self) -> tuple[SeenFrame, ...]:
+    def frames(self) -> tuple[WindowFrame, ...]:
         """The frames in the window, oldest first."""
         check_process()
         with self._news:
@@ -343,7 +327,7 @@ class Live:
             ended = time.perf_counter()
         self._append_timing.add(ended - started, ended)
         with self._news:
-            self._seen.append(SeenFrame(number, frame.time_s, len(rows)))
+            self._seen.append(WindowFrame(number, frame.time_s, len(rows)))
             self._latest = frame
             self._news.notify_all()
         return number
@@ -369,10 +353,3 @@ class Live:
     def _tell(self) -> None:
         with self._news:
             self._news.notify_all()
-
-
-def _first_tokens(tokenizer: TextTokenizer) -> tuple[list[int], list[int]]:
-    """The tokens that an answer of yes and one of no can begin with."""
-    yes, no = ({ids[0] for ids in spelled} for spelled in tokenized((YES, NO), tokenizer.encode_plain))
-    # What both begin with (a space of its own, say) tells nothing.
-    return sorted(yes - no), sorted(no - yes)

@@ -20,10 +20,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from edge_interleave.decoding.generation import Prefill
+from edge_interleave.decoding.generation import Generation, GenerationOptions, Prefill
 from edge_interleave.decoding.inputs import Input, TextInput, VisualInput
-from edge_interleave.decoding.session import ANSWER_ROOM, CLOSED, Session
+from edge_interleave.decoding.session import CLOSED, Session
 from edge_interleave.errors import ContextFullError, UsageError
+from edge_interleave.live.layout import KEPT_ANSWERS, KEPT_ROOM
 from edge_interleave.live.prompt import LivePrompt
 from edge_interleave.util.arrays import FloatArray
 
@@ -31,13 +32,8 @@ Mode = Literal["sliding", "exact"]
 SLIDING: Mode = "sliding"
 EXACT: Mode = "exact"
 MODES = (SLIDING, EXACT)
-KEPT_ANSWERS = 3
-"""Answers that stay as text where answers are kept."""
-KEPT_ROOM = 256
-"""Entries for each of them, question included; a longer answer is cut, a longer question not kept."""
 PREPARED_ROWS = 32
 """Rows that are computed in a step of a preparation: what a question waits for at most."""
-_LONG_NUMBER = 10**7
 
 
 @dataclass(frozen=True)
@@ -52,29 +48,6 @@ class Item:
     def entries(self) -> int:
         """Entries of the timeline: an image is one, a token is one."""
         return sum(len(part.ids) if isinstance(part, TextInput) else 1 for part in self.inputs)
-
-
-def entries_needed(prompt: LivePrompt, frames: int, sizes: Sequence[int], keep_answers: bool) -> int:
-    """KV cache entries that a window takes at most, with room for a question and its answer.
-
-    `sizes`: visual tokens of a frame, or of each frame of a pattern that repeats. The pattern counts where it costs
-    most.
-    """
-    around = len(prompt.announce(_LONG_NUMBER)) + len(prompt.after_frame)
-    pattern = [sizes[index % len(sizes)] for index in range(frames + len(sizes))]
-    most = max(sum(pattern[first : first + frames]) for first in range(len(sizes)))
-    kept = KEPT_ANSWERS * KEPT_ROOM if keep_answers else 0
-    return len(prompt.sink) + most + frames * around + kept + ANSWER_ROOM
-
-
-def entries_to_prepare(prompt: LivePrompt, frames: int, sizes: Sequence[int]) -> int:
-    """KV cache entries more, with which a sliding window can prepare a frame and still answer.
-
-    It does without where there are none: then questions push out what was prepared. `sizes`: as `entries_needed`.
-    """
-    if frames < 2:
-        return 0
-    return len(prompt.announce(_LONG_NUMBER)) + len(prompt.after_frame) + max(sizes)
 
 
 class FrameWindow:
@@ -159,6 +132,12 @@ class FrameWindow:
             return self._session.extend(prompt, cancel)
         except ContextFullError as error:
             raise ContextFullError(f"{error}; the window holds {len(self)} frames") from error
+
+    def stream(
+        self, question: Sequence[int], options: GenerationOptions, cancel: threading.Event | None = None
+    ) -> Generation:
+        """Answer a question (`LivePrompt.question`) about the frames. Call `finish` afterwards."""
+        return self._session.stream([TextInput(tuple(question))], options, cancel, through=self)
 
     def append_token(self, token: int) -> FloatArray:
         """Put one token of an answer at the end."""

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, GifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError
 
-from edge_interleave.errors import MediaError
+from edge_interleave.errors import MediaError, one_line
 from edge_interleave.media.files import open_media_file
 from edge_interleave.media.pictures import tiff
 from edge_interleave.media.pictures.colour import to_srgb
@@ -106,7 +106,7 @@ def decoding(name: str) -> Iterator[None]:
         raise MediaError(f"{name}: more than {MAX_PIXELS // 10**6} megapixels; scale it down") from error
     # Pillow's plugins raise many types for damaged files: OSError, SyntaxError, struct.error, ...
     except Exception as error:
-        raise MediaError(f"{name}: cannot be decoded ({_one_line(error)}); the file is damaged or cut off") from error
+        raise MediaError(f"{name}: cannot be decoded ({one_line(error)}); the file is damaged or cut off") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -299,11 +299,6 @@ def _orientation(image: Image.Image) -> object:
         return image.getexif().get(ExifTags.Base.Orientation)
     except Exception:
         return None
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:200]
-    return text if text.isprintable() and text else type(error).__name__
 
 
 class _NoWarnings:
