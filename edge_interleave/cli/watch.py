@@ -21,7 +21,7 @@ from edge_interleave.alerts.rule import Rule
 from edge_interleave.alerts.webhook import Webhook
 from edge_interleave.cli import output
 from edge_interleave.cli.durations import duration
-from edge_interleave.cli.interrupts import set_by_interrupt
+from edge_interleave.cli.interrupts import interrupt_event
 from edge_interleave.cli.options import (
     COUNT,
     ModelChoice,
@@ -34,7 +34,7 @@ from edge_interleave.cli.options import (
     system_option,
     window_option,
 )
-from edge_interleave.cli.waiting import Waiting
+from edge_interleave.cli.status_line import StatusLine
 from edge_interleave.cli.watch_handlers import FrameHandler, PeriodicAsker, RuleWatcher
 from edge_interleave.cli.watch_views import Outlasting, open_view, stats_lines
 from edge_interleave.errors import UsageError
@@ -166,7 +166,7 @@ def watch(
     with ExitStack() as stack:
         folder = None if out is None else stack.enter_context(closing(EventFolder(out, view.note)))
         if memory is None:
-            with Waiting() as waiting:
+            with StatusLine() as waiting:
                 opened = opening.open(waiting)
         else:
             planned = _planned(ctx, source, memory, window, pool, keep_answers, opening)
@@ -177,8 +177,8 @@ def watch(
         live = opened.live(window, pool, mode=mode, keep_answers=keep_answers, system=system)
         stack.enter_context(live)
         outboxes = [stack.enter_context(closing(Outbox(delivery, view.note))) for delivery in deliveries]
-        interrupted = stack.enter_context(set_by_interrupt())
-        stack.enter_context(output.abandoned_by(interrupted))
+        interrupted = stack.enter_context(interrupt_event())
+        stack.enter_context(output.abandon_stdout_on(interrupted))
         handler: FrameHandler
         if rule is None:
             options: AnswerOptions = {"max_tokens": max_tokens, "schema": schema, "cancel": interrupted}
@@ -202,7 +202,7 @@ def watch(
         live.close()
         for outbox in outboxes:
             outbox.close()
-        with suppress(output.Abandoned):
+        with suppress(output.AbandonedError):
             _report(figures, folder, outboxes, as_json, with_stats)
     if interrupted.is_set():
         raise KeyboardInterrupt
