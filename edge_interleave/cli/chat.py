@@ -35,6 +35,7 @@ from edge_interleave.util.regular_file import open_regular_file
 if TYPE_CHECKING:
     from edge_interleave.answer import Answer
     from edge_interleave.chat import Chat
+    from edge_interleave.remote.model import RemoteChat
 
 _HELP = """\
 /image PATH...   show images with the next question
@@ -92,7 +93,7 @@ def chat(
         waiting.stop()
         repl = _Repl(talk, chosen, media, waiting, as_json=as_json)
         if repl.interactive:
-            output.note(f"{opened.bundle.manifest.name}; /help lists the commands, ctrl-D ends")
+            output.note(f"{opened.name}; /help lists the commands, ctrl-D ends")
             repl.note_resumed()
             repl.note_pending()
         try:
@@ -108,7 +109,7 @@ class _Repl:
     """Reads lines and answers them."""
 
     def __init__(
-        self, talk: Chat, chosen: Choices, pending: list[Media], waiting: StatusLine, *, as_json: bool
+        self, talk: Chat | RemoteChat, chosen: Choices, pending: list[Media], waiting: StatusLine, *, as_json: bool
     ) -> None:
         self.talk = talk
         self.chosen = chosen
