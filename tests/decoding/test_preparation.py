@@ -25,7 +25,7 @@ from edge_interleave.live.live import Live
 from edge_interleave.live.window import FrameWindow
 
 ENOUGH_S = 20.0
-NAME = "edge-interleave ahead"
+NAME = "edge-interleave idle work"
 WINDOW = 3
 QUESTION = "How many shapes are there?"
 
@@ -64,7 +64,7 @@ class Gate:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun, self.open = threading.Event(), threading.Event()
-        prepare = FrameWindow.prepare
+        prepare = FrameWindow.prefetch
 
         def held_up(window: FrameWindow) -> bool:
             if len(window) == WINDOW:
@@ -72,18 +72,18 @@ class Gate:
                 assert self.open.wait(ENOUGH_S)
             return prepare(window)
 
-        monkeypatch.setattr(FrameWindow, "prepare", held_up)
+        monkeypatch.setattr(FrameWindow, "prefetch", held_up)
 
 
 def test_after_a_pause_a_frame_costs_itself_alone(model: ei.Model, computed: Callable[[], int]) -> None:
     with model.live(WINDOW) as live:
         fill(live)
         for number in range(4):
-            assert live.wait_prepared(ENOUGH_S)
+            assert live.wait_prefetched(ENOUGH_S)
             before = live.stats().entries
             computed()
             live.add(picture(number))
-            assert live.wait_prepared(ENOUGH_S)
+            assert live.wait_prefetched(ENOUGH_S)
             # The frame and, afterwards, what the next will find done: each as large as what left.
             assert live.stats().entries == before
             assert computed() == 2 * (before - live._window._start(0)) // WINDOW
@@ -95,7 +95,7 @@ def test_frames_without_a_pause_and_frames_with_one_make_the_same_window(model: 
         with model.live(WINDOW) as live:
             for number in range(8):
                 live.add(picture(number))
-                assert not pause or live.wait_prepared(ENOUGH_S)
+                assert not pause or live.wait_prefetched(ENOUGH_S)
             shares.append(live.probability("Is there a red circle?"))
     assert shares[0] == pytest.approx(shares[1], abs=1e-3)
 
@@ -107,18 +107,18 @@ def test_a_source_that_pauses_finds_it_done(model: ei.Model, computed: Callable[
         def pausing() -> Iterator[np.ndarray]:
             for number in range(6):
                 if live.number >= WINDOW:
-                    found.append(live.wait_prepared(ENOUGH_S))
+                    found.append(live.wait_prefetched(ENOUGH_S))
                 yield picture(number)
 
         live.watch(pausing())
         while not live.ended:
             live.wait_frame(live.number, 0.1)
         assert live.number == 6
-        assert live.wait_prepared(ENOUGH_S)
+        assert live.wait_prefetched(ENOUGH_S)
         assert all(found)
         computed()
         live.add(picture(9))
-        assert live.wait_prepared(ENOUGH_S)
+        assert live.wait_prefetched(ENOUGH_S)
         assert computed() == 2 * (live.stats().entries - live._window._start(0)) // WINDOW
 
 
@@ -135,11 +135,11 @@ def test_a_question_waits_for_one_step_and_it_goes_on_afterwards(
         answers: list[str] = []
         asking = threading.Thread(target=lambda: answers.append(live.ask(QUESTION).text))
         asking.start()
-        assert not live.wait_prepared(0.1)
+        assert not live.wait_prefetched(0.1)
         gate.open.set()
         asking.join(ENOUGH_S)
         assert answers == [wanted]
-        assert live.wait_prepared(ENOUGH_S)
+        assert live.wait_prefetched(ENOUGH_S)
 
 
 def test_nothing_is_prepared_while_an_answer_is_open(model: ei.Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,8 +148,8 @@ def test_nothing_is_prepared_while_an_answer_is_open(model: ei.Model, monkeypatc
         gate = Gate(monkeypatch)
         fill(live)
         assert gate.begun.wait(ENOUGH_S)
-        held_up = FrameWindow.prepare
-        monkeypatch.setattr(FrameWindow, "prepare", lambda window: steps.append(1) or held_up(window))
+        held_up = FrameWindow.prefetch
+        monkeypatch.setattr(FrameWindow, "prefetch", lambda window: steps.append(1) or held_up(window))
         asked = threading.Event()
         answers: list[str] = []
 
@@ -157,7 +157,7 @@ def test_nothing_is_prepared_while_an_answer_is_open(model: ei.Model, monkeypatc
             with live.stream(QUESTION) as stream:
                 next(stream)
                 asked.set()
-                assert not live.wait_prepared(0.1)
+                assert not live.wait_prefetched(0.1)
                 answers.append(f"after {len(steps)} steps")
 
         asking = threading.Thread(target=ask)
@@ -167,7 +167,7 @@ def test_nothing_is_prepared_while_an_answer_is_open(model: ei.Model, monkeypatc
         gate.open.set()
         asking.join(ENOUGH_S)
         assert answers == ["after 0 steps"]
-        assert live.wait_prepared(ENOUGH_S)
+        assert live.wait_prefetched(ENOUGH_S)
         assert steps
 
 
@@ -178,12 +178,12 @@ def test_one_thread_does_it_however_many_frames_there_are(backend: str) -> None:
 
     with ei.load(threads=1, backend=backend) as model, model.live(WINDOW, 3) as live:
         fill(live)
-        assert live.wait_prepared(ENOUGH_S)
+        assert live.wait_prefetched(ENOUGH_S)
         (worker,) = threads()
         before = system_threads()
         for number in range(10):
             live.add(picture(number))
-            assert live.wait_prepared(ENOUGH_S)
+            assert live.wait_prefetched(ENOUGH_S)
         assert threads() == [worker]
         assert system_threads() <= before
 
@@ -200,7 +200,7 @@ def test_a_window_that_nobody_closed_or_holds_takes_its_thread_with_it(model: ei
 
 def test_closing_breaks_it_off(model: ei.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = threading.Event()
-    prepare = FrameWindow.prepare
+    prepare = FrameWindow.prefetch
 
     def endless(window: FrameWindow) -> bool:
         while len(window) == WINDOW:
@@ -209,7 +209,7 @@ def test_closing_breaks_it_off(model: ei.Model, monkeypatch: pytest.MonkeyPatch)
             window._session.decoder._aside.drop()  # type: ignore[attr-defined]
         return False
 
-    monkeypatch.setattr(FrameWindow, "prepare", endless)
+    monkeypatch.setattr(FrameWindow, "prefetch", endless)
     live = model.live(WINDOW)
     fill(live)
     assert begun.wait(ENOUGH_S)
@@ -217,7 +217,7 @@ def test_closing_breaks_it_off(model: ei.Model, monkeypatch: pytest.MonkeyPatch)
     live.close()
     assert time.perf_counter() - started < 1.0
     assert not threads()
-    assert not live.wait_prepared(0.0)
+    assert not live.wait_prefetched(0.0)
     with pytest.raises(UsageError, match="closed"):
         live.add(picture(1))
 
@@ -235,7 +235,7 @@ def test_an_engine_that_fails_at_it_does_no_harm(model: ei.Model, monkeypatch: p
                 patch.setattr(low, "llama_decode", failing)
             for number in range(6):
                 live.add(picture(number))
-                assert live.wait_prepared(0.2 if broken and number >= WINDOW - 1 else ENOUGH_S) == (
+                assert live.wait_prefetched(0.2 if broken and number >= WINDOW - 1 else ENOUGH_S) == (
                     not broken or number < WINDOW - 1
                 )
             shares.append(live.probability("Is there a red circle?"))
@@ -257,7 +257,7 @@ for number in range(5):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, "")
     assert "thread" not in done.stderr
-    assert "ahead" not in done.stderr
+    assert "idle work" not in done.stderr
 
 
 class TestScheduler:
