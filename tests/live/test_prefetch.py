@@ -1,4 +1,4 @@
-"""What a live window does while nothing else is to do: it goes last, can be broken off, and nothing depends on it."""
+"""Idle work of a live window: it yields to frames and questions, can be aborted, and changes no result."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ import pytest
 
 import edge_interleave as ei
 from edge_interleave.converters.convert import convert
-from edge_interleave.decoding.scheduler import EngineScheduler
 from edge_interleave.errors import UsageError
-from edge_interleave.live.idle_worker import IdleWorker, StepResult
 from edge_interleave.live.live import Live
 from edge_interleave.live.window import FrameWindow
 
@@ -32,7 +30,7 @@ QUESTION = "How many shapes are there?"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ei.Model]:
-    """The embedded model in f16: four bits would make much of sums that are taken in another order."""
+    """The embedded model in f16: with four bits, sums in another order differ too much."""
     folder = tmp_path_factory.mktemp("embedded") / "bundle"
     convert(golden_prompts.CHECKPOINT, folder, quantization="f16")
     with ei.load(folder, threads=1) as model:
@@ -40,7 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ei.Model]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
+def no_thread_is_left() -> Iterator[None]:
     yield
     assert not threads()
 
@@ -60,23 +58,24 @@ def fill(live: Live, frames: int = WINDOW) -> None:
 
 
 class Gate:
-    """Holds a full window's preparation up at each step until it is opened, and says that one has begun."""
+    """Blocks each prefetch step of a full window until `open` is set; `begun` is set when one waits."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun, self.open = threading.Event(), threading.Event()
-        prepare = FrameWindow.prefetch
+        prefetch = FrameWindow.prefetch
 
-        def held_up(window: FrameWindow) -> bool:
+        def blocked(window: FrameWindow) -> bool:
             if len(window) == WINDOW:
                 self.begun.set()
                 assert self.open.wait(ENOUGH_S)
-            return prepare(window)
+            return prefetch(window)
 
-        monkeypatch.setattr(FrameWindow, "prefetch", held_up)
+        monkeypatch.setattr(FrameWindow, "prefetch", blocked)
 
 
-def test_after_a_pause_a_frame_costs_itself_alone(model: ei.Model, computed: Callable[[], int]) -> None:
+def test_after_a_pause_a_frame_costs_its_own_rows(model: ei.Model, computed: Callable[[], int]) -> None:
     with model.live(WINDOW) as live:
+        sink = live.stats().entries
         fill(live)
         for number in range(4):
             assert live.wait_prefetched(ENOUGH_S)
@@ -84,12 +83,12 @@ def test_after_a_pause_a_frame_costs_itself_alone(model: ei.Model, computed: Cal
             computed()
             live.add(picture(number))
             assert live.wait_prefetched(ENOUGH_S)
-            # The frame and, afterwards, what the next will find done: each as large as what left.
+            # The frame, then the prefetch for the next one: each as many rows as the frame that left.
             assert live.stats().entries == before
-            assert computed() == 2 * (before - live._window._start(0)) // WINDOW
+            assert computed() == 2 * (before - sink) // WINDOW
 
 
-def test_frames_without_a_pause_and_frames_with_one_make_the_same_window(model: ei.Model) -> None:
+def test_frames_with_and_without_pauses_give_the_same_window(model: ei.Model) -> None:
     shares = []
     for pause in (True, False):
         with model.live(WINDOW) as live:
@@ -100,8 +99,9 @@ def test_frames_without_a_pause_and_frames_with_one_make_the_same_window(model: 
     assert shares[0] == pytest.approx(shares[1], abs=1e-3)
 
 
-def test_a_source_that_pauses_finds_it_done(model: ei.Model, computed: Callable[[], int]) -> None:
+def test_a_source_with_pauses_finds_the_work_done(model: ei.Model, computed: Callable[[], int]) -> None:
     with model.live(WINDOW) as live:
+        sink = live.stats().entries
         found: list[bool] = []
 
         def pausing() -> Iterator[np.ndarray]:
@@ -119,10 +119,10 @@ def test_a_source_that_pauses_finds_it_done(model: ei.Model, computed: Callable[
         computed()
         live.add(picture(9))
         assert live.wait_prefetched(ENOUGH_S)
-        assert computed() == 2 * (live.stats().entries - live._window._start(0)) // WINDOW
+        assert computed() == 2 * (live.stats().entries - sink) // WINDOW
 
 
-def test_a_question_waits_for_one_step_and_it_goes_on_afterwards(
+def test_a_question_waits_for_one_step_and_the_work_resumes_afterwards(
     model: ei.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with model.live(WINDOW) as live:
@@ -142,14 +142,14 @@ def test_a_question_waits_for_one_step_and_it_goes_on_afterwards(
         assert live.wait_prefetched(ENOUGH_S)
 
 
-def test_nothing_is_prepared_while_an_answer_is_open(model: ei.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_prefetched_while_an_answer_is_open(model: ei.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[int] = []
     with model.live(WINDOW) as live:
         gate = Gate(monkeypatch)
         fill(live)
         assert gate.begun.wait(ENOUGH_S)
-        held_up = FrameWindow.prefetch
-        monkeypatch.setattr(FrameWindow, "prefetch", lambda window: steps.append(1) or held_up(window))
+        prefetch = FrameWindow.prefetch
+        monkeypatch.setattr(FrameWindow, "prefetch", lambda window: steps.append(1) or prefetch(window))
         asked = threading.Event()
         answers: list[str] = []
 
@@ -172,7 +172,7 @@ def test_nothing_is_prepared_while_an_answer_is_open(model: ei.Model, monkeypatc
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts the threads of the system")
-def test_one_thread_does_it_however_many_frames_there_are(backend: str) -> None:
+def test_one_thread_does_all_idle_work(backend: str) -> None:
     def system_threads() -> int:
         return len(list(Path("/proc/self/task").iterdir()))
 
@@ -188,7 +188,7 @@ def test_one_thread_does_it_however_many_frames_there_are(backend: str) -> None:
         assert system_threads() <= before
 
 
-def test_a_window_that_nobody_closed_or_holds_takes_its_thread_with_it(model: ei.Model) -> None:
+def test_the_thread_ends_with_a_window_that_is_dropped_unclosed(model: ei.Model) -> None:
     live = model.live(WINDOW)
     fill(live)
     (worker,) = threads()
@@ -198,14 +198,14 @@ def test_a_window_that_nobody_closed_or_holds_takes_its_thread_with_it(model: ei
     assert not worker.is_alive()
 
 
-def test_closing_breaks_it_off(model: ei.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_aborts_idle_work(model: ei.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = threading.Event()
-    prepare = FrameWindow.prefetch
+    prefetch = FrameWindow.prefetch
 
     def endless(window: FrameWindow) -> bool:
         while len(window) == WINDOW:
             begun.set()
-            prepare(window)
+            prefetch(window)
             window._session.decoder._aside.drop()  # type: ignore[attr-defined]
         return False
 
@@ -222,7 +222,7 @@ def test_closing_breaks_it_off(model: ei.Model, monkeypatch: pytest.MonkeyPatch)
         live.add(picture(1))
 
 
-def test_an_engine_that_fails_at_it_does_no_harm(model: ei.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_failure_during_idle_work_does_no_harm(model: ei.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     decode = low.llama_decode
 
     def failing(context: Any, batch: Any) -> Any:
@@ -245,7 +245,7 @@ def test_an_engine_that_fails_at_it_does_no_harm(model: ei.Model, monkeypatch: p
 @pytest.mark.parametrize(
     "rest", ["", "stream = live.stream('Describe the image.'); next(stream)"], ids=["idle", "asked"]
 )
-def test_a_program_may_end_without_closing(rest: str) -> None:
+def test_a_program_may_end_without_closing_the_window(rest: str) -> None:
     program = f"""
 import numpy as np
 import edge_interleave as ei
@@ -258,124 +258,3 @@ for number in range(5):
     assert (done.returncode, done.stdout) == (0, "")
     assert "thread" not in done.stderr
     assert "idle work" not in done.stderr
-
-
-class TestScheduler:
-    """The lowest of them."""
-
-    @staticmethod
-    def got_idle_step(scheduler: EngineScheduler) -> bool:
-        with scheduler.idle_step() as mine:
-            return mine
-
-    def test_is_had_where_nobody_else_is(self) -> None:
-        scheduler = EngineScheduler()
-        assert self.got_idle_step(scheduler)
-        assert self.got_idle_step(scheduler)
-
-    def test_is_not_had_beside_a_question_or_a_frame(self) -> None:
-        scheduler = EngineScheduler()
-        scheduler.begin_question()
-        assert not self.got_idle_step(scheduler)
-        scheduler.end_question()
-        with scheduler.frame_pending():
-            assert not self.got_idle_step(scheduler)
-        with scheduler.frame():
-            assert not self.got_idle_step(scheduler)
-        with scheduler.idle_step() as mine:
-            assert mine
-            assert not self.got_idle_step(scheduler)
-        assert self.got_idle_step(scheduler)
-
-    def test_is_offered_once_nothing_is_under_way(self) -> None:
-        offers: list[None] = []
-        scheduler = EngineScheduler(lambda: offers.append(None))
-        with scheduler.frame_pending():
-            with scheduler.frame():
-                pass
-            scheduler.begin_question()
-            scheduler.end_question()
-            assert not offers
-        assert len(offers) == 1
-        scheduler.begin_question()
-        scheduler.end_question()
-        assert len(offers) == 2
-
-    def test_ends_with_closing(self) -> None:
-        scheduler = EngineScheduler()
-        scheduler.close("the window is closed")
-        with pytest.raises(UsageError, match="closed"):
-            self.got_idle_step(scheduler)
-
-
-class TestIdleWorker:
-    """A thread that works when there is something to do."""
-
-    @staticmethod
-    def through(steps: list[StepResult]) -> tuple[IdleWorker, list[StepResult]]:
-        left = list(steps)
-        return IdleWorker(lambda: left.pop(0) if left else StepResult.DONE), left
-
-    def test_goes_on_while_there_is_more(self) -> None:
-        ahead, left = self.through([StepResult.MORE, StepResult.MORE, StepResult.DONE, StepResult.MORE])
-        assert ahead.wait(0)
-        ahead.begin()
-        assert ahead.wait(ENOUGH_S)
-        assert left == [StepResult.MORE]
-        ahead.close()
-
-    def test_ends_where_it_is_not_the_time_and_begins_when_it_is_told(self) -> None:
-        ahead, left = self.through([StepResult.MORE, StepResult.LATER, StepResult.MORE, StepResult.DONE])
-        ahead.begin()
-        assert not ahead.wait(0.1)
-        assert left == [StepResult.MORE, StepResult.DONE]
-        ahead.begin()
-        assert ahead.wait(ENOUGH_S)
-        assert not left
-        ahead.close()
-
-    def test_no_step_begins_once_it_is_stopped(self) -> None:
-        ahead, left = self.through([StepResult.MORE])
-        ahead.stop()
-        ahead.begin()
-        assert left == [StepResult.MORE]
-        assert not ahead.wait(ENOUGH_S)
-        ahead.close()
-
-    def test_closing_waits_for_the_step(self) -> None:
-        begun, may_end = threading.Event(), threading.Event()
-
-        def step() -> StepResult:
-            begun.set()
-            may_end.wait(ENOUGH_S)
-            return StepResult.MORE
-
-        ahead = IdleWorker(step)
-        ahead.begin()
-        assert begun.wait(ENOUGH_S)
-        threading.Timer(0.1, may_end.set).start()
-        ahead.close()
-        assert may_end.is_set()
-        assert not threads()
-
-    def test_a_step_that_raises_is_shown_and_ends_it_until_it_is_told_again(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        shown: list[str] = []
-        monkeypatch.setattr(threading, "excepthook", lambda args: shown.append(str(args.exc_value)))
-        steps = iter([None, StepResult.DONE])
-
-        def step() -> StepResult:
-            found = next(steps)
-            if found is None:
-                raise RuntimeError("a mistake")
-            return found
-
-        ahead = IdleWorker(step)
-        ahead.begin()
-        assert not ahead.wait(0.2)
-        assert shown == ["a mistake"]
-        ahead.begin()
-        assert ahead.wait(ENOUGH_S)
-        assert next(steps, None) is None
-        ahead.close()
