@@ -15,9 +15,10 @@ from types import TracebackType
 from typing import Unpack
 
 from edge_interleave.answer import Answer, Choice
-from edge_interleave.bundle.manifest import Bundle, open_bundle
+from edge_interleave.bundle.manifest import TOKENIZER_NAME, Bundle, open_bundle
 from edge_interleave.chat import Chat, Prompts, encode, with_encode_stats
 from edge_interleave.decoding.answer_stream import AnswerStream
+from edge_interleave.decoding.conversation_file import Origin
 from edge_interleave.decoding.decoder import Backend, Decoder, DecoderOptions
 from edge_interleave.decoding.inputs import Input, as_inputs
 from edge_interleave.decoding.registry import backend_for
@@ -61,9 +62,9 @@ def load(
     Raises BundleError, BackendError, UsageError.
     """
     if context is not None and context < 1:
-        raise UsageError(f"context must be a whole number from 1, not {context}")
+        raise UsageError(f"context must be a whole number of at least 1, not {context}")
     if threads is not None and threads < 1:
-        raise UsageError(f"threads must be a whole number from 1, not {threads}")
+        raise UsageError(f"threads must be a whole number of at least 1, not {threads}")
     from edge_interleave.bundle.store import resolve
 
     bundle = open_bundle(resolve(model))
@@ -102,6 +103,9 @@ class Model:
         claim_process()
         self.bundle = bundle
         self.backend_name = backend.name
+        self._origin = Origin(
+            bundle.manifest.name, bundle.manifest.files[TOKENIZER_NAME].sha256, backend.name, options.kv_precision
+        )
         self.tokenizer = TextTokenizer.open(bundle)
         self.prompts = PromptBuilder(bundle, self.tokenizer)
         self.media_encoder = MediaEncoder(bundle, options.threads, progress)
@@ -156,15 +160,26 @@ class Model:
         with session.scheduler.question():
             return session.choose(prompt, options)
 
-    def chat(self, system: str | None = None, *, prompts: Prompts | None = None) -> Chat:
+    def chat(
+        self, system: str | None = None, *, resume: str | Path | None = None, prompts: Prompts | None = None
+    ) -> Chat:
         """A conversation that remembers, with a KV cache of its own.
 
-        `system`: a message that goes before it. `prompts`: what makes tokens of messages; None: the model's own chat
-        template.
+        `system`: a message before the conversation. `resume`: a file that `Chat.save` wrote; the conversation goes on
+        without computing its images and text again, with the same bundle, backend and KV precision. `prompts`: turns
+        messages into tokens; None: the model's own chat template.
+        Raises UsageError for `system` together with `resume`, InputError for a file that is damaged or was saved with
+        another model, ContextFullError if the conversation does not fit.
         """
+        if resume is not None and system is not None:
+            raise UsageError("a resumed conversation has its own system message; leave the new one out")
         messages = [] if system is None else [Message("system", (system,))]
-        session = self._new_session()
-        return Chat(session, prompts or self.prompts, self.media_encoder, messages)
+        session, path = self._new_session(), None if resume is None else Path(resume)
+        try:
+            return Chat(session, prompts or self.prompts, self.media_encoder, messages, self._origin, path)
+        except BaseException:
+            session.close()
+            raise
 
     def live(
         self,

@@ -202,9 +202,7 @@ def test_every_picture_of_a_folder_is_asked_about_and_named(env: dict[str, str],
     assert [(status["state"], status["file"]) for status in found["source"]] == [("damaged", "10.png")]
 
 
-def test_through_a_pipe_a_folders_answers_name_their_files(
-    env: dict[str, str], folder: Path, tmp_path: Path
-) -> None:
+def test_through_a_pipe_a_folders_answers_name_their_files(env: dict[str, str], folder: Path, tmp_path: Path) -> None:
     for path in folder.iterdir():
         os.utime(path, (time.time() - 60,) * 2)
     with running("watch", folder, "--ask", "Describe the image.", env=env, cwd=tmp_path) as process:
