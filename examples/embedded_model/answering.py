@@ -183,7 +183,7 @@ class Student(nn.Module):
 
 
 def labels_before(labels: Tensor, ordinals: Tensor) -> Tensor:
-    """For each visual token, kind and colour at its place in the previous image: (tokens, 2); IGNORE in first images."""
+    """For each visual token, kind and colour at its place one image before: (tokens, 2); IGNORE in first images."""
     earlier = labels.roll(1, 0).flatten(0, 2)
     nothing = torch.tensor(CLASSES, device=labels.device)
     earlier = torch.where(earlier == EMPTY, nothing, earlier)
