@@ -206,7 +206,7 @@ def test_closing_breaks_it_off(model: ei.Model, monkeypatch: pytest.MonkeyPatch)
         while len(window) == WINDOW:
             begun.set()
             prepare(window)
-            window._session.decoder._aside.drop()  # type: ignore[attr-defined]
+            window._session.decoder._scratch.drop()  # type: ignore[attr-defined]
         return False
 
     monkeypatch.setattr(FrameWindow, "prepare", endless)
