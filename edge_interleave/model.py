@@ -62,9 +62,9 @@ def load(
     Raises BundleError, BackendError, UsageError.
     """
     if context is not None and context < 1:
-        raise UsageError(f"context must be a whole number from 1, not {context}")
+        raise UsageError(f"context must be a whole number of at least 1, not {context}")
     if threads is not None and threads < 1:
-        raise UsageError(f"threads must be a whole number from 1, not {threads}")
+        raise UsageError(f"threads must be a whole number of at least 1, not {threads}")
     from edge_interleave.bundle.store import resolve
 
     bundle = open_bundle(resolve(model))
@@ -137,10 +137,10 @@ class Model:
         """As `ask`, but the text comes piece by piece. Images are encoded before this returns."""
         self._check()
         check_names(options, AskOptions)
-        generation = generation_options(options)
+        session = self._own_session()
+        generation = generation_options(options, session)
         cancel = options.get("cancel")
         prompt, media = self._prompt(content, options)
-        session = self._own_session()
         return AnswerStream(
             lambda: session.stream(prompt, generation, cancel),
             session.scheduler,
