@@ -250,7 +250,7 @@ CONTENTS: dict[str, tuple[Damage, str]] = {
     "tokenizer is empty": (settled(content(TOKENIZER, b"")), TOKENIZER),
     "tokenizer cut off, the manifest with it": (settled(keep(TOKENIZER, 0.5)), TOKENIZER),
     "tokenizer is nested without end": (settled(content(TOKENIZER, b'{"model":' * 100_000)), "too deep"),
-    "tokenizer of another model": (fields(MANIFEST, "decoder", vocab_size=100), "the decoder knows 100"),
+    "tokenizer of another model": (fields(MANIFEST, "decoder", vocab_size=100), "the decoder has 100"),
     "tokenizer of another kind": (tokenizer(model={"type": "Unigram", "unk_id": None, "vocab": [["a", -1.0]]}), "BPE"),
     "tokenizer with a prefix it cannot cut": (tokenizer("model", continuing_subword_prefix="##" * 99), "prefix"),
     "tokenizer with an unknown unknown": (tokenizer("model", unk_token="nobody"), "'nobody'"),
