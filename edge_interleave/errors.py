@@ -1,14 +1,14 @@
 """The errors that users meet. Each says in one line what is wrong and what to do.
 
-    EdgeInterleaveError
-    ├── UsageError             exit code 2: a wrong call
-    ├── InputError             exit code 3: a bad file, folder or download
-    │   ├── BundleError
-    │   ├── CheckpointError
-    │   └── MediaError
-    ├── BackendError           exit code 4: this machine cannot do it
-    ├── ContextFullError
-    └── ResourceError
+EdgeInterleaveError
+├── UsageError             exit code 2: a wrong call
+├── InputError             exit code 3: a bad file, folder or download
+│   ├── BundleError
+│   ├── CheckpointError
+│   └── MediaError
+├── BackendError           exit code 4: this machine cannot do it
+├── ContextFullError
+└── ResourceError
 """
 
 from __future__ import annotations

@@ -58,12 +58,12 @@ def parts_of_range(
     return entries
 
 
-def check_preparation(start: int, leaving: tuple[int, int], rows: int) -> None:
+def check_prefetch(start: int, leaving: tuple[int, int], rows: int) -> None:
     """Raise ValueError where `leaving` does not lie before `start`, or nothing is to be computed."""
     if not 0 <= leaving[0] <= leaving[1] <= start:
         raise ValueError(f"no positions before {start} that could leave: {leaving[0]} to {leaving[1]}")
     if rows < 1:
-        raise ValueError(f"{rows} rows are none to prepare")
+        raise ValueError(f"{rows} rows; prefetch at least one")
 
 
 def check_room(length: int, position: int, count: int, facts: DecoderFacts) -> None:

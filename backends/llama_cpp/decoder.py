@@ -1,7 +1,7 @@
 """The llama.cpp backend: the Decoder protocol over llama_cpp's low-level API.
 
 Weights are loaded once for all decoders of the same file; each decoder has a context (a KV cache) of its own. The
-timeline is one sequence in it; a second is there for entries that are recomputed, or prepared for that.
+timeline is one sequence in it; a second is there for entries that are recomputed or prefetched.
 Knows nothing about images, prompts or sampling.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from edge_interleave.backends.common.inputs import (
     Entries,
-    check_preparation,
+    check_prefetch,
     check_room,
     embedding_entries,
     parts_of_range,
@@ -178,17 +178,17 @@ class LlamaCppDecoder:
         self._shifted |= self._aside.move_to_timeline(start)
         self._ranges = kept
 
-    def prepare(
+    def prefetch(
         self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray], leaving: tuple[int, int], rows: int
     ) -> bool:
         """Compute at most `rows` entries of what `recompute` will once `leaving` is evicted; whether that was not all.
 
         They take cells that the timeline does not need. Raises ValueError as `recompute`, BackendError where llama.cpp
-        fails: nothing is prepared then.
+        fails: no scratch entries remain then.
         """
         self._alive()
         entries = parts_of_range(start, end, parts, self._ranges, self._facts)
-        check_preparation(start, leaving, rows)
+        check_prefetch(start, leaving, rows)
         self._aside.turn_to(entries, without(below(self._ranges, start), *leaving))
         possible = min(end - start, self._facts.capacity - self.length)
         if self._aside.done < possible:

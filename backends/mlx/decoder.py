@@ -16,7 +16,7 @@ import numpy as np
 
 from edge_interleave.backends.common.inputs import (
     Entries,
-    check_preparation,
+    check_prefetch,
     check_room,
     embedding_entries,
     parts_of_range,
@@ -156,18 +156,18 @@ class MlxDecoder:
         self._aside.move_to_timeline(start)
 
     @in_mlx_thread
-    def prepare(
+    def prefetch(
         self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray], leaving: tuple[int, int], rows: int
     ) -> bool:
         """Compute at most `rows` entries of what `recompute` will once `leaving` is evicted; whether that was not all.
 
         They take cells that the timeline does not need. Raises ValueError as `recompute`, BackendError where MLX fails:
-        nothing is prepared then.
+        no scratch entries remain then.
         """
         self._alive()
         ranges = self._cache.cells.ranges
         entries = parts_of_range(start, end, parts, ranges, self._facts)
-        check_preparation(start, leaving, rows)
+        check_prefetch(start, leaving, rows)
         self._aside.turn_to(entries, without(below(ranges, start), *leaving))
         possible = min(end - start, self._facts.capacity - self.length)
         if self._aside.done < possible:

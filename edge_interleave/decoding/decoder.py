@@ -122,7 +122,7 @@ class Decoder(Protocol):
         """
         ...
 
-    def prepare(
+    def prefetch(
         self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray], leaving: tuple[int, int], rows: int
     ) -> bool:
         """Prefetch scratch entries for `recompute(start, end, parts)` after the positions `leaving` are evicted.

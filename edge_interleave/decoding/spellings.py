@@ -1,7 +1,7 @@
 """The usual spellings of a short answer: `yes`, `Yes`, ` yes`, `Yes.`, ... A user names one, a model may use another.
 
-    spellings("yes")            {"yes": 0, "Yes": 1, "yes.": 1, "YES": 1, " yes": 1, "Yes.": 2, ...}
-    tokenized(["yes", "no"], tokenizer.encode_plain)
+spellings("yes")            {"yes": 0, "Yes": 1, "yes.": 1, "YES": 1, " yes": 1, "Yes.": 2, ...}
+tokenized(["yes", "no"], tokenizer.encode_plain)
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ class FrameWindow:
             return False
         oldest, successor, *_ = (index for index, item in enumerate(self._items) if item.number is not None)
         leaving = self._start(oldest), self._start(oldest + 1)
-        return self._session.prepare(self._start(successor), self._items[successor].inputs, leaving, PREPARED_ROWS)
+        return self._session.prefetch(self._start(successor), self._items[successor].inputs, leaving, PREPARED_ROWS)
 
     def prefill(self, prompt: Sequence[Input], cancel: threading.Event | None = None) -> Prefill | None:
         """Put a question (`LivePrompt.question`) behind the frames. Raises ContextFullError, UsageError."""
