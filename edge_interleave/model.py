@@ -62,9 +62,9 @@ def load(
     Raises BundleError, BackendError, UsageError.
     """
     if context is not None and context < 1:
-        raise UsageError(f"context must be a whole number from 1, not {context}")
+        raise UsageError(f"context must be a whole number of at least 1, not {context}")
     if threads is not None and threads < 1:
-        raise UsageError(f"threads must be a whole number from 1, not {threads}")
+        raise UsageError(f"threads must be a whole number of at least 1, not {threads}")
     from edge_interleave.bundle.store import resolve
 
     bundle = open_bundle(resolve(model))
@@ -103,10 +103,10 @@ class Model:
         claim_process()
         self.bundle = bundle
         self.backend_name = backend.name
+        self.tokenizer = TextTokenizer.open(bundle)
         self._origin = Origin(
             bundle.manifest.name, bundle.manifest.files[TOKENIZER_NAME].sha256, backend.name, options.kv_precision
         )
-        self.tokenizer = TextTokenizer.open(bundle)
         self.prompts = PromptBuilder(bundle, self.tokenizer)
         self.media_encoder = MediaEncoder(bundle, options.threads, progress)
         self._progress = progress

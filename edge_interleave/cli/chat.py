@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import click
 
 from edge_interleave.cli import output
-from edge_interleave.cli.answer_text import AnswerText, note_a_cut
+from edge_interleave.cli.answer_text import AnswerText, note_if_cut_off
 from edge_interleave.cli.ask import answer_json, checked_text, stats_lines
-from edge_interleave.cli.interrupts import set_by_interrupt
+from edge_interleave.cli.interrupts import interrupt_event
 from edge_interleave.cli.line_editor import LineEditor, split_paths
 from edge_interleave.cli.media_arguments import IMAGE, STDIN, VIDEO, MediaCommand, check, media_in_order, named_media
 from edge_interleave.cli.options import (
@@ -26,7 +26,7 @@ from edge_interleave.cli.options import (
     model_options,
     system_option,
 )
-from edge_interleave.cli.waiting import Waiting
+from edge_interleave.cli.status_line import StatusLine
 from edge_interleave.errors import EdgeInterleaveError, MediaError, UsageError
 from edge_interleave.prompt.messages import Image, Media, Message
 from edge_interleave.util.atomic_file import check_writable
@@ -88,7 +88,7 @@ def chat(
     if save is not None:
         check_writable(save, "choose another place")
     system = system and checked_text(system)
-    with Waiting() as waiting, opening.open(waiting) as opened, opened.chat(system, resume=resume) as talk:
+    with StatusLine() as waiting, opening.open(waiting) as opened, opened.chat(system, resume=resume) as talk:
         waiting.stop()
         repl = _Repl(talk, chosen, media, waiting, as_json=as_json)
         if repl.interactive:
@@ -107,7 +107,9 @@ def chat(
 class _Repl:
     """Reads lines and answers them."""
 
-    def __init__(self, talk: Chat, chosen: Choices, pending: list[Media], waiting: Waiting, *, as_json: bool) -> None:
+    def __init__(
+        self, talk: Chat, chosen: Choices, pending: list[Media], waiting: StatusLine, *, as_json: bool
+    ) -> None:
         self.talk = talk
         self.chosen = chosen
         self.pending = pending
@@ -192,7 +194,7 @@ class _Repl:
     def ask(self, question: str) -> None:
         """Answer a question, piece by piece."""
         try:
-            with self.waiting, set_by_interrupt() as cancel:
+            with self.waiting, interrupt_event() as cancel:
                 stream = self.talk.stream(
                     Message("user", (*self.pending, question)),
                     max_tokens=self.chosen.max_tokens,
@@ -213,7 +215,7 @@ class _Repl:
         self.last, self.pending = stream.answer, []
         if self.last.finish_reason == "cancelled":
             output.note("(stopped)")
-        note_a_cut(self.last, self.chosen.max_tokens)
+        note_if_cut_off(self.last, self.chosen.max_tokens)
 
     def write(self, pieces: Iterator[str]) -> None:
         """Write an answer while it comes."""

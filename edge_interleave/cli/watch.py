@@ -21,7 +21,7 @@ from edge_interleave.alerts.rule import Rule
 from edge_interleave.alerts.webhook import Webhook
 from edge_interleave.cli import output
 from edge_interleave.cli.durations import duration
-from edge_interleave.cli.interrupts import set_by_interrupt
+from edge_interleave.cli.interrupts import interrupt_event
 from edge_interleave.cli.options import (
     COUNT,
     ModelChoice,
@@ -33,7 +33,7 @@ from edge_interleave.cli.options import (
     system_option,
     window_option,
 )
-from edge_interleave.cli.waiting import Waiting
+from edge_interleave.cli.status_line import StatusLine
 from edge_interleave.cli.watch_handlers import FrameHandler, PeriodicAsker, RuleWatcher
 from edge_interleave.cli.watch_views import Outlasting, open_view, stats_lines
 from edge_interleave.errors import UsageError
@@ -162,7 +162,7 @@ def watch(
     with ExitStack() as stack:
         folder = None if out is None else stack.enter_context(closing(EventFolder(out, view.note)))
         if memory is None:
-            with Waiting() as waiting:
+            with StatusLine() as waiting:
                 opened = opening.open(waiting)
         else:
             planned = _planned(ctx, source, memory, window, pool, keep_answers, opening)
@@ -173,8 +173,8 @@ def watch(
         live = opened.live(window, pool, mode=mode, keep_answers=keep_answers, system=system)
         stack.enter_context(live)
         outboxes = [stack.enter_context(closing(Outbox(delivery, view.note))) for delivery in deliveries]
-        interrupted = stack.enter_context(set_by_interrupt())
-        stack.enter_context(output.abandoned_by(interrupted))
+        interrupted = stack.enter_context(interrupt_event())
+        stack.enter_context(output.abandon_stdout_on(interrupted))
         handler: FrameHandler
         if rule is None:
             handler = PeriodicAsker(live, str(question), every or ASK_EVERY_S, view, folder, interrupted, max_tokens)
@@ -197,7 +197,7 @@ def watch(
         live.close()
         for outbox in outboxes:
             outbox.close()
-        with suppress(output.Abandoned):
+        with suppress(output.AbandonedError):
             _report(figures, folder, outboxes, as_json, with_stats)
     if interrupted.is_set():
         raise KeyboardInterrupt

@@ -142,7 +142,7 @@ class Outlasting:
         """As the view. If stdout is lost, note it once and show no more events."""
         try:
             self._view.show(event)
-        except output.Abandoned:
+        except output.AbandonedError:
             raise
         except output.OutputError as error:
             self.lost = error

@@ -38,7 +38,7 @@ class GenerationOptions:
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
-            raise UsageError(f"max_tokens must be a whole number from 1, not {self.max_tokens}")
+            raise UsageError(f"max_tokens must be a whole number of at least 1, not {self.max_tokens}")
         if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
             raise UsageError("stop must be texts, and none may be empty")
 

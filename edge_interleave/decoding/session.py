@@ -129,22 +129,22 @@ class Session:
 
     @_with_engine
     def truncate(self, count: int) -> None:
-        """Keep the timeline's first `count` entries."""
+        """Keep the timeline's first `count` spans."""
         self.turn += 1
         self._decoder.truncate(self.timeline.truncate(count))
 
     @_with_engine
     def evict(self, first: int, last: int) -> None:
-        """Forget the timeline's entries first <= index < last; nothing else is computed anew."""
+        """Forget the timeline's spans first <= index < last; nothing else is computed anew."""
         self.turn += 1
         self._decoder.evict(*self.timeline.evict(first, last))
 
     @_with_engine
     def recompute(self, first: int, inputs: Sequence[Input]) -> None:
-        """Compute the entries from `first` on anew, so that they know nothing of what was evicted before them.
+        """Compute the spans from `first` on anew, so that they know nothing of what was evicted before them.
 
-        `inputs`: what they were computed from. Later entries stay as they are.
-        Raises BackendError where the engine fails: these entries are forgotten then.
+        `inputs`: what they were computed from. Later spans stay as they are.
+        Raises BackendError where the engine fails: these spans are forgotten then.
         """
         self.turn += 1
         try:
@@ -155,13 +155,13 @@ class Session:
 
     @_with_engine
     def prefetch(self, first: int, inputs: Sequence[Input], leaving: tuple[int, int], rows: int) -> bool:
-        """Work ahead on `recompute(first, inputs)`, as it will be when the entries `leaving` are evicted.
+        """Work ahead on `recompute(first, inputs)`, as it will be when the spans `leaving` are evicted.
 
         At most `rows` rows are computed; True where a further call would compute more. Nothing that can be seen
         changes, and an answer that is being drawn goes on. `leaving`: first <= index < last, all before `first`.
         Raises BackendError where the engine fails.
         """
-        gone = self.timeline.entries[slice(*leaving)]
+        gone = self.timeline.spans[slice(*leaving)]
         start, end = self._range_of(first, inputs)
         return self._decoder.prefetch(start, end, _parts(inputs), (gone[0].start, gone[-1].end), rows)
 
@@ -205,7 +205,7 @@ class Session:
         room = min(facts.capacity - self.timeline.length, facts.trained_context - self.timeline.position)
         if longest > room:
             raise ContextFullError(f"an option needs {longest} entries, the context has {room} left; use a larger one")
-        count = len(self.timeline.entries)
+        count = len(self.timeline.spans)
         try:
             scores = self._scores(logits, answers, room)
         finally:
@@ -307,9 +307,9 @@ class Session:
         self._decoder.close()
 
     def _range_of(self, first: int, inputs: Sequence[Input]) -> tuple[int, int]:
-        """Positions of the entries that were computed from the inputs, the first of them given."""
-        entries = self.timeline.entries[first : first + len(_units(inputs))]
-        return entries[0].start, entries[-1].end
+        """Positions of the spans that were computed from the inputs, the first of them given."""
+        spans = self.timeline.spans[first : first + len(_units(inputs))]
+        return spans[0].start, spans[-1].end
 
     def _tokenized(self, options: Sequence[str]) -> list[Spelled]:
         if isinstance(options, str) or not options or not all(isinstance(o, str) and o.strip() for o in options):
@@ -329,7 +329,7 @@ class Session:
         eos = [token for token in self._eos if token < len(logits)]
         scores = np.full(len(answers), -np.inf)
         root = _spelling_tree(answers, room)
-        pending = [_Branch(root, 0.0, len(self.timeline.entries))]
+        pending = [_Branch(root, 0.0, len(self.timeline.spans))]
         while pending:
             branch = pending.pop()
             # The score is an upper bound on those of all spellings below.
@@ -343,7 +343,7 @@ class Session:
                 end = branch.score + float(np.logaddexp.reduce(likely[eos]))
                 for answer, share in branch.node.ends.items():
                     scores[answer] = np.logaddexp(scores[answer], end + np.log(share))
-            place = len(self.timeline.entries)
+            place = len(self.timeline.spans)
             below = [
                 _Branch(node, branch.score + float(likely[token]), place, token)
                 for token, node in branch.node.next.items()

@@ -47,7 +47,7 @@ class Video:
 
     def __post_init__(self) -> None:
         if self.frames is not None and self.frames < 1:
-            raise UsageError(f"frames must be a whole number from 1, not {self.frames}")
+            raise UsageError(f"frames must be a whole number of at least 1, not {self.frames}")
 
 
 Media = Image | Video

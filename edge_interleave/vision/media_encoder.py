@@ -71,9 +71,9 @@ class MediaEncoder:
         decoded, BundleError if the tower does not fit the bundle.
         """
         if frames < 1:
-            raise UsageError(f"frames must be a whole number from 1, not {frames}")
+            raise UsageError(f"frames must be a whole number of at least 1, not {frames}")
         if stride < 1:
-            raise UsageError(f"pool must be a whole number from 1, not {stride}")
+            raise UsageError(f"pool must be a whole number of at least 1, not {stride}")
         if not media:
             return EncodedMedia()
         from edge_interleave.media.clip import sample_clip

@@ -247,7 +247,7 @@ def test_paths_are_split_as_a_shell_does() -> None:
 def test_an_answer_that_was_cut_off_is_marked(env: Mapping[str, str], folder: Path) -> None:
     done = run(*CHAT, "-i", "cat.png", "--max-tokens", 3, env=env, cwd=folder, stdin="Describe the image.\n")
     assert done.stdout == "There is a\n"
-    assert done.stderr == "(cut off: after 3 tokens; see --max-tokens)\n"
+    assert done.stderr == "(cut off: after 3 tokens; --max-tokens allows more)\n"
 
 
 def test_answers_are_wrapped_at_words_on_a_terminal(env: Mapping[str, str], folder: Path) -> None:

@@ -78,7 +78,7 @@ def test_what_is_written_twice_to_spare_an_import_is_the_same() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("ask", "Q", "--max-tokens", "0"), "'--max-tokens': 0 is not a whole number from 1"),
+        (("ask", "Q", "--max-tokens", "0"), "'--max-tokens': 0 is not a whole number of at least 1"),
         (("ask", "Q", "--frames", "x"), "'--frames': x is not"),
         (("chat", "--context", "0"), "'--context'"),
         (("ask", "Q", "--threads", "-2"), "'--threads'"),

@@ -168,10 +168,10 @@ class TestPrefill:
     def test_a_prompt_that_does_not_fit_changes_nothing(self, session: Session) -> None:
         prompt: list[Input] = [text("Look: "), image(0)]
         session.prefill(prompt)
-        entries = list(session.timeline.entries)
+        spans = list(session.timeline.spans)
         with pytest.raises(ContextFullError, match=r"306.*300"):
             session.prefill([*prompt, image(1, tokens=284)])
-        assert session.timeline.entries == entries
+        assert session.timeline.spans == spans
         assert session.decoder.length == 22
         session.prefill([*prompt, image(1, tokens=278)])
         assert session.decoder.length == 300
@@ -207,10 +207,10 @@ class TestTimeline:
         assert timeline.common_prefix([1, b"b", 2, 4]) == 3
         assert timeline.truncate(2) == 21
         timeline.rebase()
-        assert [(entry.start, entry.end) for entry in timeline.entries] == [(0, 1), (1, 11)]
+        assert [(span.start, span.end) for span in timeline.spans] == [(0, 1), (1, 11)]
 
     def test_there_must_be_something_to_evict(self) -> None:
-        with pytest.raises(ValueError, match="no entries"):
+        with pytest.raises(ValueError, match="no spans"):
             Timeline().evict(0, 1)
 
 

@@ -175,9 +175,9 @@ class TestFrames:
         one = open_window(2)
         for number in range(30):
             one.window.add(image(number))
-        keys = [entry.key for entry in one.session.timeline.entries]
+        keys = [span.key for span in one.session.timeline.spans]
         assert tuple(keys[: one.sink]) == one.prompt.sink
-        assert [entry.start for entry in one.session.timeline.entries[: one.sink]] == list(range(one.sink))
+        assert [span.start for span in one.session.timeline.spans[: one.sink]] == list(range(one.sink))
 
     def test_the_window_is_not_computed_again(self, open_window: Open) -> None:
         """Were it, positions would begin anew; they grow by one frame each time."""
@@ -231,7 +231,7 @@ class TestFrames:
         one.session.timeline.rebase()
         frames = [*one.frame(3, image(3)), *one.frame(4, image(4))]
         without_turn = one.afresh(*frames, TextInput(one.prompt.question("What?")))
-        keys = [entry.key for entry in one.session.timeline.entries]
+        keys = [span.key for span in one.session.timeline.spans]
         assert tuple(keys[one.sink : one.sink + len(turn)]) == turn
         assert cosine(one.logits(), without_turn) < SAME
 
@@ -239,7 +239,7 @@ class TestFrames:
         one = open_window(3)
         for number in range(1, 6):
             one.window.add(image(number))
-        texts = [entry.key for entry in one.session.timeline.entries if isinstance(entry.key, int)]
+        texts = [span.key for span in one.session.timeline.spans if isinstance(span.key, int)]
         shown = one.tokenizer.decode(texts[one.sink :])
         assert shown.replace("\n", "") == "Frame 3:Frame 4:Frame 5:"
 
@@ -266,10 +266,10 @@ class TestQuestions:
         one = open_window(3)
         for number in range(5):
             one.window.add(image(number))
-        before = list(one.session.timeline.entries)
+        before = list(one.session.timeline.spans)
         one.ask()
-        assert one.session.timeline.entries == before
-        assert counted(one) == sum(entry.end - entry.start for entry in before)
+        assert one.session.timeline.spans == before
+        assert counted(one) == sum(span.end - span.start for span in before)
 
     def test_see_the_frames_and_nothing_of_questions_before(self, open_window: Open, template: str) -> None:
         one = open_window(3, template=template)
@@ -331,7 +331,7 @@ class TestKeptAnswers:
             one.window.add(image(number))
             one.ask(f"Question {number}?", tokens=3)
         one.logits("Which?")
-        texts = [entry.key for entry in one.session.timeline.entries if isinstance(entry.key, int)]
+        texts = [span.key for span in one.session.timeline.spans if isinstance(span.key, int)]
         said = one.tokenizer.decode(texts)
         asked = [number for number in range(1, 7) if f"Question {number}?" in said]
         assert asked == [4, 5, 6]
@@ -361,7 +361,7 @@ class TestKeptAnswers:
         before = counted(one)
         one.window.finish(one.prompt.question("What?"), [5] * 2 * KEPT_ROOM)
         assert counted(one) == before + KEPT_ROOM
-        assert tuple(e.key for e in one.session.timeline.entries)[-len(one.prompt.after_answer) :] == (
+        assert tuple(span.key for span in one.session.timeline.spans)[-len(one.prompt.after_answer) :] == (
             one.prompt.after_answer
         )
 
@@ -472,7 +472,7 @@ class TestPreparing:
 
     @staticmethod
     def prepare(one: Opened) -> None:
-        while one.window.prepare():
+        while one.window.prefetch():
             pass
 
     @pytest.mark.parametrize("keep_answers", [False, True])
@@ -484,9 +484,9 @@ class TestPreparing:
                 if number % 4 == 0:
                     one.ask(tokens=3)
             for _ in range(number % 3):
-                ahead.window.prepare()
+                ahead.window.prefetch()
             assert counted(ahead) == counted(plain)
-            assert ahead.session.timeline.entries == plain.session.timeline.entries
+            assert ahead.session.timeline.spans == plain.session.timeline.spans
             assert cosine(ahead.logits(), plain.logits()) > SAME
             if number % 2:
                 self.prepare(ahead)
@@ -516,7 +516,7 @@ class TestPreparing:
             stream = one.stream(tokens=20)
             for _ in stream:
                 if one is ahead:
-                    one.window.prepare()
+                    one.window.prefetch()
             texts.append(stream.answer.token_ids)
         assert texts[0] == texts[1]
         assert len(texts[0]) == 20
@@ -529,7 +529,7 @@ class TestPreparing:
         for number in range(adds):
             one.window.add(image(number))
         computed()
-        assert not one.window.prepare()
+        assert not one.window.prefetch()
         assert computed() == 0
 
     @pytest.mark.parametrize("more", [True, False])

@@ -243,7 +243,7 @@ CONTENTS: dict[str, tuple[Damage, str]] = {
     "tower with an operator of its own": (graph(lambda m: setattr(m.graph.node[3], "op_type", "Evil")), "Evil"),
     "tower with an endless loop": (graph(endless_loop), "loops"),
     "tower with weights in another file": (graph(weights_elsewhere), VISION),
-    "tower of NaN weights": (graph(nan_weights), "no numbers"),
+    "tower of NaN weights": (graph(nan_weights), "not finite"),
     "tower with a weight of 2^40 values": (graph(lambda m: m.graph.initializer[0].dims.append(1 << 40)), VISION),
     "tower not in the manifest": (unlisted(VISION), f"no {VISION}"),
     # tokenizer.json
