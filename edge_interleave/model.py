@@ -137,10 +137,10 @@ class Model:
         """As `ask`, but the text comes piece by piece. Images are encoded before this returns."""
         self._check()
         check_names(options, AskOptions)
-        generation = generation_options(options)
+        session = self._own_session()
+        generation = generation_options(options, session)
         cancel = options.get("cancel")
         prompt, media = self._prompt(content, options)
-        session = self._own_session()
         return AnswerStream(
             lambda: session.stream(prompt, generation, cancel),
             session.scheduler,

@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
 from edge_interleave.answer import Choice
 from edge_interleave.decoding.decoder import Decoder
 from edge_interleave.decoding.generation import Generation, GenerationOptions, LogitsSource, Prefill
+from edge_interleave.decoding.grammar import Grammar
 from edge_interleave.decoding.inputs import Input, TextInput, VisualInput
 from edge_interleave.decoding.sampling import Probabilities, log_softmax, softmax
 from edge_interleave.decoding.scheduler import EngineScheduler
@@ -91,6 +92,10 @@ class Session:
     def decoder(self) -> Decoder:
         """The decoder that holds the timeline. Change it through the session only."""
         return self._decoder
+
+    def grammar(self, schema: Any) -> Grammar:
+        """What allows only JSON of this schema (`grammar.schema_of`). Raises UsageError, BackendError."""
+        return Grammar.of_schema(schema, self._tokenizer, self._decoder.facts.vocab_size, tuple(sorted(self._eos)))
 
     @_with_engine
     def prefill(self, prompt: Sequence[Input], cancel: threading.Event | None = None) -> Prefill | None:

@@ -56,6 +56,8 @@ class MediaEncoder:
         self._threads = threads
         self._progress = progress
         self._opening = threading.RLock()
+        self.cache_bytes: int | None = None
+        """Visual tokens that are kept, in bytes; set it before the first image. None: the cache's own limit."""
         self._closed: str | None = None
         self._shared_tower: VisionTower | None = None
         self._shared_encoder: ImageEncoder | None = None
@@ -127,6 +129,7 @@ class MediaEncoder:
             encoder.stop(reason)
 
     def _encoder(self) -> ImageEncoder:
+        from edge_interleave.vision.cache import CAPACITY_BYTES, EmbeddingCache
         from edge_interleave.vision.image_encoder import ImageEncoder
 
         with self._opening:
@@ -138,6 +141,7 @@ class MediaEncoder:
                     tower,
                     manifest.vision,
                     manifest.pooling_mode,
+                    EmbeddingCache(CAPACITY_BYTES if self.cache_bytes is None else self.cache_bytes),
                     identity=manifest.files[VISION_NAME].sha256,
                     newline=newline,
                 )
