@@ -103,12 +103,20 @@ def test_commands_have_the_options_that_are_shown(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_files_that_are_named_exist(page: Path) -> None:
     """Paths in code type, as `backends/mlx/cache.py`; in the package's own rooms `edge_interleave/` may be left out."""
-    named = re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|md|toml|yml|txt))`", page.read_text("utf-8"))
-    named += re.findall(
-        r"`((?:tests|examples|benchmarks|converters|backends|edge_interleave)/[\w/]+/)`", page.read_text()
-    )
+    text = page.read_text("utf-8")
+    named = re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|md|toml|yml|txt))`", text)
+    named += re.findall(r"\b(?:tests|examples|benchmarks|converters|backends|edge_interleave)/[\w/]+(?:\.\w+|/)", text)
     missing = [name for name in named if not any((base / name).exists() for base in (ROOT, ROOT / "edge_interleave"))]
     assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_benchmarks_have_the_options_that_are_shown(page: Path) -> None:
+    """The commands behind the figures."""
+    for script, options in re.findall(r"`python (benchmarks/\w+\.py)([^`]*)`", page.read_text("utf-8")):
+        source = (ROOT / script).read_text("utf-8")
+        for option in re.findall(r"--[a-z-]+", options):
+            assert f'"{option}"' in source, f"{script} {option}"
 
 
 def test_the_architecture_page_shows_the_layers_of_the_contract() -> None:
