@@ -1,4 +1,4 @@
-"""Images and videos that cannot be shown. Each damage is given a path, and lays something there."""
+"""Images and videos that must be refused. Each damage writes to a path."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def data(content: bytes) -> Lay:
 
 
 def saved(kind: str, share: float, **options: object) -> Lay:
-    """A picture in a format, cut off."""
+    """A picture in a format, cut off in the middle."""
     file = io.BytesIO()
     pictures.picture().save(file, kind, **options)
     return data(file.getvalue()[: int(len(file.getvalue()) * share)])
@@ -74,12 +74,12 @@ def cut_clip(share: float) -> Lay:
 
 
 def clip_without(box: bytes) -> Lay:
-    """The demo's clip, one kind of its boxes by another name."""
+    """The demo's clip with one kind of its boxes renamed."""
     return lambda path: path.write_bytes(DEMO_CLIP.read_bytes().replace(box, b"zzzz"))
 
 
 def clip_claiming(width: int, height: int) -> Lay:
-    """A clip that cannot be decoded, of a size that nobody needs."""
+    """A huge clip that cannot be decoded."""
 
     def lay(path: Path) -> None:
         raw = bytearray(DEMO_CLIP.read_bytes())
