@@ -110,6 +110,16 @@ def test_files_that_are_named_exist(page: Path) -> None:
     assert missing == []
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent == ROOT], ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Files, and headings in them. The build of the site checks the pages below `docs/`."""
+    for target, _, anchor in re.findall(r"\]\((?!https?:)([^)#]+)(#([\w-]+))?\)", page.read_text("utf-8")):
+        assert (ROOT / target).exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", (ROOT / target).read_text("utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in headings}, anchor
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_benchmarks_have_the_options_that_are_shown(page: Path) -> None:
     """The commands behind the figures."""

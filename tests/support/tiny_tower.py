@@ -16,7 +16,7 @@ VOCABULARY = 32
 
 @dataclass(frozen=True)
 class Tower:
-    """The properties that differ between the compared towers."""
+    """The settings in which the compared towers differ."""
 
     type: str = "siglip"
     feature_layer: int = -1
@@ -26,7 +26,7 @@ class Tower:
     heads: int = 2
     layers: int = 4
     size: int = 62
-    """Not a multiple of the patch size, so the last pixels of a row are cut off, as at 384 and 14."""
+    """Not a multiple of the patch size: the last pixels of a row are cut off, as with 384 and 14."""
     projector_bias: bool = True
 
     @property
@@ -109,7 +109,7 @@ def config(tower: Tower) -> dict[str, object]:
 
 
 def random_weights(tower: Tower) -> dict[str, np.ndarray]:
-    """All tensors of the checkpoint, by name."""
+    """Every tensor of the checkpoint, by its name in the file."""
     width, vision = tower.width, "vision_tower.vision_model."
     shapes: dict[str, tuple[int, ...]] = {
         f"{vision}embeddings.patch_embedding.weight": (width, 3, 14, 14),
@@ -136,7 +136,7 @@ def random_weights(tower: Tower) -> dict[str, np.ndarray]:
 
 
 def values(random: np.random.RandomState, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Random values, scaled so that each layer changes its input noticeably."""
+    """Scaled so that every layer changes what passes through it by about its own size."""
     spread = np.prod(shape[1:]) ** -0.5 if len(shape) > 1 and "embedding.weight" not in name else 0.3
     middle = 1.0 if "norm" in name and name.endswith("weight") else 0.0
     return (middle + spread * random.standard_normal(shape)).astype(np.float32)
@@ -169,7 +169,7 @@ def decoder() -> dict[str, tuple[int, ...]]:
 
 
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Write a safetensors file: header length, header, values."""
+    """Length of the header, header, values."""
     header, offset = {}, 0
     for name, array in tensors.items():
         header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [offset, offset + array.nbytes]}
@@ -185,7 +185,7 @@ def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def of_transformers(folder: Path, images: np.ndarray) -> np.ndarray:
-    """transformers' visual tokens for a checkpoint, float32 (n, tokens, hidden). Needs PyTorch."""
+    """The visual tokens that transformers gives for a checkpoint, float32 (n, tokens, hidden). Needs PyTorch."""
     import torch
     from transformers import LlavaForConditionalGeneration
 
