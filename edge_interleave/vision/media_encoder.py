@@ -98,10 +98,10 @@ class MediaEncoder:
         counts = [len(group) for group in groups]
         ends = [number == count for count in counts for number in range(1, count + 1)]
         encoder, newline = self._encoder(), self._newline()
-        rows = encoder.encode(pictures, stride=stride, tiles=tiles, ends=ends, progress=self._progress)
+        tokens = encoder.encode(pictures, stride=stride, tiles=tiles, ends=ends, progress=self._progress)
         inputs = tuple(
             VisualInput(image) if newline is None or not end else VisualInput(image[:-1], newline)
-            for image, end in zip(rows, ends, strict=True)
+            for image, end in zip(tokens, ends, strict=True)
         )
         seconds = time.perf_counter() - started
         return EncodedMedia(inputs, tuple(counts), seconds, encoder.provider)
