@@ -103,10 +103,10 @@ class Model:
         claim_process()
         self.bundle = bundle
         self.backend_name = backend.name
+        self.tokenizer = TextTokenizer.open(bundle)
         self._origin = Origin(
             bundle.manifest.name, bundle.manifest.files[TOKENIZER_NAME].sha256, backend.name, options.kv_precision
         )
-        self.tokenizer = TextTokenizer.open(bundle)
         self.prompts = PromptBuilder(bundle, self.tokenizer)
         self.media_encoder = MediaEncoder(bundle, options.threads, progress)
         self._progress = progress
