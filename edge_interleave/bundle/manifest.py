@@ -8,6 +8,7 @@ Knows nothing about engines: it says which files there are, what they claim to b
     image_newline.npy  a row after each image's visual tokens, float32 (hidden,), where the model was trained with it
     vision.onnx      vision tower and projector: pixels (n, 3, H, W) float32 -> (n, tokens, hidden)
     mmproj.gguf      the same for llama-server and Ollama, where it was asked for; nothing here reads it
+    questions.json   word pairs of the questions the model was trained on, where the checkpoint brings them
     tokenizer.json   the tokenizer, in the format of Hugging Face tokenizers
 """
 
@@ -30,6 +31,7 @@ MANIFEST_BYTES_MAX = 4 << 20
 TOKENIZER_NAME = "tokenizer.json"
 VISION_NAME = "vision.onnx"
 NEWLINE_NAME = "image_newline.npy"
+QUESTIONS_NAME = "questions.json"
 GGUF_NAME = "decoder.gguf"
 MLX_NAME = "decoder-mlx"
 MMPROJ_NAME = "mmproj.gguf"
