@@ -7,17 +7,20 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from edge_interleave.answer import CANCELLED, LENGTH, STOP, Answer, FinishReason, Stats, rate
 from edge_interleave.decoding.inputs import Input, TextInput
-from edge_interleave.decoding.sampling import Sampler, SamplingOptions
+from edge_interleave.decoding.sampling import Sampler, SamplingOptions, log_softmax
 from edge_interleave.errors import ContextFullError, UsageError
 from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.process_memory import peak_memory_bytes
+
+if TYPE_CHECKING:
+    from edge_interleave.decoding.grammar import Grammar
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,26 @@ class GenerationOptions:
     stop: tuple[str, ...] = ()
     """The answer ends before the first of these texts."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    grammar: Grammar | None = None
+    """Only answers that it allows."""
+    logprobs: int | None = None
+    """Keep each token's probability and that of so many alternatives (`Generation.scores`); None: keep none."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
-            raise UsageError(f"max_tokens must be a whole number from 1, not {self.max_tokens}")
+            raise UsageError(f"max_tokens must be a whole number of at least 1, not {self.max_tokens}")
         if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
             raise UsageError("stop must be texts, and none may be empty")
+
+
+@dataclass(frozen=True)
+class TokenScore:
+    """A token of an answer, and how likely it was: natural logarithms, before temperature and penalties."""
+
+    text: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+    """The most likely tokens there, with theirs."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +96,8 @@ class Generation:
     ) -> None:
         """`eos`: the tokens that end a turn."""
         self._answer: Answer | None = None
+        self.scores: list[TokenScore] = []
+        """Of the tokens so far, if `GenerationOptions.logprobs` asks for them."""
         self.pieces = self._generate(timeline, tokenizer, eos, prompt, options, cancel)
         """Pieces of text, one at a time."""
 
@@ -114,25 +133,34 @@ class Generation:
         turn = timeline.turn
         sampler, text, buffer = Sampler(options.sampling), tokenizer.stream(), _StopTextBuffer(options.stop)
         history = [token for part in prompt if isinstance(part, TextInput) for token in part.ids]
+        constraint = None if options.grammar is None else options.grammar.begin()
         ids: list[int] = []
         pieces: list[str] = []
         reason: FinishReason = CANCELLED
         try:
             logits = prefill.logits
             while True:
-                token = sampler.pick(logits, history)
+                allowed = logits if constraint is None else constraint.masked(logits)
+                token = sampler.pick(allowed, history, ids)
                 figures.picked()
                 if token in eos:
                     reason = STOP
                     break
                 ids.append(token)
                 history.append(token)
+                if options.logprobs is not None:
+                    self.scores.append(_score(token, logits, options.logprobs, tokenizer))
+                if constraint is not None:
+                    constraint.accept(token)
                 piece = buffer.push(text.push(token))
                 if piece:
                     pieces.append(piece)
                     yield piece
-                if buffer.stopped or len(ids) >= options.max_tokens:
-                    reason = STOP if buffer.stopped else LENGTH
+                if buffer.stopped or (constraint is not None and constraint.complete):
+                    reason = STOP
+                    break
+                if len(ids) >= options.max_tokens:
+                    reason = LENGTH
                     break
                 if timeline.turn != turn or (cancel is not None and cancel.is_set()):
                     break
@@ -157,6 +185,13 @@ class Generation:
 def cancelled_answer() -> Answer:
     """An answer that was cancelled before its first piece."""
     return _Figures().answer("", CANCELLED, ())
+
+
+def _score(token: int, logits: FloatArray, alternatives: int, tokenizer: TextTokenizer) -> TokenScore:
+    likely = log_softmax(logits)
+    best = np.argsort(-likely, kind="stable")[:alternatives]
+    top = tuple((tokenizer.decode([int(one)]), float(likely[one])) for one in best)
+    return TokenScore(tokenizer.decode([token]), float(likely[token]), top)
 
 
 def finished(answer: Answer | None) -> Answer:

@@ -93,6 +93,10 @@ class TextTokenizer:
                 f"{self._path}: the tokenizer fails ({reason}); convert or pull the model again"
             ) from error
 
+    def json(self) -> str:
+        """The tokenizer as the text of a `tokenizer.json`, without the marker and stand-ins that were added here."""
+        return str(self._plain.to_str())
+
     def token_id(self, token: str) -> int | None:
         """The id of a token of the vocabulary, None where it has no such token."""
         return self._plain.token_to_id(token)

@@ -61,7 +61,7 @@ def test_convert_names_the_file_that_did_not_fit(
     assert line.startswith(f"error: {tmp_path}/.bundle.partial/")
     assert f"/{file}: File too large (" in line
     assert " MB are needed" in line
-    assert "free some, or give a place on another disk" in line
+    assert "free some space, or write to another disk" in line
     assert not (tmp_path / "bundle").exists()
 
 

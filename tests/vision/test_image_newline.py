@@ -21,8 +21,8 @@ from edge_interleave.converters.convert import convert
 from edge_interleave.decoding.inputs import as_inputs
 from edge_interleave.errors import BundleError, CheckpointError
 from edge_interleave.evaluation.official_prompt import OfficialPrompts
+from edge_interleave.live.layout import WindowLayout
 from edge_interleave.planning.footprint import Footprint
-from edge_interleave.planning.plan import PRESETS
 from edge_interleave.planning.planner import plan
 from edge_interleave.prompt.builder import ImageSegment
 from edge_interleave.prompt.messages import Image as ImagePart
@@ -137,7 +137,7 @@ class TestPrompt:
         frames = clip(tmp_path / "clip", 4)
         with ei.load(bundle.folder, threads=1) as model:
             media = [Video(frames, 3), ImagePart(picture(0))]
-            encoded = model._media_encoder.encode(media, frames=1, stride=1, tiles=False)
+            encoded = model.media_encoder.encode(media, frames=1, stride=1, tiles=False)
         assert [part.newline is not None for part in encoded.images] == [False, False, True, True]
         assert [part.size for part in encoded.images] == [TOKENS, TOKENS, TOKENS + 1, TOKENS + 1]
 
@@ -150,7 +150,7 @@ class TestPrompt:
     def test_the_row_is_the_last_that_the_decoder_gets_of_an_image(self, bundle: Bundle) -> None:
         row = read_newline(bundle.file("image_newline.npy"), 64)
         with ei.load(bundle.folder, threads=1) as model:
-            (encoded,) = model._media_encoder.encode([ImagePart(picture(0))], frames=1, stride=1, tiles=False).images
+            (encoded,) = model.media_encoder.encode([ImagePart(picture(0))], frames=1, stride=1, tiles=False).images
         np.testing.assert_array_equal(encoded.embeddings[-1], row)
         np.testing.assert_array_equal(encoded.embeddings[:-1], encoded.rows)
 
@@ -168,7 +168,7 @@ class TestWindow:
             assert live.stats().entries == entries + 2 * announced
 
     def test_a_plan_counts_it(self, bundle: Bundle, flat: Bundle) -> None:
-        footprint = Footprint(0, 0, 0, 0, 0, 50, 5, None)
+        footprint = Footprint(0, 0, 0, 0, 0, WindowLayout(sink=20, around_frame=5))
         made, without = (plan(each, None, frames=3, pool=1, footprint=footprint) for each in (bundle, flat))
         assert made.frame_tokens == (TOKENS + 1,)
         assert made.visual_tokens == 3 * (TOKENS + 1)
@@ -177,10 +177,9 @@ class TestWindow:
     def test_presets_and_evaluations_count_it(self, bundle: Bundle, flat: Bundle) -> None:
         assert image_tokens(bundle.manifest.vision, 2, "average") == TOKENS // 4 + 1
         assert image_tokens(flat.manifest.vision, 2, "average") == TOKENS // 4
-        with_row, without = (
-            PRESETS["10-full"].visual_tokens(each.manifest.vision, "average") for each in (bundle, flat)
-        )
-        assert with_row == without + 10
+        footprint = Footprint(0, 0, 0, 0, 0, WindowLayout(sink=20, around_frame=5))
+        with_row, without = (plan(each, preset="10-full", footprint=footprint) for each in (bundle, flat))
+        assert with_row.visual_tokens == without.visual_tokens + 10
 
 
 class TestFile:
@@ -267,7 +266,7 @@ class TestTiles:
 
     def test_cost_what_the_encoder_says(self, bundle: Bundle) -> None:
         with ei.load(bundle.folder, threads=1) as model:
-            encoder = model._media_encoder._encoder()
+            encoder = model.media_encoder._encoder()
             for size in [(28, 28), (60, 30), (100, 20), (57, 57)]:
                 (rows,) = encoder.encode([picture(0, size)], tiles=True)
                 assert len(rows) == encoder.tokens_for(picture(0, size), tiles=True) <= encoder.tokens_for(tiles=True)
@@ -329,7 +328,7 @@ def test_the_official_evaluation_computed_with_transformers_has_the_same_entries
         embeddings = torch.cat(pieces)
         logits = decoder(inputs_embeds=embeddings[None]).logits[0, -1].numpy()
     with ei.load(bundle.folder, threads=1) as model:
-        encoded = model._media_encoder.encode(question.parts[:2], frames=1, stride=1, tiles=False)
+        encoded = model.media_encoder.encode(question.parts[:2], frames=1, stride=1, tiles=False)
         ours = model._own_session().prefill(as_inputs(segments, encoded.images))
     assert ours is not None
     assert ours.prompt_tokens == len(embeddings)

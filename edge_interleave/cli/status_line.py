@@ -1,6 +1,6 @@
-"""What is shown on a terminal while nothing can be read yet: that a model is loaded, a picture encoded, a prompt read.
+"""A status line on the terminal until the first text of an answer: loading, encoding, prefill.
 
-A line on stderr that goes away by itself. Through a pipe nothing is shown.
+It is written to stderr and removed afterwards. Without a terminal nothing is shown.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from edge_interleave.util.progress import Stage
 
 PATIENCE_S = 0.3
-"""Of a wait that is shorter nothing is shown."""
+"""Seconds before the line appears."""
 
 
-class Waiting:
-    """Shows what is waited for, until `stop`; then again with the next call. A `QuestionProgress`."""
+class StatusLine:
+    """Shows a status line until `stop`, and again at the next call. A `QuestionProgress`."""
 
     def __init__(self) -> None:
         self._console = output.err()
@@ -31,14 +31,14 @@ class Waiting:
         self._text = ""
 
     def __call__(self, stage: Stage, done: int, total: int, /) -> None:
-        """Show how far a question is."""
+        """Show the progress of a question."""
         if stage == "encode":
             self.show(f"encoding image {min(done + 1, total)} of {total}")
         else:
             self.show(f"reading {total:,} tokens" + (f", {done:,} done" if 10 * done >= total else ""))
 
     def show(self, text: str) -> None:
-        """Show this instead of what was shown before."""
+        """Replace the status line."""
         if not self._visible:
             return
         with self._lock:
@@ -51,7 +51,7 @@ class Waiting:
                 self._timer.start()
 
     def stop(self) -> None:
-        """Take away what is shown. Cheap where nothing is."""
+        """Remove the status line. Cheap if there is none."""
         with self._lock:
             timer, self._timer = self._timer, None
             status, self._status = self._status, None
@@ -66,7 +66,7 @@ class Waiting:
                 self._status = self._console.status(self._text)
                 self._status.start()
 
-    def __enter__(self) -> Waiting:
+    def __enter__(self) -> StatusLine:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,10 +1,9 @@
-"""Memory to a plan: what fits, what it is refused with, and that the plan's figures are the engine's."""
+"""Plans for a memory limit: what fits, what is refused, and whether the figures are the engine's."""
 
 import ctypes
 import re
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import llama_cpp.llama_cpp as low
 import pytest
@@ -13,14 +12,16 @@ from support.tiny import change_manifest, tiny_bundle
 from edge_interleave.backends.llama_cpp.weights import LOG
 from edge_interleave.bundle import store
 from edge_interleave.bundle.manifest import Bundle, open_bundle
-from edge_interleave.cli import plan as command
 from edge_interleave.decoding.decoder import DecoderOptions
 from edge_interleave.decoding.registry import find_backend
 from edge_interleave.errors import ContextFullError, ResourceError, UsageError
+from edge_interleave.live.layout import WindowLayout
 from edge_interleave.planning.footprint import Footprint, Rates, measure
-from edge_interleave.planning.planner import GOALS, PRESETS, plan
-from edge_interleave.planning.system_memory import free_memory, in_words, parse_memory
+from edge_interleave.planning.goals import PRESETS
+from edge_interleave.planning.planner import plan
+from edge_interleave.planning.system_memory import format_memory, free_memory, parse_memory
 from edge_interleave.util.process_memory import peak_memory_bytes
+from edge_interleave.vision.pooling import image_tokens
 
 MB = 1_000_000
 FOOTPRINT = Footprint(
@@ -29,8 +30,7 @@ FOOTPRINT = Footprint(
     decoder=10 * MB,
     tower=20 * MB,
     working=5 * MB,
-    fixed_entries=530,
-    frame_entries=10,
+    layout=WindowLayout(sink=18, around_frame=10),
     rates=Rates(encode=0.1, token=0.001, token_per_entry=1e-7),
 )
 
@@ -106,8 +106,9 @@ class TestPresets:
     )
     def test_the_papers_rows(self, large: Bundle, name: str, average: int, bilinear: int) -> None:
         vision = large.manifest.vision
-        assert PRESETS[name].visual_tokens(vision, "average") == average
-        assert PRESETS[name].visual_tokens(vision, "bilinear") == bilinear
+        preset = PRESETS[name]
+        assert preset.frames * image_tokens(vision, preset.stride, "average") == average
+        assert preset.frames * image_tokens(vision, preset.stride, "bilinear") == bilinear
         smooth = Bundle(large.folder, replace(large.manifest, pooling_mode="bilinear"))
         for bundle, tokens in ((large, average), (smooth, bilinear)):
             made = plan(bundle, preset=name, footprint=FOOTPRINT)
@@ -256,15 +257,9 @@ class TestAmounts:
 
     @pytest.mark.parametrize("size", [1, 999_999, 153_400_001, 9_999_999_999, 12_345_678_901])
     def test_words_are_rounded_up_and_can_be_read_again(self, size: int) -> None:
-        assert size <= parse_memory(in_words(size)) <= size * 1.05 + MB
+        assert size <= parse_memory(format_memory(size)) <= size * 1.05 + MB
 
     def test_the_peak_is_this_processs(self) -> None:
         before = peak_memory_bytes()
         assert len(bytes(b"x" * (before + 50 * MB))) > 0
         assert peak_memory_bytes() >= before + 40 * MB
-
-
-def test_the_command_offers_what_there_is() -> None:
-    assert command.GOALS == GOALS
-    assert tuple(PRESETS) == command.PRESETS
-    assert Path(command.__file__ or "").exists()
