@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +19,8 @@ from typing import Any
 
 from edge_interleave.bundle.manifest import QUESTIONS_NAME, Bundle
 from edge_interleave.errors import BundleError
+from edge_interleave.prompt.builder import MARKER
+from edge_interleave.prompt.messages import Message
 
 MAX_BYTES = 4 << 20
 _VERSION = 1
@@ -86,6 +88,14 @@ class QuestionModel:
     def familiar(self, question: str) -> bool:
         """Whether a question is worded like those the model was trained on."""
         return self.score(question) >= self.margin
+
+
+def is_familiar(model: QuestionModel | None, messages: Sequence[Message]) -> bool | None:
+    """Whether the last message's text is worded like the questions of training; None without a question model."""
+    if model is None or not messages:
+        return None
+    text = " ".join(part for part in messages[-1].parts if isinstance(part, str))
+    return model.familiar(text.replace(MARKER, " "))
 
 
 def read_question_model(bundle: Bundle) -> QuestionModel | None:
