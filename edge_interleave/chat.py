@@ -86,7 +86,7 @@ class Chat:
         """As `ask`, but the text comes piece by piece. An answer closed early stays in the conversation as it is."""
         check_process()
         check_names(options, AskOptions)
-        generation = generation_options(options)
+        generation = generation_options(options, self._session)
         cancel = options.get("cancel")
         turn = self._turn(content, options)
 

@@ -104,10 +104,10 @@ class Model:
         claim_process()
         self.bundle = bundle
         self.backend_name = backend.name
+        self.tokenizer = TextTokenizer.open(bundle)
         self._origin = Origin(
             bundle.manifest.name, bundle.manifest.files[TOKENIZER_NAME].sha256, backend.name, options.kv_precision
         )
-        self.tokenizer = TextTokenizer.open(bundle)
         self.prompts = PromptBuilder(bundle, self.tokenizer)
         self.questions = read_question_model(bundle)
         """Tells which questions the model was trained on; None if the bundle does not say."""
@@ -140,10 +140,10 @@ class Model:
         """As `ask`, but the text comes piece by piece. Images are encoded before this returns."""
         self._check()
         check_names(options, AskOptions)
-        generation = generation_options(options)
+        session = self._own_session()
+        generation = generation_options(options, session)
         cancel = options.get("cancel")
         messages, prompt, media = self._prompt(content, options)
-        session = self._own_session()
 
         def complete(answer: Answer) -> Answer:
             return replace(with_encode_stats(answer, media), familiar=is_familiar(self.questions, messages))

@@ -62,6 +62,8 @@ def ask(
 
     Without --model the small embedded model answers, which knows drawn shapes and nothing else.
     """
+    if options and chosen.schema is not None:
+        raise UsageError("give --choose or --schema, not both")
     media = media_in_order(ctx, image, video, stdin_is="the question" if question == STDIN else None)
     text = checked_text(_from_stdin() if question == STDIN else question)
     content: list[Any] = [Message("user", (*media, text))]
@@ -76,7 +78,12 @@ def ask(
             note_if_unfamiliar(text, opened.questions)
             return
         stream = opened.stream(
-            content, max_tokens=chosen.max_tokens, stop=chosen.stop, sampling=chosen.sampling, **shown
+            content,
+            max_tokens=chosen.max_tokens,
+            stop=chosen.stop,
+            sampling=chosen.sampling,
+            schema=chosen.schema,
+            **shown,
         )
         if as_json:
             answer = stream.wait()

@@ -211,6 +211,7 @@ class _Repl:
                     max_tokens=self.chosen.max_tokens,
                     stop=self.chosen.stop,
                     sampling=self.chosen.sampling,
+                    schema=self.chosen.schema,
                     frames=self.chosen.frames,
                     pool=self.chosen.pool,
                     tiles=self.chosen.tiles,

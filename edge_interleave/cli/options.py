@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 from click.shell_completion import CompletionItem
 
-from edge_interleave.errors import UsageError
+from edge_interleave.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from edge_interleave.cli.status_line import StatusLine
@@ -23,7 +23,8 @@ KV_PRECISIONS = ("f16", "q8_0", "q4_0")
 SAMPLING = (
     "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed"
 )  # fmt: skip
-_CHOSEN = ("max_tokens", "stop", "frames", "pool", "tiles")
+_CHOSEN = ("max_tokens", "stop", "frames", "pool", "tiles", "schema")
+_SCHEMA_BYTES_MAX = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Choices:
     frames: int
     pool: int
     tiles: bool
+    schema: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,34 @@ def model_options(command: _F) -> _F:
     )
 
 
+def schema_option(command: _F) -> _F:
+    """`--schema`, which reaches the command as the schema itself."""
+    return click.option(
+        "--schema",
+        metavar="FILE",
+        callback=_schema,
+        shell_complete=complete_path,
+        help="Answer in JSON that this JSON Schema allows.",
+    )(command)
+
+
+def _schema(ctx: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    import json
+
+    try:
+        with open(value, encoding="utf-8") as file:
+            found = json.loads(file.read(_SCHEMA_BYTES_MAX + 1))
+    except OSError as error:
+        raise InputError(f"{value}: {error.strerror}; give a file that holds a JSON Schema") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{value}: not JSON ({error}); give a file that holds a JSON Schema") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{value}: not a JSON object; give a file that holds a JSON Schema")
+    return found
+
+
 def media_options(command: _F) -> _F:
     """Images and videos for the model."""
     path = click.Path(allow_dash=True)  # as text: `Path` would make one slash of an address's two
@@ -269,6 +299,7 @@ def answer_options(command: _F) -> _F:
             default=1.0,
             help="Penalise tokens that occur in the prompt or the answer so far; 1 disables it.",
         ),
+        schema_option,
         click.option(
             "--presence-penalty",
             type=float,

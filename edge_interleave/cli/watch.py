@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from click.core import ParameterSource
@@ -29,6 +29,7 @@ from edge_interleave.cli.options import (
     json_option,
     max_tokens_option,
     model_options,
+    schema_option,
     strides,
     system_option,
     window_option,
@@ -42,6 +43,7 @@ from edge_interleave.planning.system_memory import format_memory
 if TYPE_CHECKING:
     from edge_interleave.live.live import Live
     from edge_interleave.live.stats import LiveStats
+    from edge_interleave.options import AnswerOptions
     from edge_interleave.planning.plan import Plan
 
 ASK_EVERY_S = 2.0
@@ -95,6 +97,7 @@ _RULE_OPTIONS = ("above", "checks", "below", "command", "webhook")
 @model_options
 @system_option
 @max_tokens_option()
+@schema_option
 @click.option("--stats", "with_stats", is_flag=True, help="Print figures at the end, on stderr.")
 @json_option("Print each event as one line of JSON.")
 @click.pass_context
@@ -121,6 +124,7 @@ def watch(
     realtime: bool,
     system: str | None,
     max_tokens: int,
+    schema: dict[str, Any] | None,
     with_stats: bool,
     as_json: bool,
     opening: ModelChoice,
@@ -148,7 +152,7 @@ def watch(
     if rule is None:
         _refuse(ctx, _RULE_OPTIONS, "is about alerts; it goes with --when")
     else:
-        _refuse(ctx, ("max_tokens",), "is about answers; it goes with --ask")
+        _refuse(ctx, ("max_tokens", "schema"), "is about answers; it goes with --ask")
     deliveries: list[Delivery] = [] if command is None else [Command(command, on_output=lambda line: view.note(line))]
     deliveries += [] if webhook is None else [Webhook(webhook)]
     from edge_interleave.media.sources.open import open_source
@@ -177,7 +181,8 @@ def watch(
         stack.enter_context(output.abandon_stdout_on(interrupted))
         handler: FrameHandler
         if rule is None:
-            handler = PeriodicAsker(live, str(question), every or ASK_EVERY_S, view, folder, interrupted, max_tokens)
+            options: AnswerOptions = {"max_tokens": max_tokens, "schema": schema, "cancel": interrupted}
+            handler = PeriodicAsker(live, str(question), every or ASK_EVERY_S, view, folder, options)
         else:
             handler = RuleWatcher(live, Alarm(rule, folder, outboxes), every or 0.0, view, interrupted)
             view.note(f"alerts are saved in {out}")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edge_interleave.answer import Choice
     from edge_interleave.cli.watch_views import View
     from edge_interleave.live.live import Live, WindowFrame
+    from edge_interleave.options import AnswerOptions
 
 UNCHANGED_EVERY_S = 0.5
 """An unchanged picture counts as a check at most this often, by the source's time."""
@@ -76,17 +77,16 @@ class PeriodicAsker:
         every_s: float,
         view: View,
         folder: EventFolder | None,
-        interrupted: threading.Event,
-        max_tokens: int,
+        options: AnswerOptions,
     ) -> None:
-        """`folder`: where answers are saved; None: nowhere. `max_tokens`: the longest answer."""
+        """`folder`: where answers are saved; None: nowhere. `options`: of each answer; after `cancel`, no more."""
         self._live = live
         self._question = question
         self._interval = FrameInterval(every_s)
         self._view = view
         self._folder = folder
-        self._interrupted = interrupted
-        self._max_tokens = max_tokens
+        self._options = options
+        self._interrupted = options.get("cancel")
         self._last_asked = 0
         """Number of the frame that the latest question was about."""
 
@@ -106,13 +106,13 @@ class PeriodicAsker:
             self._ask(frames[-1])
 
     def _ask(self, newest: WindowFrame) -> None:
-        if self._interrupted.is_set():
+        if self._interrupted is not None and self._interrupted.is_set():
             return
         self._last_asked = newest.number
         latest = self._live.latest
         file = latest.name if latest is not None else None
         time = now()
-        with self._live.stream(self._question, max_tokens=self._max_tokens, cancel=self._interrupted) as stream:
+        with self._live.stream(self._question, **self._options) as stream:
             for piece in stream:
                 self._view.piece(piece)
         answer = stream.answer

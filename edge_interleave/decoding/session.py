@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
 from edge_interleave.answer import Choice
 from edge_interleave.decoding.decoder import Decoder
 from edge_interleave.decoding.generation import Generation, GenerationOptions, LogitsSource, Prefill
+from edge_interleave.decoding.grammar import Grammar
 from edge_interleave.decoding.inputs import Input, TextInput, VisualInput
 from edge_interleave.decoding.sampling import Probabilities, log_softmax, softmax
 from edge_interleave.decoding.scheduler import EngineScheduler
@@ -92,6 +93,10 @@ class Session:
         """The decoder that holds the timeline. Change it through the session only."""
         return self._decoder
 
+    def grammar(self, schema: Any) -> Grammar:
+        """What allows only JSON of this schema (`grammar.schema_of`). Raises UsageError, BackendError."""
+        return Grammar.of_schema(schema, self._tokenizer, self._decoder.facts.vocab_size, tuple(sorted(self._eos)))
+
     @_with_engine
     def prefill(self, prompt: Sequence[Input], cancel: threading.Event | None = None) -> Prefill | None:
         """Bring the timeline to hold exactly the prompt, computing what is new; None where it was cancelled.
@@ -154,7 +159,7 @@ class Session:
             raise
 
     @_with_engine
-    def prepare(self, first: int, inputs: Sequence[Input], leaving: tuple[int, int], rows: int) -> bool:
+    def prefetch(self, first: int, inputs: Sequence[Input], leaving: tuple[int, int], rows: int) -> bool:
         """Work ahead on `recompute(first, inputs)`, as it will be when the spans `leaving` are evicted.
 
         At most `rows` rows are computed; True where a further call would compute more. Nothing that can be seen
@@ -163,7 +168,7 @@ class Session:
         """
         gone = self.timeline.spans[slice(*leaving)]
         start, end = self._range_of(first, inputs)
-        return self._decoder.prepare(start, end, _parts(inputs), (gone[0].start, gone[-1].end), rows)
+        return self._decoder.prefetch(start, end, _parts(inputs), (gone[0].start, gone[-1].end), rows)
 
     def stream(
         self,

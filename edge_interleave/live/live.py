@@ -181,7 +181,7 @@ class Live:
         question or frame of the thread that reads it raises UsageError.
         """
         check_names(options, AnswerOptions)
-        return self.answer(question, generation_options(options), options.get("cancel"))
+        return self.answer(question, generation_options(options, self._session), options.get("cancel"))
 
     def answer(self, question: str, generation: GenerationOptions, cancel: threading.Event | None) -> AnswerStream:
         """As `stream`, with the options in their final form."""

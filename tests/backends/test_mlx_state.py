@@ -203,7 +203,7 @@ def test_more_entries_than_the_context_holds_are_refused(
     decoder: Decoder, saved: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     forge(saved, lambda arrays, words: words.update(ranges="[[0, 201]]"))
-    assert "201 entries, the context holds 200; use a larger context" in refused(decoder, saved, capfd)
+    assert "201 entries do not fit the context of 200; use a larger context" in refused(decoder, saved, capfd)
 
 
 @pytest.mark.parametrize(

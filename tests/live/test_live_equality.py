@@ -101,12 +101,12 @@ class Mirrored:
         self._reference.recompute(start, end, parts)
         self.recomputed += 1
 
-    def prepare(
+    def prefetch(
         self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray], leaving: tuple[int, int], rows: int
     ) -> bool:
         """The reference does nothing: what comes after is to be as it was."""
         self.prepared += 1
-        return self._decoder.prepare(start, end, parts, leaving, rows)
+        return self._decoder.prefetch(start, end, parts, leaving, rows)
 
     def rebase(self) -> None:
         self._decoder.rebase()
@@ -298,7 +298,7 @@ class Timelines(RuleBasedStateMachine):
         between=st.sampled_from((None, "a question", "others in their place", "a rebase", "a load")),
         then=st.booleans(),
     )
-    def prepare(
+    def prefetch(
         self,
         share: float,
         image: int,
@@ -311,7 +311,7 @@ class Timelines(RuleBasedStateMachine):
         start, end, parts = self._somewhere(share, [1, 2, 3], image, True)
         first, last = sorted(round(share * start) for share in leaving)
         for count in steps:
-            if not self.timeline.prepare(start, end, parts, (first, last), count):
+            if not self.timeline.prefetch(start, end, parts, (first, last), count):
                 break
         if not then:
             return
