@@ -1,12 +1,12 @@
 """The bundle on disk: a folder with a manifest (`bundle.json`) and the files it names.
 
-    bundle.json        the manifest: schema version, architecture, sizes, precisions, source, SHA-256 of each file
-    decoder.gguf       the decoder for llama.cpp
-    decoder-mlx/       the decoder for MLX, a model folder of mlx-lm; a bundle has at least one decoder
-    vision.onnx        vision tower and projector: pixels (n, 3, H, W) float32 -> (n, tokens, hidden)
-    image_newline.npy  a row after each image's visual tokens, float32 (hidden,), if the model was trained with it
-    tokenizer.json     the tokenizer, in the format of Hugging Face tokenizers
-    mmproj.gguf        the vision tower for llama-server and Ollama, optional; this package does not read it
+bundle.json        the manifest: schema version, architecture, sizes, precisions, source, SHA-256 of each file
+decoder.gguf       the decoder for llama.cpp
+decoder-mlx/       the decoder for MLX, a model folder of mlx-lm; a bundle has at least one decoder
+vision.onnx        vision tower and projector: pixels (n, 3, H, W) float32 -> (n, tokens, hidden)
+image_newline.npy  a row after each image's visual tokens, float32 (hidden,), if the model was trained with it
+tokenizer.json     the tokenizer, in the format of Hugging Face tokenizers
+mmproj.gguf        the vision tower for llama-server and Ollama, optional; this package does not read it
 """
 
 from __future__ import annotations
