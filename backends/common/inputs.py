@@ -55,12 +55,12 @@ def parts_of_range(
     return entries
 
 
-def check_preparation(start: int, leaving: tuple[int, int], rows: int) -> None:
+def check_prefetch(start: int, leaving: tuple[int, int], rows: int) -> None:
     """Raise ValueError unless `leaving` lies before `start` and `rows` is at least 1."""
     if not 0 <= leaving[0] <= leaving[1] <= start:
         raise ValueError(f"positions that leave must lie before {start}: {leaving[0]} to {leaving[1]}")
     if rows < 1:
-        raise ValueError(f"rows to prepare must be at least 1, not {rows}")
+        raise ValueError(f"rows to prefetch must be at least 1, not {rows}")
 
 
 def check_room(length: int, position: int, count: int, facts: DecoderFacts) -> None:

@@ -1,7 +1,7 @@
 """The llama.cpp backend: the Decoder protocol over llama_cpp's low-level API.
 
 Decoders of the same file share its weights; each has its own context (KV cache). The timeline is one sequence of the
-context. A second sequence holds scratch entries: recomputed, or prepared for recomputing.
+context. A second sequence holds scratch entries: recomputed or prefetched.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from edge_interleave.backends.common.inputs import (
     Entries,
-    check_preparation,
+    check_prefetch,
     check_room,
     embedding_entries,
     parts_of_range,
@@ -180,17 +180,17 @@ class LlamaCppDecoder:
         self._shifted |= self._scratch.move_to_timeline(start)
         self._ranges = kept
 
-    def prepare(
+    def prefetch(
         self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray], leaving: tuple[int, int], rows: int
     ) -> bool:
         """Compute up to `rows` of the entries that `recompute` will need once `leaving` is evicted.
 
-        They take free cells only. Returns whether more can be prepared. Raises ValueError like `recompute`, and
-        BackendError if llama.cpp fails; nothing is prepared then.
+        They take free cells only. Returns whether more can be prefetched. Raises ValueError like `recompute`, and
+        BackendError if llama.cpp fails; no scratch entries remain then.
         """
         self._alive()
         entries = parts_of_range(start, end, parts, self._ranges, self._facts)
-        check_preparation(start, leaving, rows)
+        check_prefetch(start, leaving, rows)
         self._scratch.select(entries, without(below(self._ranges, start), *leaving))
         possible = min(end - start, self._facts.capacity - self.length)
         if self._scratch.done < possible:

@@ -15,7 +15,7 @@ import numpy as np
 
 from edge_interleave.backends.common.inputs import (
     Entries,
-    check_preparation,
+    check_prefetch,
     check_room,
     embedding_entries,
     parts_of_range,
@@ -156,18 +156,18 @@ class MlxDecoder:
         self._scratch.move_to_timeline(start)
 
     @in_mlx_thread
-    def prepare(
+    def prefetch(
         self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray], leaving: tuple[int, int], rows: int
     ) -> bool:
         """Compute up to `rows` of the entries that `recompute` will need once `leaving` is evicted.
 
-        They take free cells only. Returns whether more can be prepared. Raises ValueError like `recompute`, and
-        BackendError if MLX fails; nothing is prepared then.
+        They take free cells only. Returns whether more can be prefetched. Raises ValueError like `recompute`, and
+        BackendError if MLX fails; no scratch entries remain then.
         """
         self._alive()
         ranges = self._cache.cells.ranges
         entries = parts_of_range(start, end, parts, ranges, self._facts)
-        check_preparation(start, leaving, rows)
+        check_prefetch(start, leaving, rows)
         self._scratch.select(entries, without(below(ranges, start), *leaving))
         possible = min(end - start, self._facts.capacity - self.length)
         if self._scratch.done < possible:

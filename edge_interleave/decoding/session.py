@@ -159,7 +159,7 @@ class Session:
             raise
 
     @_with_engine
-    def prepare(self, first: int, inputs: Sequence[Input], leaving: tuple[int, int], rows: int) -> bool:
+    def prefetch(self, first: int, inputs: Sequence[Input], leaving: tuple[int, int], rows: int) -> bool:
         """Work ahead on `recompute(first, inputs)`, as it will be when the spans `leaving` are evicted.
 
         At most `rows` rows are computed; True where a further call would compute more. Nothing that can be seen
@@ -168,7 +168,7 @@ class Session:
         """
         gone = self.timeline.spans[slice(*leaving)]
         start, end = self._range_of(first, inputs)
-        return self._decoder.prepare(start, end, _parts(inputs), (gone[0].start, gone[-1].end), rows)
+        return self._decoder.prefetch(start, end, _parts(inputs), (gone[0].start, gone[-1].end), rows)
 
     def stream(
         self,

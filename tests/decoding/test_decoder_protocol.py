@@ -300,7 +300,7 @@ class TestPreparing:
 
     @classmethod
     def step(cls, decoder: Decoder, count: int = SIZE) -> bool:
-        return decoder.prepare(cls.START, cls.END, cls.PARTS, cls.LEAVING, count)
+        return decoder.prefetch(cls.START, cls.END, cls.PARTS, cls.LEAVING, count)
 
     @classmethod
     def slide(cls, decoder: Decoder) -> None:
@@ -343,17 +343,17 @@ class TestPreparing:
         without.load(tmp_path / "with")
         assert np.allclose(self.asked(without), wanted, atol=1e-3)
 
-    @pytest.mark.parametrize("prepared", [1, 5, 17, 35])
-    def test_what_is_prepared_need_not_be_computed(
-        self, decoder: Decoder, without: Decoder, computed: Computed, prepared: int
+    @pytest.mark.parametrize("prefetched", [1, 5, 17, 35])
+    def test_prefetched_entries_need_not_be_computed(
+        self, decoder: Decoder, without: Decoder, computed: Computed, prefetched: int
     ) -> None:
         self.fill(decoder)
-        self.step(decoder, prepared)
+        self.step(decoder, prefetched)
         self.slide(without)
         wanted = self.asked(without)
         computed()
         self.slide(decoder)
-        assert computed() == self.SIZE - prepared
+        assert computed() == self.SIZE - prefetched
         assert (decoder.length, decoder.position) == (53, 73)
         assert cosine(self.asked(decoder), wanted) > 0.9999
 
@@ -364,7 +364,7 @@ class TestPreparing:
         for one in (decoder, other):
             self.fill(one)
             if one is decoder:
-                one.prepare(33, 63, self.PARTS[1:], self.LEAVING, 100)
+                one.prefetch(33, 63, self.PARTS[1:], self.LEAVING, 100)
             computed()
             one.evict(*self.LEAVING)
             one.recompute(33, 63, self.PARTS[1:])
@@ -418,8 +418,8 @@ class TestPreparing:
         return 28
 
     @staticmethod
-    def another_prepared(decoder: Decoder, _: Path) -> int:
-        decoder.prepare(63, 73, [rows(10, seed=2)], (8, 63), 5)
+    def another_prefetched(decoder: Decoder, _: Path) -> int:
+        decoder.prefetch(63, 73, [rows(10, seed=2)], (8, 63), 5)
         decoder.evict(8, 28)
         return 28
 
@@ -451,7 +451,7 @@ class TestPreparing:
             seen_entries_replaced,
             seen_entries_recomputed,
             less_gone_than_was_said,
-            another_prepared,
+            another_prefetched,
             another_recomputed,
             loaded,
         ],
@@ -467,7 +467,7 @@ class TestPreparing:
     def recomputed_after(
         self, change: Change, decoder: Decoder, without: Decoder, computed: Computed, folder: Path
     ) -> tuple[int, float]:
-        """Rows that `recompute` computes although all were prepared, and its cosine with another decoder's result."""
+        """Rows that `recompute` computes although all were prefetched, and its cosine with another decoder's result."""
         self.fill(decoder)
         while self.step(decoder, 16):
             pass
@@ -502,7 +502,7 @@ class TestPreparing:
         """Even if it is the same object with other content."""
         parts = [list(self.PARTS[0]), self.PARTS[1].copy()]
         self.fill(decoder)
-        decoder.prepare(self.START, self.END, parts, self.LEAVING, 100)
+        decoder.prefetch(self.START, self.END, parts, self.LEAVING, 100)
         parts[part][0] = 1
         decoder.evict(*self.LEAVING)
         computed()
@@ -531,7 +531,7 @@ class TestPreparing:
         self.slide(without)
         assert cosine(self.asked(decoder), self.asked(without)) > 0.9999
 
-    def test_a_full_cache_takes_over_what_was_prepared(
+    def test_a_full_cache_takes_over_prefetched_entries(
         self, open_decoder: Open, without: Decoder, computed: Computed
     ) -> None:
         decoder = open_decoder(context=80)
@@ -553,7 +553,7 @@ class TestPreparing:
     ) -> None:
         self.fill(decoder)
         with pytest.raises(ValueError, match=r"fill|range|leave|rows"):
-            decoder.prepare(start, end, self.PARTS, leaving, count)
+            decoder.prefetch(start, end, self.PARTS, leaving, count)
         assert decoder.length == 73
 
     def test_can_be_broken_off(self, decoder: Decoder) -> None:
@@ -801,7 +801,7 @@ def test_closing_twice_is_fine_and_using_a_closed_decoder_is_not(decoder: Decode
         lambda: decoder.truncate(0),
         lambda: decoder.evict(0, 1),
         lambda: decoder.recompute(0, 1, [TEXT[:1]]),
-        lambda: decoder.prepare(1, 2, [TEXT[1:2]], (0, 1), 1),
+        lambda: decoder.prefetch(1, 2, [TEXT[1:2]], (0, 1), 1),
         decoder.rebase,
         lambda: decoder.save(tmp_path / "state"),
     ):

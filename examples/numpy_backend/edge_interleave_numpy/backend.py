@@ -128,7 +128,7 @@ class NumpyDecoder:
         self._compute(np.concatenate(rows), before)
         self._positions[start - end :] = np.arange(start, end)
 
-    def prepare(
+    def prefetch(
         self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray], leaving: tuple[int, int], rows: int
     ) -> bool:
         """Prepare nothing: this is optional. `recompute` then computes everything."""

@@ -128,7 +128,7 @@ CHECKPOINTS: dict[str, tuple[Damage, str]] = {
     "tokenizer with more tokens than rows": (more_tokens, "the embedding matrix 640 rows"),
     "tokenizer that makes texts longer": (
         fields(TOKENIZER, normalizer={"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}),
-        "longer texts",
+        "a longer text",
     ),
     "tokenizer's config is a list": (content("tokenizer_config.json", b"[]"), "tokenizer_config.json"),
     # the chat template
