@@ -70,7 +70,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(tiny: Bundle, home: Pat
     with pytest.raises(BundleError, match="edge-interleave pull"):
         store.resolve("llava")
     copied(tiny, home / "llava-interleave")
-    with pytest.raises(BundleError, match=r"there is: .*llava-interleave.*did you mean llava-interleave\?"):
+    with pytest.raises(BundleError, match=r"models: .*llava-interleave.*did you mean llava-interleave\?"):
         store.resolve("llava-interleav")
 
 

@@ -62,7 +62,7 @@ def test_a_checkpoint_is_pulled_converted_stored_and_asked(
     assert [model["source"] for model in listed if model["name"] == NAME] == [REPOSITORY]
     answer = run("ask", "What is it?", "--model", NAME, "--max-tokens", "2", "--json", env=env)
     assert json.loads(answer.stdout)["finish_reason"] in ("stop", "length"), answer.stderr
-    assert "exists already" in told(run("pull", REPOSITORY, env=env), 3)
+    assert "already exists" in told(run("pull", REPOSITORY, env=env), 3)
     offline = run("pull", REPOSITORY, "--force", env={**env, "HF_HUB_OFFLINE": "1"})
     assert offline.returncode == 0, offline.stderr
     assert run("models", "remove", NAME, "--yes", env=env).returncode == 0

@@ -323,7 +323,7 @@ def test_but_not_to_one_of_other_precisions_and_never_over_other_files(
     own = bundle.folder / "decoder-mlx" / "README.md"
     own.parent.mkdir()
     own.write_text("my own")
-    with pytest.raises(InputError, match=r"README\.md, which is no part of the bundle"):
+    with pytest.raises(InputError, match=r"README\.md, which is not part of the bundle"):
         convert(checkpoint, bundle.folder, backends=["mlx"])
     assert own.read_text() == "my own"
     own.unlink()

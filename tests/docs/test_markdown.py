@@ -4,6 +4,7 @@ Each page is followed from top to bottom in a folder of its own, with the demo's
 checkpoint in it. Blocks after `<!-- not run: reason -->` are not run, but the options they show must exist.
 """
 
+import inspect
 import os
 import re
 import shlex
@@ -22,6 +23,7 @@ from support.paths import CHECKPOINT, ROOT
 import edge_interleave as ei
 from edge_interleave.cli import cli
 from edge_interleave.cli.demo import tour_folder
+from edge_interleave.decoding.decoder import Decoder
 
 RUN = [page for page in PAGES if any(block.language in ("sh", "python") and not block.reason for block in blocks(page))]
 STAND_INS = {"one.png": "card-1.png", "two.png": "card-2.png"}
@@ -142,3 +144,11 @@ def test_the_reference_has_every_public_name() -> None:
         re.findall(r"- (\w+Error)$", page, re.MULTILINE)
     )
     assert set(ei.__all__) - {"__version__"} == shown - {"errors"}
+
+
+def test_the_guide_for_backends_names_the_methods_of_the_protocol() -> None:
+    page = (ROOT / "docs" / "guides" / "backend.md").read_text("utf-8")
+    table = page[page.index("| method |") : page.index("The runtime calls")]
+    named = set(re.findall(r"`(\w+)\(", table))
+    methods = {name for name, value in vars(Decoder).items() if inspect.isfunction(value) and not name.startswith("_")}
+    assert named == methods - {"close"}

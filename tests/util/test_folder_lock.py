@@ -99,7 +99,7 @@ class TestWithoutLocks:
         opened = os.open
         monkeypatch.setattr(os, "open", refused)
         with (
-            pytest.raises(InputError, match=r"\.built\.lock: .*no locks.*Read-only.*give a place on another disk"),
+            pytest.raises(InputError, match=r"\.built\.lock: .*no locks.*Read-only.*give a folder on another disk"),
             locked_folder(tmp_path / "built", wait=False),
         ):
             pass
