@@ -13,6 +13,7 @@ from edge_interleave.bundle.manifest import (
     MLX_NAME,
     MMPROJ_NAME,
     NEWLINE_NAME,
+    QUESTIONS_NAME,
     TOKENIZER_NAME,
     VISION_NAME,
     Manifest,
@@ -27,6 +28,7 @@ from edge_interleave.converters.mlx.decoder import mlx_bytes, mlx_files, mlx_par
 from edge_interleave.converters.onnx.probe import VisionProbe
 from edge_interleave.converters.onnx.vision import write_vision_onnx
 from edge_interleave.converters.progress import Progress
+from edge_interleave.prompt.familiarity import dump_question_model, load_question_model
 
 # Bytes of a weight, rounded up generously.
 _GGUF_BYTES = {"q4_0": 0.7, "q4_k_m": 0.75, "q5_k_m": 0.85, "q6_k": 0.95, "q8_0": 1.1, "f16": 2.0}
@@ -62,6 +64,10 @@ def bundle_parts(
 
     def newline_file() -> Part:
         return Part(NEWLINE_NAME, _TOKENIZER_BYTES, {NEWLINE_NAME: lambda path: _write_newline(checkpoint, path)})
+
+    def questions_file() -> Part:
+        text = dump_question_model(load_question_model(checkpoint.folder / QUESTIONS_NAME))
+        return Part(QUESTIONS_NAME, len(text), {QUESTIONS_NAME: lambda path: path.write_text(text, "utf-8")})
 
     def vision(precision: str) -> Part:
         room = int(manifest.vision.parameters * _VISION_BYTES[precision])
@@ -103,7 +109,11 @@ def bundle_parts(
     # The tower comes first, so that a refusal comes before the long work on the decoder.
     makers = {VISION_NAME: vision, MMPROJ_NAME: mmproj, GGUF_NAME: gguf, MLX_NAME: mlx}
     chosen = manifest.precisions
-    always = [tokenizer_file(), *([newline_file()] if manifest.vision.image_newline else [])]
+    always = [tokenizer_file()]
+    if manifest.vision.image_newline:
+        always.append(newline_file())
+    if (checkpoint.folder / QUESTIONS_NAME).is_file():
+        always.append(questions_file())
     return [*always, *(make(chosen[name]) for name, make in makers.items() if name in chosen)]
 
 

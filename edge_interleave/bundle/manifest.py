@@ -1,12 +1,15 @@
 """The bundle on disk: a folder with a manifest (`bundle.json`) and the files it names.
 
-bundle.json        the manifest: schema version, architecture, sizes, precisions, source, SHA-256 of each file
-decoder.gguf       the decoder for llama.cpp
-decoder-mlx/       the decoder for MLX, a model folder of mlx-lm; a bundle has at least one decoder
-vision.onnx        vision tower and projector: pixels (n, 3, H, W) float32 -> (n, tokens, hidden)
-image_newline.npy  a row after each image's visual tokens, float32 (hidden,), if the model was trained with it
-tokenizer.json     the tokenizer, in the format of Hugging Face tokenizers
-mmproj.gguf        the vision tower for llama-server and Ollama, optional; this package does not read it
+The files:
+
+    bundle.json        the manifest: schema version, architecture, sizes, precisions, source, SHA-256 of each file
+    decoder.gguf       the decoder for llama.cpp
+    decoder-mlx/       the decoder for MLX, a model folder of mlx-lm; a bundle has at least one decoder
+    vision.onnx        vision tower and projector: pixels (n, 3, H, W) float32 -> (n, tokens, hidden)
+    image_newline.npy  a row after each image's visual tokens, float32 (hidden,), if the model was trained with it
+    tokenizer.json     the tokenizer, in the format of Hugging Face tokenizers
+    questions.json     word pairs of the questions that the model was trained on, if the checkpoint has them
+    mmproj.gguf        the vision tower for llama-server and Ollama, optional; this package does not read it
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ MANIFEST_BYTES_MAX = 4 << 20
 TOKENIZER_NAME = "tokenizer.json"
 VISION_NAME = "vision.onnx"
 NEWLINE_NAME = "image_newline.npy"
+QUESTIONS_NAME = "questions.json"
 GGUF_NAME = "decoder.gguf"
 MLX_NAME = "decoder-mlx"
 MMPROJ_NAME = "mmproj.gguf"
