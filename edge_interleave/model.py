@@ -29,6 +29,7 @@ from edge_interleave.live.opening import open_live
 from edge_interleave.live.window import SLIDING, Mode
 from edge_interleave.options import AskOptions, MediaOptions, check_names, generation_options
 from edge_interleave.prompt.builder import PromptBuilder
+from edge_interleave.prompt.familiarity import is_familiar, read_question_model
 from edge_interleave.prompt.messages import Content, Message, as_messages
 from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.util.engine_lock import check_process, claim_process, is_forked
@@ -155,11 +156,13 @@ class Model:
         self.bundle = bundle
         self.name = bundle.manifest.name
         self.backend_name = backend.name
+        self.tokenizer = TextTokenizer.open(bundle)
         self._origin = Origin(
             bundle.manifest.name, bundle.manifest.files[TOKENIZER_NAME].sha256, backend.name, options.kv_precision
         )
-        self.tokenizer = TextTokenizer.open(bundle)
         self.prompts = PromptBuilder(bundle, self.tokenizer)
+        self.questions = read_question_model(bundle)
+        """Tells which questions the model was trained on; None if the bundle does not say."""
         self.media_encoder = MediaEncoder(bundle, options.threads, progress)
         self._progress = progress
         self._open_decoder: Callable[[int], Decoder] = lambda size: backend.open(bundle, replace(options, context=size))
@@ -192,13 +195,12 @@ class Model:
         session = self._own_session()
         generation = generation_options(options, session)
         cancel = options.get("cancel")
-        prompt, media = self._prompt(content, options)
-        return AnswerStream(
-            lambda: session.stream(prompt, generation, cancel),
-            session.scheduler,
-            cancel,
-            lambda answer: with_encode_stats(answer, media),
-        )
+        messages, prompt, media = self._prompt(content, options)
+
+        def complete(answer: Answer) -> Answer:
+            return replace(with_encode_stats(answer, media), familiar=is_familiar(self.questions, messages))
+
+        return AnswerStream(lambda: session.stream(prompt, generation, cancel), session.scheduler, cancel, complete)
 
     def choose(self, content: Content, options: Sequence[str], **media: Unpack[MediaOptions]) -> list[Choice]:
         """The probability of each option, in the order given. See `Session.choose` for its meaning.
@@ -207,7 +209,7 @@ class Model:
         """
         self._check()
         check_names(media, MediaOptions)
-        prompt, _ = self._prompt(content, media)
+        _, prompt, _ = self._prompt(content, media)
         session = self._own_session()
         with session.scheduler.question():
             return session.choose(prompt, options)
@@ -228,7 +230,9 @@ class Model:
         messages = [] if system is None else [Message("system", (system,))]
         session, path = self._new_session(), None if resume is None else Path(resume)
         try:
-            return Chat(session, prompts or self.prompts, self.media_encoder, messages, self._origin, path)
+            return Chat(
+                session, prompts or self.prompts, self.media_encoder, messages, self._origin, path, self.questions
+            )
         except BaseException:
             session.close()
             raise
@@ -264,6 +268,7 @@ class Model:
             mode=mode,
             keep_answers=keep_answers,
             system=system,
+            questions=self.questions,
         )
         with self._opening:
             self._lives.add(live)
@@ -313,11 +318,11 @@ class Model:
         if self._closed:
             raise UsageError(CLOSED)
 
-    def _prompt(self, content: Content, options: MediaOptions) -> tuple[list[Input], EncodedMedia]:
-        """The content as the decoder takes it, and its encoded images."""
+    def _prompt(self, content: Content, options: MediaOptions) -> tuple[Sequence[Message], list[Input], EncodedMedia]:
+        """The content as messages and as the decoder takes it, and its encoded images."""
         messages = as_messages(content, options.get("images", ()), options.get("videos", ()))
         media = encode(self.media_encoder, messages, options)
-        return as_inputs(self.prompts.build(messages, media.counts), media.images), media
+        return messages, as_inputs(self.prompts.build(messages, media.counts), media.images), media
 
     def _own_session(self) -> Session:
         with self._opening:

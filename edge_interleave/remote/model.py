@@ -13,6 +13,7 @@ from edge_interleave.decoding.grammar import schema_of
 from edge_interleave.decoding.sampling import SamplingOptions
 from edge_interleave.errors import UsageError
 from edge_interleave.options import AnswerOptions, AskOptions, MediaOptions, check_names
+from edge_interleave.prompt.familiarity import QuestionModel
 from edge_interleave.prompt.messages import Content, Message, as_messages
 from edge_interleave.remote.answer_stream import RemoteAnswerStream
 from edge_interleave.remote.content import request_messages
@@ -33,6 +34,8 @@ class RemoteModel:
         """Use `load(url=...)`."""
         self.endpoint = endpoint
         self.name = endpoint.model
+        self.questions: QuestionModel | None = None
+        """As `Model.questions`: which questions a server's model knows is not told."""
 
     def ask(self, content: Content, **options: Unpack[AskOptions]) -> Answer:
         """As `Model.ask`."""

@@ -1,4 +1,4 @@
-"""Pictures to visual tokens through a real (tiny) ONNX tower: order, tiles, pooling, and each picture encoded once."""
+"""ImageEncoder with a tiny ONNX tower: order, tiles, pooling, cache."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ INFO = vision_info("squash", SIZE, grid=GRID)
 
 @pytest.fixture(scope="module")
 def tower(tmp_path_factory: pytest.TempPathFactory) -> VisionTower:
-    """A patch embedding with random weights: as much of a tower as the encoder can notice."""
+    """A tower of a patch embedding with random weights, which is enough for these tests."""
     patch = SIZE // GRID
     weight = np.random.default_rng(0).standard_normal((HIDDEN, 3, patch, patch)).astype(np.float32)
     graph = helper.make_graph(
@@ -98,14 +98,14 @@ def test_the_same_picture_twice_in_one_call_is_encoded_once(tower: VisionTower) 
     assert not (tokens[0] == tokens[1]).all()
 
 
-def test_without_room_in_the_cache_every_call_encodes(tower: VisionTower) -> None:
+def test_without_cache_capacity_every_call_encodes(tower: VisionTower) -> None:
     vision = encoder(tower, cache=EmbeddingCache(0))
     for _ in range(2):
         np.testing.assert_allclose(vision.encode([picture()])[0], directly(tower, picture()), atol=1e-4)
     assert vision.images_encoded == 2
 
 
-def test_another_stride_is_pooled_from_a_full_grid_that_is_held(tower: VisionTower) -> None:
+def test_another_stride_is_pooled_from_a_cached_full_grid(tower: VisionTower) -> None:
     vision = encoder(tower)
     vision.encode([picture()])
     (rows,) = vision.encode([picture()], stride=2)
@@ -134,7 +134,7 @@ def test_small_images_have_no_tiles(tower: VisionTower) -> None:
     assert vision.tokens_for(small, tiles=True) == GRID * GRID
 
 
-def test_how_many_tokens_before_there_is_an_image(tower: VisionTower) -> None:
+def test_the_number_of_tokens_is_known_before_encoding(tower: VisionTower) -> None:
     vision = encoder(tower, "bilinear")
     assert [vision.tokens_for(None, stride) for stride in (1, 2, 4)] == [36, 9, 4]
     assert vision.tokens_for(None, 4, tiles=True) == 4 * MAX_PARTS
@@ -152,19 +152,19 @@ def test_a_shared_cache_tells_towers_apart(tower: VisionTower) -> None:
     assert friend.images_encoded == 0
 
 
-def test_tokens_cannot_be_changed_by_who_gets_them(tower: VisionTower) -> None:
+def test_returned_tokens_are_read_only(tower: VisionTower) -> None:
     for rows in encoder(tower).encode([picture(), picture(100, 100)], tiles=True):
         with pytest.raises(ValueError, match="read-only"):
             rows[0, 0] = 1
 
 
-def test_wrong_calls_are_told(tower: VisionTower, tmp_path: Path) -> None:
+def test_invalid_calls_are_usage_errors(tower: VisionTower, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no pooling mode"):
         encoder(tower, "median")
     vision = encoder(tower)
-    with pytest.raises(UsageError, match="leaves nothing"):
+    with pytest.raises(UsageError, match="leaves no token"):
         vision.encode([picture()], stride=GRID + 1)
-    with pytest.raises(UsageError, match="leaves nothing"):
+    with pytest.raises(UsageError, match="leaves no token"):
         vision.tokens_for(None, GRID + 1)
     with pytest.raises(MediaError):
         vision.encode([Image.new("RGB", (0, 3))])

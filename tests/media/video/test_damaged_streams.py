@@ -1,4 +1,4 @@
-"""Video streams that lose packets, or that begin between two key frames: grey and smeared frames count as damaged."""
+"""Streams that lose packets or start between key frames: grey and smeared frames count as damaged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def drawn(number: int) -> Image.Image:
-    """A ball and a bar that move: what is smeared shows."""
+    """A moving ball and a moving bar, which show smears."""
     image = Image.new("RGB", (160, 128), "white")
     draw = ImageDraw.Draw(image)
     draw.ellipse((2 * number, 20, 2 * number + 40, 60), fill="red")
@@ -33,7 +33,7 @@ def drawn(number: int) -> Image.Image:
 
 
 def encoded(codec: str, container: str = "mpegts", *, b_frames: int = 0, gop: int = GOP, **options: str) -> bytes:
-    """FRAMES frames at 25 a second, a key frame every `gop`."""
+    """FRAMES frames at 25 a second, with a key frame every `gop` frames."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container) as output:
         stream = output.add_stream(codec, rate=25, options=options)
@@ -46,7 +46,7 @@ def encoded(codec: str, container: str = "mpegts", *, b_frames: int = 0, gop: in
 
 
 def losing(stream: bytes, seed: int, share: float) -> bytes:
-    """A transport stream without some of its packets. The first stay: FFmpeg drops the flag of a loss in them."""
+    """A transport stream with packets removed. The first ones stay, because FFmpeg does not flag losses there."""
     packets = [stream[at : at + PACKET] for at in range(0, len(stream), PACKET)]
     kept = np.random.default_rng(seed).random(len(packets)) >= share
     kept[:25] = True
@@ -68,7 +68,7 @@ def decoded(stream: bytes) -> list[Pixels]:
 
 
 def outcomes(path: Path) -> list[Pixels | None]:
-    """Each frame's pixels, None where it counts as damaged."""
+    """Each frame's pixels; None if it counts as damaged."""
     found: list[Pixels | None] = []
     with VideoFile.at_address(str(path), "stream", {}, (10, 10), 10**6, DamageGate()) as video:
         while True:
@@ -83,14 +83,14 @@ def outcomes(path: Path) -> list[Pixels | None]:
 
 
 def alike(one: Pixels, other: Pixels) -> bool:
-    """Whether two pictures show the same, edges aside, which every codec softens."""
+    """Whether two pictures are the same except for edges, which every codec softens."""
     height, width, _ = one.shape
     blocks = (one.astype(np.float32) - other).reshape(height // 4, 4, width // 4, 4, 3).mean(axis=(1, 3))
     return bool((np.abs(blocks).max(axis=2) > 60).mean() < 0.004)
 
 
 def all_among(found: list[Pixels], right: list[Pixels]) -> bool:
-    """Whether each frame is like one of the right ones, in their order."""
+    """Whether each frame equals one of the right ones, in order."""
     at = 0
     for pixels in found:
         while at < len(right) and not alike(pixels, right[at]):
@@ -99,7 +99,7 @@ def all_among(found: list[Pixels], right: list[Pixels]) -> bool:
 
 
 @pytest.mark.parametrize("make", STREAMS.values(), ids=STREAMS)
-def test_no_frame_that_builds_on_a_lost_packet_counts_as_whole(make: Callable[[], bytes], tmp_path: Path) -> None:
+def test_no_frame_that_depends_on_a_lost_packet_counts_as_whole(make: Callable[[], bytes], tmp_path: Path) -> None:
     stream = make()
     right = decoded(stream)
     lossy = 0
@@ -115,7 +115,7 @@ def test_no_frame_that_builds_on_a_lost_packet_counts_as_whole(make: Callable[[]
 
 
 @pytest.mark.parametrize("make", STREAMS.values(), ids=STREAMS)
-def test_a_stream_without_loss_gives_every_frame(make: Callable[[], bytes], tmp_path: Path) -> None:
+def test_a_stream_without_loss_gives_all_frames(make: Callable[[], bytes], tmp_path: Path) -> None:
     (tmp_path / "film.ts").write_bytes(make())
     found = outcomes(tmp_path / "film.ts")
     assert len(found) == FRAMES
@@ -125,7 +125,7 @@ def test_a_stream_without_loss_gives_every_frame(make: Callable[[], bytes], tmp_
 
 
 def read_all(url: str) -> tuple[list[Pixels], int]:
-    """Frames, and how many were damaged, until the stream is lost."""
+    """The frames until the stream is lost, and the number of damaged ones."""
     source = open_source(url)
     source.open()
     frames: list[Pixels] = []
@@ -144,10 +144,10 @@ def read_all(url: str) -> tuple[list[Pixels], int]:
     return frames, damaged
 
 
-def test_who_joins_between_two_key_frames_sees_nothing_before_the_next() -> None:
+def test_joining_between_key_frames_gives_nothing_before_the_next_one() -> None:
     stream = encoded("mpeg4")
     packets = [stream[at : at + PACKET] for at in range(0, len(stream), PACKET)]
-    # The tables, then what lies behind the first key frame and some more.
+    # The stream's tables, then the part from behind the first key frame on.
     late = b"".join(packets[:3] + packets[len(packets) // 6 :])
     with playing(late, then_silent=False) as url:
         frames, damaged = read_all(url)
@@ -156,7 +156,7 @@ def test_who_joins_between_two_key_frames_sees_nothing_before_the_next() -> None
     assert alike(frames[0], np.asarray(drawn(GOP)))
 
 
-def test_lost_packets_of_a_network_camera_are_damage_and_no_frames() -> None:
+def test_lost_packets_of_a_network_camera_raise_frame_damaged() -> None:
     stream = encoded("libx264", tune="zerolatency")
     with playing(losing(stream, 3, 0.05), then_silent=False) as url:
         frames, damaged = read_all(url)
@@ -165,11 +165,11 @@ def test_lost_packets_of_a_network_camera_are_damage_and_no_frames() -> None:
     assert all_among(frames, [np.asarray(drawn(number)) for number in range(FRAMES)])
 
 
-# Which frames are whole, flag by flag
+# The gate alone, by flags
 
 
 def gated(packets: str) -> str:
-    """What becomes of packets, one letter each: K key, . other, C corrupt, x corrupt key. 1: whole, 0: damaged."""
+    """The gate's verdicts (1 whole, 0 damaged) for packets: K key, . other, C corrupt, x corrupt key."""
     gate, found = DamageGate(), ""
     for number, kind in enumerate(packets):
         following = packets[number + 1 : number + 2]
@@ -190,11 +190,11 @@ def gated(packets: str) -> str:
     ],
     ids=["no loss", "joined late", "a lost packet", "a lost key frame", "the flag is on the packet before"],
 )
-def test_frames_are_whole_from_a_whole_key_frame_to_the_next_loss(packets: str, whole: str) -> None:
+def test_frames_are_whole_from_a_whole_key_frame_until_the_next_loss(packets: str, whole: str) -> None:
     assert gated(packets) == whole
 
 
-def test_a_frame_that_the_decoder_patched_ends_it_as_well() -> None:
+def test_a_frame_that_the_decoder_concealed_ends_the_run_of_whole_frames() -> None:
     gate = DamageGate()
     found = []
     for number in range(6):
@@ -203,7 +203,7 @@ def test_a_frame_that_the_decoder_patched_ends_it_as_well() -> None:
     assert found == [True, True, False, False, True, True]
 
 
-def test_a_packet_without_a_time_stamp_where_others_have_one_lost_its_beginning() -> None:
+def test_a_packet_without_a_time_stamp_among_others_with_one_is_damaged() -> None:
     gate = DamageGate()
     stamps = [0, 1, None, 3, 4]
     found = []
@@ -213,14 +213,14 @@ def test_a_packet_without_a_time_stamp_where_others_have_one_lost_its_beginning(
     assert found == [True, True, False, False, True]
 
 
-def test_a_stream_that_never_has_time_stamps_is_whole_all_the_same() -> None:
+def test_a_stream_without_any_time_stamps_is_whole() -> None:
     gate = DamageGate()
     for number in range(5):
         gate.packet(None, key=number == 0, corrupt=False, next_corrupt=False)
         assert gate.frame(None, number / 25, key=number == 0, corrupt=False)
 
 
-def test_a_stream_that_never_has_a_key_frame_is_believed_after_a_while() -> None:
+def test_a_stream_without_key_frames_counts_as_whole_after_a_while() -> None:
     gate = DamageGate()
     found = []
     for second in range(int(KEYLESS_S) + 5):

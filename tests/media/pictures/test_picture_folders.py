@@ -1,4 +1,4 @@
-"""A folder's pictures are known by what they are, come in the order a person expects, and what is left out is said."""
+"""A folder's pictures are recognised by content and sorted naturally, and files left out are reported."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def save(path: Path, kind: str, colour: tuple[int, int, int] = (9, 9, 9)) -> Non
     ],
     ids=lambda names: names[-1],
 )
-def test_numbers_in_names_count_as_numbers(names: list[str], tmp_path: Path) -> None:
+def test_numbers_in_names_sort_as_numbers(names: list[str], tmp_path: Path) -> None:
     for index, name in reversed(list(enumerate(names))):
         save(tmp_path / name, "PNG", (index, 0, 0))
     assert picture_names(tmp_path) == names
@@ -56,13 +56,13 @@ def test_numbers_in_names_count_as_numbers(names: list[str], tmp_path: Path) -> 
     assert [frame.image.getpixel((0, 0))[0] for frame in shown if frame] == list(range(len(names)))
 
 
-def test_the_order_of_names_is_one_whatever_they_are() -> None:
+def test_the_order_of_names_is_total() -> None:
     names = ["f01", "f1", "F1", "f", "", "1", "1a", "a1", "²", "٣", "f1 ", "é2", "E10"]
     backwards = names[::-1]
     assert sorted(names, key=natural_order) == sorted(backwards, key=natural_order)
 
 
-def test_pictures_are_known_by_their_first_bytes(tmp_path: Path) -> None:
+def test_pictures_are_recognised_by_their_first_bytes(tmp_path: Path) -> None:
     kinds = {
         "a.jfif": "JPEG",
         "b.jpe": "JPEG",
@@ -76,7 +76,7 @@ def test_pictures_are_known_by_their_first_bytes(tmp_path: Path) -> None:
         "j.avifs": "AVIF",
         "k.gif.1": "GIF",
         "l.data": "TIFF",
-        # A name that says another kind.
+        # A name of another format.
         "m.png": "JPEG",
     }
     for name, kind in kinds.items():
@@ -85,7 +85,7 @@ def test_pictures_are_known_by_their_first_bytes(tmp_path: Path) -> None:
     assert len(sample_clip(tmp_path, 99)) == len(kinds)
 
 
-def test_what_is_left_out_of_a_folder_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_left_out_of_a_folder_are_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save(tmp_path / "a.png", "PNG")
     for name, content in {"c.heic": HEIC, "f.jxl": JXL, "film.mp4": b"\0\0\0\x18ftypisom", "x.dng": raw()}.items():
         (tmp_path / name).write_bytes(content)
@@ -104,11 +104,11 @@ def test_what_is_left_out_of_a_folder_is_said_once(tmp_path: Path, caplog: pytes
 
 
 def raw() -> bytes:
-    """A raw photograph with a preview, which is a TIFF for who looks at its first bytes alone."""
+    """A raw photograph with a preview, which starts like a TIFF."""
     return tiff(np.zeros((4, 4)), 8)
 
 
-def test_nothing_is_said_where_nothing_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_logged_if_nothing_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save(tmp_path / "a.png", "PNG")
     (tmp_path / ".hidden.heic").write_bytes(HEIC)
     (tmp_path / "b.jpg.part").write_bytes(b"\xff\xd8\xff half of it")
@@ -118,7 +118,7 @@ def test_nothing_is_said_where_nothing_is_left_out(tmp_path: Path, caplog: pytes
     assert caplog.messages == []
 
 
-def test_a_heic_that_is_called_jpg_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_heic_named_jpg_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(HEIC)
     with pytest.raises(MediaError, match=r"a\.jpg: HEIC pictures are not supported"):
         sample_clip(tmp_path, 2)
@@ -128,7 +128,7 @@ def test_a_heic_that_is_called_jpg_is_refused_by_name(tmp_path: Path) -> None:
         sample_clip(tmp_path / "b", 2)
 
 
-def test_a_folder_that_is_listed_again_and_again_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listing_a_folder_again_reads_no_file_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").write_bytes(HEIC)
     save(tmp_path / "b", "PNG")
     read = []
@@ -149,7 +149,7 @@ def test_a_folder_that_is_listed_again_and_again_is_read_once(tmp_path: Path, mo
     assert len(read) == 3
 
 
-def test_the_command_line_says_what_it_leaves_out(tmp_path: Path) -> None:
+def test_the_command_line_reports_files_left_out(tmp_path: Path) -> None:
     phone = tmp_path / "phone"
     phone.mkdir()
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Streams over a network: MJPEG and video over HTTP, RTSP; from servers that fail, stall, lie and attack."""
+"""MJPEG over HTTP, video over HTTP and RTSP, from servers that work, fail, stall, lie and attack."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def opened() -> Iterator[Callable[[str], Source]]:
 
 
 def sending(data: bytes, *, wait: bool = True) -> Script:
-    """Sends this after the request, and then nothing, or the end."""
+    """Sends this after the request; then sends nothing, or closes."""
 
     def script(server: Server, connection: socket.socket, number: int) -> None:
         connection.sendall(data)
@@ -80,7 +80,7 @@ def take(source: Source, count: int) -> list[Frame]:
 
 
 def outcomes(source: Source, count: int) -> list[int | str]:
-    """What `read` gives: the frame's number, or that it was damaged."""
+    """The number of the next frame, or whether it is damaged."""
     found: list[int | str] = []
     for _ in range(count):
         try:
@@ -96,7 +96,7 @@ def outcomes(source: Source, count: int) -> list[int | str]:
 # What cameras send
 
 
-def test_mjpeg_gives_its_pictures_in_order_with_the_times_of_their_arrival(opened: Callable[[str], Source]) -> None:
+def test_mjpeg_gives_pictures_in_order_with_arrival_times(opened: Callable[[str], Source]) -> None:
     def script(server: Server, connection: socket.socket, number: int) -> None:
         connection.sendall(HEAD)
         for index in range(5):
@@ -128,7 +128,7 @@ def multipart_head(boundary: str) -> bytes:
     ],
 )
 @pytest.mark.parametrize("length", [pytest.param(-1, id="length"), pytest.param(None, id="no length")])
-def test_boundaries_as_cameras_write_them(
+def test_nonstandard_boundaries_of_cameras_are_understood(
     head: str, between: bytes, length: int | None, opened: Callable[[str], Source]
 ) -> None:
     parts = b"".join(part(jpeg(number), length, between) for number in range(4))
@@ -136,7 +136,7 @@ def test_boundaries_as_cameras_write_them(
         assert [number_of(frame.image) for frame in take(opened(server.url), 3)] == [0, 1, 2]
 
 
-def test_line_ends_of_one_character_and_chunks(opened: Callable[[str], Source]) -> None:
+def test_bare_lf_line_ends_and_chunked_bodies_are_understood(opened: Callable[[str], Source]) -> None:
     lines = b"".join(b"--frame\nContent-type: image/jpeg\n\n" + jpeg(number) + b"\n" for number in range(3))
     body = lines + b"--frame\n"
     chunks = b"".join(
@@ -147,14 +147,14 @@ def test_line_ends_of_one_character_and_chunks(opened: Callable[[str], Source]) 
         assert [number_of(frame.image) for frame in take(opened(server.url), 3)] == [0, 1, 2]
 
 
-def test_a_picture_with_a_length_does_not_wait_for_the_next(opened: Callable[[str], Source]) -> None:
+def test_a_picture_with_a_length_does_not_wait_for_the_next_boundary(opened: Callable[[str], Source]) -> None:
     with serving(sending(HEAD + part(jpeg(7)))) as server:
         started = time.monotonic()
         assert number_of(take(opened(server.url), 1)[0].image) == 7
         assert time.monotonic() - started < 2
 
 
-def test_a_photograph_comes_as_it_was_sent(opened: Callable[[str], Source]) -> None:
+def test_a_photograph_arrives_unchanged(opened: Callable[[str], Source]) -> None:
     sent = photograph("hubble_deep_field.jpg").read_bytes()
     with serving(sending(HEAD + part(sent))) as server, Image.open(io.BytesIO(sent)) as expected:
         image = take(opened(server.url), 1)[0].image
@@ -162,7 +162,7 @@ def test_a_photograph_comes_as_it_was_sent(opened: Callable[[str], Source]) -> N
 
 
 @pytest.mark.parametrize("scheme", ["Basic", "Digest"])
-def test_a_password_is_sent_where_it_is_asked_for(scheme: str, opened: Callable[[str], Source]) -> None:
+def test_a_password_is_sent_only_if_the_server_asks_for_it(scheme: str, opened: Callable[[str], Source]) -> None:
     challenge = b'Basic realm="cam"' if scheme == "Basic" else b'Digest realm="cam", nonce="abc", qop="auth"'
 
     def script(server: Server, connection: socket.socket, number: int) -> None:
@@ -180,15 +180,15 @@ def test_a_password_is_sent_where_it_is_asked_for(scheme: str, opened: Callable[
         if scheme == "Digest":
             assert b"s3cret" not in server.requests[1]
             assert b'username="user"' in server.requests[1]
-        with pytest.raises(MediaError, match="wants a name and a password") as caught:
+        with pytest.raises(MediaError, match="needs a name and a password") as caught:
             opened(server.url)
         assert "s3cret" not in str(caught.value)
 
 
-# What goes wrong
+# Failures
 
 
-def test_a_cut_connection_is_lost_and_can_be_opened_again(opened: Callable[[str], Source]) -> None:
+def test_a_closed_connection_is_lost_and_can_be_reopened(opened: Callable[[str], Source]) -> None:
     body = numbered(0, 2) + part(jpeg(2))[:-300]
     with serving(sending(HEAD + body, wait=False)) as server:
         source = opened(server.url)
@@ -199,7 +199,7 @@ def test_a_cut_connection_is_lost_and_can_be_opened_again(opened: Callable[[str]
             source.open()
 
 
-def test_a_stalled_stream_is_lost_after_a_while(
+def test_a_stalled_stream_is_lost_after_the_timeout(
     opened: Callable[[str], Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(network, "READ_TIMEOUT_S", 0.4)
@@ -212,7 +212,7 @@ def test_a_stalled_stream_is_lost_after_a_while(
         assert 0.3 < time.monotonic() - started < 2
 
 
-def test_bytes_that_trickle_in_without_a_picture_do_not_keep_it_alive(
+def test_bytes_that_complete_no_picture_do_not_extend_the_timeout(
     opened: Callable[[str], Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def script(server: Server, connection: socket.socket, number: int) -> None:
@@ -266,7 +266,7 @@ def without_end(**options: object) -> tuple[bytes, Image.Image]:
     [{}, {"subsampling": 0}, {"optimize": True}, {"restart_marker_rows": 1}, {"restart_marker_blocks": 2}],
     ids=str,
 )
-def test_a_picture_without_its_end_marker_is_shown_and_one_that_is_cut_is_not(
+def test_a_picture_without_end_marker_is_used_and_a_truncated_one_is_damaged(
     options: dict[str, object], length: int | None, opened: Callable[[str], Source]
 ) -> None:
     data, right = without_end(**options)
@@ -284,16 +284,14 @@ def test_a_picture_without_its_end_marker_is_shown_and_one_that_is_cut_is_not(
 
 
 @pytest.mark.parametrize("behind", [b"\xff", b"\0\0\0\0", b"\r\n", b"-", b"--"])
-def test_what_a_camera_sends_in_place_of_the_end_marker_does_no_harm(
-    behind: bytes, opened: Callable[[str], Source]
-) -> None:
+def test_bytes_in_place_of_the_end_marker_do_no_harm(behind: bytes, opened: Callable[[str], Source]) -> None:
     data, right = without_end()
     with serving(sending(HEAD + part(data + behind, None) + numbered(1, 3))) as server:
         (frame,) = take(opened(server.url), 1)
         assert (np.asarray(frame.image) == np.asarray(right)).all()
 
 
-def test_a_source_of_nothing_but_cut_pictures_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_of_truncated_pictures_only_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader_module, "BROKEN_S", 0.2)
     said: list[str] = []
 
@@ -312,14 +310,14 @@ def test_a_source_of_nothing_but_cut_pictures_says_so(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("claimed", [10**6, 10**12, 10**17], ids=["a megabyte", "a terabyte", "absurd"])
-def test_a_length_that_is_too_large_is_not_believed(claimed: int, opened: Callable[[str], Source]) -> None:
+def test_a_length_that_is_too_large_is_ignored(claimed: int, opened: Callable[[str], Source]) -> None:
     parts = part(jpeg(1), claimed) + part(jpeg(2), claimed) + part(jpeg(3))
     with serving(sending(HEAD + parts)) as server:
         assert outcomes(opened(server.url), 3) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("claimed", [b"-5", b"9999999999999999999999999", b"many", b"", b"0x10"])
-def test_a_length_that_is_no_length_is_not_believed(claimed: bytes, opened: Callable[[str], Source]) -> None:
+def test_a_malformed_length_is_ignored(claimed: bytes, opened: Callable[[str], Source]) -> None:
     one = part(jpeg(1), None).replace(b"image/jpeg\r\n", b"image/jpeg\r\nContent-Length: " + claimed + b"\r\n", 1)
     with serving(sending(HEAD + one + part(jpeg(2)))) as server:
         assert outcomes(opened(server.url), 2) == [1, 2]
@@ -330,11 +328,11 @@ def test_a_length_that_is_too_small_costs_one_picture(opened: Callable[[str], So
         assert outcomes(opened(server.url), 2) == ["damaged", 2]
 
 
-# What attacks
+# Attacks
 
 
 def refused(url: str) -> str:
-    """The message of a stream that cannot be opened, and that comes within two seconds."""
+    """The error of a stream that cannot be opened, which must come within two seconds."""
     source = open_source(url)
     started = time.monotonic()
     with pytest.raises(MediaError) as caught:
@@ -386,7 +384,7 @@ def test_endless_headers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         b"HTTP/1.1 302 Found\r\n\r\n",
     ],
 )
-def test_answers_that_are_no_stream_give_one_line(answer: bytes) -> None:
+def test_responses_that_are_no_stream_give_one_line(answer: bytes) -> None:
     with serving(sending(answer, wait=False)) as server:
         refused(server.url)
 
@@ -395,10 +393,10 @@ def test_answers_that_are_no_stream_give_one_line(answer: bytes) -> None:
     "location",
     ["file:///etc/passwd", "FILE:///etc/passwd", "ftp://127.0.0.1/x", "concat:/etc/passwd", "rtsp://127.0.0.1/"],
 )
-def test_redirects_lead_to_http_alone(location: str) -> None:
+def test_redirects_are_followed_to_http_only(location: str) -> None:
     answer = f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
     with serving(sending(answer)) as server:
-        assert "redirects to what is not http" in refused(server.url)
+        assert "redirects to an address that is not http" in refused(server.url)
         assert len(server.requests) == 1
 
 
@@ -418,13 +416,13 @@ def test_a_redirect_is_followed_without_the_password_and_without_reading_its_bod
             source.close()
 
 
-def test_redirects_in_a_circle_end(opened: Callable[[str], Source]) -> None:
+def test_circular_redirects_end(opened: Callable[[str], Source]) -> None:
     with serving(sending(b"HTTP/1.1 302 Found\r\nLocation: /stream\r\nContent-Length: 0\r\n\r\n")) as server:
         assert "redirects more than" in refused(server.url)
         assert len(server.requests) < 10
 
 
-def test_endless_rubbish_is_lost_in_the_end_and_never_kept(
+def test_endless_bytes_without_a_picture_are_dropped_and_end_the_stream(
     opened: Callable[[str], Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(network, "READ_TIMEOUT_S", 0.6)
@@ -451,7 +449,7 @@ def test_endless_rubbish_is_lost_in_the_end_and_never_kept(
 @pytest.mark.parametrize(
     "beginning", [b"", b"--frame\r\nX: ", b"--frame\r\n\r\n", b"--frame\r\nContent-Length: 99\r\n"]
 )
-def test_a_parser_keeps_no_more_than_its_caps(beginning: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_parser_keeps_no_more_than_its_limits(beginning: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multipart, "MAX_PART_BYTES", 1 << 20)
     parser = MultipartParser(b"frame")
     rubbish = b"rubbish!" * 8192
@@ -472,7 +470,7 @@ def test_a_parser_keeps_no_more_than_its_caps(beginning: bytes, monkeypatch: pyt
     assert parser.next() == b"picture"
 
 
-def test_parts_are_found_however_they_are_cut_into_pieces() -> None:
+def test_parts_are_found_however_the_body_is_split() -> None:
     body = part(b"one") + b"rubbish" + part(b"two", None) + part(b"three", 999) + part(b"four", 2) + part(b"five")
     for size in (1, 2, 3, 7, 50, 1000):
         parser, found = MultipartParser(b"frame"), []
@@ -504,7 +502,7 @@ def in_a_video(server: Server, connection: socket.socket, number: int) -> None:
 
 
 @pytest.mark.parametrize("script", [silent, in_the_head, in_a_video])
-def test_opening_is_broken_off_within_a_second(script: Script) -> None:
+def test_opening_is_aborted_within_a_second(script: Script) -> None:
     with serving(script) as server:
         break_off(server.url)
 
@@ -530,10 +528,10 @@ def break_off(url: str) -> None:
     assert len(errors) == 1
 
 
-def test_a_connection_that_is_never_accepted_is_broken_off_within_a_second() -> None:
+def test_a_connection_that_is_never_accepted_is_aborted_within_a_second() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
         waiting = []
-        # The system accepts one or two by itself; who comes later gets no answer at all.
+        # The system accepts one or two connections itself; later ones get no answer.
         for _ in range(3):
             waiting.append(socket.socket())
             waiting[-1].setblocking(False)
@@ -557,9 +555,9 @@ def test_a_reader_of_a_stalled_stream_closes_within_a_second(end: bytes) -> None
         assert reader.error is None
 
 
-def test_a_reader_keeps_on_through_a_server_that_dies_and_says_so_once() -> None:
+def test_a_reader_reconnects_to_a_server_that_dies_and_reports_it_once() -> None:
     said: list[str] = []
-    # Twice it takes the connection and gives nothing: that is not "back".
+    # Two connections are accepted and send nothing, which does not count as "back".
     with serving(
         lambda server, connection, number: connection.sendall(
             HEAD if number in (1, 2) else HEAD + numbered(number, number + 1)
@@ -584,7 +582,7 @@ def test_a_reader_keeps_on_through_a_server_that_dies_and_says_so_once() -> None
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate of localhost and its key, which nobody trusts."""
+    """An untrusted certificate for localhost, and its key."""
     if shutil.which("openssl") is None:
         pytest.skip("needs the openssl command to make a certificate")
     path = tmp_path_factory.mktemp("tls") / "localhost.pem"
@@ -596,7 +594,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_servers_have_to_show_a_trusted_certificate(
+def test_servers_need_a_trusted_certificate(
     certificate: Path, transport_stream: bytes, monkeypatch: pytest.MonkeyPatch, opened: Callable[[str], Source]
 ) -> None:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -621,7 +619,7 @@ def test_servers_have_to_show_a_trusted_certificate(
             assert len(take(opened(url), 1)) == 1
 
 
-def test_a_handshake_that_stalls_is_broken_off_within_a_second() -> None:
+def test_a_stalled_handshake_is_aborted_within_a_second() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         break_off(f"https://127.0.0.1:{listener.getsockname()[1]}/")
 
@@ -630,7 +628,7 @@ def test_a_handshake_that_stalls_is_broken_off_within_a_second() -> None:
 
 
 def film(content: bytes, kind: bytes = b"video/mp4", *, length: bool = True) -> Script:
-    """A server of a file, with ranges, as FFmpeg wants it for an MP4."""
+    """Serves a file with range requests, which FFmpeg needs for an MP4."""
 
     def script(server: Server, connection: socket.socket, number: int) -> None:
         lines = server.requests[number].decode().splitlines()
@@ -662,7 +660,7 @@ def test_a_recording_over_http_gives_every_frame_and_ends(opened: Callable[[str]
 
 @pytest.fixture(scope="module")
 def transport_stream(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """Two seconds of noisy grey, as an MPEG transport stream: a container that needs no beginning and no end."""
+    """Two seconds of noisy grey as an MPEG transport stream, a container without header and trailer."""
     path = tmp_path_factory.mktemp("stream") / "noise.ts"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 25, (320, 240))
     assert writer.isOpened()
@@ -673,9 +671,7 @@ def transport_stream(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-def test_a_live_stream_over_http_is_lost_where_it_ends(
-    transport_stream: bytes, opened: Callable[[str], Source]
-) -> None:
+def test_a_live_stream_over_http_is_lost_at_its_end(transport_stream: bytes, opened: Callable[[str], Source]) -> None:
     with serving(film(transport_stream, b"video/mp2t", length=False)) as server:
         source = opened(server.url)
         assert source.live
@@ -684,7 +680,7 @@ def test_a_live_stream_over_http_is_lost_where_it_ends(
             take(source, 40)
 
 
-def test_playlists_over_http_open_no_file_and_no_other_address(tmp_path: Path) -> None:
+def test_playlists_over_http_open_neither_files_nor_other_addresses(tmp_path: Path) -> None:
     secret = tmp_path / "secret.mp4"
     secret.write_bytes(clip("carphone_pristine.mp4").read_bytes())
     with serving(film(secret.read_bytes())) as other:
@@ -703,13 +699,13 @@ def test_playlists_over_http_open_no_file_and_no_other_address(tmp_path: Path) -
                 source.close()
                 assert all(request.startswith(b"GET /stream ") for request in server.requests)
         assert other.requests == []
-    # The threat is real: without the restriction FFmpeg follows the script.
+    # Without the restriction, FFmpeg does follow the playlist.
     with serving(film(b"ffconcat version 1.0\nfile neighbour\n")) as server:
         cv2.VideoCapture(server.url, cv2.CAP_FFMPEG, [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 700]).release()
         assert any(request.startswith(b"GET /neighbour ") for request in server.requests)
 
 
-def test_rtsp_plays_and_is_lost_where_it_falls_silent(
+def test_rtsp_plays_and_is_lost_when_the_server_falls_silent(
     transport_stream: bytes, opened: Callable[[str], Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(network, "READ_TIMEOUT_S", 1.5)
@@ -738,13 +734,13 @@ def test_a_reader_of_silent_rtsp_closes_within_a_second(transport_stream: bytes)
 @pytest.mark.parametrize(
     "url", ["http://", "http:///x", "rtsp://host:99999/", "http://a b\n/", "http://[::1/", "http://h:0/"]
 )
-def test_addresses_that_make_no_sense_are_a_wrong_call(url: str) -> None:
+def test_invalid_addresses_are_usage_errors(url: str) -> None:
     with pytest.raises(UsageError) as caught:
         open_source(url)
     assert "\n" not in str(caught.value)
 
 
-def test_nobody_there_gives_one_line() -> None:
+def test_an_unreachable_server_gives_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     for scheme in ("http", "https", "rtsp"):

@@ -1,4 +1,4 @@
-"""Animated pictures and pages are clips: every frame as a browser shows it, at its time, and no frame that is none."""
+"""Animations and multi-page files: each frame has the pixels that a browser shows, and the right time."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def over_white(canvas: np.ndarray) -> np.ndarray:
 
 @settings(max_examples=60, deadline=None)
 @given(frames=st.lists(gif_frames(), min_size=1, max_size=4), background=st.integers(0, 3))
-def test_frames_of_a_gif_are_laid_over_each_other_on_a_clear_canvas(frames: list[GifFrame], background: int) -> None:
+def test_gif_frames_are_composed_on_a_transparent_canvas(frames: list[GifFrame], background: int) -> None:
     content = gif(WIDTH, HEIGHT, PALETTE.tobytes(), background, frames)
     canvas, time_s = np.zeros((HEIGHT, WIDTH, 4), np.uint8), 0.0
     shown = sample(content)
@@ -65,14 +65,14 @@ def test_frames_of_a_gif_are_laid_over_each_other_on_a_clear_canvas(frames: list
 
 
 def sample(content: bytes) -> list[tuple[np.ndarray, float]]:
-    """All frames and their times, by way of a file."""
+    """All frames and their times, read from a file."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(content)
         file.flush()
         return [(np.asarray(frame.image), frame.time_s) for frame in sample_clip(file.name, 100)]
 
 
-def test_a_pillow_image_of_a_gif_is_read_as_the_file_is_and_an_edited_one_as_it_was_left() -> None:
+def test_a_pillow_image_of_a_gif_is_read_from_its_file_unless_it_was_edited() -> None:
     frames = [GifFrame(np.full((3, 3), 1), 4, 2, disposal=2), GifFrame(np.full((3, 3), 2), 0, 0)]
     content = gif(WIDTH, HEIGHT, PALETTE.tobytes(), 3, frames)
     with Image.open(io.BytesIO(content)) as lazy:
@@ -84,7 +84,7 @@ def test_a_pillow_image_of_a_gif_is_read_as_the_file_is_and_an_edited_one_as_it_
         assert set(open_image(edited).get_flattened_data()) == {(0, 0, 255)}
 
 
-def test_a_gif_larger_than_its_screen_is_shown_whole() -> None:
+def test_a_gif_frame_larger_than_the_canvas_is_shown_whole() -> None:
     content = gif(1, 1, PALETTE.tobytes(), 0, [GifFrame(np.full((5, 4), 1), 2, 1)])
     assert open_image(content).size == (6, 6)
     assert sample(content)[0][0].shape == (6, 6, 3)
@@ -101,10 +101,10 @@ def apng_frames(draw: st.DrawFn) -> ApngFrame:
 
 @settings(max_examples=60, deadline=None)
 @given(frames=st.lists(apng_frames(), min_size=1, max_size=4), has_default=st.booleans())
-def test_frames_of_a_png_are_laid_over_each_other_on_a_clear_canvas(frames: list[ApngFrame], has_default: bool) -> None:
+def test_png_frames_are_composed_on_a_transparent_canvas(frames: list[ApngFrame], has_default: bool) -> None:
     default = np.full((HEIGHT, WIDTH, 4), 77, np.uint8) if has_default else None
     if default is None:
-        # The picture for who knows no animations is the first frame then, and fills the canvas.
+        # Without a default picture, the first frame is the still picture, so it must fill the canvas.
         whole = np.random.default_rng(len(frames)).integers(0, 256, (HEIGHT, WIDTH, 4)).astype(np.uint8)
         whole[..., 3] = 255
         frames = [ApngFrame(whole, 0, 0, frames[0].disposal, frames[0].blend), *frames[1:]]
@@ -124,7 +124,7 @@ def test_frames_of_a_png_are_laid_over_each_other_on_a_clear_canvas(frames: list
             canvas = before
 
 
-def test_the_picture_in_front_of_a_png_s_animation_is_shown_as_a_still_and_is_no_frame(tmp_path: Path) -> None:
+def test_a_png_s_default_picture_is_the_still_and_not_a_frame(tmp_path: Path) -> None:
     moving = [circle(ink) for ink in ((255, 0, 0), (0, 255, 0), (0, 0, 255), (9, 9, 9), (99, 99, 99))]
     path = tmp_path / "default.png"
     circle((1, 2, 3)).save(path, save_all=True, default_image=True, append_images=moving, duration=100)
@@ -135,7 +135,7 @@ def test_the_picture_in_front_of_a_png_s_animation_is_shown_as_a_still_and_is_no
     assert open_image(path).getpixel((16, 16)) == (1, 2, 3)
 
 
-def test_a_frame_outside_of_its_png_is_refused(tmp_path: Path) -> None:
+def test_a_png_frame_outside_of_the_picture_is_refused(tmp_path: Path) -> None:
     frame = ApngFrame(np.zeros((HEIGHT, WIDTH, 4), np.uint8), 0, 0, 0, 0)
     outside = ApngFrame(np.zeros((2, 2, 4), np.uint8), WIDTH, 0, 0, 0)
     path = tmp_path / "outside.png"
@@ -144,7 +144,7 @@ def test_a_frame_outside_of_its_png_is_refused(tmp_path: Path) -> None:
         sample_clip(path, 2)
 
 
-def test_what_frames_of_a_webp_leave_free_is_white(tmp_path: Path) -> None:
+def test_pixels_that_no_webp_frame_covers_are_white(tmp_path: Path) -> None:
     red, blue = Image.new("RGB", (4, 4), (255, 0, 0)), Image.new("RGB", (4, 4), (0, 0, 255))
     content = animated_webp(12, 8, [(red, 4, 2), (blue, 0, 0), (red, 8, 4)])
     path = tmp_path / "offset.webp"
@@ -161,7 +161,7 @@ def test_what_frames_of_a_webp_leave_free_is_white(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("brand", [b"avis", b"msf1", b"miaf"])
-def test_an_avif_sequence_is_a_clip_by_all_the_brands_it_names(brand: bytes, tmp_path: Path) -> None:
+def test_an_avif_sequence_is_recognised_by_any_of_its_brands(brand: bytes, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     stills = [Image.fromarray(bars(number)) for number in range(5)]
     stills[0].save(buffer, "AVIF", save_all=True, append_images=stills[1:], duration=100)
@@ -171,7 +171,7 @@ def test_an_avif_sequence_is_a_clip_by_all_the_brands_it_names(brand: bytes, tmp
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "jpeg"])
-def test_pages_of_a_tiff_are_frames_a_second_each(compression: str, tmp_path: Path) -> None:
+def test_tiff_pages_are_frames_of_one_second_each(compression: str, tmp_path: Path) -> None:
     pages = [Image.fromarray(bars(number)) for number in range(20)]
     pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:], compression=compression)
     frames = sample_clip(tmp_path / "pages.tif", 8)
@@ -180,7 +180,7 @@ def test_pages_of_a_tiff_are_frames_a_second_each(compression: str, tmp_path: Pa
     assert [frame.time_s for frame in frames] == wanted
 
 
-def test_smaller_copies_of_a_page_are_no_frames(tmp_path: Path) -> None:
+def test_smaller_copies_of_a_tiff_page_are_not_frames(tmp_path: Path) -> None:
     pages = [Image.fromarray(bars(number)) for number in range(4)]
     for page, kind in zip(pages, (2, 1, 2, 1), strict=True):
         page.encoderinfo = {"tiffinfo": {254: kind}}
@@ -199,7 +199,7 @@ def joined_jpegs(count: int, padding: bytes = b"", **options: object) -> bytes:
 
 @pytest.mark.parametrize("padding", [b"", b"\r\n", bytes(37)], ids=["close", "lines", "zeros"])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}], ids=str)
-def test_joined_jpegs_are_a_film(options: dict[str, object], padding: bytes, tmp_path: Path) -> None:
+def test_concatenated_jpegs_are_a_video(options: dict[str, object], padding: bytes, tmp_path: Path) -> None:
     path = tmp_path / "camera.mjpeg"
     path.write_bytes(joined_jpegs(20, padding, **options))
     assert [number_of(frame.image) for frame in sample_clip(path, 8)] == [0, 2, 5, 8, 10, 13, 16, 19]
@@ -211,7 +211,7 @@ def test_joined_jpegs_are_a_film(options: dict[str, object], padding: bytes, tmp
     assert number_of(open_image(path)) == 0
 
 
-def test_a_jpeg_with_a_preview_or_other_data_behind_it_is_one_picture(tmp_path: Path) -> None:
+def test_a_jpeg_followed_by_a_preview_or_other_data_is_one_picture(tmp_path: Path) -> None:
     preview, views = io.BytesIO(), io.BytesIO()
     Image.fromarray(bars(7)).resize((64, 16)).save(preview, "JPEG")
     Image.fromarray(bars(5)).save(views, "MPO", save_all=True, append_images=[Image.fromarray(bars(6))])

@@ -1,4 +1,4 @@
-"""Pictures from anywhere become upright RGB, and what is no picture becomes one line of complaint."""
+"""Pictures from files, bytes and arrays become upright RGB; anything else becomes a one-line error."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import io
 import os
 import struct
 import threading
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from support.pictures import alpha, in_every_mode, photograph, picture
 
 from edge_interleave.errors import MediaError
 from edge_interleave.media.pictures import image as image_module
-from edge_interleave.media.pictures.image import FORMATS, MAX_PIXELS, open_image
+from edge_interleave.media.pictures.image import FORMATS, MAX_PIXELS, open_image, opened, to_rgb
 
 SAVED_AS = {
     "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
@@ -90,7 +92,7 @@ def test_arrays_are_grey_rgb_or_rgba() -> None:
     assert (pixels(open_image(opaque)) == rgb).all()
 
 
-def test_transparency_is_laid_over_white() -> None:
+def test_transparency_is_composited_over_white() -> None:
     rgba = picture()
     mask = alpha()
     rgba.putalpha(mask)
@@ -99,7 +101,7 @@ def test_transparency_is_laid_over_white() -> None:
     assert np.abs(pixels(open_image(rgba)) - expected).max() <= 1
 
 
-def test_a_clear_palette_entry_is_white() -> None:
+def test_a_transparent_palette_entry_is_white() -> None:
     palette = picture().quantize(8, dither=Image.Dither.NONE)
     index = palette.getpixel((0, 0))
     content = encoded(palette, "PNG", transparency=index)
@@ -124,7 +126,7 @@ def test_sixteen_bit_files_do_not_saturate() -> None:
     for content in (png, pgm):
         shown = pixels(open_image(content))
         assert np.abs(shown[..., 0] - values / 257).max() <= 1
-    # A dark picture stays dark: its range is the format's, not its own.
+    # A dark picture stays dark, because the range is that of its format.
     dark = encoded(Image.fromarray((values >> 8).astype(np.uint16)), "PNG")
     assert pixels(open_image(dark)).max() == 0
 
@@ -144,7 +146,7 @@ def test_sixteen_bit_files_do_not_saturate() -> None:
         (np.array([[-5.0, -5.0, -5.0]], np.float32), [0, 0, 0]),
     ],
 )
-def test_wide_values_are_scaled_to_what_they_must_mean(values: np.ndarray, expected: list[int]) -> None:
+def test_wide_values_are_scaled_to_their_likely_range(values: np.ndarray, expected: list[int]) -> None:
     assert pixels(open_image(Image.fromarray(values)))[0, :, 0].tolist() == expected
 
 
@@ -175,7 +177,7 @@ def test_exif_rotation_is_applied_once(kind: str, orientation: int) -> None:
     assert (pixels(open_image(opened)) == pixels(opened)).all()
 
 
-def test_damaged_exif_is_no_reason_to_refuse_a_picture() -> None:
+def test_a_picture_with_damaged_exif_is_still_read() -> None:
     opened = open_image(encoded(picture(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff"))
     assert opened.size == (64, 48)
 
@@ -232,7 +234,7 @@ def damaged() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", damaged())
-def test_what_is_no_picture_gives_one_line_that_names_the_file(kind: str, tmp_path: Path) -> None:
+def test_unusable_pictures_give_one_line_with_the_file_s_name(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "holiday.png"
     path.write_bytes(damaged()[kind])
     with pytest.raises(MediaError) as caught:
@@ -243,13 +245,13 @@ def test_what_is_no_picture_gives_one_line_that_names_the_file(kind: str, tmp_pa
         open_image(damaged()[kind])
 
 
-def test_a_picture_beyond_the_cap_is_refused_by_its_header() -> None:
+def test_a_picture_above_the_pixel_limit_is_refused_by_its_header() -> None:
     side = int(MAX_PIXELS**0.5) + 10
     with pytest.raises(MediaError, match="megapixels; scale it down"):
         open_image(png_claiming(side, side))
 
 
-def test_a_file_beyond_the_cap_is_refused_unread(tmp_path: Path) -> None:
+def test_a_file_above_the_size_limit_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "huge.png"
     with path.open("wb") as file:
         file.truncate(image_module.MAX_FILE_BYTES + 1)
@@ -270,12 +272,12 @@ def test_a_file_beyond_the_cap_is_refused_unread(tmp_path: Path) -> None:
         (np.zeros(4, np.uint8), "shape"),
     ],
 )
-def test_arrays_that_are_no_picture(array: np.ndarray, complaint: str) -> None:
+def test_arrays_of_a_wrong_shape_or_type_are_refused(array: np.ndarray, complaint: str) -> None:
     with pytest.raises(MediaError, match=complaint):
         open_image(array)
 
 
-def test_places_that_are_no_file(tmp_path: Path) -> None:
+def test_paths_that_are_no_regular_file_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for place, complaint in [
         (tmp_path / "nothing.png", "no such file"),
@@ -306,23 +308,42 @@ def test_a_lazily_opened_picture_whose_file_is_cut_off_is_refused(tmp_path: Path
         open_image(lazy)
 
 
-def test_nothing_is_said_about_odd_files(recwarn: pytest.WarningsRecorder) -> None:
+def test_odd_files_cause_no_warnings(recwarn: pytest.WarningsRecorder) -> None:
     big = encoded(Image.new("1", (9500, 9500)), "PNG")
     assert open_image(big).size == (9500, 9500)
     assert [str(warning.message) for warning in recwarn] == []
 
 
-def test_threads_leave_the_warning_filters_as_they_were() -> None:
-    import warnings
-
-    before = list(warnings.filters)
+def test_threads_decode_at_the_same_time_and_nested_and_restore_the_warning_filters() -> None:
     content = encoded(picture(), "PNG")
-    threads = [threading.Thread(target=lambda: [open_image(content) for _ in range(20)]) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    before = list(warnings.filters)
+    # Each thread waits, with a picture open, until all threads have one open; then it opens a second one.
+    together = threading.Barrier(4, timeout=10)
+
+    def decode(_: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        with opened(content) as outer:
+            together.wait()
+            inner = open_image(content)
+            together.wait()
+            return to_rgb(outer).size, inner.size
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(decode, range(4))) == [((64, 48), (64, 48))] * 4
     assert list(warnings.filters) == before
+
+
+def test_a_failure_in_one_thread_restores_the_warning_filters() -> None:
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = list(pool.map(_error_of, [encoded(picture(), "PNG")[:size] for size in (20, 60, 100, 200) * 10]))
+    assert all("image bytes: " in outcome for outcome in outcomes)
+    assert list(warnings.filters) == before
+
+
+def _error_of(content: bytes) -> str:
+    with pytest.raises(MediaError) as caught:
+        open_image(content)
+    return str(caught.value)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -331,7 +352,7 @@ def test_threads_leave_the_warning_filters_as_they_were() -> None:
     flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6),
     kept=st.floats(0.05, 1),
 )
-def test_damage_never_raises_anything_else(kind: str, flips: list[tuple[float, int]], kept: float) -> None:
+def test_damaged_files_raise_only_media_error(kind: str, flips: list[tuple[float, int]], kept: float) -> None:
     content = bytearray(encoded(picture(20, 16), kind))
     for place, value in flips:
         content[int(place * len(content))] = value

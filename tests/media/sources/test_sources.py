@@ -1,4 +1,4 @@
-"""Sources of frames on this machine: videos, folders that fill up, iterables, cameras."""
+"""Local sources of frames: videos, folders that fill up, iterables, cameras."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def nothing_is_left() -> Iterator[None]:
 
 
 def frames_of(source: Source) -> Iterator[Frame]:
-    """All frames, until the source ends, which it does by itself."""
+    """All frames until the source ends."""
     source.open()
     while (frame := source.read()) is not None:
         yield frame
@@ -50,22 +50,22 @@ def refusal(spec: object) -> str:
     return str(caught.value)
 
 
-# Which source is meant
+# Names of sources
 
 
 @pytest.mark.parametrize("spec", ["rtmp://host/x", "file:///etc/passwd", "concat://a", "camera:", "camera:x"])
-def test_what_cannot_be_watched_is_a_wrong_call_that_is_named(spec: str) -> None:
+def test_a_name_that_stands_for_no_source_is_a_usage_error(spec: str) -> None:
     with pytest.raises(UsageError) as caught:
         open_source(spec)
     assert spec in str(caught.value)
 
 
-def test_a_camera_that_is_not_there_is_said_in_one_line() -> None:
+def test_a_missing_camera_gives_one_line() -> None:
     message = refusal("camera:9")
     assert message.startswith("camera:9: no such camera")
 
 
-def test_opening_a_camera_can_be_broken_off() -> None:
+def test_opening_a_camera_can_be_aborted() -> None:
     source = open_source("camera:9")
 
     def start() -> None:
@@ -97,12 +97,12 @@ def test_a_video_gives_every_frame_at_its_time() -> None:
     assert [frame.time_s for frame in frames] == pytest.approx([index * 1001 / 30000 for index in range(120)], abs=1e-3)
 
 
-def test_a_video_in_real_time_takes_its_time() -> None:
+def test_a_video_in_real_time_plays_at_its_own_speed() -> None:
     source = open_source(clip("bikes.mp4"), realtime=True)
     assert source.live
     source.open()
     started = time.monotonic()
-    # Frame 20 of 25 a second.
+    # Frame 20, at 25 frames a second.
     for _ in range(21):
         frame = source.read()
     assert frame is not None
@@ -110,7 +110,7 @@ def test_a_video_in_real_time_takes_its_time() -> None:
     source.close()
 
 
-def test_a_video_that_waits_for_its_time_closes_at_once() -> None:
+def test_a_video_that_waits_for_the_next_frame_s_time_closes_at_once() -> None:
     source = open_source(clip("bikes.mp4"), realtime=True)
     source.open()
     reading = threading.Thread(target=lambda: list(iter(source.read, None)))
@@ -122,7 +122,7 @@ def test_a_video_that_waits_for_its_time_closes_at_once() -> None:
     assert time.monotonic() - started < 1
 
 
-def test_a_damaged_video_goes_on_behind_the_damage(tmp_path: Path) -> None:
+def test_a_damaged_video_continues_behind_the_damage(tmp_path: Path) -> None:
     writer = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
     for number in range(20):
         with Image.open(io.BytesIO(jpeg(number))) as image:
@@ -173,7 +173,7 @@ def test_files_that_are_no_video_are_refused(tmp_path: Path) -> None:
 
 
 class Watching:
-    """A folder source read by a thread, as a reader would."""
+    """Reads a folder source in a thread, as a FrameReader does."""
 
     def __init__(self, folder: Path) -> None:
         self.source = open_source(folder)
@@ -202,7 +202,7 @@ class Watching:
                 self._news.notify_all()
 
     def wait(self, frames: int) -> list[int]:
-        """The numbers of the frames, once there are so many."""
+        """The numbers of the frames, after waiting for this many."""
         with self._news:
             assert self._news.wait_for(lambda: len(self.frames) >= frames, 10)
         return [number_of(frame.image) for frame in self.frames]
@@ -224,7 +224,7 @@ def put(folder: Path, name: str, number: int, *, old: bool = False) -> None:
         settle(folder / name)
 
 
-def test_a_folder_gives_its_pictures_by_name_and_then_those_that_come(tmp_path: Path) -> None:
+def test_a_folder_gives_its_pictures_by_name_and_then_new_ones(tmp_path: Path) -> None:
     for name, number in (("b.jpg", 2), ("a.jpg", 1), ("c.JPG", 3)):
         put(tmp_path, name, number, old=True)
     (tmp_path / "notes.txt").write_text("no picture")
@@ -233,7 +233,7 @@ def test_a_folder_gives_its_pictures_by_name_and_then_those_that_come(tmp_path: 
     assert watching.wait(3) == [1, 2, 3]
     put(tmp_path, "0.jpg", 4)
     assert watching.wait(4) == [1, 2, 3, 4]
-    # As careful programs write: beside it, then renamed.
+    # Write as careful programs do: to a temporary file, then rename.
     put(tmp_path, "5.part", 5, old=True)
     (tmp_path / "5.part").rename(tmp_path / "5.jpg")
     assert watching.wait(5) == [1, 2, 3, 4, 5]
@@ -246,7 +246,7 @@ def test_a_folder_gives_its_pictures_by_name_and_then_those_that_come(tmp_path: 
     assert [frame.index for frame in watching.frames] == [0, 1, 2, 3, 4]
 
 
-def test_an_empty_folder_is_waited_at(tmp_path: Path) -> None:
+def test_an_empty_folder_is_watched(tmp_path: Path) -> None:
     watching = Watching(tmp_path)
     time.sleep(0.3)
     assert watching.frames == []
@@ -255,7 +255,7 @@ def test_an_empty_folder_is_waited_at(tmp_path: Path) -> None:
     watching.close()
 
 
-def test_a_file_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
+def test_a_file_that_is_being_written_is_read_when_complete(tmp_path: Path) -> None:
     content = jpeg(6)
     watching = Watching(tmp_path)
     with (tmp_path / "slow.jpg").open("wb") as file:
@@ -268,7 +268,7 @@ def test_a_file_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
     assert watching.damaged == []
 
 
-def test_a_damaged_file_is_skipped_once_and_looked_at_again_when_it_is_mended(tmp_path: Path) -> None:
+def test_a_damaged_file_is_skipped_once_and_read_when_it_is_repaired(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg", 1, old=True)
     (tmp_path / "b.jpg").write_bytes(jpeg(2)[:200])
     settle(tmp_path / "b.jpg")
@@ -284,7 +284,7 @@ def test_a_damaged_file_is_skipped_once_and_looked_at_again_when_it_is_mended(tm
     watching.close()
 
 
-def test_a_folder_that_goes_away_is_lost_and_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_deleted_folder_is_lost_and_continues_when_it_is_back(tmp_path: Path) -> None:
     folder = tmp_path / "stick"
     folder.mkdir()
     put(folder, "a.jpg", 1, old=True)
@@ -306,7 +306,7 @@ def test_a_folder_that_goes_away_is_lost_and_goes_on_where_it_was(tmp_path: Path
     assert [number_of(frame.image) for frame in (first, second)] == [1, 2]
 
 
-def test_a_file_from_the_future_is_taken_when_it_keeps_still(tmp_path: Path) -> None:
+def test_a_file_with_a_future_time_is_read_when_it_stays_unchanged(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg", 1)
     settle(tmp_path / "a.jpg", -3600)
     watching = Watching(tmp_path)
@@ -314,7 +314,7 @@ def test_a_file_from_the_future_is_taken_when_it_keeps_still(tmp_path: Path) -> 
     watching.close()
 
 
-def test_real_photographs_of_a_folder() -> None:
+def test_a_folder_of_photographs_is_read() -> None:
     source = open_source(photograph("coffee.png").parent)
     source.open()
     sizes = set()
@@ -330,7 +330,7 @@ def test_real_photographs_of_a_folder() -> None:
 # Iterables
 
 
-def test_pictures_from_python() -> None:
+def test_an_iterable_of_pictures_is_a_source() -> None:
     grey = np.arange(48 * 64, dtype=np.uint8).reshape(48, 64)
     items = [np.asarray(picture()), grey, picture().convert("L"), Frame(picture(), 12.5, 99)]
     frames = list(frames_of(open_source(item for item in items)))
@@ -341,7 +341,7 @@ def test_pictures_from_python() -> None:
     assert (np.asarray(frames[1].image)[..., 0] == grey).all()
 
 
-def test_an_array_of_pictures() -> None:
+def test_an_array_of_pictures_is_a_source() -> None:
     assert len(list(frames_of(open_source(np.zeros((5, 8, 9, 3), np.uint8))))) == 5
     assert [frame.image.size for frame in frames_of(open_source(np.zeros((2, 8, 9), np.uint8)))] == [(9, 8)] * 2
 
@@ -351,12 +351,12 @@ def test_an_array_of_pictures() -> None:
     [np.zeros((8, 9, 3), np.uint8), np.zeros((8, 9), np.uint8), b"bytes", 7, None, picture()],
     ids=["a picture", "a grey picture", "bytes", "a number", "nothing", "a Pillow image"],
 )
-def test_what_is_no_sequence_of_pictures_is_a_wrong_call(spec: object) -> None:
+def test_an_object_that_is_no_sequence_of_pictures_is_a_usage_error(spec: object) -> None:
     with pytest.raises(UsageError):
         open_source(spec)  # type: ignore[arg-type]
 
 
-def test_a_damaged_file_among_pictures_is_skipped_and_a_wrong_array_ends_it(tmp_path: Path) -> None:
+def test_in_an_iterable_a_damaged_file_is_skipped_and_a_wrong_array_ends_it(tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(jpeg(1)[:100])
     source = open_source([tmp_path / "bad.jpg", jpeg(2), np.zeros((4, 4, 3))])
     source.open()
@@ -370,12 +370,12 @@ def test_a_damaged_file_among_pictures_is_skipped_and_a_wrong_array_ends_it(tmp_
     assert not isinstance(caught.value, FrameDamaged)
 
 
-# Files of a folder that change
+# Changing files of a folder
 
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder source whose files settle at once, as far as their time stamps go."""
+    """A folder source in which files need no waiting time after their last change."""
     monkeypatch.setattr(folder_module, "SETTLED_S", 0.1)
     monkeypatch.setattr(folder_module, "POLL_S", 0.02)
 
@@ -421,7 +421,7 @@ def link_hard(folder: Path, number: int) -> None:
         *(replace_file, rewrite, rewrite_in_same_size, rewrite_with_the_old_time, link_by_name, link_hard),
     ],
 )
-def test_a_name_is_looked_at_each_time_that_another_picture_lies_behind_it(
+def test_a_name_is_read_again_when_another_picture_lies_behind_it(
     change: Callable[[Path, int], None], tmp_path: Path
 ) -> None:
     folder = tmp_path / "incoming"
@@ -436,7 +436,7 @@ def test_a_name_is_looked_at_each_time_that_another_picture_lies_behind_it(
 
 
 @pytest.mark.usefixtures("hasty")
-def test_what_changes_about_a_file_but_its_picture_is_nothing_new(tmp_path: Path) -> None:
+def test_a_file_with_changed_metadata_and_the_same_picture_is_not_read_again(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg", 1, old=True)
     watching = Watching(tmp_path)
     assert watching.wait(1) == [1]
@@ -452,7 +452,7 @@ def test_what_changes_about_a_file_but_its_picture_is_nothing_new(tmp_path: Path
 
 
 @pytest.mark.usefixtures("hasty")
-def test_a_link_to_the_latest_picture_of_the_folder_shows_none_twice(tmp_path: Path) -> None:
+def test_a_link_to_the_latest_picture_gives_no_picture_twice(tmp_path: Path) -> None:
     watching = Watching(tmp_path)
     for number in range(1, 4):
         put(tmp_path, f"{number}.jpg", number, old=True)
@@ -465,9 +465,7 @@ def test_a_link_to_the_latest_picture_of_the_folder_shows_none_twice(tmp_path: P
 
 
 @pytest.mark.usefixtures("hasty")
-def test_a_picture_that_is_written_more_often_than_files_settle_is_seen_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_picture_that_never_stops_changing_is_still_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_module, "SETTLED_S", 0.3)
     watching = Watching(tmp_path)
     stop = time.monotonic() + 2
@@ -483,7 +481,7 @@ def test_a_picture_that_is_written_more_often_than_files_settle_is_seen_all_the_
 
 
 @pytest.mark.usefixtures("hasty")
-def test_a_picture_that_is_written_slowly_over_another_is_damaged_at_no_time(
+def test_a_picture_that_is_slowly_overwritten_is_never_reported_as_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folder_module, "SETTLED_S", 0.3)
@@ -501,7 +499,7 @@ def test_a_picture_that_is_written_slowly_over_another_is_damaged_at_no_time(
     assert watching.damaged == []
 
 
-def test_a_folders_first_pictures_have_no_clock_and_later_ones_do(tmp_path: Path) -> None:
+def test_a_folders_initial_pictures_have_no_clock_times_and_later_ones_do(tmp_path: Path) -> None:
     for number in range(3):
         put(tmp_path, f"{number}.jpg", number, old=True)
     watching = Watching(tmp_path)

@@ -1,4 +1,4 @@
-"""The frame asked for is the frame got, from every container: of the right track, the right way up, in true colours."""
+"""VideoFile: the right frames of the right track from every container, upright, in the right colours."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from PIL import Image
 from support.media_files import Track, number_of, write_video
 
 from edge_interleave.errors import MediaError
-from edge_interleave.media import clip as clip_module
 from edge_interleave.media.clip import sample_clip
 from edge_interleave.media.sources.open import open_source
+from edge_interleave.media.video.file import VideoFile
 
 FRAMES = 60
 IRREGULAR = [int(time) for time in np.cumsum(np.random.default_rng(9).choice([16, 33, 50, 100, 200], FRAMES))]
@@ -41,7 +41,7 @@ CONTAINERS = [
 
 
 def in_order(path: Path) -> tuple[list[int], list[float]]:
-    """The numbers and the times of all frames, one after the other."""
+    """The numbers and times of all frames."""
     source = open_source(path)
     source.open()
     frames = list(iter(source.read, None))
@@ -50,7 +50,7 @@ def in_order(path: Path) -> tuple[list[int], list[float]]:
 
 
 def check_frames(path: Path, count: int) -> None:
-    """Whichever frames are asked for are those got, and times rise."""
+    """Check that sampling any number of frames returns the right ones, at rising times."""
     for wanted in (1, 2, 6, 13, count, count + 5):
         frames = sample_clip(path, wanted)
         expected = np.linspace(0, count - 1, min(wanted, count), dtype=int).tolist()
@@ -79,7 +79,7 @@ def test_every_frame_is_found_in_every_container(container: str, codec: str, b_f
         ("mpegts", "libx264", 2),
     ],
 )
-def test_frames_of_irregular_length_are_counted_and_keep_their_times(
+def test_irregular_frames_are_counted_and_keep_their_times(
     container: str, codec: str, b_frames: int, tmp_path: Path
 ) -> None:
     track = Track(range(FRAMES), codec, IRREGULAR, b_frames)
@@ -100,7 +100,7 @@ def test_frames_of_irregular_length_are_counted_and_keep_their_times(
         ("h264", "libx264"),
     ],
 )
-def test_recordings_that_were_joined_are_one_clip(container: str, codec: str, tmp_path: Path) -> None:
+def test_concatenated_recordings_are_one_clip(container: str, codec: str, tmp_path: Path) -> None:
     joined = b""
     for part in range(3):
         numbers = range(20 * part, 20 * part + 20)
@@ -110,13 +110,13 @@ def test_recordings_that_were_joined_are_one_clip(container: str, codec: str, tm
     check_frames(path, 60)
     times = in_order(path)[1]
     if container != "h264":
-        # Which says nothing about times.
+        # A container without time stamps.
         assert times[-1] == pytest.approx(5.9, abs=0.5)
     assert max(np.diff(times)) < 0.5
     assert [frame.time_s for frame in sample_clip(path, 60)] == pytest.approx(times)
 
 
-def test_a_recording_joined_to_one_of_another_day_follows_it_at_once(tmp_path: Path) -> None:
+def test_a_recording_of_another_day_follows_the_first_one_at_once(tmp_path: Path) -> None:
     first = write_video(tmp_path / "first", Track(range(20), "libx264"), format="mpegts").read_bytes()
     later = [10**6 + 100 * index for index in range(20)]
     second = write_video(tmp_path / "second", Track(range(20, 40), "libx264", later), format="mpegts").read_bytes()
@@ -129,8 +129,8 @@ def test_a_recording_joined_to_one_of_another_day_follows_it_at_once(tmp_path: P
 def test_a_long_clip_is_not_decoded_to_find_a_few_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / "long.mkv", Track([n % 256 for n in range(600)], "libx264", b_frames=2))
     decoded = []
-    read = clip_module._next
-    monkeypatch.setattr(clip_module, "_next", lambda video: decoded.append(1) or read(video))
+    read = VideoFile.read
+    monkeypatch.setattr(VideoFile, "read", lambda video: decoded.append(1) or read(video))
     assert [number_of(frame.image) for frame in sample_clip(path, 3)] == [0, 299 - 256, 599 - 512]
     assert len(decoded) < 60
 
@@ -151,19 +151,19 @@ def test_a_long_clip_is_not_decoded_to_find_a_few_frames(tmp_path: Path, monkeyp
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_of_several_tracks_the_film_is_shown(name: str, tracks: list[Track], shown: int, tmp_path: Path) -> None:
+def test_the_main_track_of_several_is_decoded(name: str, tracks: list[Track], shown: int, tmp_path: Path) -> None:
     path = write_video(tmp_path / name, *tracks)
     assert [number_of(frame.image) for frame in sample_clip(path, 99)] == list(range(shown, shown + 10))
     assert in_order(path)[0] == list(range(shown, shown + 10))
 
 
-def test_a_cover_without_a_film_is_no_video(tmp_path: Path) -> None:
+def test_a_cover_picture_alone_is_no_video(tmp_path: Path) -> None:
     path = write_video(tmp_path / "song.mp4", Track([9], "mjpeg", default=False, cover=True))
     with pytest.raises(MediaError, match="holds no video that can be decoded"):
         sample_clip(path, 3)
 
 
-# The way up
+# Orientation
 
 
 @pytest.mark.parametrize(
@@ -181,9 +181,7 @@ def test_a_cover_without_a_film_is_no_video(tmp_path: Path) -> None:
     ids=str,
 )
 @pytest.mark.parametrize("scale", [1, 3])
-def test_a_clip_is_turned_and_mirrored_as_its_matrix_says(
-    corner: tuple[int, int, int, int], scale: int, tmp_path: Path
-) -> None:
+def test_the_display_matrix_is_applied(corner: tuple[int, int, int, int], scale: int, tmp_path: Path) -> None:
     path = write_video(tmp_path / "phone.mp4", Track([0b0111, 0b0111]))
     stored = np.asarray(sample_clip(path, 1)[0].image).astype(int)
     content = bytearray(path.read_bytes())
@@ -226,7 +224,7 @@ COLOURS = [
 
 
 def coloured(path: Path, matrix: str, tag: int, full_range: bool, transfer: int | None = None) -> Path:
-    """Stripes of known colours, tagged with the matrix that they were stored with (ITU-T H.273, table 4)."""
+    """Stripes of known colours, tagged with the matrix of their encoding (ITU-T H.273, table 4)."""
     stripes = np.repeat(np.array(COLOURS, np.uint8), 32, axis=0)[np.newaxis].repeat(64, axis=0)
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=10)
@@ -247,7 +245,7 @@ def coloured(path: Path, matrix: str, tag: int, full_range: bool, transfer: int 
 
 @pytest.mark.parametrize("full_range", [False, True])
 @pytest.mark.parametrize(("matrix", "tag"), [("itu601", 6), ("itu709", 1), ("bt2020", 9)])
-def test_colours_are_those_of_the_clip_s_matrix_and_range(
+def test_the_clip_s_colour_matrix_and_range_are_applied(
     matrix: str, tag: int, full_range: bool, tmp_path: Path
 ) -> None:
     image = sample_clip(coloured(tmp_path / "colours.mp4", matrix, tag, full_range), 1)[0].image
@@ -255,9 +253,9 @@ def test_colours_are_those_of_the_clip_s_matrix_and_range(
         assert np.abs(np.subtract(image.getpixel((index * 32 + 16, 32)), colour)).max() <= 4
 
 
-def test_hdr_is_brought_to_the_range_of_a_screen(tmp_path: Path) -> None:
+def test_hdr_is_converted_to_standard_range(tmp_path: Path) -> None:
     image = sample_clip(coloured(tmp_path / "hdr.mp4", "bt2020", 9, False, 16), 1)[0].image
-    # As OpenCV 5.0.0 shows PQ of these values; a value of 128 is 92 candela a square metre, nearly a screen's white.
+    # OpenCV 5.0.0's result for PQ of these values. A value of 128 is 92 cd/m2, nearly the white of a screen.
     for index, colour in {
         0: (255, 38, 1),
         1: (19, 234, 90),
@@ -268,7 +266,7 @@ def test_hdr_is_brought_to_the_range_of_a_screen(tmp_path: Path) -> None:
         assert np.abs(np.subtract(image.getpixel((index * 32 + 16, 32)), colour)).max() <= 6
 
 
-def test_a_clear_part_of_a_film_is_white(tmp_path: Path) -> None:
+def test_transparent_parts_of_a_video_are_white(tmp_path: Path) -> None:
     pixels = np.zeros((32, 128, 4), np.uint8)
     pixels[:, :64] = (200, 0, 0, 255)
     with av.open(str(tmp_path / "clear.mov"), "w") as out:
@@ -288,7 +286,7 @@ def test_a_clear_part_of_a_film_is_white(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts", "avi", "mpeg"])
-def test_damage_anywhere_ends_in_frames_or_in_one_line(container: str, tmp_path: Path) -> None:
+def test_damaged_videos_give_frames_or_one_line(container: str, tmp_path: Path) -> None:
     codec = "mpeg2video" if container in ("mpegts", "mpeg") else "mpeg4"
     path = write_video(tmp_path / "video", Track(range(30), codec), format=container)
     whole = path.read_bytes()
@@ -307,7 +305,7 @@ def test_damage_anywhere_ends_in_frames_or_in_one_line(container: str, tmp_path:
         assert "\n" not in said
 
 
-def test_a_film_without_its_beginning_starts_with_what_can_be_shown(tmp_path: Path) -> None:
+def test_a_video_without_its_beginning_starts_at_the_first_usable_frame(tmp_path: Path) -> None:
     path = write_video(tmp_path / "cut.ts", Track(range(60), "libx264", b_frames=2), format="mpegts")
     content = path.read_bytes()
     path.write_bytes(content[len(content) // 188 // 2 * 188 :])
