@@ -74,6 +74,11 @@ def test_the_readme_is_short_and_its_set_up_is_one_line() -> None:
     ]
 
 
+def test_the_workflow_runs_the_test_command_of_the_readme() -> None:
+    (block,) = [block for block in blocks(ROOT / "README.md") if "pytest" in block.text]
+    assert block.text.strip() in (ROOT / ".github" / "workflows" / "test.yml").read_text("utf-8")
+
+
 def shown_commands(page: Path) -> list[list[str]]:
     """The words after `edge-interleave` of every command in a page's shell blocks."""
     text = "\n".join(block.text.replace("\\\n", " ") for block in blocks(page) if block.language == "sh")
