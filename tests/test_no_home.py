@@ -1,4 +1,4 @@
-"""A service's user, a container's number without a name: no home folder, or one that cannot be written."""
+"""Users without a home folder or with a read-only one, as services and containers have."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A model used by several threads: answers stay right, it can be closed at any time, and no engine crashes."""
+"""Several threads use one model: answers stay right, `close` works at any time, and no engine crashes."""
 
 from __future__ import annotations
 

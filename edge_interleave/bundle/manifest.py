@@ -1,25 +1,15 @@
 """The bundle on disk: a folder with a manifest (`bundle.json`) and the files it names.
 
-<<<<<<< HEAD
-Knows nothing about engines: it says which files there are, what they claim to be, and whether they are whole.
+The files:
 
-    bundle.json      the manifest: schema version, architecture, sizes, precisions, source, SHA-256 of each file
-    decoder.gguf     the decoder for llama.cpp
-    decoder-mlx/     the decoder for MLX, a model folder of mlx-lm; a bundle has either or both
-    image_newline.npy  a row after each image's visual tokens, float32 (hidden,), where the model was trained with it
-    vision.onnx      vision tower and projector: pixels (n, 3, H, W) float32 -> (n, tokens, hidden)
-    mmproj.gguf      the same for llama-server and Ollama, where it was asked for; nothing here reads it
-    questions.json   word pairs of the questions the model was trained on, where the checkpoint brings them
-    tokenizer.json   the tokenizer, in the format of Hugging Face tokenizers
-=======
     bundle.json        the manifest: schema version, architecture, sizes, precisions, source, SHA-256 of each file
     decoder.gguf       the decoder for llama.cpp
     decoder-mlx/       the decoder for MLX, a model folder of mlx-lm; a bundle has at least one decoder
     vision.onnx        vision tower and projector: pixels (n, 3, H, W) float32 -> (n, tokens, hidden)
     image_newline.npy  a row after each image's visual tokens, float32 (hidden,), if the model was trained with it
     tokenizer.json     the tokenizer, in the format of Hugging Face tokenizers
+    questions.json     word pairs of the questions that the model was trained on, if the checkpoint has them
     mmproj.gguf        the vision tower for llama-server and Ollama, optional; this package does not read it
->>>>>>> main
 """
 
 from __future__ import annotations

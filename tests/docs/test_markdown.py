@@ -26,8 +26,6 @@ from edge_interleave.cli.demo import tour_folder
 from edge_interleave.decoding.decoder import Decoder
 
 RUN = [page for page in PAGES if any(block.language in ("sh", "python") and not block.reason for block in blocks(page))]
-STAND_INS = {"one.png": "card-1.png", "two.png": "card-2.png"}
-"""Pictures that pages name, and the demo's pictures that stand for them."""
 
 
 @pytest.fixture
@@ -35,8 +33,6 @@ def folder(tmp_path: Path) -> Path:
     """A user's folder, with the program on the path."""
     work = tmp_path / "work"
     shutil.copytree(tour_folder(), work)
-    for name, source in STAND_INS.items():
-        shutil.copy(work / source, work / name)
     (work / "checkpoint").symlink_to(CHECKPOINT, target_is_directory=True)
     program = tmp_path / "bin" / "edge-interleave"
     program.parent.mkdir()
@@ -76,6 +72,11 @@ def test_the_readme_is_short_and_its_set_up_is_one_line() -> None:
     assert setups == [
         "python3 -m venv .venv && . .venv/bin/activate && pip install . && edge-interleave demo\n",
     ]
+
+
+def test_the_workflow_runs_the_test_command_of_the_readme() -> None:
+    (block,) = [block for block in blocks(ROOT / "README.md") if "pytest" in block.text]
+    assert block.text.strip() in (ROOT / ".github" / "workflows" / "test.yml").read_text("utf-8")
 
 
 def shown_commands(page: Path) -> list[list[str]]:
