@@ -266,7 +266,7 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(env: dict[str, str], tmp
     with on_terminal("chat", *options, env={**env, "TERM": "dumb"}) as shown:
         shown.until("> ")
         shown.type("/dance\n")
-        shown.until("no command /dance")
+        shown.until("unknown command /dance")
         shown.type("Say much.\n")
         shown.until("Say much.\r\n")
         time.sleep(1)
