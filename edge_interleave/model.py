@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack, overload
 
 from edge_interleave.answer import Answer, Choice
 from edge_interleave.bundle.manifest import TOKENIZER_NAME, Bundle, open_bundle
@@ -36,10 +36,16 @@ from edge_interleave.util.engine_lock import check_process, claim_process, is_fo
 from edge_interleave.util.progress import QuestionProgress
 from edge_interleave.vision.media_encoder import EncodedMedia, MediaEncoder
 
+if TYPE_CHECKING:
+    from edge_interleave.remote.model import RemoteModel
+
 CONTEXT = 4096
+REMOTE = "openai"
+"""The backend of models behind a URL."""
 CLOSED = "the model is closed; load it again"
 
 
+@overload
 def load(
     model: str | Path | None = None,
     *,
@@ -49,7 +55,34 @@ def load(
     kv_precision: str = "f16",
     batch: int | None = None,
     progress: QuestionProgress | None = None,
-) -> Model:
+    url: None = None,
+    api_key: None = None,
+) -> Model: ...
+@overload
+def load(
+    model: str | None = None,
+    *,
+    backend: str | None = None,
+    context: int | None = None,
+    threads: int | None = None,
+    kv_precision: str = "f16",
+    batch: int | None = None,
+    progress: QuestionProgress | None = None,
+    url: str,
+    api_key: str | None = None,
+) -> RemoteModel: ...
+def load(
+    model: str | Path | None = None,
+    *,
+    backend: str | None = None,
+    context: int | None = None,
+    threads: int | None = None,
+    kv_precision: str = "f16",
+    batch: int | None = None,
+    progress: QuestionProgress | None = None,
+    url: str | None = None,
+    api_key: str | None = None,
+) -> Model | RemoteModel:
     """Load a model.
 
     `model`: a bundle's folder, or the name of a pulled model; None: the small embedded model.
@@ -60,8 +93,15 @@ def load(
     `kv_precision`: `f16`; `q8_0` takes about half the KV cache's memory, `q4_0` a quarter; both are slower on CPUs.
     `batch`: tokens computed at a time; fewer take less memory and more time; None: the backend decides.
     `progress`: called before each step of a question to the model or a chat, but not to a live window.
+    `url`: a server with OpenAI's interface (`http://host:8000/v1`) answers instead. `model` is then a name on that
+    server (None: its first), `api_key` its key, `backend` None or `openai`; the other arguments have no effect. Pictures
+    are sent to the server. Needs `edge-interleave[openai]`.
     Raises BundleError, BackendError, UsageError.
     """
+    if url is not None or backend == REMOTE:
+        return _remote(model, backend, url, api_key)
+    if api_key is not None:
+        raise UsageError("api_key belongs to a server's url; give url too")
     if context is not None and context < 1:
         raise UsageError(f"context must be a whole number of at least 1, not {context}")
     if threads is not None and threads < 1:
@@ -71,6 +111,17 @@ def load(
     bundle = open_bundle(resolve(model))
     options = DecoderOptions(context or CONTEXT, threads, kv_precision, batch)
     return Model(bundle, backend_for(bundle, backend), options, may_grow=context is None, progress=progress)
+
+
+def _remote(model: str | Path | None, backend: str | None, url: str | None, api_key: str | None) -> RemoteModel:
+    if backend not in (None, REMOTE):
+        raise UsageError(f"url is a server's, and backend {backend!r} runs on this machine; give one of them")
+    if url is None:
+        raise UsageError(f"backend {REMOTE!r} needs the server's url, as http://host:8000/v1")
+    from edge_interleave.remote.endpoint import Endpoint
+    from edge_interleave.remote.model import RemoteModel
+
+    return RemoteModel(Endpoint(url, None if model is None else str(model), api_key))
 
 
 class Model:
@@ -104,6 +155,7 @@ class Model:
         """
         claim_process()
         self.bundle = bundle
+        self.name = bundle.manifest.name
         self.backend_name = backend.name
         self.tokenizer = TextTokenizer.open(bundle)
         self._origin = Origin(

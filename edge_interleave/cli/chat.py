@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from edge_interleave.answer import Answer
     from edge_interleave.chat import Chat
     from edge_interleave.prompt.familiarity import QuestionModel
+    from edge_interleave.remote.model import RemoteChat
 
 _HELP = """\
 /image PATH...   show images with the next question
@@ -93,7 +94,7 @@ def chat(
         waiting.stop()
         repl = _Repl(talk, opened.questions, chosen, media, waiting, as_json=as_json)
         if repl.interactive:
-            output.note(f"{opened.bundle.manifest.name}; /help lists the commands, ctrl-D ends")
+            output.note(f"{opened.name}; /help lists the commands, ctrl-D ends")
             repl.note_resumed()
             repl.note_pending()
         try:
@@ -110,7 +111,7 @@ class _Repl:
 
     def __init__(
         self,
-        talk: Chat,
+        talk: Chat | RemoteChat,
         known: QuestionModel | None,
         chosen: Choices,
         pending: list[Media],
