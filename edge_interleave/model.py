@@ -94,7 +94,7 @@ def load(
     `batch`: tokens computed at a time; fewer take less memory and more time; None: the backend decides.
     `progress`: called before each step of a question to the model or a chat, but not to a live window.
     `url`: a server with OpenAI's interface (`http://host:8000/v1`) answers instead. `model` is then a name on that
-    server (None: its first), `api_key` its key, `backend` None or `openai`; the other arguments have no effect. Pictures
+    server (None: its first), `api_key` its key, `backend` None or `openai`; the other arguments have no effect. Images
     are sent to the server. Needs `edge-interleave[openai]`.
     Raises BundleError, BackendError, UsageError.
     """
