@@ -179,6 +179,8 @@ class Engine:
                 job.run(self._model)
         except Exception as error:
             told = api_error(error)
+            if told is not error:
+                told.__cause__ = error
             if told.status >= 500 and not isinstance(error, ApiError):
                 LOG.exception("request failed")
             job.handle.emit(Failed(told))
