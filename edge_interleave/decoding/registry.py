@@ -17,7 +17,7 @@ ENTRY_POINT_GROUP = "edge_interleave.backends"
 
 
 def best_backend() -> str:
-    """What runs a decoder best on this machine: `mlx` on Apple Silicon, `llama-cpp` elsewhere."""
+    """The name of the best backend for this machine: `mlx` on Apple Silicon, `llama-cpp` elsewhere."""
     return "mlx" if (sys.platform, platform.machine()) == ("darwin", "arm64") else "llama-cpp"
 
 
@@ -42,7 +42,7 @@ def find_backend(name: str) -> Backend:
 
 
 def backend_for(bundle: Bundle, name: str | None) -> Backend:
-    """The named backend; for None, this machine's best that runs one of the bundle's decoders. Raises BackendError."""
+    """The named backend; None: the best installed one that can run the bundle. Raises BackendError."""
     if name is not None:
         backend = find_backend(name)
         if not bundle.has(backend.decoder_file):
