@@ -1,7 +1,7 @@
 """Checks an untrusted ONNX file before ONNX Runtime parses it: a graph with a loop can run for ever.
 
 A vision tower needs no loops, branches or functions, so a file that has any is refused. The check walks the protobuf
-fields and skips the weights. ONNX Runtime reports all other errors of a graph itself.
+fields and skips the weights. ONNX Runtime reports all other errors of a graph.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def check_onnx(path: Path) -> None:
                         raise _refused(path, f"holds more than {NODES_MAX} nodes")
                     if inner == _GRAPH_NODE and _holds_graph(file, first, last):
                         raise _refused(path, "holds loops or branches")
-    except (_UnsoundError, OSError) as error:
+    except (_MalformedError, OSError) as error:
         raise BundleError(
             f"{path}: not a vision tower ({error}), cut off or damaged; convert or pull the model again"
         ) from error
 
 
-class _UnsoundError(Exception):
+class _MalformedError(Exception):
     """Not a protobuf message."""
 
 
@@ -76,9 +76,9 @@ def _fields(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, int, in
         elif kind in (_EIGHT_BYTES, _FOUR_BYTES):
             start += 8 if kind == _EIGHT_BYTES else 4
         else:
-            raise _UnsoundError("not an ONNX file")
+            raise _MalformedError("not an ONNX file")
         if start + size > end:
-            raise _UnsoundError("a field ends after the file")
+            raise _MalformedError("a field ends after the file")
         yield number, start, start + size
         start += size
 
@@ -91,4 +91,4 @@ def _varint(file: BinaryIO, at: int) -> tuple[int, int]:
         if byte < 0x80:
             file.seek(at + index + 1)
             return value, at + index + 1
-    raise _UnsoundError("not an ONNX file")
+    raise _MalformedError("not an ONNX file")

@@ -31,7 +31,7 @@ def pooled_grid(grid: int, stride: int, mode: str) -> int:
 
 
 def image_tokens(vision: VisionInfo, stride: int, mode: str) -> int:
-    """The visual tokens of an image without tiles, including `image_newline`. Raises UsageError as `pooled_grid`."""
+    """How many visual tokens an image without tiles has, with `image_newline`. Raises UsageError as `pooled_grid`."""
     return pooled_grid(vision.grid, stride, mode) ** 2 + vision.image_newline
 
 
@@ -53,7 +53,7 @@ def pool(tokens: FloatArray, grid: int, stride: int, mode: str) -> FloatArray:
 
 
 def _blocks(cells: FloatArray, side: int, stride: int, mode: str) -> FloatArray:
-    """Mean or maximum of each stride x stride block, added up over strided views, which need no reordered copy."""
+    """Mean or maximum of each stride x stride block, accumulated over strided views, which need no reordered copy."""
     edge = side * stride
     combine = np.add if mode == "average" else np.maximum
     pooled = cells[:, :edge:stride, :edge:stride].copy()

@@ -36,7 +36,7 @@ _sessions: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 class VisionTower:
-    """An open vision tower. Several threads may call `encode`; `another` gives a user a tower that stops alone."""
+    """An open vision tower. Several threads may call `encode`; a handle from `another` can be stopped by itself."""
 
     def __init__(
         self,
@@ -47,9 +47,10 @@ class VisionTower:
     ) -> None:
         """Open `path`, an ONNX graph of pixels (n, 3, H, W) -> visual_tokens (n, tokens, hidden), both float32.
 
-        `threads`: CPU threads; None: ONNX Runtime's choice within the process's CPU quota. `provider`: the CPU runs the
-        operators that it does not support, and the whole graph if it cannot run it at all, which is logged.
-        Raises BundleError if the file is no such graph or does not fit `info`.
+        `threads`: CPU threads; None: ONNX Runtime's choice within the process's CPU quota. `provider`: runs the graph;
+        the CPU runs operators that it does not support. If it cannot run the graph, a warning is logged and the CPU
+        runs all of it.
+        Raises BundleError if the file is not such a graph or does not fit `info`.
         """
         claim_process()
         self._path = Path(path)
@@ -118,7 +119,7 @@ class VisionTower:
         self._provider = str(self._session.get_providers()[0])
 
     def _try_provider(self, provider: Provider, threads: int | None) -> str:
-        """Open the graph with the provider and run it once; returns the error's text, or nothing."""
+        """Open the graph with the provider and run it once; returns the error's text, empty if it runs."""
         import onnxruntime as ort
 
         size = self._info.image_size
@@ -140,7 +141,7 @@ class VisionTower:
             raise BackendError(f"{self._path}: the vision tower failed: {one_line(error, 300)}") from error
         if rows.shape != shape:
             raise BundleError(
-                f"{self._path}: gave visual tokens of shape {rows.shape} where {shape} was promised; "
+                f"{self._path}: gave visual tokens of shape {rows.shape} instead of {shape}; "
                 "convert or pull the model again"
             )
         if not np.isfinite(rows).all():
@@ -149,7 +150,7 @@ class VisionTower:
 
 
 def open_graph(graph: bytes) -> Any:
-    """An ONNX Runtime session on the CPU, with a tower's options, for a trusted graph in memory: it is not checked."""
+    """Open a trusted graph from memory, unchecked: an ONNX Runtime session on the CPU with a tower's options."""
     import onnxruntime as ort
 
     return ort.InferenceSession(graph, _tower_options(None), providers=[CPU_PROVIDER])
@@ -227,8 +228,8 @@ def _session_options() -> Any:
 def _int8_products_saturate() -> bool:
     """Whether sums of uint8 x int8 products overflow on this CPU: x86 without VNNI adds them pairwise in 16 bits.
 
-    ONNX Runtime has an option against that, which converts weights to uint8: exact, but slower. It does not detect VNNI
-    reliably, so a product with a known result is computed instead.
+    ONNX Runtime's remedy, an option that converts weights to uint8, is exact but slower. It does not detect VNNI
+    reliably, so this computes a product with a known result.
     """
     import onnxruntime as ort
 
