@@ -81,7 +81,7 @@ class Choice:
     """Natural logarithm of the probability that the model answers this, in any usual spelling, and ends its turn."""
     total_probability: float
     """Probability that the model answers any of the options; the same for all of them. Below UNLIKELY the model would
-    answer something else, and `probability` says little."""
+    answer something else, and `probability` means little."""
 
 
 def rate(count: int, seconds: float) -> float:

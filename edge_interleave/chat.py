@@ -78,12 +78,12 @@ class Chat:
     def ask(self, content: Content, **options: Unpack[AskOptions]) -> Answer:
         """Ask the next question and wait for the whole answer. Parameters and errors as `Model.ask`.
 
-        After an error the conversation is as before the call.
+        An error leaves the conversation unchanged.
         """
         return self.stream(content, **options).wait()
 
     def stream(self, content: Content, **options: Unpack[AskOptions]) -> AnswerStream:
-        """As `ask`, but the text comes piece by piece. An answer closed early stays in the conversation as it is."""
+        """As `ask`, but the text comes piece by piece. An answer closed early stays in the conversation, cut off."""
         check_process()
         check_names(options, AskOptions)
         generation = generation_options(options, self._session)

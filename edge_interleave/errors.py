@@ -1,4 +1,4 @@
-"""The errors that users meet. Each says in one line what is wrong and what to do.
+"""The errors that this package raises for users. Each message is one line: what is wrong and what to do.
 
 EdgeInterleaveError
 ├── UsageError             exit code 2: a wrong call

@@ -63,7 +63,7 @@ class Checked(Event):
     """A rule was checked."""
 
     probability: float
-    """Of yes, among yes and no."""
+    """The share of yes among yes and no."""
     raised: bool
     """Whether the alert is raised."""
     total_probability: float = 1.0
@@ -77,7 +77,7 @@ class Alert(Event):
     """A rule raised an alert."""
 
     probability: float
-    """Of yes, at the check that raised the alert."""
+    """The share of yes at the check that raised the alert."""
     frames: tuple[str, ...] = ()
     """Absolute paths of the saved pictures, oldest first: those of the checks that raised the alert."""
 

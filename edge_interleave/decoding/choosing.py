@@ -103,7 +103,7 @@ class _Node:
     """The spellings that begin with the same tokens."""
 
     next: dict[int, _Node] = field(default_factory=dict)
-    """By token."""
+    """The child nodes, by their token."""
     ends: dict[int, float] = field(default_factory=dict)
     """Answers with a spelling that ends here, with the share of the spelling that counts for each."""
     answers: set[int] = field(default_factory=set)

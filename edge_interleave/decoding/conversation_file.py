@@ -115,7 +115,7 @@ def _header(conversation: Conversation, origin: Origin, cache_bytes: int) -> dic
     return {
         **asdict(origin),
         "messages": [
-            {"role": message.role, "parts": [_written(part) for part in message.parts]}
+            {"role": message.role, "parts": [_part_as_json(part) for part in message.parts]}
             for message in conversation.messages
         ],
         "opening": conversation.opening,
@@ -199,7 +199,7 @@ def _read_input(raw: Any, images: Sequence[VisualInput], facts: DecoderFacts) ->
     return images[_number(raw, 0)]
 
 
-def _written(part: Part) -> str | dict[str, Any]:
+def _part_as_json(part: Part) -> str | dict[str, Any]:
     if isinstance(part, str):
         return part
     if isinstance(part, Video):
@@ -219,7 +219,7 @@ def _read_part(raw: Any) -> Part:
     if "video" in raw:
         frames = raw["frames"]
         return Video(_text(raw["video"]), None if frames is None else _number(frames, 1))
-    # An image that was not a file: its pixels are not saved.
+    # The pixels of an image that was not a file are not saved.
     return Image(b"" if raw["image"] is None else Path(_text(raw["image"])))
 
 

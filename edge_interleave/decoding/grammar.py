@@ -49,7 +49,7 @@ class Grammar:
         """Compile a JSON Schema. `schema`: see `schema_of`; None: any JSON object.
 
         `vocab_size`: the number of the decoder's logits. `eos`: the tokens that end an answer.
-        Raises UsageError if `schema` is no JSON Schema or has keywords that cannot be enforced, BackendError if
+        Raises UsageError if `schema` is not a JSON Schema or has keywords that cannot be enforced, BackendError if
         llguidance is not installed.
         """
         try:

@@ -181,7 +181,7 @@ class Session:
 
         An option counts in its usual spellings (`spellings`: case, leading space, full stop, ...). The probability of a
         spelling is that of its tokens and of the end of the turn after them, so "2" does not count for "20". Longer
-        options get no bonus. `Choice.total_probability` says whether the model would give any of them.
+        options get no bonus. A low `Choice.total_probability` means that the model would give another answer.
         Raises UsageError for no options, and for empty or repeated ones; ContextFullError.
         """
         self._tokenized(options)

@@ -134,8 +134,8 @@ class Live:
         `fps`: frames per second, at most. `change`: skip frames that differ less than this from the last one taken (see
         `media.filters`). `realtime`: play a video at its own speed.
         `on_frame`: gets the number of each frame added, and may ask about it; the next frame waits until it returns.
-        `on_unchanged`: gets the time of each frame that `change` skipped; what holds for the window's newest frame
-        holds for it. `on_status`: called when the source is lost, frozen or damaged, and when it recovers;
+        `on_unchanged`: gets the time, in seconds, of each frame that `change` skipped because it resembles the window's
+        newest frame. `on_status`: called when the source is lost, frozen or damaged, and when it recovers;
         `SourceStatus.line` is a line for people.
         Raises MediaError if the source cannot be opened, UsageError while another source is watched.
         """
@@ -177,8 +177,8 @@ class Live:
         """Ask about the frames in the window; the text comes piece by piece. An answer closed early is not kept.
 
         `options`: `max_tokens`, `stop`, `sampling`, `cancel`; see `AnswerOptions`.
-        From the first piece on, other threads' questions and frames wait until the answer is exhausted or closed. A
-        question or frame of the thread that reads it raises UsageError.
+        After the first piece, other threads' questions and frames wait until the answer is exhausted or closed. A
+        question or frame from the thread that reads it raises UsageError.
         """
         check_names(options, AnswerOptions)
         return self.answer(question, generation_options(options, self._session), options.get("cancel"))

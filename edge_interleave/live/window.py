@@ -9,8 +9,8 @@ Each frame is announced by its running number. A frame's index in the window cha
 keys and values do not; its number stays valid.
 
 When a frame leaves, its successor is recomputed as the first frame of the window. Its cached state would otherwise
-describe changes against an evicted frame, and questions about changes were answered from it. The recomputation does not
-depend on the new frame, so it can be prefetched while the engine is idle.
+describe changes against an evicted frame, and the model would answer questions about changes from it. The recomputation
+does not depend on the new frame, so it can be prefetched while the engine is idle.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ _T = TypeVar("_T")
 
 
 def as_messages(content: Content, images: Images = (), videos: Videos = ()) -> list[Message]:
-    """Convert the content of a call to messages: a list of messages as it is, anything else as one user message.
+    """Convert the content of a call to messages: a list of messages stays, anything else becomes one user message.
 
     A message is a `Message` or a dict `{"role": ..., "content": ...}`; its content is a text or a list of parts as in
     `parts_of`. `images`, then `videos`, come before the parts of the last message.

@@ -68,7 +68,7 @@ class TextTokenizer:
         return self._specials.sub(lambda match: self._stand_ins[match[0]], text)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids. Special tokens are recognised, an image marker gives IMAGE, and nothing is added at the ends."""
+        """Token ids of text with special tokens. An image marker becomes IMAGE; nothing is added at the ends."""
         ids: list[int] = []
         for token in self._encoded(self._tokenizer, text):
             if token == self._image_id:

@@ -22,7 +22,7 @@ def usable_cores() -> int:
 
 
 def quota_limit() -> int | None:
-    """`usable_cores` if the quota is lower than the number of cores; None if there is no such quota."""
+    """`usable_cores` if the CPU quota is lower than the number of cores, otherwise None."""
     limit = _limit()
     return limit if limit is not None and limit < _cores() else None
 

@@ -23,7 +23,7 @@ _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
 
 def check_onnx(path: Path) -> None:
-    """Raise BundleError if the file has control flow, functions or too many nodes, or is no protobuf message."""
+    """Raise BundleError if the file has control flow, functions or too many nodes, or is not a protobuf message."""
     try:
         with path.open("rb") as file:
             nodes = 0

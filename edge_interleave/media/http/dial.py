@@ -51,10 +51,10 @@ def _look_up(host: str, port: int, deadline: float, stop: threading.Event) -> li
         except UnicodeError as error:
             failed.append(OSError(str(error)))
 
-    asking = threading.Thread(target=ask, name="edge-interleave name look-up", daemon=True)
-    asking.start()
-    while asking.is_alive():
-        asking.join(_TICK_S)
+    thread = threading.Thread(target=ask, name="edge-interleave name look-up", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_TICK_S)
         _check(deadline, stop)
     if failed:
         raise failed[0]

@@ -23,7 +23,7 @@ _RAW = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", 
 _UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".download")
 """Files that are still being written or downloaded; they are renamed when complete."""
 _NAMED = 5
-"""At most this many files are named in the log line about files left out."""
+"""The most files that the log line about left-out files names."""
 
 _Stamp = tuple[int, int]
 """A file's size and its modification time in nanoseconds: if both are equal, the file has not changed."""

@@ -219,6 +219,6 @@ class _CaptureReader:
 
 
 def _tls_options() -> dict[str, str]:
-    """FFmpeg's options that make it check certificates, off by default, against the ones that Python trusts."""
+    """FFmpeg options that make it check certificates, as it does not by default, against those that Python trusts."""
     known = ssl.get_default_verify_paths().cafile
     return {"tls_verify": "1", **({"ca_file": known} if known else {})}

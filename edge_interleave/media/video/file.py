@@ -83,7 +83,7 @@ class VideoFile:
     def __init__(self, path: Path | str, max_pixels: int = MAX_PIXELS) -> None:
         """Open a file.
 
-        Raises MediaError if it is no video or its frames exceed `max_pixels`, BackendError without PyAV.
+        Raises MediaError if it is not a video or its frames exceed `max_pixels`, BackendError without PyAV.
         """
         open_media_file(path).close()
         # An absolute path cannot be taken for a protocol (`concat:`).

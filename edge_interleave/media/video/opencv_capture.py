@@ -83,7 +83,7 @@ class Capture:
 def open_video(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> Capture:
     """Open a regular file. OpenCV rotates its frames upright.
 
-    Raises MediaError if it is no video or its frames exceed `max_pixels`, BackendError without OpenCV.
+    Raises MediaError if it is not a video or its frames exceed `max_pixels`, BackendError without OpenCV.
     """
     open_media_file(path).close()
     cv2 = opencv()
