@@ -15,6 +15,7 @@ from edge_interleave.converters.checkpoint.config_parts import (
     parse_decoder,
     parse_vision,
     pooling_mode,
+    refuse_changes,
     token_ids,
 )
 from edge_interleave.converters.checkpoint.json_files import fields_of
@@ -44,6 +45,7 @@ def _parse_hf(fields: JsonFields, generation: Any) -> ModelConfig:
             f"{fields.path}: architecture {kind or named!r} is not supported "
             "(LlavaForConditionalGeneration and the original LLaVA-NeXT's Qwen and Llama classes are)"
         )
+    refuse_changes(fields)
     text = fields.object("text_config")
     decoder = text.text("model_type", "llama")
     if decoder not in ("qwen2", "llama"):

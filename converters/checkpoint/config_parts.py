@@ -14,6 +14,24 @@ from edge_interleave.converters.checkpoint.config import DecoderConfig, RopeScal
 from edge_interleave.errors import CheckpointError, shown
 from edge_interleave.util.json_fields import JsonFields
 
+_SHUFFLE = "null (pixel shuffle between tower and projector is not supported)"
+_RESAMPLER = "null (a resampler between tower and projector is not supported)"
+_CHANGES = {
+    "mm_resampler_type": _RESAMPLER,
+    "resampler_config": _RESAMPLER,
+    "perceiver_config": _RESAMPLER,
+    "qformer_config": _RESAMPLER,
+    "pixel_shuffle_ratio": _SHUFFLE,
+    "pixel_shuffle_factor": _SHUFFLE,
+    "downsample_ratio": _SHUFFLE,
+    "use_pixel_shuffle": _SHUFFLE,
+    "mm_use_im_start_end": "false (tokens around each image are not supported)",
+    "s2": "false (a tower run at several scales is not supported)",
+    "add_faster_video": "false (LLaVA-Video's fast and slow frames are not supported)",
+    "add_time_instruction": "false (LLaVA-Video's time instruction in the prompt is not supported)",
+}
+"""Fields that must be absent, null or false."""
+
 
 def parse_decoder(fields: JsonFields, kind: str, tied: bool = False) -> DecoderConfig:
     """A Qwen2 or Llama config object. `tied`: whether the outer object already ties the embeddings."""
@@ -92,6 +110,20 @@ def parse_vision(
     )
 
 
+def refuse_changes(fields: JsonFields) -> None:
+    """Refuse fields of either layout that change the tower, the visual tokens or the prompt in a way that has no code.
+
+    Raises CheckpointError that names the field.
+    """
+    for key, what in _CHANGES.items():
+        fields.expect(key, not fields.raw.get(key), what)
+    fields.expect(
+        "mm_pooling_position",
+        fields.raw.get("mm_pooling_position") in (None, "after"),
+        "'after' (pooling before the projector is not supported)",
+    )
+
+
 def pooling_mode(fields: JsonFields) -> str:
     """The config's pooling mode, in either layout; `average` by default."""
     mode = fields.text("mm_spatial_pool_mode", "average", null="average")
@@ -137,6 +169,7 @@ def _rope(fields: JsonFields, context: int) -> tuple[float, RopeScaling | None]:
     key = next((key for key in ("rope_scaling", "rope_parameters") if fields.raw.get(key)), None)
     rope = fields.nested({}, fields.prefix) if key is None else fields.object(key)
     theta = (rope if "rope_theta" in rope.raw else fields).number("rope_theta", 10000.0, 1.0, 1e12)
+    rope.expect("mrope_section", not rope.raw.get("mrope_section"), "absent (M-RoPE is not supported)")
     for name, value in rope.raw.items():
         rope.expect(name, not isinstance(value, dict), "a value (a rotary embedding for each layer is not supported)")
     kind = rope.text("rope_type", rope.text("type", "default"))

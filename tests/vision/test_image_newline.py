@@ -91,9 +91,7 @@ class TestConversion:
         assert not flat.manifest.vision.image_newline
         assert not flat.has("image_newline.npy")
 
-    @pytest.mark.parametrize(
-        ("kind", "kept"), [("flat", False), ("spatial", False), ("spatial_unpad", True), ("spatial_unpad_nobase", True)]
-    )
+    @pytest.mark.parametrize(("kind", "kept"), [("flat", False), ("spatial_unpad", True)])
     def test_follows_the_checkpoints_merge_type(self, tmp_path: Path, kind: str, kept: bool) -> None:
         with open_checkpoint(original(tmp_path / "c", mm_patch_merge_type=kind)) as source:
             assert source.config.image_newline is kept
