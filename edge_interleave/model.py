@@ -35,6 +35,7 @@ from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.util.engine_lock import check_process, claim_process, is_forked
 from edge_interleave.util.progress import QuestionProgress
 from edge_interleave.vision.media_encoder import EncodedMedia, MediaEncoder
+from edge_interleave.vision.pooling import frame_stride
 
 CONTEXT = 4096
 CLOSED = "the model is closed; load it again"
@@ -197,12 +198,14 @@ class Model:
         """A window over a stream of frames, with a KV cache of its own. See `Live`.
 
         `window`: how many of the latest frames stay. `pool`: pooling stride, or a pattern of strides that repeats, as
-        (1, 4, 4, 4) for key frames in full and those between them at a sixteenth. `mode`: `sliding` computes each frame
+        (1, 4, 4, 4) for key frames in full and those between them at a sixteenth; at least the stride at which the
+        model was trained to see video. `mode`: `sliding` computes each frame
         when it arrives, `exact` the whole window for each question (see `live.window.FrameWindow`). `keep_answers`:
         the last few questions and answers stay in the window as text. `system`: a message that goes before all frames.
         Raises UsageError, ContextFullError where the model's context, or the one that was asked for, is too small.
         """
-        strides = (pool,) if isinstance(pool, int) else tuple(pool)
+        vision = self.bundle.manifest.vision
+        strides = tuple(frame_stride(vision, stride) for stride in ((pool,) if isinstance(pool, int) else pool))
         self._check()
         trained = self.bundle.manifest.decoder.context_length
         live = open_live(

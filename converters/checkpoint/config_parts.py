@@ -1,7 +1,7 @@
 """Parses the config objects of decoders and towers, with transformers' defaults.
 
 transformers omits values that equal its defaults from `config.json`. So the defaults of its classes (`Qwen2Config`,
-`LlamaConfig`, `SiglipVisionConfig`, `CLIPVisionConfig`) are part of the format and repeated here.
+`LlamaConfig`, `MistralConfig`, `SiglipVisionConfig`, `CLIPVisionConfig`) are part of the format and repeated here.
 """
 
 from __future__ import annotations
@@ -34,14 +34,18 @@ _CHANGES = {
 
 
 def parse_decoder(fields: JsonFields, kind: str, tied: bool = False) -> DecoderConfig:
-    """A Qwen2 or Llama config object. `tied`: whether the outer object already ties the embeddings."""
+    """A Qwen2, Llama or Mistral config object; Mistral without a sliding window is Llama.
+
+    `tied`: whether the outer object already ties the embeddings.
+    """
     if "quantization_config" in fields.raw:
         raise CheckpointError(f"{fields.path}: the checkpoint is already quantized; use the one it was made from")
     qwen = kind == "qwen2"
     hidden = fields.integer("hidden_size", 4096, most=1 << 17)
     layers = fields.integer("num_hidden_layers", 32, most=1 << 10)
     heads = fields.integer("num_attention_heads", 32, most=1 << 10)
-    kv_heads = fields.integer("num_key_value_heads", 32 if qwen else heads, most=1 << 10, null=heads)
+    mistral = kind == "mistral"
+    kv_heads = fields.integer("num_key_value_heads", 32 if qwen else 8 if mistral else heads, most=1 << 10, null=heads)
     head_dim = fields.integer("head_dim", hidden // heads or 1, most=1 << 12, null=hidden // heads or 1)
     fields.expect("hidden_size", hidden % heads == 0, "a multiple of num_attention_heads")
     fields.expect("num_key_value_heads", heads % kv_heads == 0, "a divisor of num_attention_heads")
@@ -51,12 +55,18 @@ def parse_decoder(fields: JsonFields, kind: str, tied: bool = False) -> DecoderC
     if fields.text("hidden_act", "silu") != "silu":
         raise fields.error("hidden_act", "'silu'")
     _refuse_sliding_window(fields, qwen, layers)
-    context = fields.integer("max_position_embeddings", 32768 if qwen else 2048, most=1 << 24)
+    context = fields.integer("max_position_embeddings", 32768 if qwen else 131072 if mistral else 2048, most=1 << 24)
+    if mistral:
+        window = fields.raw.get("sliding_window", 4096)
+        full = window is None or (type(window) is int and window >= context)
+        fields.expect("sliding_window", full, "null (sliding-window attention is not supported)")
     theta, scaling = _rope(fields, context)
     return DecoderConfig(
-        type=kind,
+        type="qwen2" if qwen else "llama",
         hidden_size=hidden,
-        intermediate_size=fields.integer("intermediate_size", 22016 if qwen else 11008, most=1 << 19),
+        intermediate_size=fields.integer(
+            "intermediate_size", 22016 if qwen else 14336 if mistral else 11008, most=1 << 19
+        ),
         layers=layers,
         heads=heads,
         kv_heads=kv_heads,
@@ -66,8 +76,8 @@ def parse_decoder(fields: JsonFields, kind: str, tied: bool = False) -> DecoderC
         rope_theta=theta,
         rms_norm_eps=fields.number("rms_norm_eps", 1e-6, 0.0, 1.0),
         tie_word_embeddings=fields.boolean("tie_word_embeddings", False) or tied,
-        attention_bias=qwen or fields.boolean("attention_bias", False),
-        mlp_bias=not qwen and fields.boolean("mlp_bias", False),
+        attention_bias=qwen or (not mistral and fields.boolean("attention_bias", False)),
+        mlp_bias=not qwen and not mistral and fields.boolean("mlp_bias", False),
         rope_scaling=scaling,
     )
 

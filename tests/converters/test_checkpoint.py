@@ -401,6 +401,27 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "huge image": (vision(image_size=1 << 20), "image_size"),
     "patch past the image": (vision(patch_size=64), "patch_size"),
     "tower heads do not divide": (vision(num_attention_heads=5), "divisor of hidden_size"),
+    "LLaVA-NeXT-Video": (config(model_type="llava_next_video"), "pools the frames of a video before the projector"),
+    "ViP-LLaVA": (config(model_type="vipllava"), "'vipllava' is not supported: ViP-LLaVA joins"),
+    "Qwen3 decoder": (text(model_type="qwen3"), "decoder 'qwen3' (field 'text_config.model_type') is not supported"),
+    "Mistral's window": (text(model_type="mistral"), "field 'text_config.sliding_window' must be null"),
+    "grid of another tower": (
+        config(model_type="llava_next", image_grid_pinpoints=[[28, 56], [30, 60]]),
+        "field 'image_grid_pinpoints' must be a list of (height, width), each a multiple of 28 pixels",
+    ),
+    "too many tiles": (
+        config(model_type="llava_next", image_grid_pinpoints=[[28, 2800]]),
+        "field 'image_grid_pinpoints' must be 1 to 64 sizes of at most 12 x 12 tiles",
+    ),
+    "no grids": (config(model_type="llava_next", image_grid_pinpoints=[]), "field 'image_grid_pinpoints'"),
+    "other aspect ratio": (
+        config(model_type="llava_onevision", vision_aspect_ratio="highres", image_grid_pinpoints=[[28, 28]]),
+        "field 'vision_aspect_ratio' must be 'anyres_max_' and a number",
+    ),
+    "tiles without newline": (
+        config(model_type="llava_next", use_image_newline_parameter=False),
+        "field 'use_image_newline_parameter' must be true",
+    ),
     "pixel shuffle": (config(downsample_ratio=0.5), "field 'downsample_ratio' must be null"),
     "resampler": (config(mm_resampler_type="perceiver"), "field 'mm_resampler_type' must be null"),
     "tokens around images": (config(mm_use_im_start_end=True), "field 'mm_use_im_start_end' must be false"),
