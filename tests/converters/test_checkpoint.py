@@ -346,8 +346,8 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "config is not UTF-8": (file(b"\xff\xfe{}", "config.json"), "not readable as JSON"),
     "config is a list": (file(b"[]", "config.json"), "must be a JSON object"),
     "config is too deep": (file(b"[" * 100_000, "config.json"), "not readable as JSON"),
-    "unknown model": (config(model_type="llava_next"), "'llava_next' is not supported"),
-    "unknown decoder": (text(model_type="mamba"), "decoder 'mamba' is not supported"),
+    "unknown model": (config(model_type="idefics3"), "'idefics3' is not supported"),
+    "unknown decoder": (text(model_type="mamba"), "decoder 'mamba' (field 'text_config.model_type') is not supported"),
     "unknown tower": (vision(model_type="dinov2"), "vision tower 'dinov2' is not supported"),
     "a number of 400 digits": (text(rms_norm_eps=10**400), "field 'text_config.rms_norm_eps' must be a number"),
     "no text config": (config(text_config=None), "field 'text_config' must be a JSON object"),
@@ -404,7 +404,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "LLaVA-NeXT-Video": (config(model_type="llava_next_video"), "pools the frames of a video before the projector"),
     "ViP-LLaVA": (config(model_type="vipllava"), "'vipllava' is not supported: ViP-LLaVA joins"),
     "Qwen3 decoder": (text(model_type="qwen3"), "decoder 'qwen3' (field 'text_config.model_type') is not supported"),
-    "Mistral's window": (text(model_type="mistral"), "field 'text_config.sliding_window' must be null"),
+    "Mistral's window": (
+        text(model_type="mistral", sliding_window=128),
+        "field 'text_config.sliding_window' must be null",
+    ),
     "grid of another tower": (
         config(model_type="llava_next", image_grid_pinpoints=[[28, 56], [30, 60]]),
         "field 'image_grid_pinpoints' must be a list of (height, width), each a multiple of 28 pixels",
