@@ -10,13 +10,13 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from edge_interleave.converters.convert import convert
 from rich.console import Console
 from rich.progress import track
 
 import edge_interleave as ei
-from edge_interleave.bundle import MANIFEST_NAME
-from edge_interleave.eval.intervals import wilson
+from edge_interleave.bundle.manifest import MANIFEST_NAME
+from edge_interleave.converters.convert import convert
+from edge_interleave.evaluation.intervals import wilson
 from edge_interleave.world.cast import SEEN
 from edge_interleave.world.drawing import draw
 from edge_interleave.world.videos import KINDS, draw_video, taken

@@ -1,19 +1,19 @@
-"""One checkpoint as bundles of several precisions, each asked the drawn world through `edge_interleave.eval`."""
+"""One checkpoint as bundles of several precisions, each asked the drawn world through `edge_interleave.evaluation`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_interleave.converters.convert import convert
 from rich.console import Console
 from rich.progress import track
 
 import edge_interleave as ei
-from edge_interleave import eval as benchmark
-from edge_interleave.bundle import MANIFEST_NAME
-from edge_interleave.eval.intervals import half_width, wilson
-from edge_interleave.eval.results import read_results
+from edge_interleave import evaluation as benchmark
+from edge_interleave.bundle.manifest import MANIFEST_NAME
+from edge_interleave.converters.convert import convert
+from edge_interleave.evaluation.intervals import half_width, wilson
+from edge_interleave.evaluation.results import read_results
 from edge_interleave.world.bench import write_bench
 from edge_interleave.world.samples import TASKS
 

@@ -20,10 +20,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from edge_interleave.converters.convert import BACKENDS
-from edge_interleave.converters.gguf import QUANTIZATIONS
-from edge_interleave.converters.mlx_recipes import RECIPES
 from random_checkpoint import Options, model_config, write_random_checkpoint
+
+from edge_interleave.converters.convert import BACKENDS
+from edge_interleave.converters.gguf.decoder import QUANTIZATIONS
+from edge_interleave.converters.mlx.recipes import RECIPES
 
 GIB = 1 << 30
 TARGETS = {"0.5b": {"peak_gib": 2.5, "seconds": 120.0}, "7b": {"peak_gib": 6.0}}

@@ -35,7 +35,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from edge_interleave.converters.convert import convert
 from live_peers import CachedMtmdPeer, MtmdPeer, TransformersPeer
 from mtmd import Mtmd
 from PIL import Image
@@ -44,7 +43,8 @@ from rich.console import Console
 from rich.table import Table
 
 import edge_interleave as ei
-from edge_interleave.bundle import GGUF_NAME, MMPROJ_NAME, Bundle, open_bundle
+from edge_interleave.bundle.manifest import GGUF_NAME, MMPROJ_NAME, Bundle, open_bundle
+from edge_interleave.converters.convert import convert
 
 QUESTION = "So?"
 """With what the chat template puts around it 12 tokens at 0.5b: the random checkpoint's tokenizer cuts words small."""

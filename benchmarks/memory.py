@@ -20,9 +20,9 @@ from pathlib import Path
 from memory_video import write_video
 from random_checkpoint import Options, model_config, write_random_checkpoint
 
-from edge_interleave.budget import plan
-from edge_interleave.bundle import open_bundle
-from edge_interleave.memory import parse_memory
+from edge_interleave.bundle.manifest import open_bundle
+from edge_interleave.planning.planner import plan
+from edge_interleave.planning.system_memory import parse_memory
 
 MORE = (20, 70, 170)
 """Megabytes of a budget, above the least with which one frame fits on this machine."""

@@ -11,9 +11,9 @@ import json
 import sys
 from pathlib import Path
 
-from edge_interleave.budget import plan
-from edge_interleave.bundle import open_bundle
-from edge_interleave.stats import peak_memory_bytes
+from edge_interleave.bundle.manifest import open_bundle
+from edge_interleave.planning.planner import plan
+from edge_interleave.util.process_memory import peak_memory_bytes
 
 WAIT_S = 3600.0
 

@@ -18,23 +18,24 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from edge_interleave.converters.convert import convert
-from edge_interleave.converters.gguf import QUANTIZATIONS
-from edge_interleave.converters.mlx_recipes import RECIPES
 from golden_prompts import CHECKPOINT, FOLDER, MAX_TOKENS, Golden, fingerprint, load
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 import edge_interleave as ei
-from edge_interleave.bundle import VISION_NAME, Bundle
+from edge_interleave.bundle.manifest import VISION_NAME, Bundle
 from edge_interleave.chat import asking, inputs_of
-from edge_interleave.decoder import DecoderOptions, backend_for, find_backend
-from edge_interleave.media import Eyes
-from edge_interleave.messages import media_of
-from edge_interleave.prompt import PromptBuilder
-from edge_interleave.session import Session
-from edge_interleave.tokenizer import TextTokenizer
+from edge_interleave.converters.convert import convert
+from edge_interleave.converters.gguf.decoder import QUANTIZATIONS
+from edge_interleave.converters.mlx.recipes import RECIPES
+from edge_interleave.decoding.decoder import DecoderOptions
+from edge_interleave.decoding.registry import backend_for, find_backend
+from edge_interleave.decoding.session import Session
+from edge_interleave.prompt.builder import PromptBuilder
+from edge_interleave.prompt.messages import media_of
+from edge_interleave.prompt.tokenizer import TextTokenizer
+from edge_interleave.vision.media_encoder import Eyes
 
 VISION_PRECISIONS = ("fp32", "int8")
 PRECISIONS = {"llama-cpp": QUANTIZATIONS, "mlx": RECIPES}

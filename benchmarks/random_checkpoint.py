@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from edge_interleave.converters.config import DecoderConfig, ModelConfig, VisionConfig
-from edge_interleave.converters.names import EMBEDDING, HEAD, expected_shapes
 from random_tokenizer import SPECIALS, write_tokenizer
+
+from edge_interleave.converters.checkpoint.config import DecoderConfig, ModelConfig, VisionConfig
+from edge_interleave.converters.checkpoint.weight_names import EMBEDDING, HEAD, expected_shapes
 
 GENERATIONS = ("original", "hf-2024", "hf-4.52", "hf-5")
 DTYPES = {"bf16": ("BF16", 2), "f16": ("F16", 2), "f32": ("F32", 4)}

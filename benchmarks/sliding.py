@@ -22,7 +22,7 @@ from rich.progress import track
 from rich.table import Table
 
 import edge_interleave as ei
-from edge_interleave.eval.intervals import half_width
+from edge_interleave.evaluation.intervals import half_width
 from edge_interleave.world.drawing import draw
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "embedded_model"))

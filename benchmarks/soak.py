@@ -25,10 +25,11 @@ import numpy as np
 import numpy.typing as npt
 
 import edge_interleave as ei
-from edge_interleave.live import Live
-from edge_interleave.stats import memory_bytes
-from edge_interleave.stream.frame import Frame
-from edge_interleave.stream.source import SourceLost, open_source
+from edge_interleave.live.live import Live
+from edge_interleave.media.frame import Frame
+from edge_interleave.media.sources.base import SourceLost
+from edge_interleave.media.sources.open import open_source
+from edge_interleave.util.process_memory import memory_bytes
 from edge_interleave.world.drawing import draw
 from edge_interleave.world.scene import random_scene
 
@@ -88,7 +89,7 @@ class Mark:
 
 
 class DyingSource:
-    """Pictures from a generator, as a source (`edge_interleave.stream.source.Source`) that breaks off now and then."""
+    """Pictures from a generator, as a `Source` that is lost now and then."""
 
     def __init__(self, frames: int, die_every: int | None) -> None:
         """`die_every`: after so many frames it is gone, until it is opened again; None: never."""

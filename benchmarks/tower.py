@@ -22,22 +22,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from edge_interleave.converters.checkpoint import open_checkpoint
-from edge_interleave.converters.onnx_vision import write_vision_onnx
-from edge_interleave.converters.preprocess_info import read_vision_info
-from edge_interleave.converters.probe_pictures import probe_pictures
-from edge_interleave.converters.vision_probe import VisionProbe
 from onnxruntime import quantization
 from random_checkpoint import model_config, write_random_checkpoint
 from rich.console import Console
 from rich.table import Table
 
-from edge_interleave.bundle import VisionInfo
+from edge_interleave.bundle.manifest import VisionInfo
+from edge_interleave.converters.checkpoint.preprocessor import read_vision_info
+from edge_interleave.converters.checkpoint.reader import open_checkpoint
+from edge_interleave.converters.onnx.probe import VisionProbe
+from edge_interleave.converters.onnx.probe_pictures import probe_pictures
+from edge_interleave.converters.onnx.vision import write_vision_onnx
 from edge_interleave.vision.preprocess import preprocess
 from edge_interleave.vision.tower import VisionTower
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from planted_outliers import Planted, massive_tokens
+from support.planted_outliers import Planted, massive_tokens
 
 PICTURES = 4
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from edge_interleave.bundle import (
+from edge_interleave.bundle.manifest import (
     GGUF_NAME,
     MANIFEST_NAME,
     MLX_NAME,
@@ -21,25 +21,24 @@ from edge_interleave.bundle import (
     open_bundle,
     read_manifest,
 )
-from edge_interleave.bundle_writer import add_files, build_bundle, check_target
-from edge_interleave.decoder import best_backend
-from edge_interleave.disk_space import require_room
+from edge_interleave.bundle.writer import add_files, build_bundle, check_target
+from edge_interleave.converters.checkpoint.preprocessor import read_vision_info
+from edge_interleave.converters.checkpoint.prompt import prompt_info
+from edge_interleave.converters.checkpoint.reader import Checkpoint, open_checkpoint
+from edge_interleave.converters.checkpoint.tokenizer import TokenizerFiles, read_tokenizer
+from edge_interleave.converters.gguf.decoder import DEFAULT_QUANTIZATION, QUANTIZATIONS
+from edge_interleave.converters.gguf.mmproj import PRECISIONS as MMPROJ_PRECISIONS
+from edge_interleave.converters.gguf.mmproj import check_mmproj
+from edge_interleave.converters.gguf.quantize import require_llama_cpp
+from edge_interleave.converters.mlx.decoder import require_mlx
+from edge_interleave.converters.mlx.recipes import DEFAULT_RECIPE, RECIPES
+from edge_interleave.converters.onnx.vision import PRECISIONS
+from edge_interleave.converters.parts import Part, bundle_parts
+from edge_interleave.converters.progress import Progress
+from edge_interleave.decoding.registry import best_backend
 from edge_interleave.errors import BundleError, InputError, UsageError
-from edge_interleave.utf8_path import utf8_text
-
-from .checkpoint import Checkpoint, open_checkpoint
-from .gguf import DEFAULT_QUANTIZATION, QUANTIZATIONS
-from .gguf_quantize import require_llama_cpp
-from .mlx import require_mlx
-from .mlx_recipes import DEFAULT_RECIPE, RECIPES
-from .mmproj import PRECISIONS as MMPROJ_PRECISIONS
-from .mmproj import check_mmproj
-from .onnx_vision import PRECISIONS
-from .parts import Part, bundle_parts
-from .preprocess_info import read_vision_info
-from .progress import Progress
-from .prompt_info import prompt_info
-from .tokenizer_files import TokenizerFiles, read_tokenizer
+from edge_interleave.util.disk_space import require_room
+from edge_interleave.util.utf8_path import utf8_text
 
 LOG = logging.getLogger(__name__)
 BACKENDS = ("llama-cpp", "mlx")

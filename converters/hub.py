@@ -14,10 +14,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from edge_interleave.disk_space import FULL
+from edge_interleave.converters.progress import Progress
 from edge_interleave.errors import CheckpointError
-
-from .progress import Progress
+from edge_interleave.util.disk_space import FULL
 
 PATTERNS = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
 """All that is read. Pickles (`.bin`, `.pt`) are not, so they are not fetched either."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from edge_interleave.bundle import PartInfo, StoredMatrices
+from edge_interleave.bundle.manifest import PartInfo, StoredMatrices
 
 _BLOCK = re.compile(r"^(?:.*\.)?(?:blk|layers)\.\d+\.")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_interleave.bundle import (
+from edge_interleave.bundle.manifest import (
     GGUF_NAME,
     MLX_NAME,
     MMPROJ_NAME,
@@ -18,16 +18,15 @@ from edge_interleave.bundle import (
     Manifest,
     PartInfo,
 )
-
-from .checkpoint import Checkpoint
-from .gguf import check_gguf, write_gguf
-from .mlx import mlx_bytes, mlx_files, mlx_part
-from .mmproj import write_mmproj
-from .names import NEWLINE
-from .onnx_vision import write_vision_onnx
-from .progress import Progress
-from .tokenizer_files import TokenizerFiles
-from .vision_probe import VisionProbe
+from edge_interleave.converters.checkpoint.reader import Checkpoint
+from edge_interleave.converters.checkpoint.tokenizer import TokenizerFiles
+from edge_interleave.converters.checkpoint.weight_names import NEWLINE
+from edge_interleave.converters.gguf.decoder import check_gguf, write_gguf
+from edge_interleave.converters.gguf.mmproj import write_mmproj
+from edge_interleave.converters.mlx.decoder import mlx_bytes, mlx_files, mlx_part
+from edge_interleave.converters.onnx.probe import VisionProbe
+from edge_interleave.converters.onnx.vision import write_vision_onnx
+from edge_interleave.converters.progress import Progress
 
 # Bytes a weight takes, generously.
 _GGUF_BYTES = {"q4_0": 0.7, "q4_k_m": 0.75, "q5_k_m": 0.85, "q6_k": 0.95, "q8_0": 1.1, "f16": 2.0}

@@ -29,8 +29,12 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 if TYPE_CHECKING:
-    from .chat import AnswerStream, Chat
-    from .errors import (
+    from edge_interleave.chat import AnswerStream, Chat
+    from edge_interleave.decoding.generation import Answer
+    from edge_interleave.decoding.sampling import SamplingOptions
+    from edge_interleave.decoding.session import Choice
+    from edge_interleave.decoding.stats import Stats
+    from edge_interleave.errors import (
         BackendError,
         BundleError,
         CheckpointError,
@@ -40,13 +44,9 @@ if TYPE_CHECKING:
         MediaError,
         UsageError,
     )
-    from .generation import Answer
-    from .messages import Image, Message, Video
-    from .model import Model, load
-    from .progress import QuestionProgress
-    from .sampling import SamplingOptions
-    from .session import Choice
-    from .stats import Stats
+    from edge_interleave.model import Model, load
+    from edge_interleave.prompt.messages import Image, Message, Video
+    from edge_interleave.util.progress import QuestionProgress
 
 __all__ = [
     "Answer",
@@ -72,17 +72,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Answer": "generation",
+    "Answer": "decoding.generation",
     "AnswerStream": "chat",
     "Chat": "chat",
-    "Choice": "session",
-    "Image": "messages",
-    "Message": "messages",
+    "Choice": "decoding.session",
+    "Image": "prompt.messages",
+    "Message": "prompt.messages",
     "Model": "model",
-    "QuestionProgress": "progress",
-    "SamplingOptions": "sampling",
-    "Stats": "stats",
-    "Video": "messages",
+    "QuestionProgress": "util.progress",
+    "SamplingOptions": "decoding.sampling",
+    "Stats": "decoding.stats",
+    "Video": "prompt.messages",
     "load": "model",
 }
 

@@ -1,5 +1,5 @@
 """`python -m edge_interleave`: the command line."""
 
-from .cli import main
+from edge_interleave.cli import main
 
 main()

@@ -8,18 +8,18 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Protocol
 
-from .engine_lock import check_process
-from .errors import UsageError
-from .generation import Answer, Generation, GenerationOptions
-from .held_answer import HeldAnswer
-from .media import Eyes, Seen
-from .messages import Content, Message, media_of, messages_of
-from .prompt import ImageSegment, Segment
-from .sampling import SamplingOptions
-from .session import Choice, Session
-from .stats import rate
-from .timeline import Input, TextInput, VisualInput
-from .turns import Turns
+from edge_interleave.decoding.generation import Answer, Generation, GenerationOptions
+from edge_interleave.decoding.held_answer import HeldAnswer
+from edge_interleave.decoding.sampling import SamplingOptions
+from edge_interleave.decoding.scheduler import Turns
+from edge_interleave.decoding.session import Choice, Session
+from edge_interleave.decoding.stats import rate
+from edge_interleave.decoding.timeline import Input, TextInput, VisualInput
+from edge_interleave.errors import UsageError
+from edge_interleave.prompt.builder import ImageSegment, Segment
+from edge_interleave.prompt.messages import Content, Message, media_of, messages_of
+from edge_interleave.util.engine_lock import check_process
+from edge_interleave.vision.media_encoder import Eyes, Seen
 
 CLOSED = "the chat is closed; begin another one"
 GREEDY = SamplingOptions()

@@ -15,22 +15,23 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from .bundle import Bundle, open_bundle
-from .chat import FRAMES, GREEDY, MAX_TOKENS, AnswerStream, Chat, Prompts, asking, inputs_of, stops_of
-from .decoder import Backend, Decoder, DecoderOptions, backend_for
-from .engine_lock import check_process, claim_process, is_forked
-from .errors import ContextFullError, UsageError
-from .generation import Answer, GenerationOptions
-from .live import Live
-from .live_prompt import LivePrompt
-from .media import Eyes
-from .messages import Content, Message, media_of
-from .progress import QuestionProgress
-from .prompt import PromptBuilder
-from .sampling import SamplingOptions
-from .session import Choice, Session
-from .tokenizer import TextTokenizer
-from .window import SLIDING, FrameWindow, entries_needed, entries_to_prepare
+from edge_interleave.bundle.manifest import Bundle, open_bundle
+from edge_interleave.chat import FRAMES, GREEDY, MAX_TOKENS, AnswerStream, Chat, Prompts, asking, inputs_of, stops_of
+from edge_interleave.decoding.decoder import Backend, Decoder, DecoderOptions
+from edge_interleave.decoding.generation import Answer, GenerationOptions
+from edge_interleave.decoding.registry import backend_for
+from edge_interleave.decoding.sampling import SamplingOptions
+from edge_interleave.decoding.session import Choice, Session
+from edge_interleave.errors import ContextFullError, UsageError
+from edge_interleave.live.live import Live
+from edge_interleave.live.prompt import LivePrompt
+from edge_interleave.live.window import SLIDING, FrameWindow, entries_needed, entries_to_prepare
+from edge_interleave.prompt.builder import PromptBuilder
+from edge_interleave.prompt.messages import Content, Message, media_of
+from edge_interleave.prompt.tokenizer import TextTokenizer
+from edge_interleave.util.engine_lock import check_process, claim_process, is_forked
+from edge_interleave.util.progress import QuestionProgress
+from edge_interleave.vision.media_encoder import Eyes
 
 CONTEXT = 4096
 CLOSED = "the model is closed; load it again"
@@ -62,7 +63,7 @@ def load(
         raise UsageError(f"context must be a whole number from 1, not {context}")
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be a whole number from 1, not {threads}")
-    from .store import resolve
+    from edge_interleave.bundle.store import resolve
 
     bundle = open_bundle(resolve(model))
     options = DecoderOptions(context or CONTEXT, threads, kv_precision, batch)

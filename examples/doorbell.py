@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import edge_interleave as ei
-from edge_interleave.alerts import Alarm, Rule
-from edge_interleave.events import EventFolder
+from edge_interleave.alerts.events import EventFolder
+from edge_interleave.alerts.rule import Alarm, Rule
 
 
 def main() -> int:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backends_under_test import backends_of
-from edge_interleave.backends.llama_cpp import LlamaCppDecoder
-from edge_interleave.converters.convert import convert
 from random_checkpoint import model_config, write_random_checkpoint
-from tiny import tiny_bundle
+from support.backends_under_test import backends_of
+from support.tiny import tiny_bundle
 
-from edge_interleave.bundle import Bundle
+from edge_interleave.backends.llama_cpp.decoder import LlamaCppDecoder
+from edge_interleave.bundle.manifest import Bundle
+from edge_interleave.converters.convert import convert
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -89,7 +89,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
     monkeypatch.setattr(LlamaCppDecoder, "_decode", counted(LlamaCppDecoder._decode))
     if find_spec("mlx"):
-        from edge_interleave.backends.mlx import MlxDecoder
+        from edge_interleave.backends.mlx.decoder import MlxDecoder
 
         monkeypatch.setattr(MlxDecoder, "_compute", counted(MlxDecoder._compute))
     return since_last

@@ -7,17 +7,16 @@ import random
 import shutil
 from pathlib import Path
 
-import command_line
-import pictures
 import pytest
-from bad_input.bundles import CONTENTS, MANIFESTS
-from bad_input.checkpoints import CHECKPOINTS
-from bad_input.flips import FLIPS
-from bad_input.media import IMAGES, VIDEOS
-from bad_input.running import Outcome, assert_refused, here, in_another_process, snapshot
-from command_line import environment
+from support import command_line, pictures
+from support.bad_input.bundles import CONTENTS, MANIFESTS
+from support.bad_input.checkpoints import CHECKPOINTS
+from support.bad_input.flips import FLIPS
+from support.bad_input.media import IMAGES, VIDEOS
+from support.bad_input.running import Outcome, assert_refused, here, in_another_process, snapshot
+from support.command_line import environment
 
-from edge_interleave.bundle import Bundle
+from edge_interleave.bundle.manifest import Bundle
 
 
 @pytest.fixture

@@ -11,10 +11,9 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from support.paths import EXAMPLES
 
 from edge_interleave.cli.demo import tour_folder
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def example(

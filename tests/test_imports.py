@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.paths import CHECKPOINT
 
-CHECKPOINT = Path(__file__).parents[1] / "examples" / "embedded_model" / "checkpoint"
 HEAVY = ("torch", "transformers", "tensorflow", "jax")
 ANSWER = """
 import edge_interleave as ei

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command_line import told
+from support.command_line import told
 
-from edge_interleave import store
+from edge_interleave.bundle import store
 from edge_interleave.cli.demo import tour_folder
 from edge_interleave.errors import InputError, UsageError
 

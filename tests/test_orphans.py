@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from command_line import environment
+from support.command_line import environment
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks up processes in /proc")
 
@@ -19,11 +19,12 @@ AS_IN_A_SHELL = (  # a suite in the background may ignore both, and what it star
     "signal.signal(signal.SIGINT, signal.default_int_handler); "
 )
 QUANTIZE = (
-    "import sys; from pathlib import Path; from edge_interleave.converters.gguf_quantize import quantize; "
+    "import sys; from pathlib import Path; from edge_interleave.converters.gguf.quantize import quantize; "
     "quantize(Path(sys.argv[1]), Path(sys.argv[2]), 15, lambda *_: None)"
 )
 MEASURE = (
-    "from edge_interleave import footprint, store; from edge_interleave.bundle import open_bundle; "
+    "from edge_interleave.planning import footprint; from edge_interleave.bundle import store; "
+    "from edge_interleave.bundle.manifest import open_bundle; "
     "footprint.measure(open_bundle(store.embedded_folder()), 'llama-cpp', 1, rates=True)"
 )
 
@@ -97,7 +98,7 @@ def test_what_measures_a_model_ends_with_plan(tmp_path: Path, how: signal.Signal
     # An engine that takes for ever to import.
     (tmp_path / "onnxruntime.py").write_text("import time; time.sleep(600)")
     env = environment(tmp_path, PYTHONPATH=str(tmp_path))
-    with working(MEASURE, "edge_interleave.footprint", env=env) as (parent, worker):
+    with working(MEASURE, "edge_interleave.planning.footprint", env=env) as (parent, worker):
         parent.send_signal(how)
         assert parent.wait(30) == -how
         assert waited_for(lambda: not runs(worker))

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from command_line import PROGRAM
+from support.command_line import PROGRAM
+from support.paths import CHECKPOINT
 
 from edge_interleave.cli.demo import tour_folder
 
-CHECKPOINT = Path(__file__).parents[1] / "examples" / "embedded_model" / "checkpoint"
 ISOLATED = ["unshare", "--net"] if hasattr(os, "geteuid") and os.geteuid() == 0 else ["unshare", "-r", "--net"]
 COUNTED = """
 import subprocess, sys

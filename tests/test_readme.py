@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 
 from edge_interleave.cli.demo import tour_folder
 
-README = Path(__file__).parent.parent / "README.md"
+README = ROOT / "README.md"
 
 
 def blocks(language: str) -> list[str]:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import edge_interleave as ei
-from edge_interleave.bundle import Bundle
-from edge_interleave.engine_lock import EngineLock
+from edge_interleave.bundle.manifest import Bundle
 from edge_interleave.errors import BackendError, UsageError
+from edge_interleave.util.engine_lock import EngineLock
 
 ENOUGH_S = 20.0
 PICTURES = [np.full((96, 96, 3), shade, np.uint8) for shade in (30, 120, 210)]
@@ -313,7 +313,7 @@ class TestEngineLock:
 
 
 def test_the_decoder_of_a_model_that_nobody_holds_is_freed(tiny: Bundle) -> None:
-    from edge_interleave.backends import llama_cpp_weights
+    from edge_interleave.backends.llama_cpp import weights as llama_cpp_weights
 
     before = len(llama_cpp_weights._shared)
     model = ei.load(tiny.folder, context=64, threads=1, backend="llama-cpp")

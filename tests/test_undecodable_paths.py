@@ -8,19 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command_line import environment, run
-from eval_files import colour_samples, write
+from support.command_line import environment, run
+from support.eval_files import colour_samples, write
+from support.paths import CHECKPOINT
 
-from edge_interleave.bundle import open_bundle, verify
+from edge_interleave.bundle.manifest import open_bundle, verify
+from edge_interleave.bundle.store import embedded_folder
 from edge_interleave.cli.demo import tour_folder
-from edge_interleave.decoder import DecoderOptions, find_backend
+from edge_interleave.decoding.decoder import DecoderOptions
+from edge_interleave.decoding.registry import find_backend
 from edge_interleave.errors import BundleError, InputError
-from edge_interleave.store import embedded_folder
-from edge_interleave.utf8_path import utf8_path, utf8_text
+from edge_interleave.util.utf8_path import utf8_path, utf8_text
 from edge_interleave.vision.tower import VisionTower
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="file names are Unicode")
-CHECKPOINT = Path(__file__).parent.parent / "examples/embedded_model/checkpoint"
 CARD = tour_folder() / "card-1.png"
 
 

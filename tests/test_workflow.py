@@ -5,13 +5,12 @@ import shlex
 import stat
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml  # huggingface_hub brings it
+from support.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text("utf-8"))
 JOBS: dict[str, dict[str, Any]] = WORKFLOW["jobs"]
 

@@ -1,0 +1,1 @@
+"""Checkpoint to ONNX: vision tower and projector."""

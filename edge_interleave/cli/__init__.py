@@ -84,6 +84,6 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None) -> Any:
     """The `edge-interleave` program: run a command and exit with its code."""
-    from .errors import run
+    from edge_interleave.cli.errors import run
 
     sys.exit(run(cli, list(sys.argv[1:] if args is None else args)))

@@ -6,12 +6,12 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
-from . import output
+from edge_interleave.cli import output
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..generation import Answer
+    from edge_interleave.decoding.generation import Answer
 
 
 class AnswerText:
@@ -71,7 +71,7 @@ class AnswerText:
 
 def note_a_cut(answer: Answer, max_tokens: int) -> None:
     """Say on stderr that an answer was cut off, where it was."""
-    from ..generation import LENGTH
+    from edge_interleave.decoding.generation import LENGTH
 
     if answer.finish_reason != LENGTH:
         return

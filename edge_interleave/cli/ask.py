@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import UsageError
-from . import output
-from .answer_text import AnswerText, note_a_cut
-from .media_arguments import STDIN, MediaCommand, media_in_order
-from .options import (
+from edge_interleave.cli import output
+from edge_interleave.cli.answer_text import AnswerText, note_a_cut
+from edge_interleave.cli.media_arguments import STDIN, MediaCommand, media_in_order
+from edge_interleave.cli.options import (
     Choices,
     ModelChoice,
     answer_options,
@@ -22,12 +21,13 @@ from .options import (
     model_options,
     system_option,
 )
-from .waiting import Waiting
+from edge_interleave.cli.waiting import Waiting
+from edge_interleave.errors import UsageError
 
 if TYPE_CHECKING:
-    from ..generation import Answer
-    from ..session import Choice
-    from ..stats import Stats
+    from edge_interleave.decoding.generation import Answer
+    from edge_interleave.decoding.session import Choice
+    from edge_interleave.decoding.stats import Stats
 
 _QUESTION_CHARACTERS_MAX = 1 << 20
 _TOTAL = "total_probability"
@@ -115,7 +115,7 @@ def stats_lines(stats: Stats) -> str:
 
 
 def _tell_choices(found: list[Choice], as_json: bool) -> None:
-    from ..session import UNLIKELY
+    from edge_interleave.decoding.session import UNLIKELY
 
     best = max(found, key=lambda choice: choice.probability)
     total = best.total_probability

@@ -9,20 +9,28 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import EdgeInterleaveError, MediaError, UsageError
-from ..messages import Image, Media
-from . import output
-from .answer_text import AnswerText, note_a_cut
-from .ask import answer_json, checked_text, stats_lines
-from .interrupts import set_by_interrupt
-from .line_editor import LineEditor, split_paths
-from .media_arguments import IMAGE, STDIN, VIDEO, MediaCommand, check, media_in_order, named_media
-from .options import Choices, ModelChoice, answer_options, json_option, media_options, model_options, system_option
-from .waiting import Waiting
+from edge_interleave.cli import output
+from edge_interleave.cli.answer_text import AnswerText, note_a_cut
+from edge_interleave.cli.ask import answer_json, checked_text, stats_lines
+from edge_interleave.cli.interrupts import set_by_interrupt
+from edge_interleave.cli.line_editor import LineEditor, split_paths
+from edge_interleave.cli.media_arguments import IMAGE, STDIN, VIDEO, MediaCommand, check, media_in_order, named_media
+from edge_interleave.cli.options import (
+    Choices,
+    ModelChoice,
+    answer_options,
+    json_option,
+    media_options,
+    model_options,
+    system_option,
+)
+from edge_interleave.cli.waiting import Waiting
+from edge_interleave.errors import EdgeInterleaveError, MediaError, UsageError
+from edge_interleave.prompt.messages import Image, Media
 
 if TYPE_CHECKING:
-    from ..chat import Chat
-    from ..generation import Answer
+    from edge_interleave.chat import Chat
+    from edge_interleave.decoding.generation import Answer
 
 _HELP = """\
 /image PATH...   show images with the next question

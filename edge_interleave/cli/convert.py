@@ -13,10 +13,19 @@ from typing import Any, Protocol, TypeVar, cast
 
 import click
 
-from ..bundle import GGUF_NAME, MANIFEST_NAME, MLX_NAME, MMPROJ_NAME, VISION_NAME, Bundle, PartInfo, read_manifest
-from ..errors import BundleError
-from . import output
-from .options import complete_path, json_option
+from edge_interleave.bundle.manifest import (
+    GGUF_NAME,
+    MANIFEST_NAME,
+    MLX_NAME,
+    MMPROJ_NAME,
+    VISION_NAME,
+    Bundle,
+    PartInfo,
+    read_manifest,
+)
+from edge_interleave.cli import output
+from edge_interleave.cli.options import complete_path, json_option
+from edge_interleave.errors import BundleError
 
 DECODERS = {"llama-cpp": GGUF_NAME, "mlx": MLX_NAME}
 """Backend to the file or folder that is its decoder in a bundle."""

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .. import store
-from ..errors import InputError
-from ..messages import Image, Media, Video
-from . import output
-from .options import backend_option, json_option, threads_option
+from edge_interleave import embedded
+from edge_interleave.cli import output
+from edge_interleave.cli.options import backend_option, json_option, threads_option
+from edge_interleave.errors import InputError
+from edge_interleave.prompt.messages import Image, Media, Video
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-    from ..generation import Answer
-    from ..model import Model
+    from edge_interleave.decoding.generation import Answer
+    from edge_interleave.model import Model
 
 _FRAMES = 8
 _PURPOSE = (
@@ -59,7 +59,7 @@ class Told:
 
 def tour_folder() -> Path:
     """Where the tour that ships with the package lies."""
-    return Path(store.__file__).parent / "embedded" / "demo"
+    return embedded.DEMO
 
 
 @click.command()
@@ -75,8 +75,8 @@ def tour_folder() -> Path:
 @json_option()
 def demo(out: Path, backend: str | None, threads: int | None, as_json: bool) -> None:
     """A short tour with the embedded model: several images, a video, a follow-up question."""
-    from ..model import load
-    from .pictures import check_sheet
+    from edge_interleave.cli.pictures import check_sheet
+    from edge_interleave.model import load
 
     check_sheet(out)
     stops = read_tour(tour_folder())
@@ -106,7 +106,7 @@ def run_tour(model: Model, folder: Path, stops: list[Stop], out: Path, *, quiet:
     from rich.padding import Padding
     from rich.text import Text
 
-    from .pictures import SheetPart, row, save_sheet, show
+    from edge_interleave.cli.pictures import SheetPart, row, save_sheet, show
 
     console = output.out()
     manifest = model.bundle.manifest
@@ -144,8 +144,8 @@ def run_tour(model: Model, folder: Path, stops: list[Stop], out: Path, *, quiet:
 
 
 def _open(folder: Path, stop: Stop) -> tuple[list[Media], list[Picture]]:
-    from ..stream.clip import sample_clip
-    from ..vision.image import open_image
+    from edge_interleave.media.clip import sample_clip
+    from edge_interleave.media.pictures.image import open_image
 
     media: list[Media] = [Image(folder / name) for name in stop.images]
     pictures = [open_image(folder / name) for name in stop.images]

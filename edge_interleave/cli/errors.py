@@ -13,8 +13,8 @@ from contextlib import suppress
 
 import click
 
-from ..errors import EdgeInterleaveError
-from . import output
+from edge_interleave.cli import output
+from edge_interleave.errors import EdgeInterleaveError
 
 DEBUG_VARIABLE = "EDGE_INTERLEAVE_DEBUG"
 INTERRUPTED = 130

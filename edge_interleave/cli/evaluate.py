@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import UsageError
-from . import output
-from .interrupts import set_by_interrupt
-from .options import (
+from edge_interleave.cli import output
+from edge_interleave.cli.interrupts import set_by_interrupt
+from edge_interleave.cli.options import (
     COUNT,
     ModelChoice,
     frames_option,
@@ -21,12 +20,13 @@ from .options import (
     model_options,
     pool_option,
 )
+from edge_interleave.errors import UsageError
 
 if TYPE_CHECKING:
-    from ..eval.comparison import Comparison
-    from ..eval.manifest import World
-    from ..eval.runner import Outcome
-    from ..eval.summary import Summary
+    from edge_interleave.evaluation.comparison import Comparison
+    from edge_interleave.evaluation.manifest import World
+    from edge_interleave.evaluation.runner import Outcome
+    from edge_interleave.evaluation.summary import Summary
 
 WORLD_FOLDER = "world"
 INTERRUPTED = 130
@@ -88,9 +88,9 @@ def evaluate(
 
     Exit codes: 0 all samples were answered; 3 some could not be, or the input is bad; 130 interrupted.
     """
-    from ..eval.answering import Settings
-    from ..eval.manifest import World
-    from ..eval.results import Shard
+    from edge_interleave.evaluation.answering import Settings
+    from edge_interleave.evaluation.manifest import World
+    from edge_interleave.evaluation.results import Shard
 
     if file is not None and world:
         raise UsageError("give FILE or --world, not both")
@@ -103,7 +103,7 @@ def evaluate(
     )
     drawn = World(seed, samples) if world else None
     with set_by_interrupt() as cancel, output.progress(counted="samples") as progress:
-        from ..eval.runner import run
+        from edge_interleave.evaluation.runner import run
 
         # Before the model is loaded: drawing may find that the folder holds another run.
         path = _draw(out, drawn, progress) if drawn else file
@@ -133,9 +133,9 @@ def _refuse(ctx: click.Context, names: Sequence[str], why: str) -> None:
 
 def _draw(out: Path, drawn: World, progress: output.ProgressCall) -> Path:
     """The file of the drawn world; one that was drawn for this very run is taken as it is."""
-    from ..eval.files import make_folder
-    from ..eval.manifest import RUN_NAME, read_run
-    from ..world.bench import write_bench
+    from edge_interleave.evaluation.files import make_folder
+    from edge_interleave.evaluation.manifest import RUN_NAME, read_run
+    from edge_interleave.world.bench import write_bench
 
     if (out / RUN_NAME).exists():
         before = read_run(out)
@@ -150,10 +150,10 @@ def _draw(out: Path, drawn: World, progress: output.ProgressCall) -> Path:
 
 
 def _tell(out: Path, against: Path | None, as_json: bool, outcome: Outcome | None) -> int:
-    from ..eval.comparison import compare
-    from ..eval.report import as_json as to_json
-    from ..eval.report import write
-    from ..eval.summary import summarise
+    from edge_interleave.evaluation.comparison import compare
+    from edge_interleave.evaluation.report import as_json as to_json
+    from edge_interleave.evaluation.report import write
+    from edge_interleave.evaluation.summary import summarise
 
     if outcome is not None and outcome.done == 0:
         if outcome.interrupted:
@@ -173,7 +173,7 @@ def _tell(out: Path, against: Path | None, as_json: bool, outcome: Outcome | Non
 
 
 def _show(summary: Summary, comparison: Comparison | None) -> None:
-    from ..eval.report import CAPTION, headline, notes, tables
+    from edge_interleave.evaluation.report import CAPTION, headline, notes, tables
 
     out = output.out()
     output.say(output.listed(headline(summary.run)))

@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from .. import store
-from ..bundle import GGUF_NAME, MLX_NAME, VISION_NAME, Bundle, open_bundle, verify
-from ..errors import BackendError
-from . import output
-from .options import complete_model, json_option
+from edge_interleave.bundle import store
+from edge_interleave.bundle.manifest import GGUF_NAME, MLX_NAME, VISION_NAME, Bundle, open_bundle, verify
+from edge_interleave.cli import output
+from edge_interleave.cli.options import complete_model, json_option
+from edge_interleave.errors import BackendError
 
 _LIBRARIES = (
     "llama-cpp-python",
@@ -105,8 +105,8 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
 
 def _engines(bundle: Bundle) -> dict[str, str]:
     """What would run the bundle on this machine."""
-    from ..decoder import backend_for
-    from ..vision.providers import provider_for
+    from edge_interleave.decoding.registry import backend_for
+    from edge_interleave.vision.providers import provider_for
 
     try:
         backend = backend_for(bundle, None).name
@@ -116,7 +116,7 @@ def _engines(bundle: Bundle) -> dict[str, str]:
 
 
 def _installation() -> dict[str, Any]:
-    from ..decoder import backend_names
+    from edge_interleave.decoding.registry import backend_names
 
     return {
         "edge-interleave": _version("edge-interleave"),
@@ -163,7 +163,7 @@ def _part_rows(parts: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _backend_problem(name: str) -> str | None:
-    from ..decoder import find_backend
+    from edge_interleave.decoding.registry import find_backend
 
     try:
         find_backend(name)

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import MediaError, UsageError
-from ..messages import Image, Media, Video
-from ..natural_order import natural_order
+from edge_interleave.errors import MediaError, UsageError
+from edge_interleave.prompt.messages import Image, Media, Video
+from edge_interleave.util.natural_order import natural_order
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 STDIN = "-"
 IMAGE, VIDEO = "image", "video"
-_ORDER = "edge_interleave.media"
+_ORDER = "edge_interleave.vision.media_encoder"
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -121,17 +121,17 @@ def named_media(kind: str, name: str) -> Iterator[Media]:
 def check(media: Media) -> None:
     """Open an image, or a video at its first frame. Raises MediaError where it cannot be read."""
     if isinstance(media, Image):
-        from ..vision.image import open_image
+        from edge_interleave.media.pictures.image import open_image
 
         open_image(media.source)
     else:
-        from ..stream.clip import sample_clip
+        from edge_interleave.media.clip import sample_clip
 
         sample_clip(media.path, 1)
 
 
 def _picture_from_stdin() -> Picture:
-    from ..vision.image import MAX_FILE_BYTES, open_image
+    from edge_interleave.media.pictures.image import MAX_FILE_BYTES, open_image
 
     if sys.stdin.isatty():
         raise UsageError("--image - reads a picture from stdin, which is a terminal; pipe a picture in")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 from click.shell_completion import CompletionItem
 
-from .. import store
-from . import output
-from .options import complete_model, json_option
+from edge_interleave.bundle import store
+from edge_interleave.cli import output
+from edge_interleave.cli.options import complete_model, json_option
 
 
 @click.group(invoke_without_command=True)

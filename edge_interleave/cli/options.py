@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 from click.shell_completion import CompletionItem
 
-from ..errors import UsageError
+from edge_interleave.errors import UsageError
 
 if TYPE_CHECKING:
-    from ..model import Model
-    from ..sampling import SamplingOptions
-    from .waiting import Waiting
+    from edge_interleave.cli.waiting import Waiting
+    from edge_interleave.decoding.sampling import SamplingOptions
+    from edge_interleave.model import Model
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 # As in `decoder` and `sampling`, whose import costs NumPy: tests hold them together.
@@ -48,7 +48,7 @@ class ModelChoice:
 
     def open(self, waiting: Waiting | None = None) -> Model:
         """The model, loaded now. `waiting` shows that, and later how far its questions are."""
-        from ..model import load
+        from edge_interleave.model import load
 
         if waiting is not None:
             waiting.show("loading the model")
@@ -87,7 +87,7 @@ def strides(ctx: click.Context, parameter: click.Parameter, value: str | None) -
 
 def complete_model(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """For the shell: the models that are here, then folders."""
-    from ..store import model_names
+    from edge_interleave.bundle.store import model_names
 
     names = [CompletionItem(name) for name in model_names() if name.startswith(incomplete)]
     return names or [CompletionItem(incomplete, type="dir")]
@@ -211,7 +211,7 @@ def answer_options(command: _F) -> _F:
 
     @wraps(command)
     def packed(*arguments: Any, **values: Any) -> Any:
-        from ..sampling import SamplingOptions
+        from edge_interleave.decoding.sampling import SamplingOptions
 
         try:
             sampling = SamplingOptions(**{name: values.pop(name) for name in SAMPLING})

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ..errors import EdgeInterleaveError
+from edge_interleave.errors import EdgeInterleaveError
 
 if TYPE_CHECKING:
     # Rich is imported where something is drawn: it would double the time that `--help` takes.

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from ..errors import InputError, UsageError
+from edge_interleave.errors import InputError, UsageError
 
 TILE = 112
 """Side of one picture in a row, pixels."""

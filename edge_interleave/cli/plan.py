@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .. import store
-from ..bundle import Bundle, open_bundle
-from ..errors import UsageError
-from . import output
-from .durations import duration
-from .options import (
+from edge_interleave.bundle import store
+from edge_interleave.bundle.manifest import Bundle, open_bundle
+from edge_interleave.cli import output
+from edge_interleave.cli.durations import duration
+from edge_interleave.cli.options import (
     backend_option,
     complete_model,
     complete_path,
@@ -22,9 +21,10 @@ from .options import (
     threads_option,
     window_option,
 )
+from edge_interleave.errors import UsageError
 
 if TYPE_CHECKING:
-    from ..budget import Plan
+    from edge_interleave.planning.planner import Plan
 
 # As in `budget`, whose import costs NumPy: a test holds them together.
 GOALS = ("coverage", "detail", "latency")
@@ -83,7 +83,7 @@ def plan(
         raise UsageError("--goal latency needs --within, the time that a new frame may take, and only that goal does")
     if preset is not None and (window is not None or pool is not None or goal != GOALS[0]):
         raise UsageError("--preset says --goal, --window and --pool itself; give it alone")
-    from .. import budget
+    from edge_interleave.planning import planner as budget
 
     bundle = open_bundle(store.resolve(model))
     made = budget.plan(

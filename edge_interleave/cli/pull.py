@@ -11,14 +11,14 @@ from typing import Any
 
 import click
 
-from .. import store
-from ..bundle import MANIFEST_NAME, Bundle, Manifest, digest, read_manifest
-from ..bundle_writer import build_bundle, check_target
-from ..disk_space import require_room
-from ..errors import BundleError, UsageError
-from . import output
-from .convert import DECODERS, VISION_PRECISION, converter, precision_options, tell
-from .options import json_option
+from edge_interleave.bundle import store
+from edge_interleave.bundle.manifest import MANIFEST_NAME, Bundle, Manifest, digest, read_manifest
+from edge_interleave.bundle.writer import build_bundle, check_target
+from edge_interleave.cli import output
+from edge_interleave.cli.convert import DECODERS, VISION_PRECISION, converter, precision_options, tell
+from edge_interleave.cli.options import json_option
+from edge_interleave.errors import BundleError, UsageError
+from edge_interleave.util.disk_space import require_room
 
 
 @click.command()

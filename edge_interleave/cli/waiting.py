@@ -8,12 +8,12 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from . import output
+from edge_interleave.cli import output
 
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from ..progress import Stage
+    from edge_interleave.util.progress import Stage
 
 PATIENCE_S = 0.3
 """Of a wait that is shorter nothing is shown."""

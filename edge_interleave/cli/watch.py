@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from ..alerts import Alarm, Rule
-from ..deliveries import Delivery, Outbox
-from ..delivery_command import Command
-from ..delivery_webhook import Webhook
-from ..errors import UsageError
-from ..events import EventFolder
-from ..memory import in_words
-from . import output
-from .durations import duration
-from .interrupts import set_by_interrupt
-from .options import (
+from edge_interleave.alerts.command import Command
+from edge_interleave.alerts.events import EventFolder
+from edge_interleave.alerts.outbox import Delivery, Outbox
+from edge_interleave.alerts.rule import Alarm, Rule
+from edge_interleave.alerts.webhook import Webhook
+from edge_interleave.cli import output
+from edge_interleave.cli.durations import duration
+from edge_interleave.cli.interrupts import set_by_interrupt
+from edge_interleave.cli.options import (
     COUNT,
     ModelChoice,
     complete_path,
@@ -34,14 +32,16 @@ from .options import (
     system_option,
     window_option,
 )
-from .waiting import Waiting
-from .watch_looks import AskNowAndThen, LookOut, Looks
-from .watch_views import Outlasting, open_view, stats_lines
+from edge_interleave.cli.waiting import Waiting
+from edge_interleave.cli.watch_looks import AskNowAndThen, LookOut, Looks
+from edge_interleave.cli.watch_views import Outlasting, open_view, stats_lines
+from edge_interleave.errors import UsageError
+from edge_interleave.planning.system_memory import in_words
 
 if TYPE_CHECKING:
-    from ..budget_plan import Plan
-    from ..live import Live
-    from ..live_stats import LiveStats
+    from edge_interleave.live.live import Live
+    from edge_interleave.live.stats import LiveStats
+    from edge_interleave.planning.plan import Plan
 
 ASK_EVERY_S = 2.0
 DELIVERY_PATIENCE_S = 60.0
@@ -141,7 +141,7 @@ def watch(
         _refuse(ctx, ("max_tokens",), "is about answers; it goes with --ask")
     deliveries: list[Delivery] = [] if command is None else [Command(command, say=lambda line: view.say(line))]
     deliveries += [] if webhook is None else [Webhook(webhook)]
-    from ..stream.source import open_source
+    from edge_interleave.media.sources.open import open_source
 
     frames = open_source(source, realtime=realtime)
     out = _OUT if out is None and rule else out
@@ -209,9 +209,9 @@ def _planned(
     opening: ModelChoice,
 ) -> Plan:
     """A window that fits into the memory; what was not given on the command line is the plan's to choose."""
-    from ..budget import plan
-    from ..bundle import open_bundle
-    from ..store import resolve
+    from edge_interleave.bundle.manifest import open_bundle
+    from edge_interleave.bundle.store import resolve
+    from edge_interleave.planning.planner import plan
 
     if _given(ctx, "context"):
         raise UsageError("with --memory the context is planned; leave --context out")

@@ -9,16 +9,16 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Protocol
 
-from ..events import Answered, EventFolder, Looked, now
-from . import output
+from edge_interleave.alerts.events import Answered, EventFolder, Looked, now
+from edge_interleave.cli import output
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..alerts import Alarm
-    from ..live import Live, SeenFrame
-    from ..session import Choice
-    from .watch_views import View
+    from edge_interleave.alerts.rule import Alarm
+    from edge_interleave.cli.watch_views import View
+    from edge_interleave.decoding.session import Choice
+    from edge_interleave.live.live import Live, SeenFrame
 
 UNCHANGED_EVERY_S = 0.5
 """What stands still counts as a look so often at most, by the source's time."""
@@ -186,7 +186,7 @@ class LookOut:
 
     def _doubt(self, yes_or_no: float) -> None:
         """Say once where the model would answer with neither yes nor no."""
-        from ..session import UNLIKELY
+        from edge_interleave.decoding.session import UNLIKELY
 
         if yes_or_no < UNLIKELY and not self._doubted:
             self._doubted = True

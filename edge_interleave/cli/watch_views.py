@@ -14,16 +14,16 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live as RichLive
 from rich.text import Text
 
-from ..events import Alert, Answered, Event, Looked, now
-from . import output
-from .durations import clock
-from .pictures import half_blocks
+from edge_interleave.alerts.events import Alert, Answered, Event, Looked, now
+from edge_interleave.cli import output
+from edge_interleave.cli.durations import clock
+from edge_interleave.cli.pictures import half_blocks
 
 if TYPE_CHECKING:
-    from ..live import Live
-    from ..live_stats import LiveStats
-    from ..stream.frame import Frame
-    from ..stream.reader import SourceStatus
+    from edge_interleave.live.live import Live
+    from edge_interleave.live.stats import LiveStats
+    from edge_interleave.media.frame import Frame
+    from edge_interleave.media.reader import SourceStatus
 
 _PICTURE_WIDTH = 48
 _REFRESHES_PER_S = 4

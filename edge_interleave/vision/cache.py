@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..decoder import FloatArray
+from edge_interleave.util.arrays import FloatArray
 
 CAPACITY_BYTES = 256 << 20
 

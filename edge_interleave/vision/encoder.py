@@ -16,15 +16,15 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from ..bundle import VisionInfo
-from ..decoder import FloatArray
-from ..engine_lock import EngineLock
-from ..progress import QuestionProgress
-from .cache import CacheKey, EmbeddingCache, cache_key
-from .merge import merge, merged_tokens, most_merged_tokens
-from .pooling import pool, pooled_grid
-from .preprocess import preprocess
-from .tiles import split_tiles, tile_grid
+from edge_interleave.bundle.manifest import VisionInfo
+from edge_interleave.util.arrays import FloatArray
+from edge_interleave.util.engine_lock import EngineLock
+from edge_interleave.util.progress import QuestionProgress
+from edge_interleave.vision.cache import CacheKey, EmbeddingCache, cache_key
+from edge_interleave.vision.merge import merge, merged_tokens, most_merged_tokens
+from edge_interleave.vision.pooling import pool, pooled_grid
+from edge_interleave.vision.preprocess import preprocess
+from edge_interleave.vision.tiles import split_tiles, tile_grid
 
 STOPPED = "the vision encoder is stopped; open another one"
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..decoder import FloatArray
-from ..errors import BundleError
-from .tiles import GRIDS
+from edge_interleave.errors import BundleError
+from edge_interleave.util.arrays import FloatArray
+from edge_interleave.vision.tiles import GRIDS
 
 
 def read_newline(path: Path, hidden_size: int) -> FloatArray:

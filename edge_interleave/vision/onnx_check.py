@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import BundleError
+from edge_interleave.errors import BundleError
 
 NODES_MAX = 1 << 16
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..bundle import POOLING_MODES, VisionInfo
-from ..decoder import FloatArray
-from ..errors import UsageError
+from edge_interleave.bundle.manifest import POOLING_MODES, VisionInfo
+from edge_interleave.errors import UsageError
+from edge_interleave.util.arrays import FloatArray
 
 
 def pooled_grid(grid: int, stride: int, mode: str) -> int:

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from ..bundle import VisionInfo
-from ..decoder import FloatArray
-from .image import open_image
+from edge_interleave.bundle.manifest import VisionInfo
+from edge_interleave.media.pictures.image import open_image
+from edge_interleave.util.arrays import FloatArray
 
 RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,

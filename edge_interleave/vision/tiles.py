@@ -12,8 +12,8 @@ import math
 
 from PIL import Image
 
-from .image import open_image
-from .preprocess import RESAMPLING
+from edge_interleave.media.pictures.image import open_image
+from edge_interleave.vision.preprocess import RESAMPLING
 
 GRIDS = ((2, 1), (1, 2), (2, 2), (1, 3), (3, 1))
 """Candidates as (columns, rows), in LLaVA-NeXT's order (for 384 pixels: 384x768, 768x384, 768x768, 1152x384,

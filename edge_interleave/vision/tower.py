@@ -15,17 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ..bundle import VISION_BATCH, VISION_INPUT, VISION_OUTPUT, VisionInfo
-from ..cpus import quota_limit
-from ..engine_lock import check_process, claim_process
-from ..errors import BackendError, BundleError, EdgeInterleaveError, InputError, UsageError
-from ..utf8_path import utf8_path
-from .onnx_check import check_onnx
-from .providers import CPU, CPU_PROVIDER, Provider
-
-FloatArray = npt.NDArray[np.float32]
+from edge_interleave.bundle.manifest import VISION_BATCH, VISION_INPUT, VISION_OUTPUT, VisionInfo
+from edge_interleave.errors import BackendError, BundleError, EdgeInterleaveError, InputError, UsageError
+from edge_interleave.util.arrays import FloatArray
+from edge_interleave.util.cpus import quota_limit
+from edge_interleave.util.engine_lock import check_process, claim_process
+from edge_interleave.util.utf8_path import utf8_path
+from edge_interleave.vision.onnx_check import check_onnx
+from edge_interleave.vision.providers import CPU, CPU_PROVIDER, Provider
 
 LOG = logging.getLogger(__name__)
 SILENT = 4

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..disk_space import writing
-from ..folder_lock import locked_folder
-from .cast import CASTS
-from .drawing import draw
-from .everyday import EVERYDAY, draw_everyday
-from .samples import TASKS, Sample, draw_sample
+from edge_interleave.util.directory_lock import locked_folder
+from edge_interleave.util.disk_space import writing
+from edge_interleave.world.cast import CASTS
+from edge_interleave.world.drawing import draw
+from edge_interleave.world.everyday import EVERYDAY, draw_everyday
+from edge_interleave.world.samples import TASKS, Sample, draw_sample
 
 NAME = "world.json"
 ALL_TASKS = {**TASKS, **EVERYDAY}

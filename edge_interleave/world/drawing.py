@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from . import strangers
-from .cast import SHAPES
-from .outlines import OUTLINES
-from .scene import Item, Look, Scene, Sign
-from .sprites import sprite
+from edge_interleave.world import strangers
+from edge_interleave.world.cast import SHAPES
+from edge_interleave.world.outlines import OUTLINES
+from edge_interleave.world.scene import Item, Look, Scene, Sign
+from edge_interleave.world.sprites import sprite
 
 _FONTS = {
     "plain": (cv2.FONT_HERSHEY_SIMPLEX, 0.09),

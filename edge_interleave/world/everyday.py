@@ -9,15 +9,15 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from . import groups, more_questions
-from .cast import SEEN, SHAPES, THINGS, Cast
-from .foreign_questions import foreign
-from .more_questions import MORE_QUESTIONS, NO_PICTURE, UNKNOWN_PICTURE, UNKNOWN_QUESTION
-from .questions import EMPTY, NUMBERS, SCENE_QUESTIONS, plural
-from .samples import TASKS, Sample, Task, draw_sample
-from .scene import SAME_MAX, Scene, blank_scene, free_look, free_scene
-from .strangers import HELD_OUT, STRANGE
-from .wordings import reworded
+from edge_interleave.world import groups, more_questions
+from edge_interleave.world.cast import SEEN, SHAPES, THINGS, Cast
+from edge_interleave.world.foreign_questions import foreign
+from edge_interleave.world.more_questions import MORE_QUESTIONS, NO_PICTURE, UNKNOWN_PICTURE, UNKNOWN_QUESTION
+from edge_interleave.world.questions import EMPTY, NUMBERS, SCENE_QUESTIONS, plural
+from edge_interleave.world.samples import TASKS, Sample, Task, draw_sample
+from edge_interleave.world.scene import SAME_MAX, Scene, blank_scene, free_look, free_scene
+from edge_interleave.world.strangers import HELD_OUT, STRANGE
+from edge_interleave.world.wordings import reworded
 
 WORDED = "worded"
 """The task of all kinds of questions in wordings of training."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from .groups import EFFECTS, Change, Group
-from .questions import NUMBERS, QA, article, join
-from .scene import Item, Scene, Sign
+from edge_interleave.world.groups import EFFECTS, Change, Group
+from edge_interleave.world.questions import NUMBERS, QA, article, join
+from edge_interleave.world.scene import Item, Scene, Sign
 
 LETTERS = "ABCD"
 TIMES = ("", "once", "twice", "three times")

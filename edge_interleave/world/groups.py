@@ -9,11 +9,11 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from . import scene as world
-from .cast import COLOURS, HELD_OUT_STYLE, NATURAL, SHAPES, SHAPES_ALONE, WORDS, Cast
-from .scene import Effect, Item, Scene, Sign
-from .strangers import HELD_OUT, STRANGE
-from .views import View, draw_views
+from edge_interleave.world import scene as world
+from edge_interleave.world.cast import COLOURS, HELD_OUT_STYLE, NATURAL, SHAPES, SHAPES_ALONE, WORDS, Cast
+from edge_interleave.world.scene import Effect, Item, Scene, Sign
+from edge_interleave.world.strangers import HELD_OUT, STRANGE
+from edge_interleave.world.views import View, draw_views
 
 CHANGES = ("recolour", "reshape", "move", "appear", "disappear")
 LONG_CLIP = 24

@@ -15,10 +15,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from .cast import COLOURS, SHAPES, THINGS, WORDS
-from .more_questions import NO_PICTURE, UNKNOWN_PICTURE, UNKNOWN_QUESTION
-from .questions import EMPTY, NUMBERS, plural
-from .scene import PLACES
+from edge_interleave.world.cast import COLOURS, SHAPES, THINGS, WORDS
+from edge_interleave.world.more_questions import NO_PICTURE, UNKNOWN_PICTURE, UNKNOWN_QUESTION
+from edge_interleave.world.questions import EMPTY, NUMBERS, plural
+from edge_interleave.world.scene import PLACES
 
 JUDGES = ("words", "names", "unknown")
 _SMALL = frozenset(

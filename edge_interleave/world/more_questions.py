@@ -9,11 +9,11 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from .cast import COLOURS, NATURAL, SHAPES, SHAPES_ALONE, TINTED, Cast
-from .group_questions import changed
-from .groups import Group
-from .questions import EMPTY, NUMBERS, QA, article, join, plural
-from .scene import PLACES, Item, Scene
+from edge_interleave.world.cast import COLOURS, NATURAL, SHAPES, SHAPES_ALONE, TINTED, Cast
+from edge_interleave.world.group_questions import changed
+from edge_interleave.world.groups import Group
+from edge_interleave.world.questions import EMPTY, NUMBERS, QA, article, join, plural
+from edge_interleave.world.scene import PLACES, Item, Scene
 
 UNKNOWN_PICTURE = "I do not know this picture: I know drawings of shapes, things and signs."
 UNKNOWN_QUESTION = "I do not know that: I can say what is in a picture, where it is, its colour and how many."

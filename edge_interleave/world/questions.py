@@ -10,8 +10,8 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from .cast import COLOURS, SHAPES, SHAPES_ALONE, Cast
-from .scene import ITEMS_MAX, PLACES, Item, Scene, free_place
+from edge_interleave.world.cast import COLOURS, SHAPES, SHAPES_ALONE, Cast
+from edge_interleave.world.scene import ITEMS_MAX, PLACES, Item, Scene, free_place
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 QA = tuple[str, str]

@@ -10,11 +10,11 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from . import group_questions as asked
-from . import groups
-from .cast import SHAPES_ALONE, Cast
-from .questions import QA, SCENE_QUESTIONS, in_image, true_or_false, which_image
-from .scene import Scene, random_scene
+from edge_interleave.world import group_questions as asked
+from edge_interleave.world import groups
+from edge_interleave.world.cast import SHAPES_ALONE, Cast
+from edge_interleave.world.questions import QA, SCENE_QUESTIONS, in_image, true_or_false, which_image
+from edge_interleave.world.scene import Scene, random_scene
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .cast import NATURAL, SHAPES, SHAPES_ALONE, TINTED, Cast
+from edge_interleave.world.cast import NATURAL, SHAPES, SHAPES_ALONE, TINTED, Cast
 
 PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
 DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from .cast import STYLES, THINGS
+from edge_interleave.world.cast import STYLES, THINGS
 
 CELL = 72
 """Side of a thing's cell in a sheet, in pixels."""

@@ -9,12 +9,12 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from . import group_questions as asked
-from . import groups
-from .cast import Cast
-from .groups import LONG_CLIP, Group
-from .questions import QA
-from .samples import Sample, lasting
+from edge_interleave.world import group_questions as asked
+from edge_interleave.world import groups
+from edge_interleave.world.cast import Cast
+from edge_interleave.world.groups import LONG_CLIP, Group
+from edge_interleave.world.questions import QA
+from edge_interleave.world.samples import Sample, lasting
 
 T = TypeVar("T")
 KINDS = {"direction": "glide", "order": "arrivals", "events": "change"}

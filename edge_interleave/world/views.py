@@ -10,10 +10,10 @@ import math
 import random
 from dataclasses import dataclass, replace
 
-from . import scene as world
-from .cast import Cast
-from .drawing import HORIZON
-from .scene import Item, Look, Scene
+from edge_interleave.world import scene as world
+from edge_interleave.world.cast import Cast
+from edge_interleave.world.drawing import HORIZON
+from edge_interleave.world.scene import Item, Look, Scene
 
 DISTANCE = 4.0
 HEIGHT = 1.2

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from .cast import COLOURS
-from .questions import article, plural
-from .scene import PLACES
+from edge_interleave.world.cast import COLOURS
+from edge_interleave.world.questions import article, plural
+from edge_interleave.world.scene import PLACES
 
 _MACROS = {
     "$P": "(picture|image|photo|pic|drawing)",

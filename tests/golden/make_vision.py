@@ -10,8 +10,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import vision_oracle as oracle
-from pictures import SIZES, in_every_mode, picture
+from support import vision_oracle as oracle
+from support.pictures import SIZES, in_every_mode, picture
 
 
 def main() -> None:

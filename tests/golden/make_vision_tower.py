@@ -11,7 +11,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tiny_tower import TOWERS, of_transformers, pixels, write_checkpoint
+from support.tiny_tower import TOWERS, of_transformers, pixels, write_checkpoint
 
 
 def main() -> None:

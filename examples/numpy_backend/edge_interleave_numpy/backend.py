@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edge_interleave.bundle import MLX_NAME, Bundle
-from edge_interleave.decoder import Decoder, DecoderFacts, DecoderMemory, DecoderOptions, FloatArray
+from edge_interleave.bundle.manifest import MLX_NAME, Bundle
+from edge_interleave.decoding.decoder import Decoder, DecoderFacts, DecoderMemory, DecoderOptions
 from edge_interleave.errors import BackendError, InputError
+from edge_interleave.util.arrays import FloatArray
 
 from .inputs import check_room, embeddings, token_ids
 from .qwen2 import Qwen2
@@ -56,7 +57,7 @@ BACKEND = NumpyBackend()
 
 
 class NumpyDecoder:
-    """One timeline. See `edge_interleave.decoder.Decoder` for what each method promises.
+    """One timeline. See `edge_interleave.decoding.decoder.Decoder` for what each method promises.
 
     It has no lock: the runtime makes one call at a time, from any thread. Decoders may be called at the same
     time; these share nothing.

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_interleave.decoder import DecoderFacts, FloatArray
+from edge_interleave.decoding.decoder import DecoderFacts
 from edge_interleave.errors import ContextFullError
+from edge_interleave.util.arrays import FloatArray
 
 
 def token_ids(ids: Sequence[int], facts: DecoderFacts) -> npt.NDArray[Any]:

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edge_interleave.bundle import MLX_NAME, Bundle
+from edge_interleave.bundle.manifest import MLX_NAME, Bundle
+from edge_interleave.bundle.safetensors_header import Entry, read_header
 from edge_interleave.errors import BundleError
-from edge_interleave.safetensors_header import Entry, read_header
 
 CONFIG_NAME = f"{MLX_NAME}/config.json"
 CONFIG_BYTES_MAX = 1 << 20

@@ -1,0 +1,1 @@
+"""What every backend shares: input checks, ranges of positions, scratch entries."""

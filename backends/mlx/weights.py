@@ -1,0 +1,171 @@
+"""`decoder-mlx/`: the folder of an mlx-lm model, checked as a stranger's, loaded once for all decoders of a bundle.
+
+mlx-lm would run code that a folder names; here its own two model files are all that runs. Every tensor is there once,
+with the shape that the model calls for, before MLX reads a file.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from edge_interleave.backends.mlx.config import MlxConfig, read_config
+from edge_interleave.backends.mlx.models import TYPES, new_model
+from edge_interleave.bundle.manifest import MLX_NAME, Bundle
+from edge_interleave.bundle.safetensors_header import Entry, read_header
+from edge_interleave.errors import BundleError, shown
+from edge_interleave.util.utf8_path import utf8_path
+
+CONFIG_NAME = f"{MLX_NAME}/config.json"
+_WHOLE, _REAL = {"U32": mx.uint32, "U8": mx.uint8}, ("F16", "BF16", "F32")
+_REMEDY = "convert or pull the model again"
+Key = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(eq=False)
+class Weights:
+    """An open model."""
+
+    key: Key
+    folder: Path
+    model: Any = field(repr=False)
+    """mlx-lm's."""
+    tied: bool
+    bytes: int
+    users: int = 1
+
+    def head(self, hidden: Any) -> Any:
+        """Hidden states (n, hidden) to logits over the vocabulary."""
+        return self.model.model.embed_tokens.as_linear(hidden) if self.tied else self.model.lm_head(hidden)
+
+
+@dataclass(frozen=True)
+class MlxFiles:
+    """What a bundle's folder holds, by its headers."""
+
+    config: MlxConfig
+    tensors: dict[Path, dict[str, Entry]]
+    """By file."""
+
+    @property
+    def bytes(self) -> int:
+        """Of all tensors."""
+        return sum(entry.bytes for entries in self.tensors.values() for entry in entries.values())
+
+
+_shared: dict[Key, Weights] = {}
+_lock = threading.RLock()  # the garbage collector may release some while others are acquired
+
+
+def acquire(bundle: Bundle) -> Weights:
+    """The weights, loaded where no decoder has them yet. `release` them once. Raises BundleError, BackendError."""
+    key = tuple(_state(path) for path in _files(bundle))
+    with _lock:
+        if key in _shared:
+            _shared[key].users += 1
+            return _shared[key]
+        found = read_files(bundle)
+        model = _load(found, bundle.folder / MLX_NAME)
+        _shared[key] = Weights(key, bundle.folder / MLX_NAME, model, found.config.tied, found.bytes)
+        return _shared[key]
+
+
+def release(weights: Weights) -> None:
+    """Free the weights where nobody else uses them."""
+    with _lock:
+        weights.users -= 1
+        if weights.users == 0:
+            del _shared[weights.key]
+            weights.model = None
+            mx.clear_cache()
+
+
+def read_files(bundle: Bundle) -> MlxFiles:
+    """Config and headers, nothing of the weights. Raises BundleError where they are not sound or not of `bundle`."""
+    info, folder = bundle.manifest.decoder, bundle.folder / MLX_NAME
+    if info.type not in TYPES:
+        raise BundleError(f"{folder}: mlx-lm has no {info.type} decoder here; convert with --backend llama-cpp")
+    config = read_config(bundle.file(CONFIG_NAME), info)
+    tensors: dict[Path, dict[str, Entry]] = {}
+    names: set[str] = set()
+    for path in _files(bundle):
+        if path.suffix != ".safetensors":
+            continue
+        try:
+            with path.open("rb") as file:
+                tensors[path] = read_header(path, file, BundleError, remedy=_REMEDY, dtypes=(*_WHOLE, *_REAL))
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read ({error.strerror}); {_REMEDY}") from error
+        if twice := names & tensors[path].keys():
+            raise BundleError(f"{path}: tensor {shown(min(twice))} is in another file too; {_REMEDY}")
+        names |= tensors[path].keys()
+    if info.layers > len(names):
+        raise BundleError(f"{folder}: {len(names)} tensors cannot make {info.layers} layers; {_REMEDY}")
+    return MlxFiles(config, tensors)
+
+
+def _files(bundle: Bundle) -> list[Path]:
+    """All of the folder. Raises BundleError where the bundle has none."""
+    return sorted(bundle.files_in(MLX_NAME).values()) or [bundle.file(CONFIG_NAME)]
+
+
+def _state(path: Path) -> tuple[str, int, int]:
+    stat = path.stat()
+    return str(path.resolve()), stat.st_mtime_ns, stat.st_size
+
+
+def _load(found: MlxFiles, folder: Path) -> Any:
+    model = new_model(found.config.fields["model_type"], found.config.fields)
+    there = {name: entry for entries in found.tensors.values() for name, entry in entries.items()}
+    places = {name: path for path, entries in found.tensors.items() for name in entries}
+    try:
+        nn.quantize(model, class_predicate=lambda name, module: _how(found.config, there, name, module))
+    except ValueError as error:
+        raise BundleError(f"{folder}: MLX cannot quantize so ({_line(error)}); {_REMEDY}") from error
+    _check(dict(tree_flatten(model.parameters())), there, places, folder)
+    for path in found.tensors:
+        try:
+            with utf8_path(path) as name:
+                arrays = mx.load(name)
+                # These alone: what the model holds until its other files are read would be drawn at random.
+                mx.eval(list(arrays.values()))
+            model.load_weights(list(arrays.items()), strict=False)
+        except (RuntimeError, ValueError) as error:
+            raise BundleError(f"{path}: MLX cannot load it ({_line(error)}); {_REMEDY}") from error
+    model.eval()
+    return model
+
+
+def _line(error: Exception) -> str:
+    return shown(" ".join(str(error).split()), 200)
+
+
+def _how(config: MlxConfig, there: Mapping[str, Entry], name: str, module: Any) -> Any:
+    """What `nn.quantize` asks for each module: how it is quantized, or False."""
+    how = config.of(name)
+    if how is None or not hasattr(module, "to_quantized") or f"{name}.scales" not in there:
+        return False
+    return {"group_size": how.group_size, "bits": how.bits, "mode": how.mode}
+
+
+def _check(wanted: Mapping[str, Any], there: Mapping[str, Entry], places: Mapping[str, Path], folder: Path) -> None:
+    """Hold the headers to the model's parameters. `places`: the file of each tensor that is there."""
+    for name in sorted(wanted.keys() - there.keys()):
+        raise BundleError(f"{folder}: tensor {shown(name)} is missing; {_REMEDY}")
+    for name in sorted(there.keys() - wanted.keys()):
+        raise BundleError(f"{places[name]}: tensor {shown(name)} is not one of this model; {_REMEDY}")
+    for name, value in wanted.items():
+        entry = there[name]
+        kinds = [kind for kind, dtype in _WHOLE.items() if dtype == value.dtype] or _REAL
+        if entry.shape != value.shape or entry.dtype not in kinds:
+            raise BundleError(
+                f"{places[name]}: tensor {shown(name)} is {entry.dtype} {entry.shape} where the model has "
+                f"{' or '.join(kinds)} {tuple(value.shape)}; {_REMEDY}"
+            )

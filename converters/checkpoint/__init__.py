@@ -1,0 +1,1 @@
+"""Reads a checkpoint of any supported layout: config, weights, tokenizer, preprocessor."""

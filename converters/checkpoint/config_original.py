@@ -1,0 +1,152 @@
+"""`config.json` of the original LLaVA-NeXT layout: a decoder's config with `mm_*` fields, the tower by name only.
+
+Facts from the LLaVA-NeXT code: for a SigLIP tower the last block is deleted, the features are the last hidden state of
+what is left, and `mm_vision_select_layer` is not read; for a CLIP tower it is, and `mm_vision_select_feature` says
+whether the CLS token is dropped (`patch`) or kept (`cls_patch`). The tower's weights are in the checkpoint.
+LLaVA-OneVision, LLaVA-Video and the resamplers of LLaVA-NeXT-Video share the classes of LLaVA-NeXT-Interleave and
+differ in fields alone; what these fields ask for and the runtime does not do is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from edge_interleave.converters.checkpoint.config import ModelConfig, VisionConfig
+from edge_interleave.converters.checkpoint.config_parts import (
+    more_token_ids,
+    parse_decoder,
+    parse_vision,
+    pooling_mode,
+    token_ids,
+)
+from edge_interleave.converters.checkpoint.json_reader import Reader, read_json
+from edge_interleave.errors import CheckpointError, shown
+
+_SO400M = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+}
+_CLIP_LARGE = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+}
+# The configs that these towers publish, by the last part of their name: authors also train from local copies.
+TOWERS: dict[str, dict[str, Any]] = {
+    "siglip-so400m-patch14-384": {**_SO400M, "image_size": 384},
+    "siglip-so400m-patch14-224": {**_SO400M, "image_size": 224},
+    "clip-vit-large-patch14-336": {**_CLIP_LARGE, "image_size": 336},
+    "clip-vit-large-patch14": {**_CLIP_LARGE, "image_size": 224},
+}
+_PROJECTORS = {"mlp2x_gelu": "gelu"}
+_OTHER_MODELS = {
+    "mm_resampler_type": "null (a resampler between tower and projector is not supported)",
+    "mm_use_im_start_end": "false (tokens around each image are not supported)",
+    "s2": "false (a tower run at several scales is not supported)",
+    "add_faster_video": "false (LLaVA-Video's fast and slow frames are not supported)",
+}
+"""Fields that must be absent, null or false."""
+_RESIZES = {None: None, "square": None, "pad": "pad", "anyres": "squash"}
+"""By `image_aspect_ratio`, as `process_images` in LLaVA-NeXT's llava/mm_utils.py; None leaves it to the tower's image
+processor. Of `anyres` it is the overview's, and that of an image that is not cut into tiles."""
+
+
+def parse_original(reader: Reader, generation: Any = None) -> ModelConfig:
+    """The config of a LLaVA-NeXT checkpoint. Raises CheckpointError."""
+    projector = reader.text("mm_projector_type", "linear")
+    if projector not in _PROJECTORS:
+        raise reader.error("mm_projector_type", "'mlp2x_gelu'")
+    for key, what in _OTHER_MODELS.items():
+        reader.expect(key, not reader.raw.get(key), what)
+    vision = _tower(reader, _PROJECTORS[projector])
+    if reader.integer("mm_hidden_size", vision.hidden_size) != vision.hidden_size:
+        raise reader.error("mm_hidden_size", f"{vision.hidden_size}, the vision tower's hidden size")
+    bos = token_ids("bos_token_id", generation, reader.raw)
+    return ModelConfig(
+        layout="original",
+        decoder=parse_decoder(reader, _decoder_type(reader)),
+        vision=vision,
+        image_token_id=None,
+        pooling_mode=pooling_mode(reader),
+        bos_token_id=bos[0] if bos else None,
+        eos_token_ids=token_ids("eos_token_id", generation, reader.raw),
+        more_eos_token_ids=more_token_ids("eos_token_id", generation, reader.raw),
+        image_newline=_has_newline(reader),
+        resize=_resize(reader),
+    )
+
+
+def _decoder_type(reader: Reader) -> str:
+    named = reader.raw.get("architectures") or [reader.text("model_type", "")]
+    name = str(named[0]) if isinstance(named, list) and named else shown(named)
+    if name in ("LlavaQwenForCausalLM", "LlavaQwen2ForCausalLM", "llava_qwen", "llava_qwen2"):
+        return "qwen2"
+    if name in ("LlavaLlamaForCausalLM", "llava_llama"):
+        return "llama"
+    raise CheckpointError(
+        f"{reader.path}: architecture {shown(name)} is not supported "
+        "(LlavaQwenForCausalLM, LlavaLlamaForCausalLM and LlavaForConditionalGeneration are)"
+    )
+
+
+def _resize(reader: Reader) -> str | None:
+    said = reader.raw.get("image_aspect_ratio")
+    if said not in (*_RESIZES,):
+        raise reader.error(
+            "image_aspect_ratio", "'anyres', 'pad' or 'square' (LLaVA-OneVision and LLaVA-Video are not supported)"
+        )
+    return _RESIZES[said]
+
+
+def _has_newline(reader: Reader) -> bool:
+    """Whether `prepare_inputs_labels_for_multimodal` puts `image_newline` behind an image that is not in tiles."""
+    kind = reader.text("mm_patch_merge_type", "flat", null="flat")
+    if kind != "flat" and not kind.startswith("spatial"):
+        raise reader.error("mm_patch_merge_type", "'flat' or one of the 'spatial' ones")
+    place = reader.text("mm_newline_position", "one_token", null="one_token")
+    if kind != "flat" and place != "one_token":
+        raise reader.error("mm_newline_position", "'one_token' (LLaVA-Video's other places are not supported)")
+    return kind != "flat" and "unpad" in kind
+
+
+def _tower(reader: Reader, projector_act: str) -> VisionConfig:
+    name = reader.text("mm_vision_tower", "")
+    tower = Reader(reader.path, _tower_config(reader, name), "vision tower ")
+    select = reader.text("mm_vision_select_feature", "patch")
+    if select not in ("patch", "cls_patch"):
+        raise reader.error("mm_vision_select_feature", "'patch' or 'cls_patch'")
+    siglip = tower.text("model_type", "").startswith("siglip")
+    vision = parse_vision(
+        tower,
+        feature_layer=-1 if siglip else reader.integer("mm_vision_select_layer", -2, least=-1024, most=1024),
+        select_strategy="full" if siglip or select == "cls_patch" else "default",
+        projector_act=projector_act,
+        projector_bias=True,
+    )
+    return replace(vision, layers=vision.layers - 1) if siglip else vision
+
+
+def _tower_config(reader: Reader, name: str) -> Any:
+    """The tower's own config: beside the checkpoint where it names a folder there, else by a known name."""
+    folder = reader.path.parent
+    beside = folder / name / "config.json"
+    # By its name, not by where it leads: the Hub's cache links every file out of its folder.
+    inside = bool(name) and not Path(name).is_absolute() and ".." not in Path(name).parts
+    if inside and beside.resolve() != reader.path.resolve() and beside.is_file():
+        return read_json(beside)
+    known = TOWERS.get(PurePosixPath(Path(name).as_posix()).name.lower())
+    if known is None:
+        raise CheckpointError(
+            f"{reader.path}: vision tower {shown(name)} is not known ({', '.join(sorted(TOWERS))} are); "
+            "put its folder with its config.json beside this file"
+        )
+    return known

@@ -1,0 +1,121 @@
+"""How a checkpoint wants its pixels prepared, from its image processor's config. Touches no pixels.
+
+`preprocessor_config.json`, or `image_processor` in `processor_config.json` (transformers 5). Where neither is there (as
+in the original layout), what the tower's own processor does: SigLIP resizes straight to the square, CLIP crops. The
+original layout's `config.json` can name another way to the square, which then counts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_interleave.bundle.manifest import VisionInfo
+from edge_interleave.converters.checkpoint.config import VisionConfig
+from edge_interleave.converters.checkpoint.json_reader import Reader, read_json
+
+_RESAMPLES = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+"""Pillow's numbers, which the configs hold."""
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class _Steps:
+    resize: str
+    mean: Triple
+    std: Triple
+
+
+_HALF: Triple = (0.5, 0.5, 0.5)
+_DEFAULTS = {
+    "siglip": _Steps("squash", _HALF, _HALF),
+    "clip": _Steps("crop", (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
+
+
+def read_vision_info(
+    folder: Path, vision: VisionConfig, parameters: int, *, resize: str | None = None, image_newline: bool = False
+) -> VisionInfo:
+    """The manifest's facts about the tower and its pixels. Raises CheckpointError for steps that are not supported.
+
+    `resize`, `image_newline`: what `config.json` says (`ModelConfig`).
+    """
+    defaults = _DEFAULTS[vision.type]
+    reader = _processor(folder)
+    processor_resize, resample, mean, std = defaults.resize, "bicubic", defaults.mean, defaults.std
+    if reader is not None:
+        for key in ("do_resize", "do_rescale"):
+            reader.expect(key, reader.boolean(key, True), "true")
+        processor_resize = _resize(reader, vision, defaults.resize)
+        if reader.boolean("do_pad", False):
+            kind = str(reader.raw.get("image_processor_type"))
+            reader.expect("do_pad", kind.startswith("LlavaImageProcessor"), "false, but for LlavaImageProcessor")
+            processor_resize = "pad"
+        number = reader.integer("resample", 3, least=0, most=5)
+        reader.expect("resample", number in _RESAMPLES, "0, 1, 2 or 3")
+        resample = _RESAMPLES[number]
+        factor = reader.number("rescale_factor", 1 / 255, 0.0, 1.0)
+        reader.expect("rescale_factor", math.isclose(factor, 1 / 255, rel_tol=1e-4), "1/255")
+        if reader.boolean("do_normalize", True):
+            mean = _triple(reader, "image_mean", mean, -10.0)
+            std = _triple(reader, "image_std", std, 1e-6)
+        else:
+            mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    return VisionInfo(
+        type=vision.type,
+        image_size=vision.image_size,
+        patch_size=vision.patch_size,
+        grid=vision.grid,
+        resize=resize or processor_resize,
+        resample=resample,
+        mean=mean,
+        std=std,
+        parameters=parameters,
+        image_newline=image_newline,
+    )
+
+
+def _processor(folder: Path) -> Reader | None:
+    path = folder / "preprocessor_config.json"
+    if path.is_file():
+        return Reader(path, read_json(path))
+    path = folder / "processor_config.json"
+    if path.is_file():
+        whole = Reader(path, read_json(path))
+        if whole.raw.get("image_processor") is not None:
+            return whole.object("image_processor")
+    return None
+
+
+def _resize(reader: Reader, vision: VisionConfig, default: str) -> str:
+    """`crop` where the shortest edge is resized and the centre cut out, `squash` where both edges are resized."""
+    want = vision.image_size
+    said: Any = reader.raw.get("size")
+    crops = reader.boolean("do_center_crop", default == "crop")
+    if crops and reader.raw.get("crop_size") is not None:
+        _expect_square(reader, "crop_size", want)
+    if said is None:
+        return "crop" if crops else "squash"
+    if isinstance(said, dict) and said.get("height") is not None:
+        _expect_square(reader, "size", want)
+        return "squash"
+    edge = said.get("shortest_edge") if isinstance(said, dict) else said
+    reader.expect("size", edge == want and crops, f"{want} x {want}, or the shortest edge {want} with a centre crop")
+    return "crop"
+
+
+def _expect_square(reader: Reader, key: str, edge: int) -> None:
+    said = reader.raw.get(key)
+    square = (said.get("height"), said.get("width")) if isinstance(said, dict) else (said, said)
+    reader.expect(key, square == (edge, edge), f"{edge} x {edge}, the vision tower's image size")
+
+
+def _triple(reader: Reader, key: str, default: Triple, least: float) -> Triple:
+    value = reader.raw.get(key)
+    if value is None:
+        return default
+    whole = isinstance(value, list) and len(value) == 3 and all(type(v) in (int, float) for v in value)
+    reader.expect(key, whole and all(least <= v <= 10.0 for v in value), f"three numbers from {least:g} to 10")
+    return (float(value[0]), float(value[1]), float(value[2]))

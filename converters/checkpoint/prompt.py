@@ -1,0 +1,30 @@
+"""What a bundle says about prompts: chat template, image token, the tokens that begin and end. Renders nothing."""
+
+from __future__ import annotations
+
+from edge_interleave.bundle.manifest import PromptInfo
+from edge_interleave.converters.checkpoint.reader import Checkpoint
+from edge_interleave.converters.checkpoint.tokenizer import TokenizerFiles
+from edge_interleave.errors import BundleError, CheckpointError
+from edge_interleave.prompt.template import ChatTemplate
+
+
+def prompt_info(checkpoint: Checkpoint, files: TokenizerFiles) -> PromptInfo:
+    """The manifest's facts about prompts. Raises CheckpointError where there is no sound chat template."""
+    template = files.prompt_template
+    if template is None:
+        raise CheckpointError(
+            f"{checkpoint.folder}: no chat template; put the model's as chat_template.jinja into the folder"
+        )
+    try:
+        ChatTemplate(template)
+    except BundleError as error:
+        said = str(error).removesuffix("; convert again")
+        raise CheckpointError(f"{checkpoint.folder}: {said}; download the checkpoint again") from error
+    return PromptInfo(
+        chat_template=template,
+        image_token=files.image_token,
+        bos_token=files.bos_token if files.adds_bos else None,
+        eos_token=files.eos_token,
+        eos_token_ids=files.eos_token_ids,
+    )

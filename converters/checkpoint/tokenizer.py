@@ -1,0 +1,324 @@
+"""The tokenizer of a checkpoint: `tokenizer.json`, or `vocab.json` and `merges.txt` as original checkpoints have it.
+
+Finds the special tokens and the chat templates as well. Knows nothing about weights; executes nothing but templates, in
+Jinja2's sandbox, to see what kind they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from edge_interleave.converters.checkpoint.json_reader import read_json
+from edge_interleave.converters.checkpoint.reader import Checkpoint
+from edge_interleave.errors import BundleError, CheckpointError, UsageError, shown
+from edge_interleave.prompt.template import QWEN_1_5_TEMPLATE, ChatTemplate
+from edge_interleave.prompt.tokenizer_check import check_tokenizer
+
+IMAGE_TOKEN = "<image>"
+_FLAGS = ("special", "normalized", "lstrip", "rstrip", "single_word")
+_NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""Fields of `tokenizer_config.json` whose tokens are special: transformers' SPECIAL_TOKENS_ATTRIBUTES."""
+TOKENIZER_BYTES_MAX = 256 << 20
+QWEN2_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+CHATML_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """A tokenizer with what is known of its special tokens and templates."""
+
+    tokenizer: Tokenizer
+    """With the image marker among its special tokens, where the embedding matrix has a row for it."""
+    image_token: str
+    image_token_id: int | None
+    """None where the marker is no token: the runtime then finds it in the text."""
+    bos_token: str | None
+    eos_token: str
+    eos_token_ids: tuple[int, ...]
+    """Any of these ends an answer: those of the configs, the tokenizer's, and what the templates put behind one."""
+    turn_end_id: int | None
+    """The token that the chat template puts behind an answer; None where it puts none."""
+    pad_token: str | None
+    adds_bos: bool
+    """Whether every text begins with `bos_token`."""
+    text_template: str | None
+    """Chat template for messages whose content is a string."""
+    prompt_template: str | None
+    """Chat template that knows images: the image processor's, or of the tokenizer's one that does. Where there is none,
+    Qwen models get the prompt that LLaVA-NeXT-Interleave was evaluated with; None where all that is missing."""
+
+
+def read_tokenizer(checkpoint: Checkpoint) -> TokenizerFiles:
+    """Read the tokenizer, templates and special tokens of a checkpoint.
+
+    Where the tokenizer has no image marker (original layout), `<image>` is added as the next id, as the conversion to
+    the Hugging Face layout does, if the embedding matrix has a row for it. Raises CheckpointError, also where the
+    tokenizer has more tokens than the embedding matrix has rows.
+    """
+    folder = checkpoint.folder
+    config = _tokenizer_config(folder)
+    tokenizer = _load(folder, config)
+    rows = checkpoint.config.decoder.vocab_size
+    image, image_id = _image_token(checkpoint, tokenizer, rows)
+    size = _size(tokenizer)
+    if size > rows:
+        raise CheckpointError(f"{folder}: the tokenizer has {size} tokens, the embedding matrix {rows} rows")
+    eos = _token(config, "eos_token")
+    ids = tuple(i for i in checkpoint.config.eos_token_ids if i < rows)
+    added = tokenizer.get_added_tokens_decoder()
+    more = tuple(i for i in checkpoint.config.more_eos_token_ids if i in added)
+    if eos is None and ids:
+        eos = tokenizer.id_to_token(ids[0])
+    own = None if eos is None else tokenizer.token_to_id(eos)
+    if eos is None or own is None:
+        raise CheckpointError(f"{folder / 'tokenizer_config.json'}: no eos_token; download the whole checkpoint")
+    bos = _token(config, "bos_token")
+    bos_id = None if bos is None else tokenizer.token_to_id(bos)
+    text = _text_template(folder, config, tokenizer)
+    prompt = _prompt_template(folder, text, tokenizer)
+    special = {"bos_token": bos or "", "eos_token": eos}
+    behind = [_turn_end(template, tokenizer, special) for template in (prompt, text) if template is not None]
+    turn_ends = [end for end in behind if end is not None and end not in (image_id, bos_id)]
+    return TokenizerFiles(
+        tokenizer=tokenizer,
+        image_token=image,
+        image_token_id=image_id,
+        bos_token=bos if bos_id is not None else None,
+        eos_token=eos,
+        eos_token_ids=tuple(dict.fromkeys((*ids, own, *turn_ends, *more))),
+        turn_end_id=next(iter(turn_ends), None),
+        pad_token=_token(config, "pad_token"),
+        adds_bos=bos_id is not None and tokenizer.encode("a").ids[:1] == [bos_id],
+        text_template=text,
+        prompt_template=prompt,
+    )
+
+
+def takes_strings(template: str) -> bool:
+    """Whether a chat template shows the content of a message that is a plain string."""
+    messages = [{"role": "user", "content": "content of the message"}]
+    try:
+        shown_text = ChatTemplate(template).render(messages)
+    except (BundleError, UsageError):
+        return False
+    return messages[0]["content"] in shown_text
+
+
+def _load(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        if path.stat().st_size > TOKENIZER_BYTES_MAX:
+            raise CheckpointError(f"{path}: {path.stat().st_size} bytes is too large for a tokenizer")
+        try:
+            content = path.read_bytes()
+            check_tokenizer(content)
+            tokenizer = Tokenizer.from_buffer(content)
+        except Exception as error:  # `tokenizers` raises bare Exceptions
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(f"{path}: not a tokenizer ({reason}); download it again") from error
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        _add_tokens(folder, tokenizer, config, exact=False)
+        return tokenizer
+    vocab, merges = folder / "vocab.json", folder / "merges.txt"
+    if vocab.is_file() and merges.is_file():
+        tokenizer = _from_slow_files(folder)
+        _add_tokens(folder, tokenizer, config, exact=True)
+        return tokenizer
+    hint = "; save it with transformers' fast tokenizer" if (folder / "tokenizer.model").is_file() else ""
+    raise CheckpointError(f"{folder}: neither tokenizer.json nor vocab.json with merges.txt is there{hint}")
+
+
+def _from_slow_files(folder: Path) -> Tokenizer:
+    """Qwen2's tokenizer from its files, as transformers' Qwen2Tokenizer puts it together; without added tokens."""
+    try:
+        vocab, merges = models.BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+        tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{folder / 'vocab.json'}: not a vocabulary ({reason}); download it again") from error
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    return tokenizer
+
+
+def _add_tokens(folder: Path, tokenizer: Tokenizer, config: Mapping[str, Any], *, exact: bool) -> None:
+    """Add the tokens that `tokenizer_config.json` or, of old, `added_tokens.json` lists.
+
+    Their flags take the place of those in `tokenizer.json`, as in transformers; a token that is there keeps its id.
+    A token that the config names as its `eos_token` or the like is special, whatever its flags say.
+    `exact`: the ids must be the listed ones (where there is no `tokenizer.json` to have them).
+    """
+    held = tokenizer.get_added_tokens_decoder()
+    named = {name for key in _NAMED_TOKENS if (name := _token(config, key)) is not None}
+    wanted = held | _listed_tokens(folder, config, named, fresh=exact)
+    for number, token in sorted(wanted.items()):
+        if token.content in named and not token.special:
+            token = AddedToken(token.content, **{**{flag: getattr(token, flag) for flag in _FLAGS}, "special": True})
+        # `repr` tells all flags, which `==` does not.
+        if repr(held.get(number)) == repr(token):
+            continue
+        (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
+        if exact and tokenizer.token_to_id(token.content) != number:
+            raise CheckpointError(
+                f"{folder}: added token {shown(token.content)} cannot have id {number}; download it again"
+            )
+
+
+def _listed_tokens(folder: Path, config: Mapping[str, Any], named: set[str], *, fresh: bool) -> dict[int, AddedToken]:
+    """By id. `fresh`: there is no `tokenizer.json`, whose flags go before those that `added_tokens.json` leaves out."""
+    listed = config.get("added_tokens_decoder")
+    pairs: list[tuple[Any, Any]] = []
+    if isinstance(listed, dict):
+        pairs = list(listed.items())
+    elif fresh:
+        for key in ("additional_special_tokens", "extra_special_tokens"):
+            extra = config.get(key)
+            named = named | {str(_content(token)) for token in (extra if isinstance(extra, list) else ())}
+        plain = _optional(folder / "added_tokens.json")
+        pairs = [(number, {"content": token, "special": token in named}) for token, number in plain.items()]
+    added = {}
+    for number, flags in pairs:
+        content = flags.get("content") if isinstance(flags, dict) else None
+        if not isinstance(content, str) or not content or not str(number).isdecimal():
+            raise CheckpointError(
+                f"{folder}: added token {shown(content)} has the id {shown(number)}; download it again"
+            )
+        said = {flag: flags.get(flag) is True for flag in _FLAGS}
+        if "normalized" not in flags:
+            said["normalized"] = not said["special"]  # as `tokenizers` has it
+        added[int(number)] = AddedToken(content, **said)
+    return added
+
+
+def _size(tokenizer: Tokenizer) -> int:
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+
+def _image_token(checkpoint: Checkpoint, tokenizer: Tokenizer, rows: int) -> tuple[str, int | None]:
+    configured = checkpoint.config.image_token_id
+    if configured is not None and (token := tokenizer.id_to_token(configured)) is not None:
+        return token, configured
+    if tokenizer.token_to_id(IMAGE_TOKEN) is None:
+        if configured is None and _size(tokenizer) == rows:
+            return IMAGE_TOKEN, None
+        tokenizer.add_special_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)])
+    number = tokenizer.token_to_id(IMAGE_TOKEN)
+    if number is None or number != (number if configured is None else configured):
+        raise CheckpointError(
+            f"{checkpoint.folder}: config.json has image token {configured}, the tokenizer has {number}; "
+            "the two do not belong together"
+        )
+    return IMAGE_TOKEN, number
+
+
+def _text_template(folder: Path, config: Mapping[str, Any], tokenizer: Tokenizer) -> str | None:
+    for template in (_named_template(config.get("chat_template")), _processor_template(folder)):
+        if template is not None and takes_strings(template):
+            return template
+    return CHATML_TEMPLATE if tokenizer.token_to_id("<|im_start|>") is not None else None
+
+
+def _prompt_template(folder: Path, text: str | None, tokenizer: Tokenizer) -> str | None:
+    """The processor's template; of the tokenizer's, only one that knows images, as a text model's does not."""
+    processor = _processor_template(folder)
+    if processor is not None:
+        return processor
+    if (text is None or "image" not in text) and tokenizer.token_to_id("<|im_start|>") is not None:
+        return QWEN_1_5_TEMPLATE
+    return text
+
+
+def _turn_end(template: str, tokenizer: Tokenizer, special: Mapping[str, str]) -> int | None:
+    """The added token that a template puts behind an answer, white space aside: the model's own end of turn.
+
+    Some templates put it only where another turn follows.
+    """
+    try:
+        compiled = ChatTemplate(template, bos_token=special["bos_token"], eos_token=special["eos_token"])
+    except BundleError:
+        return None  # whoever renders it says what is wrong with it
+    contents = {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items()}
+    answer = "answer-of-the-assistant"
+    for as_parts in (True, False):
+        turns = [("user", "question"), ("assistant", answer), ("user", "question")]
+        messages = [
+            {"role": role, "content": [{"type": "text", "text": text}] if as_parts else text} for role, text in turns
+        ]
+        for count in (2, 3):
+            try:
+                rendered = compiled.render(messages[:count], add_generation_prompt=False)
+            except (BundleError, UsageError):
+                continue
+            _, found, tail = rendered.partition(answer)
+            # A template for texts shows a list as Python would.
+            if not found or "'type'" in rendered:
+                continue
+            behind = [content for content in contents if content and tail.lstrip().startswith(content)]
+            if behind:
+                return contents[max(behind, key=len)]
+    return None
+
+
+def _processor_template(folder: Path) -> str | None:
+    jinja = folder / "chat_template.jinja"
+    if jinja.is_file() and jinja.stat().st_size < 1 << 20:
+        try:
+            return jinja.read_text("utf-8")
+        except ValueError as error:
+            raise CheckpointError(f"{jinja}: not UTF-8 text; download it again") from error
+    for name in ("chat_template.json", "processor_config.json"):
+        template = _named_template(_optional(folder / name).get("chat_template"))
+        if template is not None:
+            return template
+    return None
+
+
+def _named_template(value: Any) -> str | None:
+    """A template, or the one called `default` of a list of named ones."""
+    if isinstance(value, list):
+        named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
+        value = named.get("default")
+    return value if isinstance(value, str) else None
+
+
+def _tokenizer_config(folder: Path) -> dict[str, Any]:
+    """`tokenizer_config.json`; without `added_tokens_decoder` it is of old, when a second file named special tokens."""
+    config = _optional(folder / "tokenizer_config.json")
+    if "added_tokens_decoder" in config:
+        return config
+    return config | _optional(folder / "special_tokens_map.json")
+
+
+def _token(config: Mapping[str, Any], key: str) -> str | None:
+    """A special token, which is a string or an object with one."""
+    return _content(config.get(key))
+
+
+def _content(token: Any) -> str | None:
+    value = token.get("content") if isinstance(token, dict) else token
+    return value if isinstance(value, str) else None
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    value = read_json(path) if path.is_file() else {}
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: must be a JSON object; download it again")
+    return value

@@ -1,0 +1,207 @@
+"""Vision tower and projector of a checkpoint to llama.cpp's mmproj GGUF, which llama-server and Ollama open.
+
+Beside the bundle's `decoder.gguf`, a text model in its own right, that file makes the model one that sees in anything
+built on llama.cpp's mtmd; llama.cpp's own converter does not take these checkpoints. The runtime here never reads it.
+mtmd runs such towers as projector type `mlp` (LLaVA's). What it cannot run is refused in one line:
+
+- CLIP towers: mtmd puts the class token behind the patches and then leaves the first patch out instead of it.
+- activations other than the tanh-approximated GELU, which also stands for GELU proper (they differ by 0.0005 at most),
+  and, in the tower alone, quick GELU.
+
+mtmd computes a product in the type that it is stored in: behind an f16 matrix the activations are rounded to f16, and
+behind a q8_0 one in blocks of 32 with one scale. What goes beyond f16 in the probe (`vision_probe`) meets f32 matrices,
+and what has channels far beyond the others meets no q8_0.
+
+mtmd resizes pictures itself: one that is not square keeps its proportions and is padded, where these towers were
+trained on pictures squashed to a square. A picture that comes as a square is treated alike.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from edge_interleave.bundle.manifest import PartInfo
+from edge_interleave.converters.checkpoint.config import VisionConfig
+from edge_interleave.converters.checkpoint.preprocessor import read_vision_info
+from edge_interleave.converters.checkpoint.reader import Checkpoint
+from edge_interleave.converters.gguf.tensors import Computed, Stored, Tensor, fits_f16, stream_tensors
+from edge_interleave.converters.onnx.int8 import outlying
+from edge_interleave.converters.onnx.probe import F16_MAX, Activations, VisionProbe, passes_f16
+from edge_interleave.converters.part_info import Matrix, part_info
+from edge_interleave.converters.progress import Progress
+from edge_interleave.errors import CheckpointError, UsageError
+from edge_interleave.util.arrays import FloatArray
+
+PRECISIONS = ("f16", "q8_0")
+STAGE = "mmproj"
+
+_FILE_TYPES = {"f16": gguf.LlamaFileType.MOSTLY_F16, "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0}
+_GELU = ("gelu", "gelu_pytorch_tanh", "gelu_new")
+_Q8_0_BLOCK = 32
+
+# How mtmd spells the modules of the canonical names; those of a block stand behind `v.blk.N.`.
+_MODULES = {
+    "vision.embeddings.patch_embedding": "v.patch_embd",
+    "vision.embeddings.position_embedding": "v.position_embd",
+    "projector.linear_1": "mm.0",
+    "projector.linear_2": "mm.2",
+}
+_BLOCK_MODULES = {
+    "layer_norm1": "ln1",
+    "layer_norm2": "ln2",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.out_proj": "attn_out",
+    "mlp.fc1": "ffn_up",
+    "mlp.fc2": "ffn_down",
+}
+# mtmd takes `ffn_down` for the first of the two where it takes rows of the tower's width: older files have it so.
+_SQUARE_MODULES = {**_BLOCK_MODULES, "mlp.fc1": "ffn_down", "mlp.fc2": "ffn_up"}
+
+
+def write_mmproj(
+    checkpoint: Checkpoint,
+    path: Path,
+    precision: str = "f16",
+    progress: Progress | None = None,
+    probe: VisionProbe | None = None,
+) -> PartInfo:
+    """Write the vision tower and projector of `checkpoint` to `path`, atomically, with some rows in memory at a time.
+
+    `precision` is one of PRECISIONS; matrices that q8_0 has no blocks for, or whose inputs have channels far beyond the
+    others, stay f16; those that go beyond the range of f16, themselves or in what they are multiplied with, are f32,
+    and so are norms, biases and positions. Returns what the matrices became. `progress` is called with the
+    bytes written (stage `mmproj`) and, where no probe is given, after each stage of the probe.
+    Raises UsageError for an unknown precision, CheckpointError for a tower that mtmd cannot run (`check_mmproj`), or
+    that overflows in it.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"mmproj precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+    check_mmproj(checkpoint)
+    activations = (probe or VisionProbe(checkpoint, progress)).activations()
+    _check_range(checkpoint, activations)
+    beside = path.with_name(f".{path.name}.partial")
+    try:
+        writer = gguf.GGUFWriter(beside, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.MMPROJ])
+        try:
+            _add_parameters(writer, checkpoint, precision)
+            tensors = list(_tensors(checkpoint, precision, activations))
+            stream_tensors(writer, tensors, None if progress is None else partial(progress, STAGE))
+        finally:
+            writer.close()
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    # A table of positions is no matrix that something is multiplied with.
+    matrices = [tensor for tensor in tensors if len(tensor.shape) > 1 and "position" not in tensor.gguf_name]
+    return part_info(
+        [Matrix(tensor.gguf_name, tensor.type, math.prod(tensor.shape), tensor.nbytes) for tensor in matrices],
+        (precision,),
+    )
+
+
+def check_mmproj(checkpoint: Checkpoint) -> None:
+    """Refuse a tower or projector that mtmd cannot run, before anything is written. Raises CheckpointError."""
+    vision, problem = checkpoint.config.vision, ""
+    if vision.type != "siglip":
+        problem = f"a {vision.type} tower, whose class token it puts in the wrong place"
+    elif vision.select_strategy != "full":
+        problem = f"feature select strategy {vision.select_strategy!r} of a siglip tower"
+    elif vision.layers_used < 1:
+        problem = "features from before the first block"
+    elif vision.hidden_act not in (*_GELU, "quick_gelu"):
+        problem = f"activation {vision.hidden_act!r} in the tower"
+    elif vision.projector_act not in _GELU:
+        problem = f"activation {vision.projector_act!r} in the projector"
+    if problem:
+        raise CheckpointError(
+            f"{checkpoint.folder}: llama.cpp's mtmd cannot run {problem}; convert it without --mmproj"
+        )
+
+
+def _check_range(checkpoint: Checkpoint, activations: Activations) -> None:
+    """Refuse what overflows in mtmd whatever the types of the matrices: what it rounds to f16 by itself."""
+    vision = checkpoint.config.vision
+    # Queries come divided by the root of a head's width, which mtmd divides by later.
+    factors = {"q_proj": math.sqrt(vision.hidden_size / vision.heads), "k_proj": 1.0, "v_proj": 1.0}
+    if vision.hidden_act == "quick_gelu":
+        factors["fc1"] = 1.0
+    for name, peak in activations.others.items():
+        largest = peak * factors.get(name.removesuffix(".out").rsplit(".", 1)[-1], 0.0)
+        if passes_f16(largest):
+            raise CheckpointError(
+                f"{checkpoint.folder}: {name} of the vision tower reaches {largest:.3g}, which llama.cpp's mtmd rounds "
+                f"to f16, and f16 ends at {F16_MAX:.0f}; convert it without --mmproj"
+            )
+
+
+def _add_parameters(writer: gguf.GGUFWriter, checkpoint: Checkpoint, precision: str) -> None:
+    vision = checkpoint.config.vision
+    info = read_vision_info(checkpoint.folder, vision, 0)
+    writer.add_type(gguf.GGUFType.MMPROJ)
+    writer.add_name(checkpoint.source.rsplit("/", 1)[-1])
+    writer.add_file_type(int(_FILE_TYPES[precision]))
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_clip_has_vision_encoder(True)
+    writer.add_clip_projector_type("mlp")
+    writer.add_vision_projection_dim(checkpoint.config.decoder.hidden_size)
+    writer.add_vision_image_size(vision.image_size)
+    writer.add_vision_patch_size(vision.patch_size)
+    writer.add_vision_embedding_length(vision.hidden_size)
+    writer.add_vision_feed_forward_length(vision.intermediate_size)
+    writer.add_vision_head_count(vision.heads)
+    writer.add_vision_attention_layernorm_eps(vision.layer_norm_eps)
+    writer.add_vision_image_mean(info.mean)
+    writer.add_vision_image_std(info.std)
+    writer.add_vision_use_gelu(vision.hidden_act in _GELU)
+    writer.add_vision_block_count(vision.layers_used)
+    # Left to itself mtmd stops before the last block, as LLaVA 1.5 does; told whose output to take, it runs that too.
+    writer.add_array("clip.vision.feature_layer", [vision.layers_used])
+
+
+def _tensors(checkpoint: Checkpoint, precision: str, activations: Activations) -> Iterator[Tensor]:
+    names = checkpoint.names()
+    inputs = {
+        f"{linear}.weight": activations.channels[first]
+        for first, linears in activations.takers.items()
+        for linear in linears
+    }
+    for name in names:
+        if name.startswith(("vision.", "projector.")):
+            kind = _type(checkpoint, name, precision, inputs.get(name))
+            yield Stored(checkpoint, name, _gguf_name(name, checkpoint.config.vision), kind)
+    for linear in ("projector.linear_1", "projector.linear_2"):
+        if f"{linear}.bias" not in names:  # mtmd adds one in any case
+            zeros = np.zeros(checkpoint.shape(f"{linear}.weight")[0], np.float32)
+            yield Computed(zeros, _gguf_name(f"{linear}.bias", checkpoint.config.vision))
+
+
+def _gguf_name(name: str, vision: VisionConfig) -> str:
+    module, kind = name.rsplit(".", 1)
+    if module in _MODULES:
+        return f"{_MODULES[module]}.{kind}"
+    number, module = module.removeprefix("vision.layers.").split(".", 1)
+    modules = _SQUARE_MODULES if vision.intermediate_size == vision.hidden_size else _BLOCK_MODULES
+    return f"v.blk.{number}.{modules[module]}.{kind}"
+
+
+def _type(checkpoint: Checkpoint, name: str, precision: str, peaks: FloatArray | None) -> str:
+    """`peaks`: the largest absolute values of the channels that a linear layer's matrix is multiplied with."""
+    shape = checkpoint.shape(name)
+    if len(shape) < 2 or name.endswith("position_embedding.weight"):
+        return "f32"
+    if peaks is not None and passes_f16(float(peaks.max())):
+        return "f32"
+    if precision == "q8_0" and peaks is not None and shape[1] % _Q8_0_BLOCK == 0 and not outlying(peaks):
+        return "q8_0"
+    return "f16" if checkpoint.dtype(name) == "f16" or fits_f16(checkpoint, name) else "f32"

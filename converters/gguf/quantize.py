@@ -1,0 +1,96 @@
+"""Quantizes a GGUF file through llama.cpp itself, in a process of its own. Knows nothing about checkpoints."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from edge_interleave.errors import BackendError
+from edge_interleave.util.disk_space import check_still_room
+
+_WORKER = Path(__file__).with_name("quantize_worker.py")
+_TENSOR_LINE = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
+_TENSOR_TYPE = re.compile(r"\[ *\d+/ *\d+\] +(\S+) +- +\[[\d, ]+\], type = *(\w+), *(?:converting to (\w+))?")
+_FALLBACK_LINE = re.compile(r"falling back|fallback to|using fallback")
+_ERROR_LEVEL = 4
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What llama.cpp said that it did."""
+
+    fallbacks: int
+    """Tensors whose rows fit no block of the type that was asked for, and which took another one."""
+    types: Mapping[str, str]
+    """By tensor, in lower case: `q4_k`. Those of which its log could be read."""
+
+
+def require_llama_cpp() -> None:
+    """Raises BackendError, saying how to install it, where llama.cpp is not there. Imports nothing."""
+    try:
+        found = find_spec("llama_cpp")
+    except ValueError:
+        found = None
+    if found is None:
+        raise BackendError(
+            "a decoder for llama.cpp is quantized by llama.cpp, which is not installed here; "
+            "pip install 'edge-interleave[llama-cpp]'"
+        )
+
+
+def quantize(source: Path, target: Path, file_type: int, on_tensor: Callable[[int, int], None]) -> Quantized:
+    """Write `target`, of llama.cpp's `file_type`.
+
+    `on_tensor` is called with the tensors begun and all of them. An exception, Ctrl-C's too, ends the work at once.
+    Raises OSError where the disk is full, BackendError with llama.cpp's last error.
+    """
+    # -P keeps the worker's folder out of its search path: a sibling of it is called `gguf`.
+    command = [sys.executable, "-P", str(_WORKER), str(source), str(target), str(file_type)]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,  # open as long as this process runs: the worker ends with it
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+    ) as worker:
+        assert worker.stdout is not None
+        try:
+            quantized, errors = _follow(worker.stdout, on_tensor)
+        except BaseException:
+            worker.kill()
+            raise
+    if worker.returncode or not target.is_file():
+        check_still_room(target)
+        reason = errors[-1] if errors else f"exit code {worker.returncode}"
+        raise BackendError(f"llama.cpp did not quantize the decoder ({reason}); convert again")
+    return quantized
+
+
+def _follow(lines: Iterable[str], on_tensor: Callable[[int, int], None]) -> tuple[Quantized, list[str]]:
+    """What was done, and the lines that tell of errors; not in llama.cpp's log are its last words."""
+    fallbacks = 0
+    log: list[str] = []
+    errors: list[str] = []
+    for line in lines:
+        try:
+            level, text = json.loads(line)
+        except ValueError:
+            level, text = _ERROR_LEVEL, line
+        if level == _ERROR_LEVEL and text.strip():
+            errors.append(text.strip().splitlines()[-1][:300])
+        if _FALLBACK_LINE.search(text):
+            fallbacks += 1
+        log.append(text)
+        tensor = _TENSOR_LINE.match(text)
+        if tensor is not None:
+            on_tensor(int(tensor[1]), int(tensor[2]))
+    # llama.cpp logs a tensor's line in pieces.
+    types = {name: (new or old).lower() for name, old, new in _TENSOR_TYPE.findall("".join(log))}
+    return Quantized(fallbacks, types), errors

@@ -1,0 +1,1 @@
+"""Checkpoint to an mlx-lm model."""

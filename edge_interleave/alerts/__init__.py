@@ -1,0 +1,1 @@
+"""Rules, alarms, and how events are delivered."""

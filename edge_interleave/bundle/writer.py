@@ -1,0 +1,298 @@
+"""Builds a bundle's folder so that nobody ever sees half of one. Knows nothing about what the files hold.
+
+The folder is built as a hidden sibling (`.NAME.partial`) and renamed when it is whole. An interrupted build keeps the
+files that were finished, with a note of what they were made from; the next build of the same thing takes them up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from edge_interleave.bundle.manifest import (
+    MANIFEST_NAME,
+    Bundle,
+    FileInfo,
+    Manifest,
+    PartInfo,
+    digest,
+    open_bundle,
+    read_manifest,
+    read_parts,
+    write_manifest,
+)
+from edge_interleave.errors import BundleError, InputError
+from edge_interleave.util.directory_lock import LockedError, locked_folder
+from edge_interleave.util.disk_space import writing
+
+STATE_NAME = ".build.json"
+
+
+@dataclass
+class BundleWriter:
+    """A build under way: what `build_bundle` hands out."""
+
+    out: Path
+    """Where the bundle will lie."""
+    folder: Path
+    """Where it lies until then."""
+    recipe: Mapping[str, str]
+    """What the files are made from: a build is taken up only where this is the same."""
+    done: dict[str, FileInfo]
+    """The files that are finished."""
+    needed: int | None = None
+    """Bytes that the build takes on the disk, where known: said where the disk is full."""
+    parts: dict[str, PartInfo] = field(default_factory=dict)
+    """What was found out about them, by file or, for those in a folder, by folder."""
+
+    def add(self, name: str, make: Callable[[Path], object]) -> Path:
+        """Have `make(path)` write a file of the bundle, unless an earlier, interrupted build finished it.
+
+        A PartInfo that `make` returns gets into the manifest.
+        """
+        path = self.folder / name
+        if name not in self.done:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside = path.with_name(f".{path.name}.partial")
+            with writing(path, self.needed):
+                found = make(beside)
+            if isinstance(found, PartInfo):
+                self.parts[name.split("/")[0]] = found
+            self.done[name] = FileInfo(beside.stat().st_size, digest(beside))
+            beside.replace(path)
+            self.save()
+        return path
+
+    def publish(self, manifest: Manifest) -> Bundle:
+        """Write the manifest, naming the files added, and move the folder to its place."""
+        files, parts = dict(sorted(self.done.items())), {**manifest.parts, **self.parts}
+        write_manifest(self.folder, replace(manifest, files=files, parts=dict(sorted(parts.items()))))
+        open_bundle(self.folder)
+        old = _beside(self.out, "old")
+        if self.out.exists():
+            self.out.rename(old)
+        self.folder.rename(self.out)
+        (self.out / STATE_NAME).unlink()
+        if old.exists():
+            delete_bundle(old)
+        return open_bundle(self.out)
+
+    def save(self) -> None:
+        """Note what was finished, and from what."""
+        done = {name: [info.bytes, info.sha256] for name, info in self.done.items()}
+        beside = self.folder / f"{STATE_NAME}.partial"
+        parts = {name: asdict(part) for name, part in self.parts.items()}
+        beside.write_text(json.dumps({"recipe": dict(self.recipe), "done": done, "parts": parts}), "utf-8")
+        beside.replace(self.folder / STATE_NAME)
+
+
+@contextmanager
+def build_bundle(out: Path, recipe: Mapping[str, str], *, force: bool = False) -> Iterator[BundleWriter]:
+    """Build the bundle folder `out`: `add` its files, then `publish`.
+
+    `recipe` says what the files are made from; finished files of an interrupted build with an equal recipe are kept,
+    others are made anew. With `force` a bundle that lies at `out` is replaced, and stays until the new one is whole.
+    Raises InputError where `out` is taken or another build of it runs. After an InputError nothing is left behind;
+    after any other interruption the finished files are.
+    """
+    out = Path(os.path.realpath(out))
+    folder = partial_folder(out)
+    check_target(out, force=force)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        _restore(out)
+        check_target(out, force=force)
+        with _writing(out, folder, recipe) as writer:
+            yield writer
+
+
+def add_files(
+    bundle: Bundle,
+    files: Mapping[str, Callable[[Path], object]],
+    precisions: Mapping[str, str],
+    recipe: Mapping[str, str],
+    needed: int | None = None,
+) -> Bundle:
+    """Add files to a bundle that lies in its place, each made by `make(path)`, and name them in its manifest.
+
+    Nothing of the bundle changes before all are made; an interrupted addition with an equal `recipe` is taken up.
+    Cut off between its last two steps, with files in their places that the manifest does not name yet, the next run
+    replaces those. Raises InputError where the bundle has one of the files already, where a folder that they go to
+    holds others, or where another process works on the bundle.
+    """
+    out = Path(os.path.realpath(bundle.folder))
+    folder = partial_folder(out)
+    with _locked(folder):
+        manifest = read_manifest(out / MANIFEST_NAME)
+        _check_addition(out, manifest, files)
+        with _writing(out, folder, recipe) as writer:
+            writer.needed = needed
+            for name, make in files.items():
+                writer.add(name, make)
+            made = {name: writer.done[name] for name in files}
+            for name in files:
+                (out / name).parent.mkdir(exist_ok=True)
+                (folder / name).replace(out / name)
+            named = dict(sorted({**manifest.files, **made}.items()))
+            parts = dict(sorted({**manifest.parts, **writer.parts}.items()))
+            precisions = {**manifest.precisions, **precisions}
+            write_manifest(out, replace(manifest, files=named, precisions=precisions, parts=parts))
+            shutil.rmtree(folder)
+    return open_bundle(bundle.folder)
+
+
+def check_target(out: Path, *, force: bool) -> None:
+    """Refuse to build at `out` where something lies that must not be replaced. Raises InputError."""
+    if not os.path.lexists(out):
+        return
+    if not force:
+        raise InputError(f"{out}: exists already; give another place, or --force to replace a bundle")
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    strangers = _strangers(out)
+    if strangers is None:
+        raise InputError(f"{out}: not a bundle, so it is not replaced; give another place")
+    if strangers:
+        raise InputError(f"{out}: holds {strangers[0]}, which is no part of the bundle; move it away first")
+
+
+def delete_bundle(folder: Path) -> None:
+    """Delete a bundle's folder with its files. Raises BundleError, with nothing deleted, where it holds others."""
+    strangers = _strangers(folder)
+    if strangers is None:
+        if not any(folder.iterdir()):
+            folder.rmdir()
+            return
+        raise BundleError(f"{folder}: not a bundle, so it is not deleted")
+    if strangers:
+        raise BundleError(f"{folder}: holds {strangers[0]}, which is no part of the bundle; move it away first")
+    shutil.rmtree(folder)
+
+
+def discard_partial(out: Path) -> bool:
+    """Delete what an interrupted build of `out` left; whether there was anything. Raises InputError while it runs."""
+    folder = partial_folder(out)
+    if not (folder / STATE_NAME).is_file():
+        return False
+    with _locked(folder):
+        shutil.rmtree(folder)
+    return True
+
+
+def partial_folder(out: Path) -> Path:
+    """Where the bundle `out` lies while it is being built."""
+    return _beside(out, "partial")
+
+
+def _beside(out: Path, suffix: str) -> Path:
+    return out.with_name(f".{out.name}.{suffix}")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock on the partial folder. Raises InputError where another process builds there, or just has."""
+    with ExitStack() as held:
+        try:
+            ours = held.enter_context(locked_folder(folder, wait=False))
+        except LockedError as error:
+            raise InputError(f"{folder}: another process is building this bundle; {error.remedy}") from None
+        if not ours:
+            raise InputError(f"{folder}: another process has just built this bundle; look, and try again")
+        yield
+
+
+@contextmanager
+def _writing(out: Path, folder: Path, recipe: Mapping[str, str]) -> Iterator[BundleWriter]:
+    """A writer that takes up what an equal build left, and the clearing up behind it."""
+    done, parts = _finished(folder, recipe)
+    writer = BundleWriter(out, folder, dict(recipe), done, parts=parts)
+    _sweep(folder, keep=writer.done)
+    try:
+        with writing(folder):
+            writer.save()
+            yield writer
+    except InputError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
+        # Both do nothing after the work is done: then the folder is gone.
+        _sweep(folder, keep=writer.done)
+        if not writer.done:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_addition(out: Path, manifest: Manifest, files: Mapping[str, object]) -> None:
+    for name in files:
+        if name in manifest.files:
+            raise InputError(f"{out}: holds {name} already; --force makes the bundle anew")
+    folders = {name.split("/")[0] for name in files if "/" in name}
+    for stranger in _strangers(out) or ():
+        if stranger.split("/")[0] in folders and stranger not in files:
+            raise InputError(f"{out}: holds {stranger}, which is no part of the bundle; move it away first")
+
+
+def _restore(out: Path) -> None:
+    """Undo a replacement that was cut between its two renames, or finish one cut before its last step."""
+    old = _beside(out, "old")
+    if _strangers(old) is None:
+        return
+    if out.exists():
+        with suppress(BundleError):
+            delete_bundle(old)
+    else:
+        old.rename(out)
+
+
+def _finished(folder: Path, recipe: Mapping[str, str]) -> tuple[dict[str, FileInfo], dict[str, PartInfo]]:
+    """The files an interrupted build of the same recipe finished, checked by digest, and what it found out."""
+    path = folder / STATE_NAME
+    try:
+        state = json.loads(path.read_text("utf-8"))
+        if state["recipe"] != dict(recipe):
+            return {}, {}
+        done = {str(name): FileInfo(int(size), str(sha256)) for name, (size, sha256) in state["done"].items()}
+        parts = read_parts(path, state["parts"])
+    except FileNotFoundError:
+        if any(path.name != f"{STATE_NAME}.partial" for path in folder.iterdir()):
+            raise InputError(f"{folder}: in the way, and not left by an earlier run; move it away") from None
+        return {}, {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, BundleError):
+        return {}, {}
+    return {name: info for name, info in done.items() if _is_whole(folder / name, info)}, parts
+
+
+def _is_whole(path: Path, info: FileInfo) -> bool:
+    return path.is_file() and path.stat().st_size == info.bytes and digest(path) == info.sha256
+
+
+def _sweep(folder: Path, keep: Mapping[str, FileInfo]) -> None:
+    """Delete what is unfinished in the partial folder."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        name = path.relative_to(folder).as_posix()
+        if name in keep or name == STATE_NAME:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            with suppress(OSError):
+                path.rmdir()
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _strangers(folder: Path) -> list[str] | None:
+    """Names in a bundle's folder that its manifest does not know; None where it is no bundle."""
+    try:
+        manifest = read_manifest(folder / MANIFEST_NAME)
+    except BundleError:
+        return None
+    known = {*manifest.files, MANIFEST_NAME, STATE_NAME}
+    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not _is_folder(path))
+    return [name for name in names if name not in known]
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()

@@ -1,0 +1,1 @@
+"""The Decoder protocol, and how one answer is generated from a timeline."""

@@ -1,0 +1,64 @@
+"""Finds backends by entry point, and chooses one for a bundle."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, cast
+
+from edge_interleave.decoding.decoder import Backend
+from edge_interleave.errors import BackendError
+
+if TYPE_CHECKING:
+    from edge_interleave.bundle.manifest import Bundle
+
+ENTRY_POINT_GROUP = "edge_interleave.backends"
+
+
+def best_backend() -> str:
+    """What runs a decoder best on this machine: `mlx` on Apple Silicon, `llama-cpp` elsewhere."""
+    return "mlx" if (sys.platform, platform.machine()) == ("darwin", "arm64") else "llama-cpp"
+
+
+def backend_names() -> list[str]:
+    """Names of the known backends, the best for this machine first. Imports none of them."""
+    names, best = {point.name for point in entry_points(group=ENTRY_POINT_GROUP)}, best_backend()
+    return sorted(names, key=lambda name: (name != best, name))
+
+
+def find_backend(name: str) -> Backend:
+    """The backend of that name. Raises BackendError where it is not installed or cannot be imported."""
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        if point.name == name:
+            try:
+                return cast(Backend, point.load())
+            except ImportError as error:
+                ours = point.dist is not None and point.dist.name == "edge-interleave"
+                remedy = f"; pip install 'edge-interleave[{name}]'" if ours else ""
+                raise BackendError(f"backend {name!r} cannot be imported: {error}{remedy}") from error
+    known = ", ".join(backend_names()) or "none"
+    raise BackendError(f"no backend named {name!r}; installed: {known}")
+
+
+def backend_for(bundle: Bundle, name: str | None) -> Backend:
+    """The named backend; for None the best here that runs one of the bundle's decoders. Raises BackendError."""
+    if name is not None:
+        backend = find_backend(name)
+        if not bundle.has(backend.decoder_file):
+            raise BackendError(
+                f"{bundle.folder}: has no {backend.decoder_file}, which {name!r} runs; add it with 'edge-interleave "
+                f"convert {bundle.manifest.source} {bundle.folder} --backend {name}', or name another backend"
+            )
+        return backend
+    problems = []
+    for known in backend_names():
+        try:
+            backend = find_backend(known)
+        except BackendError as error:
+            problems.append(str(error))
+            continue
+        if bundle.has(backend.decoder_file):
+            return backend
+    reason = f" ({problems[0]})" if problems else ""
+    raise BackendError(f"{bundle.folder}: no installed backend runs it{reason}; convert the model again")

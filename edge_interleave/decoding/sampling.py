@@ -1,0 +1,103 @@
+"""Logits to one token. Knows nothing about decoders or text.
+
+The steps, their order and their meaning are those of the logits processors of Hugging Face transformers: repetition
+penalty, temperature, top-k, top-p, min-p. Temperature 0 is greedy: the penalty, then the largest logit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_interleave.errors import UsageError
+from edge_interleave.util.arrays import FloatArray
+
+Probabilities = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How an answer's tokens are drawn. The default is greedy. Raises UsageError for a value that makes no sense."""
+
+    temperature: float = 0.0
+    """0: the most likely token. Above: logits are divided by it before a token is drawn."""
+    top_k: int = 0
+    """Draw from the k most likely tokens only; 0: from all."""
+    top_p: float = 1.0
+    """Draw from the fewest tokens whose probabilities sum to at least this."""
+    min_p: float = 0.0
+    """Draw from the tokens at least this times as likely as the most likely one."""
+    repetition_penalty: float = 1.0
+    """Above 1: makes tokens of the prompt and of the answer less likely."""
+    seed: int | None = None
+    """Same seed, same answer. None: another one each time."""
+
+    def __post_init__(self) -> None:
+        _check("temperature", self.temperature, 0.0 <= self.temperature < math.inf, "a number from 0")
+        _check("top_k", self.top_k, self.top_k >= 0, "a whole number from 0")
+        _check("top_p", self.top_p, 0.0 < self.top_p <= 1.0, "above 0 and at most 1")
+        _check("min_p", self.min_p, 0.0 <= self.min_p <= 1.0, "from 0 to 1")
+        _check("repetition_penalty", self.repetition_penalty, 0.0 < self.repetition_penalty < math.inf, "above 0")
+        _check("seed", self.seed, self.seed is None or self.seed >= 0, "a whole number from 0")
+
+
+class Sampler:
+    """Draws tokens with its own random generator: one sampler an answer."""
+
+    def __init__(self, options: SamplingOptions) -> None:
+        self._options = options
+        self._random = np.random.default_rng(options.seed)
+
+    def pick(self, logits: FloatArray, history: Sequence[int]) -> int:
+        """The next token. `logits` float32 (vocabulary,); `history` the ids so far, prompt included."""
+        if self._options.temperature == 0.0:
+            return int(np.argmax(_penalised(logits, history, self._options.repetition_penalty)))
+        cumulative = np.cumsum(distribution(logits, history, self._options))
+        drawn = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
+        return int(min(drawn, len(cumulative) - 1))
+
+
+def distribution(logits: FloatArray, history: Sequence[int], options: SamplingOptions) -> Probabilities:
+    """The probabilities that a token is drawn by, (vocabulary,); temperature must be above 0."""
+    scores = _penalised(logits, history, options.repetition_penalty) / options.temperature
+    if 0 < options.top_k < len(scores):
+        scores[scores < np.partition(scores, -options.top_k)[-options.top_k]] = -np.inf
+    if options.top_p < 1.0:
+        order = np.argsort(scores, kind="stable")
+        tail = np.cumsum(softmax(scores)[order])
+        removed = tail <= 1.0 - options.top_p
+        removed[-1] = False
+        scores[order[removed]] = -np.inf
+    if options.min_p > 0.0:
+        probabilities = softmax(scores)
+        scores[probabilities < options.min_p * probabilities.max()] = -np.inf
+    return softmax(scores)
+
+
+def softmax(scores: npt.NDArray[np.floating]) -> Probabilities:
+    """Probabilities of scores, in float64."""
+    return np.exp(log_softmax(scores))
+
+
+def log_softmax(scores: npt.NDArray[np.floating]) -> Probabilities:
+    """Logarithms of the probabilities of scores, in float64."""
+    shifted: Probabilities = scores.astype(np.float64) - scores.max()
+    shifted -= np.log(np.exp(shifted).sum())
+    return shifted
+
+
+def _penalised(logits: FloatArray, history: Sequence[int], penalty: float) -> Probabilities:
+    scores = logits.astype(np.float64)
+    if penalty != 1.0 and len(history):
+        seen = np.unique(np.asarray(history))
+        scores[seen] = np.where(scores[seen] < 0, scores[seen] * penalty, scores[seen] / penalty)
+    return scores
+
+
+def _check(name: str, value: object, sound: bool, what: str) -> None:
+    if not sound:
+        raise UsageError(f"{name} must be {what}, not {value}")

@@ -1,0 +1,170 @@
+"""Samples of LLaVA-Interleave Bench and of M4-Instruct, as their files have them, read one at a time.
+
+A sample is `sample_id`, `conversations` (question and answer in turn), `image` (paths) or `video` (a path), `metadata`
+with `dataset` and `question_type`; in some sets a `choice_list`, which the question's text holds as well. Files are
+JSON arrays (`multi_image_in_domain.json`, `m4_instruct_annotations.json`, ...) or JSON lines. Opens no image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edge_interleave.errors import InputError
+from edge_interleave.evaluation.json_items import JsonItems
+from edge_interleave.media.pictures.image import describe
+from edge_interleave.prompt.builder import MARKER
+from edge_interleave.world.judging import JUDGES
+
+OPEN_ENDED, MULTI_CHOICE = "open-ended", "multi-choice"
+_VIDEO_MARKER = "<video>"
+_NAME_CHARACTERS_MAX = 200
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question, and the answer that the file gives."""
+
+    question: str
+    reference: str
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is said about a sample, good or bad."""
+
+    index: int
+    """Its place in the file, from 0."""
+    sample_id: str
+    dataset: str
+    """The set it belongs to; the file's name where it names none."""
+    question_type: str
+    """`open-ended`, `multi-choice`, or whatever the file says."""
+    category: str | None = None
+    scenario: str | None = None
+    chance: float | None = None
+    """The share of right answers that guessing gives."""
+    held_out: str | None = None
+    """What about it training never showed, in a word; empty for nothing; None where the file does not say."""
+    judge: str | None = None
+    """By which rule of `world.judging` an answer that is not the reference may be right; None: by none."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample that can be asked."""
+
+    labels: Labels
+    turns: tuple[Turn, ...]
+    images: tuple[str, ...] = ()
+    """Paths, relative to the folder of images, in the order of the `<image>` markers."""
+    video: str | None = None
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """One sample that cannot be asked."""
+
+    labels: Labels
+    problem: str
+
+
+def read_samples(items: JsonItems) -> Iterator[Sample | BadSample]:
+    """The samples of a file, in order. Raises InputError where the file is damaged (see `JsonItems`)."""
+    for index, raw in enumerate(items):
+        yield parse(raw, index, items.path.stem)
+    if items.read == 0:
+        raise InputError(f"{describe(items.path)}: holds no samples")
+
+
+def parse(raw: Any, index: int, dataset: str) -> Sample | BadSample:
+    """One sample of its JSON value. `dataset`: what it belongs to where it does not say."""
+    if not isinstance(raw, Mapping):
+        labels = Labels(index, str(index), dataset, OPEN_ENDED)
+        return BadSample(labels, "is no object with 'conversations' and 'image'")
+    labels = _labels(raw, index, dataset)
+    try:
+        return _sample(raw, labels)
+    except _ProblemError as problem:
+        return BadSample(labels, str(problem))
+
+
+class _ProblemError(Exception):
+    """What is wrong with a sample."""
+
+
+def _sample(raw: Mapping[str, Any], labels: Labels) -> Sample:
+    video = raw.get("video")
+    if video is not None and (not isinstance(video, str) or not video):
+        raise _ProblemError("'video' is not a path")
+    images = _images(raw.get("image", raw.get("images")))
+    turns = _turns(raw.get("conversations"), has_video=video is not None)
+    markers = sum(turn.question.count(MARKER) for turn in turns)
+    media = len(images) + (video is not None)
+    if markers != media:
+        raise _ProblemError(f"<image> markers in the questions: {markers}, images and videos: {media}")
+    return Sample(labels, turns, images, video, _choices(raw))
+
+
+def _images(value: Any) -> tuple[str, ...]:
+    images = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(images, Sequence) or not all(isinstance(image, str) and image for image in images):
+        raise _ProblemError("'image' is not a list of paths")
+    return tuple(images)
+
+
+def _turns(value: Any, *, has_video: bool) -> tuple[Turn, ...]:
+    """Questions and answers by their order, as the official script takes them: some files mix up who says what."""
+    if not isinstance(value, list) or not value:
+        raise _ProblemError("'conversations' is not a list of turns")
+    texts: list[str] = []
+    for number, turn in enumerate(value, 1):
+        text = turn.get("value") if isinstance(turn, Mapping) else None
+        if not isinstance(text, str):
+            raise _ProblemError(f"turn {number} of 'conversations' has no text as its 'value'")
+        texts.append(text)
+    if len(texts) % 2:
+        raise _ProblemError(f"'conversations' has {len(texts)} turns; the last question has no answer")
+    questions = [text.replace(_VIDEO_MARKER, MARKER) if has_video else text for text in texts[::2]]
+    if not all(question.strip() for question in questions):
+        raise _ProblemError("a question is empty")
+    return tuple(map(Turn, questions, texts[1::2]))
+
+
+def _choices(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    choices = raw.get("choice_list")
+    return tuple(map(str, choices)) if isinstance(choices, list) else ()
+
+
+def _labels(raw: Mapping[str, Any], index: int, dataset: str) -> Labels:
+    metadata = raw.get("metadata")
+    about: Mapping[str, Any] = metadata if isinstance(metadata, Mapping) else {}
+    sample_id = raw.get("sample_id", raw.get("id"))
+    chance, held_out, judge = about.get("chance"), about.get("held_out"), about.get("judge")
+    return Labels(
+        index=index,
+        sample_id=str(sample_id)[:_NAME_CHARACTERS_MAX] if isinstance(sample_id, (str, int)) else str(index),
+        dataset=_name(about.get("dataset")) or _name(raw.get("dataset")) or dataset,
+        question_type=_name(about.get("question_type")) or OPEN_ENDED,
+        category=_name(about.get("category")),
+        scenario=_name(about.get("scenario")),
+        chance=_share(chance),
+        held_out=held_out[:_NAME_CHARACTERS_MAX] if isinstance(held_out, str) else None,
+        judge=judge if judge in JUDGES else None,
+    )
+
+
+def _name(value: Any) -> str | None:
+    return value[:_NAME_CHARACTERS_MAX] if isinstance(value, str) and value.strip() else None
+
+
+def _share(value: Any) -> float | None:
+    # ijson gives decimals, json floats.
+    try:
+        share = None if isinstance(value, (bool, str, type(None))) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return share if share is not None and math.isfinite(share) and 0 <= share <= 1 else None

@@ -1,0 +1,1 @@
+"""Cameras and streams that can block, each read in a process of its own."""

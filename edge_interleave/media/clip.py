@@ -1,0 +1,171 @@
+"""A few frames of a finished clip: a video file, an animated picture, or a folder of pictures.
+
+Knows nothing about models or live sources, nor how videos are opened safely (see `video_file`).
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left, bisect_right
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edge_interleave.errors import MediaError, UsageError
+from edge_interleave.media.frame import Frame
+from edge_interleave.media.pictures.animation import open_animation
+from edge_interleave.media.pictures.folder import is_picture, picture_names
+from edge_interleave.media.pictures.formats import FORMATS
+from edge_interleave.media.pictures.image import (
+    MAX_FILE_BYTES,
+    MAX_PIXELS,
+    decoding,
+    describe,
+    open_image,
+    open_regular,
+    to_rgb,
+)
+from edge_interleave.media.video.file import FrameClock, PacketDamaged, Timetable, VideoFile
+
+if TYPE_CHECKING:
+    import av
+
+MAX_CLIP_PIXELS = 4 * MAX_PIXELS
+"""All frames of one sample together, about 2 GB as RGB."""
+
+
+def sample_clip(path: Path | str, frames: int) -> list[Frame]:
+    """Up to `frames` frames, spread evenly from the first to the last, as LLaVA-NeXT samples videos.
+
+    A clip with fewer gives all it has. Pictures of a folder go by their names, in natural order (f2 before f10); a line
+    is logged where files of the folder are left out. Pages of a TIFF are frames.
+    Raises MediaError where no frame can be had, UsageError where `frames` is less than 1, BackendError where PyAV
+    cannot be imported.
+    """
+    if frames < 1:
+        raise UsageError(f"{frames} frames of a clip make no sense; ask for 1 or more")
+    if os.path.isdir(path):
+        return _sample_folder(Path(path), frames)
+    return _sample_pictures(path, frames) if is_picture(path) else _sample_video(path, frames)
+
+
+def _spread(count: int, frames: int) -> list[int]:
+    """Indices of `frames` of `count` frames: LLaVA-NeXT's linspace, truncated."""
+    return [int(index) for index in np.linspace(0, count - 1, min(count, frames), dtype=int)]
+
+
+def _sample_folder(folder: Path, frames: int) -> list[Frame]:
+    names = picture_names(folder)
+    if not names:
+        raise MediaError(f"{describe(folder)}: no pictures in this folder; give one of {', '.join(FORMATS)}")
+    sampled: list[Frame] = []
+    budget = _Budget(folder)
+    for index in _spread(len(names), frames):
+        image = open_image(folder / names[index])
+        budget.spend(image.size)
+        sampled.append(Frame(image, float(index), index))
+    return sampled
+
+
+def _sample_pictures(path: Path | str, frames: int) -> list[Frame]:
+    """Frames of an animation, or pages of a TIFF; a still picture is a clip of one."""
+    sampled: list[Frame] = []
+    budget = _Budget(path)
+    with decoding(describe(path)), open_regular(path, MAX_FILE_BYTES) as file:
+        animation = open_animation(file)
+        for still in animation.frames(_spread(len(animation), frames)):
+            budget.spend(still.image.size)
+            sampled.append(Frame(to_rgb(still.image), still.time_s, still.index))
+    return sampled
+
+
+def _sample_video(path: Path | str, frames: int) -> list[Frame]:
+    with VideoFile(path, MAX_PIXELS) as video:
+        table = video.timetable()
+    sampled = None if table is None else _by_time(path, table, frames)
+    return sampled or _by_counting(path, frames)
+
+
+def _by_time(path: Path | str, table: Timetable, frames: int) -> list[Frame] | None:
+    """Jump to each frame by its time. None where a frame does not come when it should: nothing is to be trusted."""
+    sampled: list[Frame] = []
+    budget = _Budget(path)
+    with VideoFile(path, MAX_PIXELS) as video:
+        # Which frame is read next, and from which on each must come at its time.
+        at, sure_from = 0, 0
+        for index in _spread(len(table.times), frames):
+            before = bisect_right(table.keys, table.times[index]) - 1
+            key = bisect_left(table.times, table.keys[before]) if before >= 0 else 0
+            if key > at:
+                video.seek(table, table.keys[before])
+                at, sure_from = key, key
+            frame = None
+            while at <= index:
+                frame = _next(video)
+                if frame is None or frame.pts is None:
+                    return None
+                if frame.pts < table.times[sure_from]:
+                    continue
+                if frame.pts != table.times[at]:
+                    return None
+                at += 1
+            if frame is None:
+                return None
+            time_s = video.seconds(table.times[index] - table.times[0])
+            sampled.append(_frame(video, frame, time_s, index, budget))
+    return sampled
+
+
+def _by_counting(path: Path | str, frames: int) -> list[Frame]:
+    """Decode the whole clip twice: to count its frames, and to keep some. Slow, and needs nothing but frames."""
+    with VideoFile(path, MAX_PIXELS) as video:
+        count = 0
+        while _next(video) is not None:
+            count += 1
+    if count == 0:
+        raise MediaError(f"{describe(path)}: holds no frame that can be decoded; the file is damaged or cut off")
+    wanted = set(_spread(count, frames))
+    sampled: list[Frame] = []
+    budget = _Budget(path)
+    with VideoFile(path, MAX_PIXELS) as video:
+        clock = FrameClock(video)
+        for index in range(count):
+            frame = _next(video)
+            if frame is None:
+                break
+            time_s = clock.time_s(frame.pts)
+            if index in wanted:
+                sampled.append(_frame(video, frame, time_s, index, budget))
+    return sampled
+
+
+def _next(video: VideoFile) -> av.VideoFrame | None:
+    """The next frame that can be decoded."""
+    while True:
+        try:
+            return video.read()
+        except PacketDamaged:
+            continue
+
+
+def _frame(video: VideoFile, frame: av.VideoFrame, time_s: float, index: int, budget: _Budget) -> Frame:
+    budget.spend((frame.width, frame.height))
+    return Frame(video.picture(frame), time_s, index)
+
+
+class _Budget:
+    """Counts the pixels of the frames kept, so that a clip cannot fill the memory."""
+
+    def __init__(self, path: Path | str) -> None:
+        self._path = path
+        self._left = MAX_CLIP_PIXELS
+
+    def spend(self, size: tuple[int, int]) -> None:
+        """Raises MediaError where the frames are too many for their size."""
+        self._left -= size[0] * size[1]
+        if self._left < 0:
+            raise MediaError(
+                f"{describe(self._path)}: frames of {size[0]} x {size[1]} exceed {MAX_CLIP_PIXELS // 10**6} "
+                "megapixels in all; ask for fewer frames"
+            )

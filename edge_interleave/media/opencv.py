@@ -1,0 +1,34 @@
+"""OpenCV, imported when it is needed, and silent."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import Any
+
+from edge_interleave.errors import BackendError
+from edge_interleave.util.cpus import quota_limit
+
+
+@cache
+def opencv() -> Any:
+    """OpenCV, and silent: what is wrong with a file is said in one line of ours. A user's own settings stand.
+
+    Raises BackendError where it cannot be imported.
+    """
+    chosen = "OPENCV_LOG_LEVEL" in os.environ
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    try:
+        import cv2
+    except ImportError as error:
+        raise BackendError(
+            f"OpenCV cannot be imported ({' '.join(str(error).split())}); install the system's libgl1, or "
+            "'pip install opencv-python-headless' in place of opencv-python"
+        ) from error
+    if not chosen:
+        # OpenCV 4 has it at the top, OpenCV 5 in a module of its own; 0 is LOG_LEVEL_SILENT.
+        set_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
+        set_level(0)
+    if (limit := quota_limit()) is not None:
+        cv2.setNumThreads(limit)
+    return cv2

@@ -1,0 +1,1 @@
+"""Picture files of any common format to upright RGB images."""

@@ -1,0 +1,84 @@
+"""Opens a source of frames by its name.
+
+    camera:0                    a camera, by its number
+    clip.mp4                    a video
+    pictures/                   a folder: its pictures by name, then new ones as they come
+    http://..., https://...     MJPEG, or a video
+    rtsp://..., rtsps://...     a network camera
+    an iterable                 of uint8 arrays, Pillow images or `Frame`s
+
+An object with `name`, `live`, `open`, `read` and `close` is a source, too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_interleave.errors import UsageError
+from edge_interleave.media.pictures.image import describe
+from edge_interleave.media.sources.base import Source
+from edge_interleave.util.addresses import without_secrets
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_CAMERA = re.compile(r"camera:([0-9]{1,3})")
+
+
+def open_source(spec: str | Path | Iterable[Any] | Source, *, realtime: bool = False) -> Source:
+    """The source that `spec` means (see above); its `open` is not called yet.
+
+    `realtime`: a recorded video plays at its own pace, and is live then. Raises UsageError where nothing is meant.
+    """
+    if isinstance(spec, Source):
+        return spec
+    if not isinstance(spec, (str, Path)):
+        from edge_interleave.media.sources.iterable import ArraySource
+
+        return ArraySource(_pictures(spec))
+    text = str(spec)
+    scheme = _SCHEME.match(text) if isinstance(spec, str) else None
+    if scheme is not None:
+        if scheme[1].lower() not in ("http", "https", "rtsp", "rtsps"):
+            raise UsageError(
+                f"{describe(without_secrets(text) if '@' in text else text)}: {scheme[1]} cannot be watched; "
+                "give http(s)://, rtsp(s)://, a file or camera:0"
+            )
+        from edge_interleave.media.sources.network import NetworkSource
+
+        return NetworkSource(text, realtime=realtime)
+    if isinstance(spec, str) and text.startswith("camera:"):
+        number = _CAMERA.fullmatch(text)
+        if number is None:
+            raise UsageError(f"{describe(text)}: not a camera's name; give its number, as in camera:0")
+        from edge_interleave.media.sources.camera import CameraSource
+
+        return CameraSource(int(number[1]))
+    if os.path.isdir(text):
+        from edge_interleave.media.sources.folder import FolderSource
+
+        return FolderSource(Path(text))
+    from edge_interleave.media.sources.video import VideoSource
+
+    return VideoSource(Path(text), realtime=realtime)
+
+
+def has_own_process(spec: str | Path | Iterable[Any] | Source) -> bool:
+    """Whether OpenCV may read what `spec` names in a process of its own: a camera, or an address.
+
+    An address is opened to know: MJPEG is read without one.
+    """
+    return isinstance(spec, str) and (spec.startswith("camera:") or _SCHEME.match(spec) is not None)
+
+
+def _pictures(spec: object) -> Iterable[Any]:
+    # Iterating over one picture would give its rows, which look like grey pictures.
+    if isinstance(spec, np.ndarray) and (spec.ndim not in (3, 4) or (spec.ndim == 3 and spec.shape[-1] in (3, 4))):
+        raise UsageError(f"an array of shape {spec.shape} is no sequence of pictures; give (n, h, w, 3), or a list")
+    if isinstance(spec, (bytes, bytearray)) or not isinstance(spec, Iterable):
+        raise UsageError(f"{type(spec).__name__}: not a source; give a name, a path, or an iterable of pictures")
+    return spec

@@ -1,0 +1,1 @@
+"""Video files and streams: decoding frames with PyAV and OpenCV, and finding damaged ones."""

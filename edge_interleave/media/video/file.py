@@ -1,0 +1,424 @@
+"""A video file's frames, exactly: one track, in order or from any place, upright, in RGB, by FFmpeg through PyAV.
+
+A playlist inside a "video" can tell FFmpeg to open other files and addresses. So a file is opened only where it is a
+regular one, by its absolute path, with the protocol `file` alone and with containers that hold their own frames.
+Why PyAV and not OpenCV: docs/decisions/0002-video-reading.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import os
+import struct
+import threading
+from array import array
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from edge_interleave.errors import BackendError, MediaError
+from edge_interleave.media.pictures.image import MAX_PIXELS, describe, open_regular
+from edge_interleave.media.video.damage import DamageGate
+from edge_interleave.media.video.opencv_capture import CONTAINERS
+from edge_interleave.util.cpus import quota_limit
+
+if TYPE_CHECKING:
+    import av
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+_TS_DISCONTINUOUS = 0x200
+"""FFmpeg's flag of containers whose time stamps may jump (AVFMT_TS_DISCONT)."""
+_JUMP_S = 10.0
+"""In such a container a longer step is a jump, as for FFmpeg's own program."""
+_REORDERED = 16
+"""No codec puts a frame further behind where its time stamp belongs."""
+_BACK_S = (0.0, 2.0, 10.0)
+"""How much earlier than a key frame a container is asked to go, should it lead behind the key frame."""
+_TRACK_PACKETS = 500
+"""So many packets tell which tracks hold more than one frame; containers lay tracks side by side."""
+_BT709 = 1
+"""FFmpeg's number of the transfer and the primaries that untagged video has, too (ITU-T H.273, tables 2 and 3)."""
+_FULL_HD = 1920 * 1088
+_TURNS = {
+    (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
+    (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
+    (-1, 0, 0, -1): Image.Transpose.ROTATE_180,
+    (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
+    (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
+    (0, 1, -1, 0): Image.Transpose.ROTATE_270,
+    (0, -1, 1, 0): Image.Transpose.ROTATE_90,
+}
+"""What the corner of a display matrix (ISO 14496-12, 6.2.2: a, b, c, d) does to a picture."""
+
+
+class PacketDamaged(Exception):
+    """What was read cannot be decoded, or is a live stream's damaged frame; the next `read` goes on behind it."""
+
+
+@dataclass(frozen=True)
+class Timetable:
+    """When each frame of a track is shown, as its container says; in units of the track."""
+
+    times: array[int]
+    """Ascending, none twice."""
+    keys: array[int]
+    """Times of key frames, ascending."""
+    key_reads: dict[int, int]
+    """For each key frame, the time by which the container finds it (DTS)."""
+
+
+class VideoFile:
+    """An open video. One thread reads, any may close: one that is reading is waited for."""
+
+    def __init__(self, path: Path | str, max_pixels: int = MAX_PIXELS) -> None:
+        """Raises MediaError where it is no video or its frames exceed `max_pixels`, BackendError without PyAV."""
+        open_regular(path).close()
+        # An absolute path cannot be taken for a protocol (`concat:`).
+        options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
+        self._begin_at(os.path.abspath(path), describe(path), options, None, max_pixels)
+
+    @classmethod
+    def at_address(
+        cls,
+        url: str,
+        name: str,
+        options: dict[str, str],
+        timeouts_s: tuple[float, float],
+        max_pixels: int,
+        gate: DamageGate | None = None,
+    ) -> VideoFile:
+        """A video at an address. `options`: FFmpeg's, which say what it may use. `timeouts_s`: to open, to read.
+
+        `gate`: of a live stream, where frames that it finds damaged raise PacketDamaged.
+        """
+        video = cls.__new__(cls)
+        video._begin_at(url, name, options, timeouts_s, max_pixels, gate)
+        return video
+
+    def _begin_at(
+        self,
+        place: str,
+        name: str,
+        options: dict[str, str],
+        timeouts_s: tuple[float, float] | None,
+        max_pixels: int,
+        gate: DamageGate | None = None,
+    ) -> None:
+        self.name = name
+        self._place = place
+        self._options = options
+        self._timeouts_s = timeouts_s
+        self._max_pixels = max_pixels
+        self._gate = gate
+        self._lock = threading.Lock()
+        self._closed = False
+        self._flushed = False
+        self._frames = 0
+        self._key_lost = self._shown = False
+        self._track_index: int | None = None
+        self._turned: tuple[int, int, int] | None = None
+        self._turn: Image.Transpose | None = None
+        self._open()
+
+    def read(self) -> av.VideoFrame | None:
+        """The next frame, in the order in which frames are shown; None behind the last, or when closed.
+
+        Raises PacketDamaged.
+        """
+        with self._lock:
+            while not self._closed:
+                if self._decoded:
+                    frame = self._decoded.popleft()
+                    if self._gate is not None:
+                        if not self._is_whole(frame, self._gate):
+                            raise PacketDamaged
+                        return frame
+                    if self._key_lost and not frame.key_frame:
+                        continue
+                    self._key_lost, self._shown = False, True
+                    return frame
+                try:
+                    packet = next(self._packets, None)
+                # What is left of a file that is cut off, or whose index lies.
+                except (self._av.FFmpegError, ValueError):
+                    packet = None
+                if packet is None:
+                    if self._flushed:
+                        return None
+                    self._flushed = True
+                self._decode(packet)
+            return None
+
+    def seek(self, table: Timetable, key: int) -> None:
+        """Go to a key frame, or before it, by its time. The next frames read may be earlier ones."""
+        with self._lock:
+            if self._closed:
+                return
+            read_at = table.key_reads[key]
+            for back_s in _BACK_S:
+                try:
+                    self._container.seek(read_at - math.ceil(back_s / self._unit_s), stream=self._track)
+                    packets = self._container.demux(self._track)
+                    first = next(packets)
+                except (self._av.FFmpegError, StopIteration, OverflowError):
+                    break
+                at = first.pts if first.dts is None else first.dts
+                if at is not None and at <= read_at:
+                    self._begin(packets)
+                    self._decode_or_skip(first)
+                    return
+            # A container that finds no such place is read from its beginning.
+            self._container.close()
+            self._open()
+
+    def timetable(self) -> Timetable | None:
+        """When each frame is shown; None where the container does not say so, or contradicts itself.
+
+        Reads the file to its end, without decoding it: use a `VideoFile` for this alone.
+        """
+        times, keys, key_reads = array("q"), array("q"), {}
+        before: int | None = None
+        try:
+            for packet in self._container.demux(self._track):
+                if packet.size == 0 or packet.is_discard or self._is_hidden(packet):
+                    continue
+                if packet.pts is None or (before is not None and packet.dts is not None and packet.dts < before):
+                    return None
+                before = packet.dts if packet.dts is not None else before
+                times.append(packet.pts)
+                if packet.is_keyframe:
+                    keys.append(packet.pts)
+                    key_reads[packet.pts] = packet.pts if packet.dts is None else packet.dts
+        except (self._av.FFmpegError, ValueError):
+            pass
+        times, keys = array("q", sorted(times)), array("q", sorted(keys))
+        if not times or any(times[at] == times[at + 1] for at in range(len(times) - 1)):
+            return None
+        return Timetable(times, keys, key_reads)
+
+    def seconds(self, ticks: int) -> float:
+        """A span of the track's units in seconds."""
+        return ticks * self._unit_s
+
+    @property
+    def step_s(self) -> float:
+        """Seconds from frame to frame, about."""
+        rate = self._track.average_rate or self._track.guessed_rate
+        return 1 / float(rate) if rate else 1.0
+
+    @property
+    def may_jump(self) -> bool:
+        """Whether time stamps may jump in this container, for it can be joined of several."""
+        return bool(self._container.format.flags & _TS_DISCONTINUOUS)
+
+    def picture(self, frame: av.VideoFrame) -> Image.Image:
+        """A frame, RGB and upright. Raises MediaError where it is too large."""
+        if frame.width * frame.height > self._max_pixels:
+            raise self._too_large(frame.width, frame.height)
+        if any(component.is_alpha for component in frame.format.components):
+            clear = Image.fromarray(self._pixels(frame, "rgba"))
+            image = Image.alpha_composite(Image.new("RGBA", clear.size, (255, 255, 255, 255)), clear).convert("RGB")
+        else:
+            image = Image.fromarray(self._pixels(frame, "rgb24"))
+        # Asking a frame for its matrix keeps it in memory until the garbage collector comes, so few are asked.
+        facts = (frame.rotation, frame.width, frame.height)
+        if facts != self._turned:
+            self._turned, self._turn = facts, _turn(frame)
+        turn = self._turn
+        return image if turn is None else image.transpose(turn)
+
+    def close(self) -> None:
+        """Free the file. A second call does nothing."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._decoded.clear()
+                self._container.close()
+
+    def __enter__(self) -> VideoFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self) -> None:
+        self._av = pyav()
+        self._container = self._opened()
+        tracks = _tracks(self._container)
+        if not tracks:
+            self._container.close()
+            raise MediaError(f"{self.name}: holds no video that can be decoded; give MP4, MOV, MKV, WebM or AVI")
+        if self._track_index is None:
+            self._track_index = tracks[0].index if len(tracks) == 1 else self._shown_track()
+        track = next((track for track in tracks if track.index == self._track_index), tracks[0])
+        self._track = track
+        width, height = track.codec_context.width, track.codec_context.height
+        if width * height > self._max_pixels:
+            self._container.close()
+            raise self._too_large(width, height)
+        track.thread_type = "AUTO"
+        if (limit := quota_limit()) is not None:
+            track.codec_context.thread_count = limit
+        if self._gate is not None:
+            # A thread a frame: only so are a frame's errors complete when it is given. Each thread delays by a frame.
+            track.thread_type = "FRAME"
+            track.codec_context.thread_count = 2 if width * height <= _FULL_HD else 4
+        # One for all frames: the table that brings HDR to standard range takes seconds to make.
+        self._converter = self._av.video.reformatter.VideoReformatter()
+        self._unit_s = float(track.time_base or 1)
+        self._begin(self._container.demux(track))
+
+    def _opened(self) -> InputContainer:
+        options = {"max_pixels": str(self._max_pixels), **self._options}
+        try:
+            container: InputContainer = self._av.open(self._place, options=options, timeout=self._timeouts_s)
+        except (self._av.FFmpegError, UnicodeError, ValueError) as error:
+            raise MediaError(
+                f"{self.name}: not a video that can be read, or cut off; give MP4, MOV, MKV, WebM or AVI"
+            ) from error
+        return container
+
+    def _shown_track(self) -> int:
+        """The track of several that is the film: the first default one with more than one frame, or else another."""
+        with self._opened() as container:
+            tracks = _tracks(container)
+            frames = {track.index: 0 for track in tracks}
+            with contextlib.suppress(self._av.FFmpegError, ValueError):
+                for packet in itertools.islice(container.demux(*tracks), _TRACK_PACKETS):
+                    frames[packet.stream.index] += packet.size > 0
+                    if frames[tracks[0].index] > 1:
+                        break
+            return max(tracks, key=lambda track: frames[track.index] > 1).index
+
+    def _begin(self, packets: Iterator[av.Packet[VideoStream]]) -> None:
+        self._packets = packets if self._gate is None else _flagged(packets, self._gate)
+        self._decoded: deque[av.VideoFrame] = deque()
+        self._flushed = False
+        self._key_lost = self._shown = False
+
+    def _decode(self, packet: av.Packet[VideoStream] | None) -> None:
+        if packet is not None and packet.size == 0:
+            self._flushed = True
+        try:
+            self._decoded.extend(self._track.codec_context.decode(packet))
+        except self._av.error.EOFError:
+            pass
+        except self._av.FFmpegError as error:
+            if self._gate is not None:
+                self._gate.failed()
+            # What builds on a key frame that is lost shows nothing.
+            self._key_lost = self._key_lost or not self._shown
+            raise PacketDamaged from error
+
+    def _is_whole(self, frame: av.VideoFrame, gate: DamageGate) -> bool:
+        self._frames += 1
+        time_s = self._frames * self.step_s if frame.pts is None else self.seconds(frame.pts)
+        return gate.frame(frame.pts, time_s, key=bool(frame.key_frame), corrupt=frame.is_corrupt)
+
+    def _decode_or_skip(self, packet: av.Packet[VideoStream]) -> None:
+        with contextlib.suppress(PacketDamaged):
+            self._decode(packet)
+
+    def _pixels(self, frame: av.VideoFrame, layout: str) -> npt.NDArray[np.uint8]:
+        """A frame's colours as a screen of standard range shows them; HDR is brought to that range."""
+        try:
+            shown = self._converter.reformat(frame, format=layout, dst_color_trc=_BT709, dst_color_primaries=_BT709)
+        # Tags that FFmpeg does not know how to convert from.
+        except self._av.FFmpegError:
+            shown = self._converter.reformat(frame, format=layout)
+        return np.asarray(shown.to_ndarray(), np.uint8)
+
+    def _is_hidden(self, packet: av.Packet[VideoStream]) -> bool:
+        """Whether it is a frame that others refer to and nobody sees: VP8 has such (RFC 6386, 9.1)."""
+        return self._track.codec_context.name == "vp8" and not bytes(packet)[0] & 0x10
+
+    def _too_large(self, width: int, height: int) -> MediaError:
+        return MediaError(f"{self.name}: frames of {width} x {height} are too large; scale the video down")
+
+
+class FrameClock:
+    """Seconds from the first frame to each one that follows; never falling, however files were joined."""
+
+    def __init__(self, video: VideoFile) -> None:
+        self._video = video
+        self._shift_s = 0.0
+        self._first_s: float | None = None
+        self._last_s = 0.0
+
+    def time_s(self, ticks: int | None) -> float:
+        """The time of the next frame, by what its container says (PTS)."""
+        step_s = self._video.step_s
+        if ticks is None:
+            said = self._last_s + step_s - self._shift_s if self._first_s is not None else 0.0
+        else:
+            said = self._video.seconds(ticks)
+        if self._first_s is None:
+            self._first_s, self._shift_s = said, -said
+            return 0.0
+        time_s = said + self._shift_s
+        falls = said <= self._first_s or time_s < self._last_s - _REORDERED * step_s
+        if falls or (self._video.may_jump and time_s > self._last_s + _JUMP_S):
+            # Another recording begins: it follows the one before.
+            time_s = self._last_s + step_s
+            self._shift_s, self._first_s = time_s - said, said
+        self._last_s = max(self._last_s, time_s)
+        return self._last_s
+
+
+def pyav() -> Any:
+    """PyAV, silent by itself. Raises BackendError where it cannot be imported."""
+    try:
+        import av
+    except ImportError as error:
+        raise BackendError(
+            f"PyAV cannot be imported ({' '.join(str(error).split())}); install it again: pip install av"
+        ) from error
+    return av
+
+
+def _flagged(packets: Iterator[av.Packet[VideoStream]], gate: DamageGate) -> Iterator[av.Packet[VideoStream]]:
+    """The packets, each once the gate has its flags, which takes the one behind it."""
+    packet = next(packets, None)
+    while packet is not None:
+        following = next(packets, None)
+        gate.packet(
+            packet.pts,
+            key=packet.is_keyframe,
+            corrupt=packet.is_corrupt,
+            next_corrupt=following is not None and following.is_corrupt,
+        )
+        yield packet
+        packet = following
+
+
+def _tracks(container: InputContainer) -> list[VideoStream]:
+    """Tracks that can be decoded and are no cover pictures, those first that the file names as default."""
+    tracks = [
+        track
+        for track in container.streams.video
+        if track.codec_context is not None and not track.disposition & type(track.disposition).attached_pic
+    ]
+    return sorted(tracks, key=lambda track: not track.disposition & type(track.disposition).default)
+
+
+def _turn(frame: av.VideoFrame) -> Image.Transpose | None:
+    """What makes the picture upright, by its display matrix; None: nothing, or a turn that is no quarter."""
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return None
+    a, b, _, c, d, *_ = struct.unpack("<9i", bytes(data))
+    greatest = max(abs(value) for value in (a, b, c, d)) or 1
+    near = tuple(value / greatest for value in (a, b, c, d))
+    corner = tuple(round(value) for value in near)
+    if any(abs(value - whole) > 0.1 for value, whole in zip(near, corner, strict=True)):
+        return None
+    return _TURNS.get(corner)

@@ -1,0 +1,1 @@
+"""Memory budgets: what a live window can hold in a given amount of RAM."""

@@ -1,0 +1,1 @@
+"""Messages to prompt segments: templates, tokenizer, and where images stand."""

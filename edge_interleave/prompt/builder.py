@@ -1,0 +1,224 @@
+"""Messages to segments: through the model's chat template, then tokenized around the images.
+
+How images and text are arranged within a message:
+
+- `<image>` markers in the text take the message's images and videos in order; their numbers must agree;
+- without markers and with one text, images and videos come first, in order, as the models were trained;
+- without markers and with several texts, the parts stay in the order given.
+
+A video stands for its frames, one image after another. Templates are of two kinds, told apart by a trial rendering.
+*Structured* ones (llava-hf's) take lists of parts; they put a message's images before its text, so a message that is
+in that order is passed as parts (and renders as transformers' `apply_chat_template` does), any other as one text that
+holds the markers in place. *Plain* ones (Qwen's own) take text, in which each marker is followed by a newline, as in
+LLaVA-NeXT's evaluation. Special tokens inside a message's text stay text (see `tokenizer`); transformers would obey
+them. Knows nothing about pixels, embeddings or decoders.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from edge_interleave.bundle.manifest import MANIFEST_NAME, Bundle
+from edge_interleave.errors import BundleError, UsageError
+from edge_interleave.prompt.messages import Media, Message
+from edge_interleave.prompt.template import ChatTemplate
+from edge_interleave.prompt.tokenizer import IMAGE, TextTokenizer
+
+MARKER = "<image>"
+"""Stands for an image or a video in a user's text, whatever the model's own marker is."""
+
+
+@dataclass(frozen=True)
+class TextSegment:
+    """A run of text tokens."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ImageSegment:
+    """The place of one image."""
+
+    index: int
+    """Which of the prompt's images, frames of videos counted one by one, from 0."""
+
+
+Segment = TextSegment | ImageSegment
+
+
+class PromptBuilder:
+    """A bundle's chat template and tokenizer, put to use."""
+
+    def __init__(self, bundle: Bundle, tokenizer: TextTokenizer) -> None:
+        """Compile the template. Raises BundleError where it is not sound or renders no text."""
+        info = bundle.manifest.prompt
+        self._image_token = info.image_token
+        self._bos_token = info.bos_token
+        self._tokenizer = tokenizer
+        self._name = f"{bundle.folder / MANIFEST_NAME}: the chat template"
+        self._template = ChatTemplate(
+            info.chat_template, bos_token=info.bos_token, eos_token=info.eos_token, name=self._name
+        )
+        self.structured = self._takes_parts()
+        """Whether the template takes lists of parts rather than text."""
+
+    def build(self, messages: Sequence[Message], counts: Sequence[int] | None = None) -> list[Segment]:
+        """The whole conversation, up to where the model's answer begins.
+
+        `counts`: how many images each image and video of the messages stands for, in order; None: one each.
+        Raises UsageError where markers and images disagree or the template refuses the messages, BundleError where the
+        template fails.
+        """
+        arranged = _arranged(messages, counts)
+        text = self._render(arranged)
+        if not text:
+            raise BundleError(f"{self._name} gives no text; convert the model again")
+        if self._bos_token and not text.startswith(self._bos_token):
+            text = self._bos_token + text
+        return self._segments(text, _images(arranged), first=0)
+
+    def follow_up(self, messages: Sequence[Message], counts: Sequence[int] | None = None) -> list[Segment] | None:
+        """What comes after the text of the last answer among the messages: its end, the next turn, the next answer's
+        beginning. None where there is no answer, or the template does not show it unchanged.
+
+        With it a conversation grows by what is new, on top of the very tokens that the model gave.
+        """
+        answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
+        if not answers:
+            return None
+        arranged = _arranged(messages, counts)
+        before = _images(arranged[: answers[-1] + 1])
+        stand_in = f"answer{secrets.token_hex(16)}"
+        arranged[answers[-1]] = replace(arranged[answers[-1]], parts=(stand_in,))
+        head, *tails = self._render(arranged).split(stand_in)
+        if len(tails) != 1 or head.count(self._image_token) != before:
+            return None
+        return self._segments(tails[0], _images(arranged[answers[-1] + 1 :]), first=before)
+
+    def _render(self, arranged: Sequence[_Arranged]) -> str:
+        return self._template.render([self._message(message) for message in arranged])
+
+    def _message(self, message: _Arranged) -> dict[str, Any]:
+        parts = [self._tokenizer.shield(part) if isinstance(part, str) else part for part in message.parts]
+        if not self.structured:
+            return {"role": message.role, "content": _joined(parts, f"{self._image_token}\n")}
+        texts = [part for part in parts if isinstance(part, str)]
+        leading = parts[: len(parts) - len(texts)]
+        if any(isinstance(part, str) for part in leading):
+            return {"role": message.role, "content": [_text(_joined(parts, self._image_token))]}
+        images = [{"type": "image"}] * sum(part for part in leading if isinstance(part, int))
+        return {"role": message.role, "content": [*images, *map(_text, texts)]}
+
+    def _segments(self, text: str, images: int, first: int) -> list[Segment]:
+        segments: list[Segment] = []
+        run: list[int] = []
+        index = first
+        for token in self._tokenizer.encode(text):
+            if token != IMAGE:
+                run.append(token)
+                continue
+            if run:
+                segments.append(TextSegment(tuple(run)))
+                run = []
+            segments.append(ImageSegment(index))
+            index += 1
+        if run:
+            segments.append(TextSegment(tuple(run)))
+        if index - first != images:
+            raise BundleError(f"{self._name} places {index - first} of {images} images; put them into user messages")
+        return segments
+
+    def _takes_parts(self) -> bool:
+        probe = "probe-of-the-template"
+        parts = [{"type": "image"}, _text(probe)]
+        try:
+            shown = self._template.render([{"role": "user", "content": parts}])
+        except (BundleError, UsageError):
+            return False
+        # A plain template shows the list as Python would.
+        return probe in shown and shown.count(self._image_token) == 1 and "'type'" not in shown
+
+
+@dataclass(frozen=True)
+class _Arranged:
+    """A message's parts in their final order; a number stands for so many images in a row."""
+
+    role: str
+    parts: tuple[str | int, ...]
+
+
+def _arranged(messages: Iterable[Message], counts: Sequence[int] | None) -> list[_Arranged]:
+    given = iter(counts) if counts is not None else None
+    arranged = []
+    for message in messages:
+        media = [part for part in message.parts if not isinstance(part, str)]
+        numbers = [1 if given is None else next(given) for _ in media]
+        arranged.append(_Arranged(message.role, _order(message, media, numbers)))
+    return arranged
+
+
+def _order(message: Message, media: Sequence[Media], numbers: Sequence[int]) -> tuple[str | int, ...]:
+    texts = [part for part in message.parts if isinstance(part, str)]
+    markers = 0 if message.role == "assistant" and not media else sum(text.count(MARKER) for text in texts)
+    remaining = iter(numbers)
+    if not markers:
+        images_first = all(isinstance(part, str) for part in message.parts[len(media) :])
+        if len(texts) <= 1 or images_first:
+            return (*numbers, *texts)
+        return _spaced([part if isinstance(part, str) else next(remaining) for part in message.parts])
+    if markers != len(media):
+        raise UsageError(
+            f"<image> markers in the text: {markers}, images and videos given with it: {len(media)}; "
+            "give one for each marker, or use no markers"
+        )
+    first, *others = "\n".join(texts).split(MARKER)
+    parts: list[str | int] = [first]
+    for other in others:
+        parts += [next(remaining), other]
+    return _tidy(parts)
+
+
+def _tidy(parts: Sequence[str | int]) -> tuple[str | int, ...]:
+    """Without empty texts; where all text comes last, without the white space that sets the images apart from it."""
+    solid = [part for part in parts if isinstance(part, int) or part.strip()]
+    if all(isinstance(part, int) for part in solid[:-1]) and solid:
+        last = solid[-1]
+        return (*solid[:-1], last.lstrip() if isinstance(last, str) and len(solid) > 1 else last)
+    return tuple(part for part in parts if part != "")
+
+
+def _spaced(parts: Sequence[str | int]) -> tuple[str | int, ...]:
+    """White space between parts that were given one by one: a space before an image, a newline after it."""
+    spaced: list[str | int] = []
+    for part in parts:
+        before = spaced[-1] if spaced else None
+        if isinstance(part, int) and isinstance(before, str) and not before[-1:].isspace():
+            spaced[-1] = f"{before} "
+        elif isinstance(part, str) and isinstance(before, int) and not part[:1].isspace():
+            part = f"\n{part}"
+        spaced.append(part)
+    return tuple(spaced)
+
+
+def _joined(parts: Sequence[str | int], marker: str) -> str:
+    """One text, a marker for every image, texts apart by a newline. Of two newlines after a marker one is enough."""
+    text = ""
+    for index, part in enumerate(parts):
+        if isinstance(part, int):
+            text += marker * part
+        elif index and isinstance(parts[index - 1], str):
+            text += f"\n{part}"
+        else:
+            text += part.removeprefix("\n") if text.endswith("\n") else part
+    return text
+
+
+def _images(arranged: Iterable[_Arranged]) -> int:
+    return sum(part for message in arranged for part in message.parts if isinstance(part, int))
+
+
+def _text(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}

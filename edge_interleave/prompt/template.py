@@ -1,0 +1,354 @@
+"""Renders a model's chat template: Jinja2 source from a stranger, run in a sandbox with bounds.
+
+The environment is the one that Hugging Face transformers gives templates: trimmed blocks, loop controls,
+`raise_exception`, `tojson`, `strftime_now`, and `{% generation %}` blocks, which here only group. Only the filters and
+string methods that chat templates use are there. Bounds: the source's length, the output's, lengths that operators and
+methods make, numbers given to calls, and steps: loop rounds, calls, and what filters, tests, slices and comparisons go
+through, all together. Knows nothing about images or tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import wraps
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+
+from edge_interleave.errors import BundleError, UsageError
+
+SOURCE_CHARACTERS_MAX = 1 << 18
+OUTPUT_CHARACTERS_MAX = 1 << 22
+STEPS_MAX = 1_000_000
+WIDTH_MAX = 10_000
+CHARACTERS_A_STEP = 16
+FILTERS = (
+    "abs", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float", "int", "items", "join",
+    "last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "replace", "reverse", "round",
+    "safe", "select", "selectattr", "sort", "string", "title", "tojson", "trim", "unique", "upper",
+)  # fmt: skip
+TEXT_METHODS = (
+    "capitalize", "count", "endswith", "find", "index", "isalnum", "isalpha", "isdecimal", "isdigit", "islower",
+    "isnumeric", "isspace", "istitle", "isupper", "join", "lower", "lstrip", "partition", "removeprefix",
+    "removesuffix", "replace", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "split", "splitlines", "startswith",
+    "strip", "swapcase", "title", "upper",
+)  # fmt: skip
+INDENT_MAX = 16
+# Those that take values as they are, or go through a list once; the others make a text of it, or look into it.
+_SHALLOW_FILTERS = (
+    "count", "d", "default", "first", "items", "join", "last", "length", "list", "map", "reject", "rejectattr",
+    "reverse", "select", "selectattr",
+)  # fmt: skip
+_COMPARING_TESTS = (
+    "!=", "<", "<=", "==", ">", ">=", "eq", "equalto", "ge", "greaterthan", "gt", "in", "le", "lessthan", "lower", "lt",
+    "ne", "upper",
+)  # fmt: skip
+_COUNTED, _JOINED, _WEIGHED = "counted of", "joined of", "weighed of"
+
+_CONTAINERS: Any = (dict, list, tuple, set, frozenset, type({}.keys()), type({}.values()), type({}.items()))
+_ONCE: Any = (*_CONTAINERS, range)
+
+QWEN_1_5_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if loop.first and message['role'] != 'system' %}"
+    "{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}"
+    "{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""For checkpoints that bring no template: the conversation `qwen_1_5` of the original LLaVA-NeXT code. Its messages
+hold plain text, in which each image marker is followed by a newline."""
+
+
+class ChatTemplate:
+    """A compiled template. Rendering is serialised, so threads may share one."""
+
+    def __init__(
+        self, source: str, *, bos_token: str | None = None, eos_token: str = "", name: str = "the chat template"
+    ) -> None:
+        """Compile. `name` is what errors call it. Raises BundleError where the source is too long or not Jinja2."""
+        self._name = name
+        if len(source) > SOURCE_CHARACTERS_MAX:
+            raise BundleError(f"{name} is longer than {SOURCE_CHARACTERS_MAX} characters; convert again")
+        self._lock = threading.Lock()
+        self._environment = _Environment()
+        self._variables = {"bos_token": bos_token or "", "eos_token": eos_token, "tools": None, "documents": None}
+        try:
+            tree = self._environment.parse(source)
+            code = self._environment.compile(_bounded(tree, self._environment))
+            self._template = jinja2.Template.from_code(self._environment, code, self._environment.globals)
+        except Exception as error:  # beside Jinja2's own, whatever its parser or Python's run into
+            raise BundleError(f"{name} is not sound ({_one_line(error)}); convert again") from error
+
+    def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
+        """The prompt's text.
+
+        Raises UsageError where the template refuses the messages (say, roles that do not alternate), BundleError where
+        it fails or exceeds its bounds.
+        """
+        with self._lock:
+            self._environment.steps = 0
+            pieces, length = [], 0
+            try:
+                for piece in self._template.generate(
+                    messages=messages, add_generation_prompt=add_generation_prompt, **self._variables
+                ):
+                    pieces.append(piece)
+                    length += len(piece)
+                    if length > OUTPUT_CHARACTERS_MAX:
+                        raise _BoundsError("its output is too long")
+            except _RefusedError as error:
+                raise UsageError(f"{self._name} refuses these messages: {_one_line(error)}") from error
+            except Exception as error:  # a template can raise whatever Python's operators raise
+                raise BundleError(f"{self._name} fails ({_one_line(error)}); convert the model again") from error
+            return "".join(pieces)
+
+
+class _RefusedError(Exception):
+    """The template called `raise_exception`."""
+
+
+class _BoundsError(Exception):
+    """The template exceeded a bound."""
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def __init__(self) -> None:
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[_Generation, loopcontrols],
+            finalize=lambda value: self._weighed(value),
+        )
+        self.steps = 0
+        del self.globals["lipsum"]
+        self.globals["raise_exception"] = _refuse
+        self.globals["strftime_now"] = _strftime_now
+        self.filters["tojson"] = self._tojson
+        self.filters["replace"] = self._replace
+        self.filters["join"] = self._join
+        self.filters["title"] = _title
+        filters: dict[str, Any] = self.filters
+        tests: dict[str, Any] = self.tests
+        self.filters = {name: self._guarded(filters[name], name in _SHALLOW_FILTERS) for name in FILTERS}
+        # Filters of ours, by names that no template can spell.
+        self.filters[_COUNTED], self.filters[_JOINED], self.filters[_WEIGHED] = (
+            self._counted,
+            self._joined,
+            self._weighed,
+        )
+        self.tests = {name: self._guarded(test, name not in _COMPARING_TESTS) for name, test in tests.items()}
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        if isinstance(obj, str):
+            return attr in TEXT_METHODS
+        return not isinstance(obj, (bytes, int, float)) and super().is_safe_attribute(obj, attr, value)
+
+    def wrap_str_format(self, value: Any) -> None:
+        """No `format`: what it makes can be of any width."""
+
+    def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+        self._count(1)
+        text = getattr(obj, "__self__", None)
+        if isinstance(text, str) and obj.__name__ == "join":
+            return self._join(args[0] if args else (), text)
+        for argument in (*args, *kwargs.values()):
+            if isinstance(argument, int) and abs(argument) > WIDTH_MAX and obj is not self.globals["range"]:
+                raise _BoundsError(f"a call with the number {argument}")
+        self._spend(*args, *kwargs.values())
+        if isinstance(text, str):
+            self._spend(text)
+            for argument in (*args, *kwargs.values()):
+                self._check_length(_length(text) * _length(argument))
+        return super().call(context, obj, *args, **kwargs)
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        self._count(1)
+        if isinstance(left, (int, float)) and isinstance(right, (int, float)):
+            if max(abs(left), abs(right)) > 1 << 53 or (operator == "**" and abs(right) > 64):
+                raise _BoundsError("a number too large")
+        elif operator == "%" and isinstance(left, str):
+            raise _BoundsError("formatting by '%'")
+        elif operator == "*":
+            self._make(left, right, _length(left, number=True) * _length(right, number=True))
+        else:
+            self._make(left, right, _length(left) + _length(right))
+        return super().call_binop(context, operator, left, right)
+
+    def _count(self, steps: int) -> None:
+        self.steps += steps
+        if self.steps > STEPS_MAX:
+            raise _BoundsError(f"more than {STEPS_MAX} steps")
+
+    def _make(self, left: Any, right: Any, length: int) -> None:
+        """Count what it costs to make a text or a list of this length."""
+        self._check_length(length)
+        self._count(length // (CHARACTERS_A_STEP if isinstance(left, str) or isinstance(right, str) else 1))
+
+    def _check_length(self, length: int) -> None:
+        if length > OUTPUT_CHARACTERS_MAX:
+            raise _BoundsError("a text too long")
+
+    def _spend(self, *values: Any) -> None:
+        """Count what it costs to go through each value once, not into it."""
+        for value in values:
+            if isinstance(value, str):
+                self._count(1 + len(value) // CHARACTERS_A_STEP)
+            elif isinstance(value, _ONCE):
+                self._count(1 + len(value))
+
+    def _weighed(self, value: Any) -> Any:
+        """The value, all that is in it counted as often as it is met: lists can hold a list twice, and so on."""
+        waiting, characters = [value], 0
+        while waiting:
+            item = waiting.pop()
+            if isinstance(item, str):
+                characters += len(item)
+                self._check_length(characters)
+            elif isinstance(item, _CONTAINERS):
+                self._count(2 * len(item))
+                waiting += item
+                waiting += item.values() if isinstance(item, dict) else ()
+            elif isinstance(item, Namespace):
+                raise _BoundsError("a namespace as a value")
+        self._count(characters // CHARACTERS_A_STEP)
+        return value
+
+    def _guarded(self, function: Callable[..., Any], shallow: bool) -> Callable[..., Any]:
+        """A filter or a test whose operands are counted; and what it gives, where that comes one by one."""
+
+        @wraps(function)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            self._count(1)
+            operands = (*args, *kwargs.values())
+            if shallow:
+                self._spend(*operands)
+            else:
+                self._weighed(operands)
+            found = function(*args, **kwargs)
+            return self._counting(found) if isinstance(found, Iterator) else found
+
+        return guarded
+
+    def _counted(self, values: Any) -> Any:
+        """What a loop goes through, its rounds counted."""
+        if isinstance(values, (str, _ONCE)):
+            self._count(len(values))
+            return values
+        return self._counting(values) if isinstance(values, Iterable) else values
+
+    def _counting(self, values: Iterable[Any]) -> Iterator[Any]:
+        for value in values:
+            self._count(1)
+            yield value
+
+    def _joined(self, values: Sequence[Any]) -> str:
+        """What `~` makes of its operands."""
+        self._weighed(values)
+        return "".join(map(str, values))
+
+    def _replace(self, text: Any, old: str, new: str, count: int = -1) -> str:
+        self._weighed(text)
+        self._check_length(len(str(text)) * _length(new))
+        return str(text).replace(old, new, count)
+
+    def _join(self, values: Iterable[Any], separator: str = "", attribute: str | int | None = None) -> str:
+        items = [value if attribute is None else self.getitem(value, attribute) for value in self._counted(values)]
+        self._weighed([*items, separator])
+        texts = list(map(str, items))
+        self._check_length(sum(map(len, texts)) + len(texts) * len(separator))
+        return separator.join(texts)
+
+    def _tojson(
+        self,
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
+        if indent is not None and not 0 <= indent <= INDENT_MAX:
+            raise _BoundsError(f"an indent of {indent}")
+        self._weighed(value)
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+class _Generation(Extension):
+    """`{% generation %} ... {% endgeneration %}`: marks the assistant's words for training; here it only groups."""
+
+    tags = {"generation"}  # noqa: RUF012 - as Jinja2 declares it
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+
+def _bounded(tree: nodes.Template, environment: jinja2.Environment) -> nodes.Template:
+    """The tree with loops, `~`, slices and comparisons led through the environment's filters that count."""
+    for loop in tree.find_all(nodes.For):
+        loop.iter = _through(_COUNTED, loop.iter)
+    for compare in tree.find_all(nodes.Compare):
+        compare.expr = _through(_WEIGHED, compare.expr)
+        for operand in compare.ops:
+            operand.expr = _through(_WEIGHED, operand.expr)
+    for item in tree.find_all(nodes.Getitem):
+        if isinstance(item.arg, nodes.Slice):
+            item.node = _through(_WEIGHED, item.node)
+    _replace_concat(tree)
+    tree.set_environment(environment)
+    return tree
+
+
+def _through(name: str, value: nodes.Expr | nodes.Node) -> nodes.Filter:
+    return nodes.Filter(value, name, [], [], None, None, lineno=value.lineno)
+
+
+def _replace_concat(node: nodes.Node) -> None:
+    for name in node.fields:
+        value = getattr(node, name)
+        if isinstance(value, nodes.Node):
+            setattr(node, name, _concat_replaced(value))
+        elif isinstance(value, list):
+            setattr(node, name, [_concat_replaced(item) if isinstance(item, nodes.Node) else item for item in value])
+
+
+def _concat_replaced(node: nodes.Node) -> nodes.Node:
+    _replace_concat(node)
+    if isinstance(node, nodes.Concat):
+        return _through(_JOINED, nodes.List(node.nodes, lineno=node.lineno))
+    return node
+
+
+def _length(value: Any, *, number: bool = False) -> int:
+    """Length of a text or a list; of a number, itself where it is to be a factor."""
+    if isinstance(value, int) and number:
+        return max(int(value), 0)
+    return len(value) if isinstance(value, (str, bytes, list, tuple, dict)) else 1
+
+
+def _refuse(message: str) -> str:
+    raise _RefusedError(message)
+
+
+def _title(text: Any) -> str:
+    return str(text).title()
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.now().strftime(pattern)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,187 @@
+"""Text to token ids and back, by a bundle's `tokenizer.json`. Knows nothing about messages or templates.
+
+Two things are added to the tokenizer, in memory only:
+
+- the image marker, where the vocabulary has none (original LLaVA-NeXT checkpoints): it then splits the text as the
+  original code does;
+- a stand-in for every special token, one private-use character each. `shield` puts them into text that a user or a
+  model wrote, so that a `<|im_end|>` in a question stays seven characters of text and never becomes a control token.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer
+
+from edge_interleave.bundle.manifest import TOKENIZER_NAME, Bundle
+from edge_interleave.errors import BundleError
+from edge_interleave.prompt.tokenizer_check import check_tokenizer
+
+IMAGE = -1
+"""Stands for an image marker among token ids."""
+FILE_BYTES_MAX = 64 << 20
+STAND_INS_FROM = 0xF0000
+STAND_INS_MAX = 0xFFFD
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+"""A byte in the vocabulary of SentencePiece's kind, where the decoder takes it for one."""
+
+
+class TextTokenizer:
+    """A tokenizer for prompts and answers."""
+
+    def __init__(self, path: Path, image_token: str, vocab_size: int) -> None:
+        """Read a `tokenizer.json`. Raises BundleError where it is not one or has ids past the decoder's vocabulary."""
+        self._path = path
+        self._tokenizer = _read(path)
+        self._plain = _read(path)  # recognises no special tokens
+        self._plain.encode_special_tokens = True
+        if self._tokenizer.get_vocab_size() > vocab_size:
+            raise BundleError(
+                f"{path}: {self._tokenizer.get_vocab_size()} tokens, the decoder knows {vocab_size}; convert again"
+            )
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        specials = sorted({token.content for token in added if token.special and token.content} | {image_token})
+        if len(specials) > STAND_INS_MAX:
+            raise BundleError(f"{path}: {len(specials)} special tokens are more than a tokenizer has; convert again")
+        stand_ins = {special: chr(STAND_INS_FROM + index) for index, special in enumerate(specials)}
+        if image_token not in {token.content for token in added}:
+            self._tokenizer.add_special_tokens([AddedToken(image_token, normalized=False)])
+        self._tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in stand_ins.values()])
+        self._stand_ins = stand_ins
+        self._specials = re.compile("|".join(map(re.escape, sorted(specials, key=len, reverse=True))))
+        self._image_id = self._tokenizer.token_to_id(image_token)
+        self._originals = {self._tokenizer.token_to_id(text): special for special, text in stand_ins.items()}
+
+    @classmethod
+    def open(cls, bundle: Bundle) -> TextTokenizer:
+        """The tokenizer of a bundle. Raises BundleError."""
+        manifest = bundle.manifest
+        return cls(bundle.file(TOKENIZER_NAME), manifest.prompt.image_token, manifest.decoder.vocab_size)
+
+    def shield(self, text: str) -> str:
+        """The text with its special tokens replaced by stand-ins, which `encode` takes for ordinary text."""
+        return self._specials.sub(lambda match: self._stand_ins[match[0]], text)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids, special tokens recognised, nothing put before or after; an image marker gives IMAGE."""
+        ids: list[int] = []
+        for token in self._encoded(self._tokenizer, text):
+            if token == self._image_id:
+                ids.append(IMAGE)
+            elif token in self._originals:
+                ids += self.encode_plain(self._originals[token])
+            else:
+                ids.append(token)
+        return ids
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Token ids of text in which nothing is special."""
+        return self._encoded(self._plain, text)
+
+    def _encoded(self, tokenizer: Tokenizer, text: str) -> list[int]:
+        try:
+            return list(tokenizer.encode(_unicode(text), add_special_tokens=False).ids)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic of the library is no Exception
+            reason = " ".join(str(error).split())[:200]
+            raise BundleError(
+                f"{self._path}: the tokenizer fails ({reason}); convert or pull the model again"
+            ) from error
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token of the vocabulary, None where it has no such token."""
+        return self._plain.token_to_id(token)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, without special tokens."""
+        return str(self._plain.decode(list(ids), skip_special_tokens=True))
+
+    def stream(self) -> TextStream:
+        """A fresh incremental decoder."""
+        return TextStream(self._plain)
+
+
+class TextStream:
+    """Turns ids into text one at a time, holding back bytes until they make whole characters.
+
+    Bytes that never make one become U+FFFD, as soon as that is certain. It raises for no sequence of ids.
+    `tokenizers.DecodeStream` does: text that was given out already can change under a byte-fallback decoder, which
+    replaces all bytes of a run where one is wrong.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        added = tokenizer.get_added_tokens_decoder()
+        self._special = {number for number, token in added.items() if token.special}
+        self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
+        self._before: list[int] = []
+        """The tokens whose text was given out last: what comes next can depend on them (a space at the beginning)."""
+        self._held: list[int] = []
+        """Tokens after those, whose text ends inside a character."""
+
+    def push(self, token: int) -> str:
+        """The text that this token completes; empty where it ends inside a character or is special."""
+        spelt = self._tokenizer.id_to_token(token)
+        if spelt is None or token in self._special:
+            return ""
+        byte = _BYTE_TOKEN.fullmatch(spelt)
+        alone = "" if byte is None else self._decoded([token])
+        if byte is not None and alone != byte[0]:
+            text = self._flush_held() + self._bytes.decode(bytes([int(byte[1], 16)]))
+            stripped = not self._before and not alone  # a space that begins the answer
+            self._before = [token]
+            return "" if stripped else text
+        broken = self._bytes.decode(b"", final=True)
+        self._held.append(token)
+        text = self._text_of_held()
+        return broken if text.endswith("\ufffd") else broken + self._give_out(text)
+
+    def rest(self) -> str:
+        """What is held back, once no more comes: U+FFFD for bytes that make no character."""
+        return self._flush_held() + self._bytes.decode(b"", final=True)
+
+    def _flush_held(self) -> str:
+        return self._give_out(self._text_of_held()) if self._held else ""
+
+    def _text_of_held(self) -> str:
+        return self._decoded([*self._before, *self._held])[len(self._decoded(self._before)) :]
+
+    def _give_out(self, text: str) -> str:
+        self._before = self._held if text else [*self._before, *self._held]
+        self._held = []
+        return text
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        try:
+            return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # a panic of the library is no Exception
+            return ""
+
+
+def _read(path: Path) -> Tokenizer:
+    try:
+        if path.stat().st_size > FILE_BYTES_MAX:
+            raise BundleError(f"{path}: larger than {FILE_BYTES_MAX >> 20} MiB, not a tokenizer; convert again")
+        content = path.read_bytes()
+        check_tokenizer(content)
+        tokenizer = Tokenizer.from_buffer(content)
+    except BundleError:
+        raise
+    except Exception as error:  # the library raises bare Exceptions
+        reason = " ".join(str(error).split())[:200]
+        raise BundleError(f"{path}: not a tokenizer ({reason}); convert or pull the model again") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _unicode(text: str) -> str:
+    """The text without lone surrogates, which arguments that are no UTF-8 hold, and no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,1 +1,0 @@
-"""Files, video and cameras to frames."""

@@ -1,0 +1,8 @@
+"""Array types that the whole package uses."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]

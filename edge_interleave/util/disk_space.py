@@ -1,0 +1,97 @@
+"""Room on a disk: checked before long work, and named, with the file, where it runs out all the same.
+
+Another program may fill the disk, and a quota is not among what a disk says is free.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from edge_interleave.errors import ResourceError
+
+FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
+"""Error numbers of a full disk, a full quota, and a file larger than the system takes."""
+MARGIN_BYTES = 64 << 20
+_PROBE_BYTES = 1 << 20
+_REMEDY = "free some, or give a place on another disk"
+
+
+def require_room(folder: Path, needed: int) -> int:
+    """Refuse work that writes `needed` bytes into a folder's disk where that and MARGIN_BYTES are not free.
+
+    Gives the bytes that are looked for. Raises ResourceError.
+    """
+    wanted = needed + MARGIN_BYTES
+    free = shutil.disk_usage(folder).free
+    if free < wanted:
+        raise ResourceError(f"{folder}: {_amount(free)} free where about {_amount(wanted)} are needed; {_REMEDY}")
+    return wanted
+
+
+@contextmanager
+def writing(path: Path, needed: int | None = None) -> Iterator[None]:
+    """Turn an error of a full disk inside the block into one that names the file, and what is needed and free.
+
+    `path`: what is written; files of other names beside it are on the way to it. `needed`: bytes that the whole work
+    takes, where known. Raises ResourceError; other errors pass.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else path
+        raise _full(path if named.is_relative_to(path.parent) else named, error, needed) from error
+
+
+def check_still_room(path: Path) -> None:
+    """Raise the system's own error where no more can be written to a file.
+
+    For libraries that say no more than that writing failed. What is tried is taken back.
+    """
+    descriptor = -1
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        size = os.fstat(descriptor).st_size
+        try:
+            os.lseek(descriptor, 0, os.SEEK_END)
+            left = _PROBE_BYTES
+            while left:
+                left -= os.write(descriptor, bytes(left))
+            os.fsync(descriptor)
+        finally:
+            with suppress(OSError):
+                os.ftruncate(descriptor, size)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _full(path: Path, error: OSError, needed: int | None) -> ResourceError:
+    where = path
+    while not where.exists() and where != where.parent:
+        where = where.parent
+    try:
+        free = shutil.disk_usage(where).free
+    except OSError:
+        return ResourceError(f"{path}: {error.strerror}; {_REMEDY}")
+    said = f"{_amount(free)} free"
+    if needed is not None:
+        said += f" where about {_amount(needed)} are needed"
+    if free > (needed or MARGIN_BYTES):
+        said += ": is there a quota?"
+    return ResourceError(f"{path}: {error.strerror} ({said}); {_REMEDY}")
+
+
+def _amount(count: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}" if count < 1000 * size else f"{count / size:,.0f} {unit}"
+    return f"{count / 1000:.3g} kB"

@@ -1,0 +1,156 @@
+"""Images and videos of messages to visual tokens: opened, sampled, encoded. Knows nothing about text or decoders."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edge_interleave.bundle.manifest import NEWLINE_NAME, VISION_NAME, Bundle
+from edge_interleave.decoding.timeline import VisualInput
+from edge_interleave.errors import BundleError, UsageError
+from edge_interleave.prompt.messages import Image, Media
+from edge_interleave.util.arrays import FloatArray
+from edge_interleave.util.progress import QuestionProgress
+
+if TYPE_CHECKING:
+    from edge_interleave.vision.encoder import VisionEncoder
+    from edge_interleave.vision.tower import VisionTower
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What images and videos became."""
+
+    visuals: tuple[VisualInput, ...] = ()
+    """One an image or frame."""
+    counts: tuple[int, ...] = ()
+    """How many of those each image and video is."""
+    seconds: float = 0.0
+    provider: str = ""
+    """What ran the vision tower; empty where nothing was seen."""
+
+    def __add__(self, more: Seen) -> Seen:
+        return Seen(
+            self.visuals + more.visuals,
+            self.counts + more.counts,
+            self.seconds + more.seconds,
+            more.provider or self.provider,
+        )
+
+
+class Eyes:
+    """Opens and encodes images and videos, for any thread. The tower is opened when it is first needed."""
+
+    def __init__(self, bundle: Bundle, threads: int | None, progress: QuestionProgress | None = None) -> None:
+        self._bundle = bundle
+        self._threads = threads
+        self._progress = progress
+        self._opening = threading.RLock()
+        self._closed: str | None = None
+        self._shared_tower: VisionTower | None = None
+        self._shared_encoder: VisionEncoder | None = None
+        self._read_newline: FloatArray | None = None
+
+    def look(self, media: Sequence[Media], *, frames: int, stride: int, tiles: bool) -> Seen:
+        """Visual tokens of images and videos, in order.
+
+        Where the model has an `image_newline`, one follows each image and the last frame of each video, as in the
+        original code (llava_arch.py, `one_token`).
+        """
+        if frames < 1:
+            raise UsageError(f"frames must be a whole number from 1, not {frames}")
+        if stride < 1:
+            raise UsageError(f"pool must be a whole number from 1, not {stride}")
+        if not media:
+            return Seen()
+        from edge_interleave.media.clip import sample_clip
+        from edge_interleave.media.pictures.image import open_image
+
+        started = time.perf_counter()
+        pictures, counts, ends = [], [], []
+        for item in media:
+            shown = (
+                [open_image(item.source)]
+                if isinstance(item, Image)
+                else [frame.image for frame in sample_clip(item.path, item.frames or frames)]
+            )
+            pictures += shown
+            counts.append(len(shown))
+            ends += [False] * (len(shown) - 1) + [True]
+        encoder, newline = self._encoder(), self._newline()
+        rows = encoder.encode(pictures, stride=stride, tiles=tiles, ends=ends, progress=self._progress)
+        visuals = tuple(
+            VisualInput(image) if newline is None or not end else VisualInput(image[:-1], newline)
+            for image, end in zip(rows, ends, strict=True)
+        )
+        seconds = time.perf_counter() - started
+        return Seen(visuals, tuple(counts), seconds, encoder.provider)
+
+    def live_encoder(self) -> VisionEncoder:
+        """Another encoder on the same tower, to be stopped by itself; it keeps nothing, for no frame comes twice."""
+        from edge_interleave.vision.cache import EmbeddingCache
+        from edge_interleave.vision.encoder import VisionEncoder
+
+        manifest = self._bundle.manifest
+        return VisionEncoder(
+            self._tower().another(), manifest.vision, manifest.pooling_mode, EmbeddingCache(0), newline=self._newline()
+        )
+
+    def close(self, reason: str) -> None:
+        """From any thread: have `look`, now and later, raise UsageError with the reason. Other encoders go on."""
+        with self._opening:
+            self._closed = reason
+            encoder = self._shared_encoder
+        if encoder is not None:
+            encoder.stop(reason)
+
+    def _encoder(self) -> VisionEncoder:
+        from edge_interleave.vision.encoder import VisionEncoder
+
+        with self._opening:
+            if self._closed is not None:
+                raise UsageError(self._closed)
+            if self._shared_encoder is None:
+                manifest, tower, newline = self._bundle.manifest, self._tower(), self._newline()
+                self._shared_encoder = VisionEncoder(
+                    tower,
+                    manifest.vision,
+                    manifest.pooling_mode,
+                    identity=manifest.files[VISION_NAME].sha256,
+                    newline=newline,
+                )
+            return self._shared_encoder
+
+    def _newline(self) -> FloatArray | None:
+        from edge_interleave.vision.merge import read_newline
+
+        manifest = self._bundle.manifest
+        if not manifest.vision.image_newline:
+            return None
+        with self._opening:
+            if self._read_newline is None:
+                self._read_newline = read_newline(self._bundle.file(NEWLINE_NAME), manifest.decoder.hidden_size)
+            return self._read_newline
+
+    def _tower(self) -> VisionTower:
+        with self._opening:
+            if self._shared_tower is None:
+                self._shared_tower = self._open_tower()
+            return self._shared_tower
+
+    def _open_tower(self) -> VisionTower:
+        from edge_interleave.vision.providers import provider_for
+        from edge_interleave.vision.tower import VisionTower
+
+        manifest = self._bundle.manifest
+        provider = provider_for(manifest.precisions.get(VISION_NAME))
+        tower = VisionTower(self._bundle.file(VISION_NAME), manifest.vision, self._threads, provider)
+        if tower.hidden_size != manifest.decoder.hidden_size:
+            raise BundleError(
+                f"{self._bundle.folder / VISION_NAME}: visual tokens of {tower.hidden_size} values, the decoder takes "
+                f"{manifest.decoder.hidden_size}; convert again"
+            )
+        return tower

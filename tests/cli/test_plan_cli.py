@@ -1,0 +1,57 @@
+"""`edge-interleave plan`, as a user's shell runs it."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from support.command_line import environment, run, told
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> Mapping[str, str]:
+    return environment(tmp_path)
+
+
+def test_a_table_of_the_window_and_of_what_it_costs(env: Mapping[str, str]) -> None:
+    result = run("plan", "--memory", "400MB", "--goal", "detail", "--threads", 1, env=env)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"^frames +16 *$", result.stdout, re.MULTILINE)
+    assert re.search(r"^visual tokens +576 in the window, 36 a frame *$", result.stdout, re.MULTILINE)
+    for name in ("interpreter and libraries", "decoder weights", "KV cache", "vision activations", "in all"):
+        assert re.search(rf"^{name} +[\d.]+ MB", result.stdout, re.MULTILINE), name
+
+
+def test_json_has_the_same(env: Mapping[str, str]) -> None:
+    result = run("plan", "embedded", "--memory", "400MB", "--pool", "1,4,4,4", "--threads", 1, "--json", env=env)
+    assert result.returncode == 0, result.stderr
+    made = json.loads(result.stdout)
+    assert made["pool"] == [1, 4, 4, 4]
+    assert made["memory"] == 400_000_000
+    assert made["estimate"] == sum(made["costs"].values()) <= made["memory"]
+    assert made["goal"] == "coverage"
+    assert made["kv_precision"] == "f16"
+
+
+def test_too_little_memory_is_one_line_that_names_the_least(env: Mapping[str, str]) -> None:
+    line = told(run("plan", "--memory", "20MB", "--threads", 1, env=env), 4)
+    assert re.search(r"20MB are too little .* the least that would do is \d+MB$", line)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("--memory", "much"), "2GB"),
+        (("--goal", "latency"), "--within"),
+        (("--preset", "10-full", "--window", "3"), "--preset says"),
+        (("--pool", "two"), "1,4,4,4"),
+        (("--frame-size", "big"), "1280x720"),
+        (("--goal", "beauty"), "coverage"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_wrong_calls_are_refused_before_anything_is_run(
+    env: Mapping[str, str], arguments: tuple[str, ...], hint: str
+) -> None:
+    assert hint in told(run("plan", *arguments, env=env), 2)

@@ -1,0 +1,106 @@
+"""The embedded model answers as transformers does: 230 held-out prompts whose answers are stored, no PyTorch needed."""
+
+from collections import Counter
+from dataclasses import replace
+
+import golden_prompts
+import parity
+import pytest
+from golden_prompts import Golden
+
+from edge_interleave.bundle.manifest import Bundle, open_bundle
+from edge_interleave.bundle.store import embedded_folder
+from edge_interleave.converters.convert import convert
+from edge_interleave.world.samples import TASKS
+
+SOME = 11
+"""One prompt in so many: of nearly each task one, at both strides."""
+
+
+@pytest.fixture(scope="module")
+def golden() -> Golden:
+    return golden_prompts.load()
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The checkpoint converted without loss: f16 as it is stored, fp32 tower."""
+    folder = tmp_path_factory.mktemp("exact") / "bundle"
+    backends = ["llama-cpp", "mlx"]
+    return convert(
+        golden_prompts.CHECKPOINT,
+        folder,
+        backends=backends,
+        quantization="f16",
+        mlx_quantization="f16",
+        vision_precision="fp32",
+    )
+
+
+@pytest.fixture(scope="module", params=[SOME, pytest.param(1, marks=pytest.mark.slow)], ids=["21", "230"])
+def some(request: pytest.FixtureRequest, golden: Golden) -> Golden:
+    """For MLX, which on a Linux CPU has the slowest of linear algebra libraries."""
+    return replace(golden, prompts=golden.prompts[:: request.param])
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Bundle:
+    return open_bundle(embedded_folder())
+
+
+def test_the_prompts_are_of_all_kinds(golden: Golden) -> None:
+    assert Counter(Counter(p.task for p in golden.prompts).values()) == {10: len(TASKS)}
+    assert {len(p.pictures) for p in golden.prompts} == {1, 2, 3, 4, 5, 6}
+    assert Counter(p.stride for p in golden.prompts) == {1: 184, 2: 46}
+    assert len(golden.features) >= 8
+    assert {golden.prompts[number].stride for number in golden.logits} == {1, 2}
+    # Agreement says nothing where every answer is the same.
+    assert len({p.answer for p in golden.prompts}) >= 120
+
+
+def test_the_answers_are_of_the_checkpoint_in_the_repository(golden: Golden) -> None:
+    assert golden.checkpoint == golden_prompts.fingerprint(golden_prompts.CHECKPOINT), (
+        "run examples/embedded_model/make_golden.py"
+    )
+
+
+def test_the_bundle_that_ships_is_quantized_as_documented(shipped: Bundle) -> None:
+    precisions = {"decoder.gguf": "q4_k_m", "decoder-mlx": "4bit", "vision.onnx": "int8"}
+    assert shipped.manifest.precisions == precisions
+    assert sum(file.bytes for file in shipped.manifest.files.values()) <= 12 << 20
+
+
+def test_the_fp32_tower_sees_what_transformers_sees(exact: Bundle, golden: Golden) -> None:
+    assert min(parity.vision_cosines(exact, golden)) >= 0.99999
+
+
+def test_the_int8_tower_sees_nearly_the_same(shipped: Bundle, golden: Golden) -> None:
+    assert min(parity.vision_cosines(shipped, golden)) >= 0.999
+
+
+def test_logits_of_the_f16_decoder_are_those_of_transformers(exact: Bundle, golden: Golden) -> None:
+    assert min(parity.logits_cosines(exact, golden, "llama-cpp")) >= 0.9999
+
+
+def test_f16_and_fp32_give_the_same_answers(exact: Bundle, golden: Golden) -> None:
+    different = parity.differing_answers(exact, golden, "llama-cpp")
+    assert len(different) <= 0.01 * len(golden.prompts), "\n".join(different)
+
+
+def test_the_bundle_that_ships_gives_nearly_always_the_same_answers(shipped: Bundle, golden: Golden) -> None:
+    different = parity.differing_answers(shipped, golden, "llama-cpp")
+    assert len(different) <= 0.05 * len(golden.prompts), "\n".join(different)
+
+
+def test_mlx_computes_what_transformers_does(exact: Bundle, golden: Golden) -> None:
+    assert min(parity.logits_cosines(exact, golden, "mlx")) >= 0.9999
+
+
+def test_mlx_unquantized_gives_the_same_answers(exact: Bundle, some: Golden) -> None:
+    different = parity.differing_answers(exact, some, "mlx")
+    assert len(different) <= 0.01 * len(some.prompts), "\n".join(different)
+
+
+def test_mlx_at_4_bits_gives_nearly_always_the_same_answers(shipped: Bundle, some: Golden) -> None:
+    different = parity.differing_answers(shipped, some, "mlx")
+    assert len(different) <= 0.05 * len(some.prompts), "\n".join(different)

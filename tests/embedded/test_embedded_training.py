@@ -1,0 +1,114 @@
+"""What the embedded model's training is fed: packed conversations keep to themselves, and pictures' labels are true."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.paths import EXAMPLES
+
+from edge_interleave.world.cast import COLOURS, KINDS
+from edge_interleave.world.scene import Item, Look, Scene
+
+pytestmark = pytest.mark.oracle
+TRAINER = EXAMPLES / "embedded_model"
+WHITE = Look(160, "plain", (255, 255, 255), (255, 255, 255), 0.0, 0)
+
+
+@pytest.fixture(autouse=True)
+def trainer(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(str(TRAINER))
+
+
+def test_an_answer_sees_its_own_pictures_and_question_alone() -> None:
+    from answering import Batch
+    from build import load_tokenizer
+    from packing import Conversation, Names, pack
+
+    tokenizer = load_tokenizer()
+    talks = [
+        Conversation((number, number + 1)[: 1 + number % 2], ((f"What is {word}?", f"The {word} car is {word}."),) * 2)
+        for number, word in enumerate(("red", "blue", "green", "pink"))
+    ]
+    packed = pack(talks, tokenizer, Names(tokenizer), random.Random(0), 2, gap_share=0.0)
+    rows, t = packed.ids.shape
+    assert rows < len(talks)
+    assert sorted(packed.images.tolist()) == sorted(image for talk in talks for image in talk.images)
+    mask = Batch.of(packed).mask[:, 0].numpy()
+    for place, answer in zip(packed.answer_at, packed.answers, strict=True):
+        row, at = divmod(int(place), t)
+        seen = tokenizer.decode(packed.ids[row][mask[row, at]].tolist(), skip_special_tokens=False)
+        assert seen.count("<|im_start|>system") == 1
+        assert seen.count("What is") == 1
+        assert packed.ids[row, at + 1] == answer
+        number = int(packed.talk[row, at])
+        assert talks[number].turns[0][0] in seen
+        assert seen.count("<image>") == 9 * len(talks[number].images)
+
+
+def test_patches_tell_kind_colour_and_middles() -> None:
+    import pool
+
+    items = (
+        Item("circle", "red", 0.25, 0.25, 0.3, (255, 0, 0)),
+        Item("star", "blue", 0.72, 0.75, 0.1, (0, 0, 255)),
+        Item("star", "blue", 0.78, 0.78, 0.1, (0, 0, 255)),
+    )
+    scene = Scene(items, WHITE)
+    labels = pool.patch_labels(scene)
+    assert labels.shape == (pool.GRID, pool.GRID, 3)
+    assert labels[1, 1].tolist() == [KINDS.index("circle"), COLOURS.index("red"), 1]
+    assert labels[4, 4, :2].tolist() == [KINDS.index("star"), COLOURS.index("blue")]
+    assert labels[4, 4, 2] == 2
+    assert labels[..., 2].sum() == len(items)
+    listed = pool.listed_items(scene)
+    assert listed[:3, 0].tolist() == [KINDS.index("circle"), KINDS.index("star"), KINDS.index("star")]
+    assert (listed[3:] == -1).all()
+
+
+def test_of_a_strange_picture_nothing_is_claimed() -> None:
+    import pool
+
+    scene = Scene((), WHITE, strange="held-out noise")
+    assert (pool.patch_labels(scene)[..., :2] == pool.DOUBT).all()
+    assert pool.effects_of(scene)[-1] == 1
+    assert pool.picture(scene).shape == (pool.IMAGE_SIDE, pool.IMAGE_SIDE, 3)
+
+
+def test_pooled_labels_add_middles_up() -> None:
+    import torch
+    from teach_tower import pooled_labels
+
+    labels = torch.from_numpy(np.full((1, 6, 6, 3), (-1, -1, 0), np.int64))
+    labels[0, 0, 0] = torch.tensor([3, 1, 1])
+    labels[0, 0, 1] = torch.tensor([3, 1, 1])
+    pooled = pooled_labels(labels)
+    assert pooled.shape == (1, 3, 3, 3)
+    assert pooled[0, 0, 0].tolist() == [3, 1, 2]
+    assert pooled[0, 1, 1].tolist() == [-1, -1, 0]
+
+
+def test_a_checkpoint_enlarged_says_what_it_said(tmp_path: Path) -> None:
+    import torch
+    from build import build_model, load_checkpoint, load_tokenizer, save_checkpoint
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+    tokenizer = load_tokenizer()
+    told = build_model(tokenizer).config.to_dict()
+    told["vision_config"]["num_hidden_layers"] = 4
+    told["text_config"] |= {"num_hidden_layers": 6, "layer_types": ["full_attention"] * 6}
+    config = LlavaConfig(**told)
+    small = LlavaForConditionalGeneration._from_config(config, attn_implementation="eager")
+    save_checkpoint(small, tokenizer, tmp_path)
+    small = LlavaForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32)
+    large = load_checkpoint(tmp_path, tokenizer)
+    assert len(large.model.language_model.layers) == 8
+    ids = torch.tensor([tokenizer.encode("What is red?").ids])
+    with torch.no_grad():
+        assert torch.allclose(small(ids).logits, large(ids).logits, atol=1e-3)
+        pixels = torch.rand(1, 3, 144, 144)
+        before, after = (
+            m.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-1] for m in (small, large)
+        )
+        assert torch.allclose(before, after, atol=1e-3)

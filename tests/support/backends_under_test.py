@@ -1,0 +1,39 @@
+"""Which backends the suites of the Decoder protocol run: ours, or those that `pytest --backend NAME` names."""
+
+import platform
+import sys
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+from edge_interleave.bundle.manifest import Bundle
+from edge_interleave.decoding.decoder import DecoderOptions
+from edge_interleave.decoding.registry import find_backend
+from edge_interleave.errors import BackendError
+
+OURS = ("llama-cpp", "mlx")
+MLX_WHEELS = {("darwin", "arm64"), ("linux", "x86_64"), ("linux", "aarch64")}
+"""Where MLX has some, and the test extra installs them."""
+MLX_HERE = (sys.platform, platform.machine()) in MLX_WHEELS or find_spec("mlx") is not None
+
+
+def backends_of(config: pytest.Config) -> list[Any]:
+    """Their names. MLX is skipped where it has no wheels; one that was asked for by name never is."""
+    named = config.getoption("backend")
+    without_mlx = pytest.mark.skipif(not MLX_HERE, reason="MLX has no wheels for this machine")
+    return named or [pytest.param(name, marks=without_mlx if name == "mlx" else ()) for name in OURS]
+
+
+def has_precision(backend: str, bundle: Bundle, precision: str) -> bool:
+    """Whether the tests of a KV precision apply. `f16` every backend must have, and ours all of them.
+
+    Another's may refuse one with BackendError, when it is asked what it would take as when it is opened.
+    """
+    if backend in OURS or precision == "f16":
+        return True
+    try:
+        find_backend(backend).memory(bundle, DecoderOptions(context=200, kv_precision=precision))
+    except BackendError:
+        return False
+    return True

@@ -1,0 +1,193 @@
+"""A Qwen2 decoder in plain NumPy, float64, over a checkpoint's weights: what a timeline must compute, by definition.
+
+An entry's keys and values are made once, from what the entry could see when it was appended. Keys are kept as they are
+before rotation, so that an entry's position can change without a rounding; every attention is written out from the
+formula, over all entries that are there and a matrix of who sees whom. Slow, and meant to be: nothing here is clever.
+The formulas are those of the Qwen2 report (arXiv 2407.10671, section 2.2) and of RoFormer (arXiv 2104.09864), the
+rotation over halves as in the published code. Knows nothing about engines.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from support.safetensors_edit import header_of
+
+Array = npt.NDArray[np.float64]
+Positions = npt.NDArray[np.int64]
+Visibility = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Entries:
+    """What a timeline holds: n entries in order."""
+
+    positions: Positions
+    """(n,)"""
+    keys: Array
+    """(layers, n, kv heads, head size), before rotation."""
+    values: Array
+    """(layers, n, kv heads, head size)."""
+
+    def chosen(self, which: npt.NDArray[np.bool_]) -> Entries:
+        """Those of a mask (n,)."""
+        return Entries(self.positions[which], self.keys[:, which], self.values[:, which])
+
+    def followed_by(self, more: Entries) -> Entries:
+        """These, then more."""
+        return Entries(
+            np.concatenate((self.positions, more.positions)),
+            np.concatenate((self.keys, more.keys), 1),
+            np.concatenate((self.values, more.values), 1),
+        )
+
+
+class Qwen2:
+    """The weights of a checkpoint's decoder, and one forward pass."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        """A folder with `config.json` and one `model.safetensors` of float16, its head tied to its embeddings."""
+        config = json.loads((checkpoint / "config.json").read_text("utf-8"))["text_config"]
+        assert config["tie_word_embeddings"]
+        assert config["rope_parameters"]["rope_type"] == "default"
+        self.layers: int = config["num_hidden_layers"]
+        self.hidden_size: int = config["hidden_size"]
+        self.vocab_size: int = config["vocab_size"]
+        self._heads: int = config["num_attention_heads"]
+        self._kv_heads: int = config["num_key_value_heads"]
+        self._head_size = self.hidden_size // self._heads
+        self._epsilon: float = config["rms_norm_eps"]
+        exponents = np.arange(0, self._head_size, 2) / self._head_size
+        self._frequencies = config["rope_parameters"]["rope_theta"] ** -exponents
+        self._weights = _decoder_weights(checkpoint / "model.safetensors")
+
+    def nothing(self) -> Entries:
+        """No entries."""
+        none = np.zeros((self.layers, 0, self._kv_heads, self._head_size))
+        return Entries(np.zeros(0, np.int64), none, none)
+
+    def embed(self, ids: Sequence[int]) -> Array:
+        """Token ids to rows (n, hidden)."""
+        return self._weights["embed_tokens.weight"][list(ids)]
+
+    def forward(self, rows: Array, positions: Positions, past: Entries, visible: Visibility) -> tuple[Array, Entries]:
+        """Logits (n, vocabulary) of new rows (n, hidden) at positions (n,), and the entries they become.
+
+        `visible`: (n, past + n), what each new entry sees of those before it and of the new ones.
+        """
+        stream, keys, values = rows, [], []
+        for layer in range(self.layers):
+            block = f"layers.{layer}."
+            normed = self._norm(stream, block + "input_layernorm.weight")
+            q, k, v = (self._heads_of(self._linear(normed, f"{block}self_attn.{name}_proj")) for name in "qkv")
+            keys.append(k)
+            values.append(v)
+            mixed = self._attend(
+                self._rotate(q, positions),
+                self._rotate(np.concatenate((past.keys[layer], k)), np.concatenate((past.positions, positions))),
+                np.concatenate((past.values[layer], v)),
+                visible,
+            )
+            stream = stream + self._linear(mixed, block + "self_attn.o_proj")
+            normed = self._norm(stream, block + "post_attention_layernorm.weight")
+            gate, up = (self._linear(normed, f"{block}mlp.{name}_proj") for name in ("gate", "up"))
+            stream = stream + self._linear(gate / (1 + np.exp(-gate)) * up, block + "mlp.down_proj")
+        logits = self._norm(stream, "norm.weight") @ self._weights["embed_tokens.weight"].T
+        return logits, Entries(positions, np.stack(keys), np.stack(values))
+
+    def _attend(self, q: Array, k: Array, v: Array, visible: Visibility) -> Array:
+        """q (n, heads, size), k and v (m, kv heads, size), visible (n, m) -> (n, hidden)."""
+        k, v = (np.repeat(x, self._heads // self._kv_heads, axis=1) for x in (k, v))
+        scores = np.einsum("ihd,jhd->hij", q, k) / math.sqrt(self._head_size)
+        scores = np.where(visible, scores, -np.inf)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        return np.einsum("hij,jhd->ihd", weights, v).reshape(len(q), self.hidden_size)
+
+    def _rotate(self, x: Array, positions: Positions) -> Array:
+        angles = positions[:, None, None] * self._frequencies
+        first, second = np.split(x, 2, axis=-1)
+        cos, sin = np.cos(angles), np.sin(angles)
+        return np.concatenate((first * cos - second * sin, second * cos + first * sin), -1)
+
+    def _heads_of(self, x: Array) -> Array:
+        return x.reshape(len(x), -1, self._head_size)
+
+    def _norm(self, x: Array, name: str) -> Array:
+        return x / np.sqrt((x * x).mean(-1, keepdims=True) + self._epsilon) * self._weights[name]
+
+    def _linear(self, x: Array, name: str) -> Array:
+        product = x @ self._weights[f"{name}.weight"].T
+        bias = self._weights.get(f"{name}.bias")
+        return product if bias is None else product + bias
+
+
+class NumpyDecoder:
+    """A timeline with the operations of the `Decoder` protocol. `entries` can be copied and restored."""
+
+    def __init__(self, model: Qwen2) -> None:
+        self.model = model
+        self.entries = model.nothing()
+
+    @property
+    def length(self) -> int:
+        return len(self.entries.positions)
+
+    @property
+    def position(self) -> int:
+        return int(self.entries.positions[-1]) + 1 if self.length else 0
+
+    def append_tokens(self, ids: Sequence[int]) -> Array:
+        return self.append_embeddings(self.model.embed(ids))
+
+    def append_embeddings(self, rows: npt.NDArray[np.floating]) -> Array:
+        """Each new entry sees all that is there and the new ones up to itself. Logits of the last, (vocabulary,)."""
+        count = len(rows)
+        positions = self.position + np.arange(count)
+        visible = np.hstack((np.ones((count, self.length), bool), np.tri(count, dtype=bool)))
+        logits, new = self.model.forward(rows.astype(np.float64), positions, self.entries, visible)
+        self.entries = self.entries.followed_by(new)
+        return logits[-1]
+
+    def truncate(self, position: int) -> None:
+        self.entries = self.entries.chosen(self.entries.positions < position)
+
+    def evict(self, start: int, end: int) -> None:
+        positions = self.entries.positions
+        self.entries = self.entries.chosen((positions < start) | (positions >= end))
+
+    def recompute(self, start: int, end: int, parts: Sequence[Sequence[int] | npt.NDArray[np.floating]]) -> None:
+        """The entries of a range anew, as if nothing but those before it had ever been there."""
+        positions = self.entries.positions
+        after = self.entries.chosen(positions >= end)
+        self.truncate(start)
+        before = self.entries
+        for part in parts:
+            rows = part if isinstance(part, np.ndarray) else self.model.embed(part)
+            self.append_embeddings(rows)
+        new = self.entries.chosen(np.arange(self.length) >= len(before.positions))
+        new = replace(new, positions=np.arange(start, end))
+        self.entries = before.followed_by(new).followed_by(after)
+
+    def rebase(self) -> None:
+        self.entries = replace(self.entries, positions=np.arange(self.length))
+
+
+def _decoder_weights(path: Path) -> dict[str, Array]:
+    """By name below the decoder: `layers.0.mlp.up_proj.weight`."""
+    header, data = header_of(path)
+    prefix = "language_model.model."
+    weights = {}
+    for name, entry in header.items():
+        if name.startswith(prefix):
+            assert entry["dtype"] == "F16", name
+            raw = np.frombuffer(data[slice(*entry["data_offsets"])], "<f2")
+            weights[name.removeprefix(prefix)] = raw.reshape(entry["shape"]).astype(np.float64)
+    return weights
