@@ -34,17 +34,16 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
-from edge_interleave.bundle import ONNX_DATA, ONNX_EMBEDDINGS, ONNX_GRAPH, PartInfo
+from edge_interleave.bundle.manifest import ONNX_DATA, ONNX_EMBEDDINGS, ONNX_GRAPH, PartInfo
+from edge_interleave.converters.checkpoint.config import DecoderConfig
+from edge_interleave.converters.checkpoint.reader import Checkpoint
+from edge_interleave.converters.checkpoint.weight_names import EMBEDDING, HEAD
+from edge_interleave.converters.onnx.graph import GraphBuilder, Spec
+from edge_interleave.converters.onnx.int8 import quantized
+from edge_interleave.converters.onnx.nbits import BLOCK, group_bytes, quantized_groups
+from edge_interleave.converters.part_info import Matrix, part_info
+from edge_interleave.converters.progress import Progress
 from edge_interleave.errors import UsageError
-
-from ..checkpoint import Checkpoint
-from ..config import DecoderConfig
-from ..int8 import quantized
-from ..names import EMBEDDING, HEAD
-from ..onnx_graph import GraphBuilder, Spec
-from ..part_info import Matrix, part_info
-from ..progress import Progress
-from .nbits import BLOCK, group_bytes, quantized_groups
 
 PRECISIONS = ("int8", "int4", "f16", "f32")
 DEFAULT_PRECISION = "int8"
@@ -121,9 +120,7 @@ def decoder_bytes(checkpoint: Checkpoint, precision: str = DEFAULT_PRECISION) ->
     return export_decoder(checkpoint, precision).graph.data_bytes + table + (1 << 20)
 
 
-def export_decoder(
-    checkpoint: Checkpoint, precision: str, smoothings: Smoothings | None = None
-) -> DecoderExport:
+def export_decoder(checkpoint: Checkpoint, precision: str, smoothings: Smoothings | None = None) -> DecoderExport:
     """The whole decoder, its weights not yet made. Raises UsageError for an unknown precision."""
     check_precision(precision)
     decoder = checkpoint.config.decoder

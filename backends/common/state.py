@@ -1,4 +1,4 @@
-"""Saved timelines: a header that says what is in the file, then llama.cpp's own bytes. Never trusts either."""
+"""Saved timelines: a header that says what is in the file, then the engine's bytes. Never trusts either."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SavedState:
     ranges: Ranges
     """Stored positions."""
     payload: bytes | bytearray = field(repr=False)
-    """What llama.cpp wrote."""
+    """What the engine wrote."""
 
 
 def write_state(path: Path, state: SavedState) -> None:
