@@ -14,6 +14,7 @@ from edge_interleave.bundle.manifest import (
     MANIFEST_NAME,
     MLX_NAME,
     MMPROJ_NAME,
+    ONNX_NAME,
     VISION_NAME,
     Bundle,
     DecoderInfo,
@@ -32,6 +33,8 @@ from edge_interleave.converters.gguf.mmproj import check_mmproj
 from edge_interleave.converters.gguf.quantize import require_llama_cpp
 from edge_interleave.converters.mlx.decoder import require_mlx
 from edge_interleave.converters.mlx.recipes import DEFAULT_RECIPE, RECIPES
+from edge_interleave.converters.onnx.decoder import DEFAULT_PRECISION
+from edge_interleave.converters.onnx.decoder import PRECISIONS as ONNX_PRECISIONS
 from edge_interleave.converters.onnx.vision import PRECISIONS
 from edge_interleave.converters.parts import Part, bundle_parts
 from edge_interleave.converters.progress import Progress
@@ -41,7 +44,7 @@ from edge_interleave.util.disk_space import require_room
 from edge_interleave.util.utf8_path import utf8_text
 
 LOG = logging.getLogger(__name__)
-BACKENDS = ("llama-cpp", "mlx")
+BACKENDS = ("llama-cpp", "mlx", "onnx")
 # Of smaller files the content counts, not only the time.
 _SMALL_FILE_BYTES = 1 << 20
 
@@ -53,6 +56,7 @@ def convert(
     backends: Sequence[str] | None = None,
     quantization: str | None = None,
     mlx_quantization: str | None = None,
+    onnx_precision: str | None = None,
     vision_precision: str = "int8",
     mmproj: str | None = None,
     name: str | None = None,
@@ -64,7 +68,8 @@ def convert(
 
     `backends`, of BACKENDS: what shall run the decoder, which is written for each. Default: those whose quantization
     is given, else the best for this machine. `quantization` (default `q4_k_m`) is of the decoder for llama.cpp,
-    `mlx_quantization` (default `4bit`; a recipe of mlx-lm) of that for MLX. `mmproj`: `f16` or `q8_0` for an
+    `mlx_quantization` (default `4bit`; a recipe of mlx-lm) of that for MLX, `onnx_precision` (default `int8`) of that
+    for ONNX Runtime. `mmproj`: `f16` or `q8_0` for an
     `mmproj.gguf` as well, which llama-server and Ollama open beside `decoder.gguf`.
     `name` is what the bundle calls itself (default: `out`'s name). Nobody sees the bundle before it is whole; an
     interrupted run is taken up by the next one with the same arguments. With `force` a bundle at `out` is replaced.
@@ -73,7 +78,7 @@ def convert(
     Raises UsageError, CheckpointError, InputError where `out` is taken, ResourceError where the disk is too full,
     BackendError where what makes a decoder is not installed or fails.
     """
-    precisions = _precisions(backends, quantization, mlx_quantization, vision_precision, mmproj)
+    precisions = _precisions(backends, quantization, mlx_quantization, onnx_precision, vision_precision, mmproj)
     out = Path(out)
     held = None if force else _held(out)
     if held is None:
@@ -130,6 +135,7 @@ def _precisions(
     backends: Sequence[str] | None,
     quantization: str | None,
     mlx_quantization: str | None,
+    onnx_precision: str | None,
     vision_precision: str,
     mmproj: str | None,
 ) -> dict[str, str]:
@@ -138,6 +144,7 @@ def _precisions(
         ("backend", backends or (), BACKENDS),
         ("quantization", [quantization], QUANTIZATIONS),
         ("MLX quantization", [mlx_quantization], RECIPES),
+        ("ONNX precision", [onnx_precision], ONNX_PRECISIONS),
         ("vision precision", [vision_precision], PRECISIONS),
         ("mmproj precision", [mmproj], MMPROJ_PRECISIONS),
     ):
@@ -145,17 +152,22 @@ def _precisions(
             if value is not None and value not in known:
                 raise UsageError(f"{what} {value!r}: choose one of {', '.join(known)}")
     # mmproj.gguf is of no use without decoder.gguf.
-    named = {"llama-cpp": quantization is not None or mmproj is not None, "mlx": mlx_quantization is not None}
-    chosen = list(backends or ()) or [backend for backend in BACKENDS if named[backend]] or [best_backend()]
-    for backend in BACKENDS:
-        if named[backend] and backend not in chosen:
-            options = "quantization and mmproj are" if backend == "llama-cpp" else "MLX quantization is"
+    named = {
+        "llama-cpp": ("quantization and mmproj are", quantization is not None or mmproj is not None),
+        "mlx": ("MLX quantization is", mlx_quantization is not None),
+        "onnx": ("ONNX precision is", onnx_precision is not None),
+    }
+    chosen = list(backends or ()) or [name for name, (_, given) in named.items() if given] or [best_backend()]
+    for backend, (options, given) in named.items():
+        if given and backend not in chosen:
             raise UsageError(f"{options} for the decoder of {backend}; add that backend (--backend {backend})")
     precisions = {}
     if "llama-cpp" in chosen:
         precisions[GGUF_NAME] = quantization or DEFAULT_QUANTIZATION
     if "mlx" in chosen:
         precisions[MLX_NAME] = mlx_quantization or DEFAULT_RECIPE
+    if "onnx" in chosen:
+        precisions[ONNX_NAME] = onnx_precision or DEFAULT_PRECISION
     precisions[VISION_NAME] = vision_precision
     if mmproj is not None:
         precisions[MMPROJ_NAME] = mmproj

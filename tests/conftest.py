@@ -16,6 +16,7 @@ from support.backends_under_test import backends_of
 from support.tiny import tiny_bundle
 
 from edge_interleave.backends.llama_cpp.decoder import LlamaCppDecoder
+from edge_interleave.backends.onnx.decoder import OnnxDecoder
 from edge_interleave.bundle.manifest import Bundle
 from edge_interleave.converters.convert import convert
 
@@ -88,6 +89,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
         return found
 
     monkeypatch.setattr(LlamaCppDecoder, "_decode", counted(LlamaCppDecoder._decode))
+    monkeypatch.setattr(OnnxDecoder, "_compute", counted(OnnxDecoder._compute))
     if find_spec("mlx"):
         from edge_interleave.backends.mlx.decoder import MlxDecoder
 

@@ -33,6 +33,7 @@ LEAST_COSINE = 0.9
 MEAN_COSINE = 0.99
 """Over all tokens: below, the whole picture does."""
 F16_MAX = 65504.0
+VISUAL_TOKENS = 384
 _HEADROOM = 2.0
 """Other pictures than the probe's may have values this much larger."""
 
@@ -66,6 +67,8 @@ class Found:
     """To fp32, the least of all tokens of all pictures; NaN where a token is no number."""
     mean_cosine: float
     """The mean over them."""
+    tokens: FloatArray
+    """Visual tokens of some pictures in fp32, (n, decoder's hidden size), at most VISUAL_TOKENS."""
 
 
 def passes_f16(value: float) -> bool:
@@ -86,6 +89,11 @@ class VisionProbe:
         """What the tower's values come to in fp32. Raises CheckpointError where some are no numbers even there."""
         known = next(iter(self._found.values()), None)
         return (known or self.found("fp32")).activations
+
+    def visual_tokens(self) -> FloatArray:
+        """What the tower gives in fp32, as `Found.tokens`. Raises CheckpointError as `found`."""
+        known = next(iter(self._found.values()), None)
+        return (known or self.found("fp32")).tokens
 
     def found(self, precision: str) -> Found:
         """What the precision does to the tower. Raises CheckpointError where even fp32 gives what are no numbers."""
@@ -143,7 +151,7 @@ def _run(checkpoint: Checkpoint, precision: str, progress: Progress | None) -> F
     if precision == "fp32":
         rounded = exact
     cosines = np.concatenate([_cosines(a, b) for a, b in zip(exact, rounded, strict=True)])
-    return Found(Activations(channels, takers, others), balances, float(cosines.min()), float(cosines.mean()))
+    return Found(Activations(channels, takers, others), balances, float(cosines.min()), float(cosines.mean()), _some(exact))
 
 
 def _opened(
@@ -173,6 +181,12 @@ def _balance(checkpoint: Checkpoint, linears: tuple[str, ...], peaks: FloatArray
     """Behind a layer norm, which can divide, are the first layers of a block's two halves."""
     reach = [np.abs(checkpoint.tensor(f"{linear}.weight")).max(axis=0) for linear in linears]
     return balanced(peaks, np.max(reach, axis=0), smooth=linears[0].endswith((".q_proj", ".fc1")))
+
+
+def _some(tokens: list[FloatArray]) -> FloatArray:
+    """Of each picture as many rows."""
+    rows = np.concatenate(tokens, axis=1)[0]
+    return np.ascontiguousarray(rows[:: -(-len(rows) // VISUAL_TOKENS)])
 
 
 def _cosines(exact: FloatArray, rounded: FloatArray) -> npt.NDArray[np.float64]:

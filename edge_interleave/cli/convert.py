@@ -18,6 +18,7 @@ from edge_interleave.bundle.manifest import (
     MANIFEST_NAME,
     MLX_NAME,
     MMPROJ_NAME,
+    ONNX_NAME,
     VISION_NAME,
     Bundle,
     PartInfo,
@@ -27,12 +28,13 @@ from edge_interleave.cli import output
 from edge_interleave.cli.options import complete_path, json_option
 from edge_interleave.errors import BundleError
 
-DECODERS = {"llama-cpp": GGUF_NAME, "mlx": MLX_NAME}
+DECODERS = {"llama-cpp": GGUF_NAME, "mlx": MLX_NAME, "onnx": ONNX_NAME}
 """Backend to the file or folder that is its decoder in a bundle."""
 QUANTIZATIONS = ("q4_k_m", "q4_0", "q5_k_m", "q6_k", "q8_0", "f16")
 MLX_QUANTIZATIONS = (
     "4bit", "8bit", "6bit", "3bit", "mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6", "mxfp4", "f16"
 )  # fmt: skip
+ONNX_PRECISIONS = ("int8", "int4", "f16", "f32")
 PRECISIONS = ("int8", "fp16", "fp32")
 VISION_PRECISION = "int8"
 MMPROJ_PRECISIONS = ("f16", "q8_0")
@@ -50,6 +52,7 @@ class ConvertCall(Protocol):
         backends: Sequence[str] | None,
         quantization: str | None,
         mlx_quantization: str | None,
+        onnx_precision: str | None,
         vision_precision: str,
         mmproj: str | None = None,
         name: str | None,
@@ -67,14 +70,14 @@ def converter() -> ConvertCall:
 
 
 def precision_options(command: _F) -> _F:
-    """`--backend`, `--quantization`, `--mlx-quantization` and `--vision-precision`."""
+    """`--backend`, one option for the precision of each decoder, and `--vision-precision`."""
     backend = click.option(
         "--backend",
         "backends",
         type=click.Choice(tuple(DECODERS), case_sensitive=False),
         multiple=True,
-        help="What shall run the decoder; twice for a bundle with both decoders.  [default: the one whose quantization "
-        "is given, else mlx on Apple Silicon and llama-cpp elsewhere]",
+        help="What shall run the decoder; repeat for a bundle with several decoders.  [default: the one whose "
+        "precision is given, else the best for this machine: see 'edge-interleave info']",
     )
     gguf = click.option(
         "-q",
@@ -89,12 +92,17 @@ def precision_options(command: _F) -> _F:
         help=f"Of the decoder for MLX, one of mlx-lm's recipes: {', '.join(MLX_QUANTIZATIONS)} (which quantizes "
         "nothing); in groups of 64 (mxfp4: 32).  [default: 4bit]",
     )
+    onnx = click.option(
+        "--onnx-precision",
+        type=click.Choice(ONNX_PRECISIONS, case_sensitive=False),
+        help="Of the decoder for ONNX Runtime; int4 takes less memory and more time.  [default: int8]",
+    )
     vision = click.option(
         "--vision-precision",
         type=click.Choice(PRECISIONS, case_sensitive=False),
         help=f"Of the vision tower; int8 is the fastest on CPUs.  [default: {VISION_PRECISION}]",
     )
-    return backend(gguf(mlx(vision(command))))
+    return backend(gguf(mlx(onnx(vision(command)))))
 
 
 class ConvertCommand(click.Command):
@@ -133,6 +141,7 @@ def convert(
     backends: tuple[str, ...],
     quantization: str | None,
     mlx_quantization: str | None,
+    onnx_precision: str | None,
     vision_precision: str | None,
     mmproj: str | None,
     name: str | None,
@@ -151,6 +160,8 @@ def convert(
         quantization = held.get(GGUF_NAME)
     if mlx_quantization is None and "mlx" in backends:
         mlx_quantization = held.get(MLX_NAME)
+    if onnx_precision is None and "onnx" in backends:
+        onnx_precision = held.get(ONNX_NAME)
     with output.progress() as progress:
         bundle = converter()(
             source,
@@ -158,6 +169,7 @@ def convert(
             backends=backends or None,
             quantization=quantization,
             mlx_quantization=mlx_quantization,
+            onnx_precision=onnx_precision,
             vision_precision=vision_precision or held.get(VISION_NAME, VISION_PRECISION),
             mmproj=mmproj,
             name=name,

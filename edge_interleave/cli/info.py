@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from edge_interleave.bundle import store
-from edge_interleave.bundle.manifest import GGUF_NAME, MLX_NAME, VISION_NAME, Bundle, open_bundle, verify
+from edge_interleave.bundle.manifest import GGUF_NAME, MLX_NAME, ONNX_NAME, VISION_NAME, Bundle, open_bundle, verify
 from edge_interleave.cli import output
 from edge_interleave.cli.options import complete_model, json_option
 from edge_interleave.errors import BackendError
@@ -80,7 +80,7 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
             "vocab_size": decoder.vocab_size,
             "context_length": decoder.context_length,
             "precisions": {
-                name: manifest.precisions.get(name, "?") for name in (GGUF_NAME, MLX_NAME) if bundle.has(name)
+                name: manifest.precisions.get(name, "?") for name in (GGUF_NAME, MLX_NAME, ONNX_NAME) if bundle.has(name)
             },
         },
         "vision": {
