@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -17,9 +16,10 @@ import edge_interleave as ei
 from edge_interleave.bundle.manifest import MANIFEST_NAME
 from edge_interleave.converters.convert import convert
 from edge_interleave.evaluation.intervals import wilson
-from edge_interleave.world.cast import SEEN
+from edge_interleave.util.atomic_file import atomic_file
 from edge_interleave.world.drawing import draw
-from edge_interleave.world.videos import KINDS, draw_video, taken
+from edge_interleave.world.long_clips import KINDS, draw_video, sampled
+from edge_interleave.world.vocabulary import TRAIN
 
 TRAINER = Path(__file__).parent.parent / "examples" / "embedded_model" / "train_on_videos.py"
 TRAINED = {"4 frames": (4, 1), "16 frames, pooled to 1/4": (16, 2)}
@@ -52,9 +52,8 @@ def measure_pooling(checkpoint: Path, out: Path, samples: int) -> list[Clips]:
         kept = bundle.parent / f"asked-{frames}-{stride}-{samples}.json"
         if not kept.exists():
             found = [asdict(row) for row in _ask(name, bundle, frames, stride, samples)]
-            beside = kept.with_suffix(".partial")
-            beside.write_text(json.dumps(found), encoding="utf-8")
-            os.replace(beside, kept)
+            with atomic_file(kept) as temporary:
+                temporary.write_text(json.dumps(found), encoding="utf-8")
         rows += [Clips(**row) for row in json.loads(kept.read_text(encoding="utf-8"))]
     return rows
 
@@ -75,8 +74,8 @@ def _ask(name: str, bundle: Path, frames: int, stride: int, samples: int) -> lis
         for task in KINDS:
             right = tokens = 0
             for number in range(samples):
-                clip = draw_video(task, random.Random(f"ablation/{task}/{number}"), SEEN)
-                shown = [draw(scene) for scene in taken(clip.scenes, frames)]
+                clip = draw_video(task, random.Random(f"ablation/{task}/{number}"), TRAIN)
+                shown = [draw(scene) for scene in sampled(clip.scenes, frames)]
                 answer = model.ask([*shown, clip.question], pool=stride, max_tokens=100)
                 right += answer.text == clip.answer
                 tokens = answer.stats.visual_tokens

@@ -14,7 +14,7 @@ from edge_interleave.bundle.manifest import MANIFEST_NAME
 from edge_interleave.converters.convert import convert
 from edge_interleave.evaluation.intervals import half_width, wilson
 from edge_interleave.evaluation.results import read_results
-from edge_interleave.world.bench import write_bench
+from edge_interleave.world.benchmark import write_benchmark
 from edge_interleave.world.samples import TASKS
 
 SEED = 0
@@ -63,7 +63,7 @@ class Cell:
 def measure_precision(checkpoint: Path, out: Path, samples: int, *, mlx: bool) -> list[Cell]:
     """Convert, ask and compare; answers that are there are not asked for again."""
     world = benchmark.World(SEED, samples)
-    file = write_bench(out / f"world-{samples}", seed=SEED, per_task=samples, tasks=list(TASKS))
+    file = write_benchmark(out / f"world-{samples}", seed=SEED, per_task=samples, tasks=list(TASKS))
     cells: list[Cell] = []
     first: dict[str, dict[int, bool]] = {}
     chosen = [precision for precision in PRECISIONS if mlx or precision.backend != "mlx"]

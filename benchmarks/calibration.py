@@ -17,11 +17,11 @@ import numpy as np
 
 import edge_interleave as ei
 from edge_interleave.world import groups
-from edge_interleave.world.cast import SEEN
 from edge_interleave.world.drawing import draw
-from edge_interleave.world.more_questions import MORE_QUESTIONS
-from edge_interleave.world.questions import QA, is_there
+from edge_interleave.world.phrases import QA
 from edge_interleave.world.scene import Scene, random_scene
+from edge_interleave.world.scene_questions import EVERYDAY_QUESTIONS, is_there
+from edge_interleave.world.vocabulary import TRAIN
 from edge_interleave.world.wordings import reworded
 
 BINS = 10
@@ -51,15 +51,15 @@ def main() -> None:
 
 def questions() -> Iterator[tuple[Scene, QA]]:
     """Fresh pictures, things near the places' middles or anywhere, with a question each whose answer is yes or no."""
-    kinds = {name: MORE_QUESTIONS[name] for name in ("nearly there", "anything", "is coloured", "is placed")}
+    kinds = {name: EVERYDAY_QUESTIONS[name] for name in ("nearly there", "anything", "is coloured", "is placed")}
     number = 0
     while True:
         rng = random.Random(f"calibration/{number}")
         number += 1
-        scene = groups.free(rng, SEEN).scenes[0] if rng.random() < 0.5 else random_scene(rng, cast=SEEN)
+        scene = groups.free(rng, TRAIN).scenes[0] if rng.random() < 0.5 else random_scene(rng, split=TRAIN)
         kind = rng.choice(("is there", *kinds))
         if kind in ("is there", "nearly there"):
-            qa = (is_there if kind == "is there" else kinds[kind])(rng, scene, cast=SEEN)
+            qa = (is_there if kind == "is there" else kinds[kind])(rng, scene, split=TRAIN)
         else:
             qa = kinds[kind](rng, scene)
         if qa is not None:

@@ -35,7 +35,7 @@ from edge_interleave.decoding.session import Session
 from edge_interleave.prompt.builder import PromptBuilder
 from edge_interleave.prompt.messages import media_of
 from edge_interleave.prompt.tokenizer import TextTokenizer
-from edge_interleave.vision.media_encoder import Eyes
+from edge_interleave.vision.media_encoder import MediaEncoder
 
 VISION_PRECISIONS = ("fp32", "int8")
 PRECISIONS = {"llama-cpp": QUANTIZATIONS, "mlx": RECIPES}
@@ -121,13 +121,13 @@ def measure(bundle: Bundle, golden: Golden, backend: str) -> Parity:
 def vision_cosines(bundle: Bundle, golden: Golden) -> list[float]:
     """Cosine of our visual tokens and transformers', picture by picture."""
     pictures = asking([*(golden.pictures[name] for name in golden.features), "?"])
-    seen = Eyes(bundle, THREADS).look(media_of(pictures), frames=1, stride=1, tiles=False)
-    return [cosine(ours.rows, theirs) for ours, theirs in zip(seen.visuals, golden.features.values(), strict=True)]
+    encoded = MediaEncoder(bundle, THREADS).encode(media_of(pictures), frames=1, stride=1, tiles=False)
+    return [cosine(ours.rows, theirs) for ours, theirs in zip(encoded.images, golden.features.values(), strict=True)]
 
 
 def logits_cosines(bundle: Bundle, golden: Golden, backend: str | None = None) -> list[float]:
     """Cosine of our logits after the prompt and transformers', prompt by prompt, from pixels on."""
-    tokenizer, eyes = TextTokenizer.open(bundle), Eyes(bundle, THREADS)
+    tokenizer, media_encoder = TextTokenizer.open(bundle), MediaEncoder(bundle, THREADS)
     prompts = PromptBuilder(bundle, tokenizer)
     decoder = backend_for(bundle, backend).open(bundle, DecoderOptions(CONTEXT, THREADS))
     session = Session(decoder, tokenizer, bundle.manifest.prompt.eos_token_ids)
@@ -135,8 +135,8 @@ def logits_cosines(bundle: Bundle, golden: Golden, backend: str | None = None) -
     for number, theirs in golden.logits.items():
         prompt = golden.prompts[number]
         messages = asking([*golden.shown(prompt), prompt.question])
-        seen = eyes.look(media_of(messages), frames=1, stride=prompt.stride, tiles=False)
-        prefill = session.prefill(inputs_of(prompts.build(messages, seen.counts), seen.visuals))
+        encoded = media_encoder.encode(media_of(messages), frames=1, stride=prompt.stride, tiles=False)
+        prefill = session.prefill(inputs_of(prompts.build(messages, encoded.counts), encoded.images))
         assert prefill is not None
         cosines.append(cosine(prefill.logits, theirs))
     session.close()

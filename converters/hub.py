@@ -16,6 +16,7 @@ from typing import Any
 
 from edge_interleave.converters.progress import Progress
 from edge_interleave.errors import CheckpointError
+from edge_interleave.util.atomic_file import atomic_file
 from edge_interleave.util.disk_space import FULL
 
 PATTERNS = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
@@ -141,9 +142,8 @@ def _asked(repository: str, folder: Path) -> dict[str, int] | None:
     sizes = {entry.path: entry.size for entry in found if isinstance(entry, RepoFile)}
     with suppress(OSError):
         kept.parent.mkdir(exist_ok=True)
-        beside = kept.with_name(f".{kept.name}.{os.getpid()}.partial")
-        beside.write_text(json.dumps({"files": {name: {"size": size} for name, size in sizes.items()}}), "utf-8")
-        beside.replace(kept)
+        with atomic_file(kept) as temporary:
+            temporary.write_text(json.dumps({"files": {name: {"size": size} for name, size in sizes.items()}}), "utf-8")
     return sizes
 
 

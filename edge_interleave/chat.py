@@ -11,7 +11,7 @@ from typing import Protocol
 from edge_interleave.decoding.generation import Answer, Generation, GenerationOptions
 from edge_interleave.decoding.held_answer import HeldAnswer
 from edge_interleave.decoding.sampling import SamplingOptions
-from edge_interleave.decoding.scheduler import Turns
+from edge_interleave.decoding.scheduler import EngineScheduler
 from edge_interleave.decoding.session import Choice, Session
 from edge_interleave.decoding.stats import rate
 from edge_interleave.decoding.timeline import Input, TextInput, VisualInput
@@ -19,7 +19,7 @@ from edge_interleave.errors import UsageError
 from edge_interleave.prompt.builder import ImageSegment, Segment
 from edge_interleave.prompt.messages import Content, Message, media_of, messages_of
 from edge_interleave.util.engine_lock import check_process
-from edge_interleave.vision.media_encoder import Eyes, Seen
+from edge_interleave.vision.media_encoder import EncodedMedia, MediaEncoder
 
 CLOSED = "the chat is closed; begin another one"
 GREEDY = SamplingOptions()
@@ -49,11 +49,13 @@ class Chat:
     them otherwise (llava-hf's puts two newlines before an earlier answer, and one where an answer begins).
     """
 
-    def __init__(self, session: Session, prompts: Prompts, eyes: Eyes, messages: Sequence[Message]) -> None:
+    def __init__(
+        self, session: Session, prompts: Prompts, media_encoder: MediaEncoder, messages: Sequence[Message]
+    ) -> None:
         """Use `Model.chat`."""
         self._session = session
         self._prompts = prompts
-        self._eyes = eyes
+        self._media_encoder = media_encoder
         self._opening = tuple(messages)
         self._said = _Said(self._opening)
 
@@ -114,9 +116,9 @@ class Chat:
 
         def remember(answer: Answer) -> None:
             answered = (*turn.messages, Message("assistant", (answer.text,)))
-            self._said = _Said(answered, turn.seen, (*turn.prompt, TextInput(answer.token_ids)))
+            self._said = _Said(answered, turn.media, (*turn.prompt, TextInput(answer.token_ids)))
 
-        return AnswerStream(generate, self._session.turns, cancel, turn.new_seen, remember)
+        return AnswerStream(generate, self._session.scheduler, cancel, turn.new_media, remember)
 
     def choose(
         self,
@@ -130,12 +132,12 @@ class Chat:
         """The probability of each given answer, as `Session.choose`; the conversation forgets that it was asked."""
         check_process()
         turn = self._turn(content, frames, pool, tiles)
-        with self._session.turns.question():
+        with self._session.scheduler.question():
             return self._session.choose(self._renewed(turn).prompt, options)
 
     def reset(self) -> None:
         """Begin anew, with the system message if there was one. Waits for the answers of other threads."""
-        with self._session.turns.question():
+        with self._session.scheduler.question():
             self._session.reset()
             self._said = _Said(self._opening)
 
@@ -146,18 +148,19 @@ class Chat:
     def _turn(self, content: Content, frames: int, pool: int, tiles: bool) -> _Turn:
         """The conversation with what is said now, its images encoded."""
         new = asking(content)
-        return self._after(self._said, new, self._eyes.look(media_of(new), frames=frames, stride=pool, tiles=tiles))
+        encoded = self._media_encoder.encode(media_of(new), frames=frames, stride=pool, tiles=tiles)
+        return self._after(self._said, new, encoded)
 
     def _renewed(self, turn: _Turn) -> _Turn:
         """The same question where it has its turn: another thread's may have been answered meanwhile."""
-        return turn if turn.before is self._said else self._after(self._said, turn.new, turn.new_seen)
+        return turn if turn.before is self._said else self._after(self._said, turn.new, turn.new_media)
 
-    def _after(self, before: _Said, new: Sequence[Message], new_seen: Seen) -> _Turn:
-        messages, seen = (*before.messages, *new), before.seen + new_seen
-        more = self._prompts.follow_up(messages, seen.counts) if before.inputs else None
-        segments = self._prompts.build(messages, seen.counts) if more is None else more
-        prompt = (*(() if more is None else before.inputs), *inputs_of(segments, seen.visuals))
-        return _Turn(before, new, new_seen, messages, seen, prompt)
+    def _after(self, before: _Said, new: Sequence[Message], new_media: EncodedMedia) -> _Turn:
+        messages, media = (*before.messages, *new), before.media + new_media
+        more = self._prompts.follow_up(messages, media.counts) if before.inputs else None
+        segments = self._prompts.build(messages, media.counts) if more is None else more
+        prompt = (*(() if more is None else before.inputs), *inputs_of(segments, media.images))
+        return _Turn(before, new, new_media, messages, media, prompt)
 
     def __enter__(self) -> Chat:
         return self
@@ -173,7 +176,7 @@ class _Said:
     """A conversation so far."""
 
     messages: tuple[Message, ...]
-    seen: Seen = field(default_factory=Seen)
+    media: EncodedMedia = field(default_factory=EncodedMedia)
     """All images of the conversation."""
     inputs: tuple[Input, ...] = ()
     """What it is in the timeline; empty before the first question."""
@@ -186,10 +189,10 @@ class _Turn:
     before: _Said
     new: Sequence[Message]
     """The question."""
-    new_seen: Seen
+    new_media: EncodedMedia
     """The images that came with it."""
     messages: tuple[Message, ...]
-    seen: Seen
+    media: EncodedMedia
     """All images of the conversation."""
     prompt: tuple[Input, ...]
 
@@ -204,24 +207,24 @@ class AnswerStream(HeldAnswer):
     def __init__(
         self,
         generate: Callable[[], Generation],
-        turns: Turns,
+        scheduler: EngineScheduler,
         cancel: threading.Event | None,
-        seen: Seen,
+        media: EncodedMedia,
         finished: Callable[[Answer], None] = lambda answer: None,
     ) -> None:
         """Use `Model.stream` or `Chat.stream`."""
-        super().__init__(generate, turns, cancel)
-        self._seen = seen
+        super().__init__(generate, scheduler, cancel)
+        self._media = media
         self._remember = finished
 
     def _finished(self, answer: Answer) -> Answer:
-        seen = self._seen
+        media = self._media
         stats = replace(
             answer.stats,
-            encode_s=seen.seconds,
-            first_token_s=answer.stats.first_token_s + seen.seconds,
-            encode_images_per_s=rate(len(seen.visuals), seen.seconds),
-            vision_provider=seen.provider,
+            encode_s=media.seconds,
+            first_token_s=answer.stats.first_token_s + media.seconds,
+            encode_images_per_s=rate(len(media.images), media.seconds),
+            vision_provider=media.provider,
         )
         answer = replace(answer, stats=stats)
         self._remember(answer)

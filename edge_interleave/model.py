@@ -31,7 +31,7 @@ from edge_interleave.prompt.messages import Content, Message, media_of
 from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.util.engine_lock import check_process, claim_process, is_forked
 from edge_interleave.util.progress import QuestionProgress
-from edge_interleave.vision.media_encoder import Eyes
+from edge_interleave.vision.media_encoder import MediaEncoder
 
 CONTEXT = 4096
 CLOSED = "the model is closed; load it again"
@@ -103,7 +103,7 @@ class Model:
         self.backend_name = backend.name
         self._tokenizer = TextTokenizer.open(bundle)
         self._prompts = PromptBuilder(bundle, self._tokenizer)
-        self._eyes = Eyes(bundle, options.threads, progress)
+        self._media_encoder = MediaEncoder(bundle, options.threads, progress)
         self._progress = progress
         self._open_decoder: Callable[[int], Decoder] = lambda size: backend.open(bundle, replace(options, context=size))
         self._context = options.context
@@ -162,10 +162,10 @@ class Model:
         self._check()
         options = GenerationOptions(max_tokens, stops_of(stop), sampling)
         messages = asking(content)
-        seen = self._eyes.look(media_of(messages), frames=frames, stride=pool, tiles=tiles)
-        prompt = inputs_of(self._prompts.build(messages, seen.counts), seen.visuals)
+        encoded = self._media_encoder.encode(media_of(messages), frames=frames, stride=pool, tiles=tiles)
+        prompt = inputs_of(self._prompts.build(messages, encoded.counts), encoded.images)
         session = self._own_session()
-        return AnswerStream(lambda: session.stream(prompt, options, cancel), session.turns, cancel, seen)
+        return AnswerStream(lambda: session.stream(prompt, options, cancel), session.scheduler, cancel, encoded)
 
     def choose(
         self,
@@ -179,10 +179,10 @@ class Model:
         """The probability of each given answer, in the order given. See `Session.choose` for what it means."""
         self._check()
         messages = asking(content)
-        seen = self._eyes.look(media_of(messages), frames=frames, stride=pool, tiles=tiles)
-        prompt = inputs_of(self._prompts.build(messages, seen.counts), seen.visuals)
+        encoded = self._media_encoder.encode(media_of(messages), frames=frames, stride=pool, tiles=tiles)
+        prompt = inputs_of(self._prompts.build(messages, encoded.counts), encoded.images)
         session = self._own_session()
-        with session.turns.question():
+        with session.scheduler.question():
             return session.choose(prompt, options)
 
     def chat(self, system: str | None = None, *, prompts: Prompts | None = None) -> Chat:
@@ -193,7 +193,7 @@ class Model:
         """
         messages = [] if system is None else [Message("system", (system,))]
         session = self._new_session()
-        return Chat(session, prompts or self._prompts, self._eyes, messages)
+        return Chat(session, prompts or self._prompts, self._media_encoder, messages)
 
     def live(
         self,
@@ -217,7 +217,7 @@ class Model:
             raise UsageError(f"no memory {memory!r}; choose none or answers")
         self._check()
         prompt = LivePrompt(self._prompts, self._tokenizer, system)
-        encoder = self._eyes.live_encoder()
+        encoder = self._media_encoder.live_encoder()
         sizes = [encoder.tokens_for(stride=stride) for stride in strides]
         if not sizes:
             raise UsageError("give a pooling stride, or several")
@@ -248,7 +248,7 @@ class Model:
         if is_forked():
             return
         self._closed = True
-        self._eyes.close(CLOSED)
+        self._media_encoder.close(CLOSED)
         with self._opening:
             lives, sessions = list(self._lives), list(self._sessions)
             if self._spare is not None:

@@ -48,7 +48,7 @@ def main() -> int:
                 if alert is not None:
                     print(f"{alert.time}  ding dong ({alert.probability:.2f})", *alert.frames[-1:], flush=True)
 
-            live.watch(options.source, fps=options.fps, say=say, on_frame=look)
+            live.watch(options.source, fps=options.fps, on_status=lambda status: say(status.line), on_frame=look)
             while not live.ended:
                 time.sleep(0.1)
             if live.error is not None:

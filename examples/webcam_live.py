@@ -99,7 +99,12 @@ def main() -> int:
             ei.load(options.model, backend=options.backend, threads=options.threads) as model,
             model.live(options.window, options.pool) as live,
         ):
-            live.watch(options.source, fps=options.fps, realtime=True, say=lambda line: print(line, file=sys.stderr))
+            live.watch(
+                options.source,
+                fps=options.fps,
+                realtime=True,
+                on_status=lambda status: print(status.line, file=sys.stderr),
+            )
             asker = Asker(live, options.ask, options.max_tokens, print_answer if options.headless else None)
             asker.start()
             window(live, asker, options)

@@ -12,7 +12,7 @@ from edge_interleave.backends.common.inputs import checked_ranges
 from edge_interleave.backends.common.ranges import Ranges
 from edge_interleave.decoding.decoder import DecoderFacts
 from edge_interleave.errors import InputError
-from edge_interleave.util.atomic_file import written
+from edge_interleave.util.atomic_file import atomic_file
 
 MAGIC = b"EDGE-INTERLEAVE-KV-1\n"
 HEADER_BYTES_MAX = 1 << 20
@@ -40,7 +40,10 @@ def write_state(path: Path, state: SavedState) -> None:
             "sha256": hashlib.sha256(state.payload).hexdigest(),
         }
     ).encode()
-    with written(path) as beside, beside.open("wb") as file:
+    with (
+        atomic_file(path, private=True, remedy="choose another place") as temporary,
+        temporary.open("wb") as file,
+    ):
         file.write(MAGIC + len(header).to_bytes(8, "little") + header)
         file.write(state.payload)
 

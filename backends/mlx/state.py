@@ -20,11 +20,11 @@ from edge_interleave.backends.common.ranges import Ranges
 from edge_interleave.bundle.safetensors_header import read_header
 from edge_interleave.decoding.decoder import DecoderFacts
 from edge_interleave.errors import InputError
-from edge_interleave.util.atomic_file import written
+from edge_interleave.util.atomic_file import atomic_file
 from edge_interleave.util.utf8_path import utf8_path
 
 KIND = "edge-interleave timeline 1"
-_ENDING = ".safetensors"  # MLX insists on it
+_SUFFIX = ".safetensors"  # MLX requires it
 _REMEDY = "prefill again"
 _DTYPES = {mx.float16: "F16", mx.uint32: "U32"}
 Stored = tuple[str, tuple[int, ...]]
@@ -41,7 +41,10 @@ def write_arrays(path: Path, fingerprint: str, ranges: Ranges, arrays: Sequence[
     }
     named = {_name(number): array for number, array in enumerate(arrays)}
     try:
-        with written(path, _ENDING) as beside, utf8_path(beside) as name:
+        with (
+            atomic_file(path, suffix=_SUFFIX, private=True, remedy="choose another place") as temporary,
+            utf8_path(temporary) as name,
+        ):
             mx.save_safetensors(name, named, metadata=metadata)
     except RuntimeError as error:
         raise InputError(f"{path}: cannot be written ({str(error)[:100]}); choose another place") from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from edge_interleave.bundle.manifest import PartInfo
+from edge_interleave.bundle.manifest import GGUF_NAME, PartInfo
 from edge_interleave.converters.checkpoint.config import DecoderConfig
 from edge_interleave.converters.checkpoint.reader import CONFIG_NAME, Checkpoint
 from edge_interleave.converters.checkpoint.tokenizer import TokenizerFiles, read_tokenizer
@@ -36,6 +35,7 @@ from edge_interleave.converters.part_info import Matrix, part_info
 from edge_interleave.converters.progress import Progress
 from edge_interleave.errors import BackendError, CheckpointError, UsageError
 from edge_interleave.util.arrays import FloatArray
+from edge_interleave.util.atomic_file import atomic_file
 
 LOG = logging.getLogger(__name__)
 QUANTIZATIONS = ("q4_k_m", "q4_0", "q5_k_m", "q6_k", "q8_0", "f16")
@@ -88,33 +88,23 @@ def write_gguf(
         raise UsageError(f"quantization {quantization!r}: choose one of {', '.join(QUANTIZATIONS)}")
     check_gguf(checkpoint)
     files = read_tokenizer(checkpoint)
-    plain = path.with_name(f".{path.name}.plain")
-    packed = path.with_name(f".{path.name}.packed")
-    direct = quantization in ("f16", "f32")
     fallbacks = 0
     types: Mapping[str, str] = {}
-    try:
-        tensors = _write_plain(checkpoint, files, plain, quantization if direct else None, progress)
-        if not direct:
-
-            def on_tensor(done: int, total: int) -> None:
-                if progress is not None:
-                    progress("quantize", done, total)
-
+    with atomic_file(path, durable=True) as temporary:
+        if quantization in ("f16", "f32"):
+            tensors = _write_plain(checkpoint, files, temporary, quantization, progress)
+        else:
+            plain = temporary.with_name(f"{temporary.name}.plain")
             try:
-                made = quantize(plain, packed, int(_FILE_TYPES[quantization]), on_tensor)
+                tensors = _write_plain(checkpoint, files, plain, None, progress)
+                made = quantize(plain, temporary, int(_FILE_TYPES[quantization]), progress)
             except BackendError as error:
                 raise BackendError(f"{path}: {error}") from error
+            finally:
+                plain.unlink(missing_ok=True)
             fallbacks, types = made.fallbacks, made.types
-        done = plain if direct else packed
-        size = done.stat().st_size
-        with done.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(done, path)
-    finally:
-        plain.unlink(missing_ok=True)
-        packed.unlink(missing_ok=True)
-    return GgufSummary(quantization, size, len(tensors), fallbacks, _part(tensors, quantization, types))
+    part = _part(tensors, quantization, types)
+    return GgufSummary(quantization, path.stat().st_size, len(tensors), fallbacks, part)
 
 
 def _part(tensors: Sequence[Tensor], quantization: str, types: Mapping[str, str]) -> PartInfo | None:
@@ -153,7 +143,7 @@ def _write_plain(
         if vocabulary.lost_flags:
             LOG.warning(
                 "%s: cannot hold that %s; other programs that run it read such text otherwise",
-                path.name.removeprefix(".").removesuffix(".plain"),
+                GGUF_NAME,
                 ", ".join(vocabulary.lost_flags),
             )
         _add_vocabulary(writer, vocabulary, files, checkpoint.config.bos_token_id)

@@ -19,7 +19,6 @@ trained on pictures squashed to a square. A picture that comes as a square is tr
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -38,6 +37,7 @@ from edge_interleave.converters.part_info import Matrix, part_info
 from edge_interleave.converters.progress import Progress
 from edge_interleave.errors import CheckpointError, UsageError
 from edge_interleave.util.arrays import FloatArray
+from edge_interleave.util.atomic_file import atomic_file
 
 PRECISIONS = ("f16", "q8_0")
 STAGE = "mmproj"
@@ -88,20 +88,14 @@ def write_mmproj(
     check_mmproj(checkpoint)
     activations = (probe or VisionProbe(checkpoint, progress)).activations()
     _check_range(checkpoint, activations)
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        writer = gguf.GGUFWriter(beside, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.MMPROJ])
+    with atomic_file(path, durable=True) as temporary:
+        writer = gguf.GGUFWriter(temporary, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.MMPROJ])
         try:
             _add_parameters(writer, checkpoint, precision)
             tensors = list(_tensors(checkpoint, precision, activations))
             stream_tensors(writer, tensors, None if progress is None else partial(progress, STAGE))
         finally:
             writer.close()
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
     # A table of positions is no matrix that something is multiplied with.
     matrices = [tensor for tensor in tensors if len(tensor.shape) > 1 and "position" not in tensor.gguf_name]
     return part_info(

@@ -6,11 +6,12 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from edge_interleave.converters.progress import Progress
 from edge_interleave.errors import BackendError
 from edge_interleave.util.disk_space import check_still_room
 
@@ -44,11 +45,11 @@ def require_llama_cpp() -> None:
         )
 
 
-def quantize(source: Path, target: Path, file_type: int, on_tensor: Callable[[int, int], None]) -> Quantized:
-    """Write `target`, of llama.cpp's `file_type`.
+def quantize(source: Path, target: Path, file_type: int, progress: Progress | None = None) -> Quantized:
+    """Quantize the GGUF file `source` into `target`, as llama.cpp's `file_type`.
 
-    `on_tensor` is called with the tensors begun and all of them. An exception, Ctrl-C's too, ends the work at once.
-    Raises OSError where the disk is full, BackendError with llama.cpp's last error.
+    `progress` gets the stage `quantize`: tensors begun, and tensors in all. An exception, Ctrl-C too, stops the work.
+    Raises OSError if the disk is full, and BackendError with llama.cpp's last error line.
     """
     # -P keeps the worker's folder out of its search path: a sibling of it is called `gguf`.
     command = [sys.executable, "-P", str(_WORKER), str(source), str(target), str(file_type)]
@@ -62,7 +63,7 @@ def quantize(source: Path, target: Path, file_type: int, on_tensor: Callable[[in
     ) as worker:
         assert worker.stdout is not None
         try:
-            quantized, errors = _follow(worker.stdout, on_tensor)
+            quantized, errors = _follow(worker.stdout, progress)
         except BaseException:
             worker.kill()
             raise
@@ -73,7 +74,7 @@ def quantize(source: Path, target: Path, file_type: int, on_tensor: Callable[[in
     return quantized
 
 
-def _follow(lines: Iterable[str], on_tensor: Callable[[int, int], None]) -> tuple[Quantized, list[str]]:
+def _follow(lines: Iterable[str], progress: Progress | None) -> tuple[Quantized, list[str]]:
     """What was done, and the lines that tell of errors; not in llama.cpp's log are its last words."""
     fallbacks = 0
     log: list[str] = []
@@ -89,8 +90,8 @@ def _follow(lines: Iterable[str], on_tensor: Callable[[int, int], None]) -> tupl
             fallbacks += 1
         log.append(text)
         tensor = _TENSOR_LINE.match(text)
-        if tensor is not None:
-            on_tensor(int(tensor[1]), int(tensor[2]))
+        if tensor is not None and progress is not None:
+            progress("quantize", int(tensor[1]), int(tensor[2]))
     # llama.cpp logs a tensor's line in pieces.
     types = {name: (new or old).lower() for name, old, new in _TENSOR_TYPE.findall("".join(log))}
     return Quantized(fallbacks, types), errors

@@ -24,6 +24,7 @@ from edge_interleave.converters.mlx.recipes import DEFAULT_RECIPE, RECIPES, Quan
 from edge_interleave.converters.part_info import Matrix, part_info
 from edge_interleave.converters.progress import Progress
 from edge_interleave.errors import BackendError, UsageError
+from edge_interleave.util.atomic_file import atomic_file
 from edge_interleave.util.disk_space import check_still_room
 from edge_interleave.util.utf8_path import utf8_path
 
@@ -173,7 +174,6 @@ def _write_shard(path: Path, checkpoint: Checkpoint, tensors: list[_Tensor], hea
     mx = require_mlx()
     # One type for all: where two meet, MLX computes in float32.
     kind = mx.bfloat16 if _is_bf16(checkpoint) else mx.float16
-    beside = path.with_name(f"{path.name}.safetensors")  # MLX insists on the ending
     arrays: dict[str, Any] = {}
     done = 0
     try:
@@ -185,16 +185,23 @@ def _write_shard(path: Path, checkpoint: Checkpoint, tensors: list[_Tensor], hea
             del chunks
             done += tensor.bytes
             heard(done)
-        with utf8_path(beside) as name:
-            mx.save_safetensors(name, arrays, metadata={"format": "mlx"})
-        beside.replace(path)
+        with atomic_file(path, suffix=".safetensors") as temporary:  # MLX requires the suffix
+            _save(mx, temporary, arrays)
     except (RuntimeError, MemoryError) as error:
-        check_still_room(beside)
         raise BackendError(f"{path.parent}: MLX failed on a file of weights ({error}); convert again") from error
     finally:
-        beside.unlink(missing_ok=True)
         arrays.clear()
         mx.clear_cache()  # or MLX keeps the memory for arrays to come
+
+
+def _save(mx: Any, path: Path, arrays: dict[str, Any]) -> None:
+    """Write a safetensors file. Raises OSError if the disk is full, RuntimeError for MLX's other failures."""
+    try:
+        with utf8_path(path) as name:
+            mx.save_safetensors(name, arrays, metadata={"format": "mlx"})
+    except RuntimeError:
+        check_still_room(path)
+        raise
 
 
 def _is_bf16(checkpoint: Checkpoint) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_interleave.errors import CheckpointError
+from edge_interleave.util.atomic_file import atomic_file
 
 Array = npt.NDArray[Any]
 OPSET = 17
@@ -114,19 +114,12 @@ class GraphBuilder:
                 f"{path}: would need {total / 2**30:.2f} GiB and an ONNX file holds less than 2; "
                 "choose a smaller vision precision (fp16 or int8)"
             )
-        part = path.with_name(path.name + ".part")
-        try:
-            with part.open("wb") as file:
-                file.write(head)
-                for group in self._groups:
-                    _write_group(file, group)
-                    if progress is not None:
-                        progress(file.tell(), total)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with atomic_file(path, durable=True) as temporary, temporary.open("wb") as file:
+            file.write(head)
+            for group in self._groups:
+                _write_group(file, group)
+                if progress is not None:
+                    progress(file.tell(), total)
 
     def serialized(self) -> bytes:
         """The checked graph in memory with all its weights: for a part of a model, which an engine opens at once."""
@@ -154,17 +147,15 @@ class GraphBuilder:
         return max((offset + spec.bytes for spec, offset in self._places()), default=0)
 
     def write_data(self, path: Path, progress: Callable[[int, int], None] | None = None) -> None:
-        """Write the weights alone, one group in memory at a time; `progress` hears of bytes written and bytes in all."""
+        """Write the weights alone, one group in memory at a time; `progress` hears of bytes written, and in all."""
         places, total = dict(self._places()), self.data_bytes
-        with path.open("wb") as file:
+        with atomic_file(path, durable=True) as temporary, temporary.open("wb") as file:
             for group in self._groups:
                 for spec, array in zip(group.specs, group.make(), strict=True):
                     file.write(b"\0" * (places[spec] - file.tell()))
                     file.write(_values(spec, array))
                 if progress is not None:
                     progress(file.tell(), total)
-            file.flush()
-            os.fsync(file.fileno())
 
     def _places(self) -> Iterator[tuple[Spec, int]]:
         """Each weight, and where it begins in the file of weights."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
 from edge_interleave.errors import InputError
+from edge_interleave.util.atomic_file import atomic_file, sync_folder
 
 EVENTS_NAME = "events.jsonl"
 PICTURES_NAME = "frames"
@@ -104,7 +104,7 @@ class EventFolder:
             # What a crash cut off keeps its line to itself.
             size = os.fstat(self._file).st_size
             self._torn = size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
-            _sync_folder(folder)
+            sync_folder(folder)
         except OSError as error:
             raise InputError(f"{folder}: cannot be written to ({error.strerror}); give another folder") from error
 
@@ -126,19 +126,12 @@ class EventFolder:
     def save(self, name: str, content: bytes) -> Path | None:
         """Write a picture, atomically and onto the disk; gives its path, or None where that did not work."""
         path = self.pictures / name
-        beside = self.pictures / f".{name}.partial"
         try:
-            with beside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
+            with atomic_file(path, durable=True) as temporary:
+                temporary.write_bytes(content)
         except OSError as error:
-            with suppress(OSError):
-                beside.unlink()
             self._count(path, error)
             return None
-        _sync_folder(self.pictures)
         return path
 
     def close(self) -> None:
@@ -156,13 +149,3 @@ class EventFolder:
 def now() -> str:
     """The time: ISO 8601, UTC, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the folder's entries on the disk, where the system can."""
-    with suppress(OSError):
-        entries = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(entries)
-        finally:
-            os.close(entries)

@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
 
 from edge_interleave.errors import BundleError
+from edge_interleave.util.atomic_file import atomic_file
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "bundle.json"
@@ -242,10 +243,9 @@ def describe_files(folder: Path) -> dict[str, FileInfo]:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `bundle.json` into the folder, atomically (`bundle_writer` builds and renames whole folders)."""
-    beside = folder / f".{MANIFEST_NAME}.partial"
-    beside.write_text(json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n", "utf-8")
-    beside.replace(folder / MANIFEST_NAME)
+    """Write `bundle.json` into the folder, atomically. `bundle.writer` builds whole folders."""
+    with atomic_file(folder / MANIFEST_NAME) as temporary:
+        temporary.write_text(json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def read_manifest(path: Path) -> Manifest:

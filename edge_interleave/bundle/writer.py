@@ -27,6 +27,7 @@ from edge_interleave.bundle.manifest import (
     write_manifest,
 )
 from edge_interleave.errors import BundleError, InputError
+from edge_interleave.util.atomic_file import atomic_file, is_temporary
 from edge_interleave.util.directory_lock import LockedError, locked_folder
 from edge_interleave.util.disk_space import writing
 
@@ -58,13 +59,11 @@ class BundleWriter:
         path = self.folder / name
         if name not in self.done:
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f".{path.name}.partial")
-            with writing(path, self.needed):
-                found = make(beside)
+            with writing(path, self.needed), atomic_file(path) as temporary:
+                found = make(temporary)
             if isinstance(found, PartInfo):
                 self.parts[name.split("/")[0]] = found
-            self.done[name] = FileInfo(beside.stat().st_size, digest(beside))
-            beside.replace(path)
+            self.done[name] = FileInfo(path.stat().st_size, digest(path))
             self.save()
         return path
 
@@ -85,10 +84,9 @@ class BundleWriter:
     def save(self) -> None:
         """Note what was finished, and from what."""
         done = {name: [info.bytes, info.sha256] for name, info in self.done.items()}
-        beside = self.folder / f"{STATE_NAME}.partial"
         parts = {name: asdict(part) for name, part in self.parts.items()}
-        beside.write_text(json.dumps({"recipe": dict(self.recipe), "done": done, "parts": parts}), "utf-8")
-        beside.replace(self.folder / STATE_NAME)
+        with atomic_file(self.folder / STATE_NAME) as temporary:
+            temporary.write_text(json.dumps({"recipe": dict(self.recipe), "done": done, "parts": parts}), "utf-8")
 
 
 @contextmanager
@@ -258,7 +256,7 @@ def _finished(folder: Path, recipe: Mapping[str, str]) -> tuple[dict[str, FileIn
         done = {str(name): FileInfo(int(size), str(sha256)) for name, (size, sha256) in state["done"].items()}
         parts = read_parts(path, state["parts"])
     except FileNotFoundError:
-        if any(path.name != f"{STATE_NAME}.partial" for path in folder.iterdir()):
+        if not all(is_temporary(path, STATE_NAME) for path in folder.iterdir()):
             raise InputError(f"{folder}: in the way, and not left by an earlier run; move it away") from None
         return {}, {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, BundleError):

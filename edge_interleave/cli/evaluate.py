@@ -135,7 +135,7 @@ def _draw(out: Path, drawn: World, progress: output.ProgressCall) -> Path:
     """The file of the drawn world; one that was drawn for this very run is taken as it is."""
     from edge_interleave.evaluation.files import make_folder
     from edge_interleave.evaluation.manifest import RUN_NAME, read_run
-    from edge_interleave.world.bench import write_bench
+    from edge_interleave.world.benchmark import write_benchmark
 
     if (out / RUN_NAME).exists():
         before = read_run(out)
@@ -144,7 +144,7 @@ def _draw(out: Path, drawn: World, progress: output.ProgressCall) -> Path:
             raise UsageError(f"{out}: holds results of {was}; give another --out, or the same --seed and --samples")
     make_folder(out)
     try:
-        return write_bench(out / WORLD_FOLDER, seed=drawn.seed, per_task=drawn.per_task, progress=progress)
+        return write_benchmark(out / WORLD_FOLDER, seed=drawn.seed, per_task=drawn.per_task, progress=progress)
     except FileExistsError as error:
         raise UsageError(str(error)) from error
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from edge_interleave.util.atomic_file import atomic_file
 
 HISTORY_VARIABLE = "EDGE_INTERLEAVE_HISTORY"
 _HISTORY_LINES = 1000
@@ -104,14 +105,8 @@ def remember(path: Path, line: str) -> None:
     lines = [*_lines(path), line][-_HISTORY_LINES:]
     with suppress(OSError, UnicodeError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
-        try:
-            with open(handle, "w", encoding="utf-8") as file:
-                file.write("".join(f"{one}\n" for one in lines))
-            os.replace(beside, path)
-        except OSError:
-            os.unlink(beside)
-            raise
+        with atomic_file(path, private=True) as temporary:
+            temporary.write_text("".join(f"{one}\n" for one in lines), "utf-8")
 
 
 def _readline() -> Any:

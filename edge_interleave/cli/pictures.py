@@ -19,6 +19,7 @@ from rich.style import Style
 from rich.text import Text
 
 from edge_interleave.errors import InputError, UsageError
+from edge_interleave.util.atomic_file import atomic_file, check_writable
 
 TILE = 112
 """Side of one picture in a row, pixels."""
@@ -27,6 +28,7 @@ _SHEET_WIDTH = 8 * (TILE + _GAP) + 3 * _GAP
 SHEET_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Suffix to what Pillow calls the format."""
 _PAPER, _INK, _QUIET = (250, 250, 247), (33, 37, 41), (110, 117, 124)
+_REMEDY = "give a name in another folder"
 _KITTY_CHUNK = 4096
 
 
@@ -53,20 +55,15 @@ def row(pictures: Sequence[Image.Image]) -> Image.Image:
 
 
 def check_sheet(path: Path) -> None:
-    """See that a sheet can be written there, by writing an empty file beside it.
+    """Check that a sheet can be written to `path`.
 
-    Raises UsageError for a name that says no format of SHEET_FORMATS, InputError where nothing can be written.
+    Raises UsageError for an ending that is not in SHEET_FORMATS, InputError if the folder cannot be written.
     """
     if path.suffix.lower() not in SHEET_FORMATS:
         raise UsageError(f"{path}: a sheet is a picture; give a name that ends in {', '.join(SHEET_FORMATS)}")
     if path.is_dir() or (path.exists() and not path.is_file()):
         raise InputError(f"{path}: not a file that can be replaced; give another name")
-    beside = _beside(path)
-    try:
-        beside.touch()
-        beside.unlink()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); give a name in another folder") from error
+    check_writable(path, _REMEDY)
 
 
 def save_sheet(path: Path, heading: str, parts: Sequence[SheetPart]) -> None:
@@ -82,17 +79,8 @@ def save_sheet(path: Path, heading: str, parts: Sequence[SheetPart]) -> None:
     for block in blocks:
         sheet.paste(block, (2 * _GAP, top))
         top += block.height + 2 * _GAP
-    beside = _beside(path)
-    try:
-        sheet.save(beside, SHEET_FORMATS[path.suffix.lower()], optimize=True, quality=90)
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}); give a name elsewhere") from error
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")
+    with atomic_file(path, remedy=_REMEDY) as temporary:
+        sheet.save(temporary, SHEET_FORMATS[path.suffix.lower()], optimize=True, quality=90)
 
 
 def show(console: Console, picture: Image.Image) -> bool:

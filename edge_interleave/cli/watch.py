@@ -34,13 +34,14 @@ from edge_interleave.cli.options import (
 )
 from edge_interleave.cli.waiting import Waiting
 from edge_interleave.cli.watch_looks import AskNowAndThen, LookOut, Looks
-from edge_interleave.cli.watch_views import Outlasting, open_view, stats_lines
+from edge_interleave.cli.watch_views import Outlasting, View, open_view, stats_lines
 from edge_interleave.errors import UsageError
 from edge_interleave.planning.system_memory import in_words
 
 if TYPE_CHECKING:
     from edge_interleave.live.live import Live
     from edge_interleave.live.stats import LiveStats
+    from edge_interleave.media.reader import SourceStatus
     from edge_interleave.planning.plan import Plan
 
 ASK_EVERY_S = 2.0
@@ -178,10 +179,9 @@ def watch(
             frames,
             fps=fps,
             change=change,
-            say=view.say,
             on_frame=looker.frame,
             on_unchanged=None if rule is None else looker.unchanged,
-            on_status=view.status,
+            on_status=lambda status: _show_status(view, status),
         )
         _until_the_end(live, looker, outboxes, interrupted)
         view.close()
@@ -250,6 +250,11 @@ def _until_the_end(live: Live, looker: Looks, outboxes: Sequence[Outbox], interr
     while not all(outbox.idle for outbox in outboxes) and time.monotonic() < until:
         if interrupted.wait(_TICK_S):
             return
+
+
+def _show_status(view: View, status: SourceStatus) -> None:
+    view.say(status.line)
+    view.status(status)
 
 
 def _tell(

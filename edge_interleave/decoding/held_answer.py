@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from edge_interleave.decoding.generation import Answer, Generation, nothing_said
-from edge_interleave.decoding.scheduler import Turns
+from edge_interleave.decoding.scheduler import EngineScheduler
 from edge_interleave.errors import UsageError
 from edge_interleave.util.engine_lock import check_process, is_forked
 
@@ -24,10 +24,12 @@ class HeldAnswer(Iterator[str]):
 
     _begun = False
 
-    def __init__(self, generate: Callable[[], Generation], turns: Turns, cancel: threading.Event | None) -> None:
+    def __init__(
+        self, generate: Callable[[], Generation], scheduler: EngineScheduler, cancel: threading.Event | None
+    ) -> None:
         """`generate` is called once this has the turn. `cancel` ends the waiting for it, too."""
         self._generate = generate
-        self._turns = turns
+        self._scheduler = scheduler
         self._cancel = cancel
         self._generation: Generation | None = None
         self._answer: Answer | None = None
@@ -91,7 +93,7 @@ class HeldAnswer(Iterator[str]):
     def _has_turn(self) -> bool:
         """Take the turn, where this does not have it yet; False where the answer ends while it waits."""
         if not self._begun:
-            self._begun = self._turns.begin_question(self._given_up)
+            self._begun = self._scheduler.begin_question(self._given_up)
             if not self._begun:
                 self._end(whole=False)
         return self._begun
@@ -101,7 +103,7 @@ class HeldAnswer(Iterator[str]):
 
     def _next_piece(self) -> str:
         try:
-            self._turns.continue_question()
+            self._scheduler.continue_question()
             if self._generation is None:
                 self._generation = self._generate()
             return next(self._generation)
@@ -128,4 +130,4 @@ class HeldAnswer(Iterator[str]):
     def _give_back(self) -> None:
         if self._begun:
             self._begun = False
-            self._turns.end_question()
+            self._scheduler.end_question()

@@ -25,12 +25,12 @@ _OPEN = (
 _ABANDONED = "an answer was left open by a thread that has ended; close that answer first"
 
 
-class Turns:
+class EngineScheduler:
     """Gives one question, one frame or one step of other work at a time its turn. Safe between threads."""
 
-    def __init__(self, quiet: Callable[[], None] = lambda: None) -> None:
-        """`quiet` is called, from any thread, whenever no question and no frame is under way any more."""
-        self.quiet = quiet
+    def __init__(self, on_idle: Callable[[], None] = lambda: None) -> None:
+        """`on_idle` is called, from any thread, whenever no question and no frame is under way any more."""
+        self.on_idle = on_idle
         self._state = threading.Condition()
         self._questions: deque[object] = deque()
         self._frames: deque[object] = deque()
@@ -43,7 +43,7 @@ class Turns:
         self._closed: str | None = None
 
     @contextmanager
-    def coming(self) -> Iterator[None]:
+    def frame_pending(self) -> Iterator[None]:
         """A frame is being made, and the processor is busy with it: what can wait does so."""
         check_process()
         with self._state:
@@ -58,7 +58,7 @@ class Turns:
     @contextmanager
     def frame(self) -> Iterator[None]:
         """A frame's turn. Raises UsageError once closed, and where this thread has an answer open."""
-        with self.coming():
+        with self.frame_pending():
             self._take(self._frames)
             try:
                 yield
@@ -66,7 +66,7 @@ class Turns:
                 self._give_back(question=False)
 
     @contextmanager
-    def spare(self) -> Iterator[bool]:
+    def idle_step(self) -> Iterator[bool]:
         """A turn for a step that can wait: False, and no turn, while a question or a frame is under way.
 
         Raises UsageError once closed.
@@ -161,7 +161,7 @@ class Turns:
         with self._state:
             quiet = self._nothing_under_way()
         if quiet:
-            self.quiet()
+            self.on_idle()
 
     def _check(self) -> None:
         if self._closed is not None:

@@ -19,7 +19,7 @@ import numpy as np
 from edge_interleave.decoding.decoder import Decoder
 from edge_interleave.decoding.generation import Generation, GenerationOptions, Prefill
 from edge_interleave.decoding.sampling import Probabilities, log_softmax, softmax
-from edge_interleave.decoding.scheduler import Turns
+from edge_interleave.decoding.scheduler import EngineScheduler
 from edge_interleave.decoding.spellings import Spelled, tokenized
 from edge_interleave.decoding.timeline import Input, Key, TextInput, Timeline, VisualInput
 from edge_interleave.errors import BackendError, ContextFullError, EdgeInterleaveError, UsageError
@@ -70,7 +70,7 @@ class Session:
     """One timeline.
 
     Each method has the engine to itself, and raises UsageError once the session is closed, or in a forked child. What
-    takes several calls (an answer, a frame) needs a turn: see `turns`.
+    takes several calls (an answer, a frame) needs a turn: see `scheduler`.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Session:
         self._room = ANSWER_ROOM
         self.turn = 0
         """Counts the uses of the timeline; an answer that is not finished when the next use begins is cancelled."""
-        self.turns = Turns()
+        self.scheduler = EngineScheduler()
         """Whose turn it is, where several threads use the timeline."""
         self._engine = EngineLock(self.interrupt)
         self._interrupted = False
@@ -257,7 +257,7 @@ class Session:
         In a forked child it does nothing: the decoder is the parent's.
         """
         self.turn += 1
-        self.turns.close(reason)
+        self.scheduler.close(reason)
         self._engine.close(reason, self._free)
 
     def _free(self) -> None:

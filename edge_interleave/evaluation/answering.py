@@ -16,10 +16,10 @@ from edge_interleave.errors import ContextFullError, MediaError, UsageError
 from edge_interleave.evaluation import official_prompt
 from edge_interleave.evaluation.fingerprints import Fingerprint, fingerprint, state_of
 from edge_interleave.evaluation.samples import Sample
-from edge_interleave.media.pictures.image import describe
 from edge_interleave.model import Model
 from edge_interleave.prompt.builder import MARKER
 from edge_interleave.prompt.messages import Image, Media, Video
+from edge_interleave.util.regular_file import display_name
 from edge_interleave.vision.pooling import image_tokens
 
 BUNDLES_OWN = "the bundle's own"
@@ -120,7 +120,7 @@ class Answerer:
         prints = {name: fingerprint(path) for name, path in paths}
         for name, one in prints.items():
             if one.state != states[name]:
-                raise MediaError(f"{describe(name)}: was changed while it was asked about; run the same again")
+                raise MediaError(f"{display_name(name)}: was changed while it was asked about; run the same again")
         return Answered(tuple(replies), prints)
 
     def path(self, name: str) -> Path:
@@ -157,9 +157,9 @@ class Answerer:
         try:
             path = self._folder / name
             if not path.resolve().is_relative_to(self._folder.resolve()):
-                raise MediaError(f"{describe(name)}: leads out of the images' folder")
+                raise MediaError(f"{display_name(name)}: leads out of the images' folder")
             if not is_there(path):
-                raise MediaError(f"{describe(path)}: no such file; check --images")
+                raise MediaError(f"{display_name(path)}: no such file; check --images")
         except (OSError, ValueError, RuntimeError) as error:  # names that no file system takes; links in circles
-            raise MediaError(f"{describe(name)}: is no path ({type(error).__name__})") from error
+            raise MediaError(f"{display_name(name)}: is no path ({type(error).__name__})") from error
         return path

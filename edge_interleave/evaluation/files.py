@@ -1,14 +1,13 @@
-"""Small files, written so that a reader sees the old one or the new one, whole."""
+"""Folders and small result files, written atomically."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from edge_interleave.errors import InputError
-from edge_interleave.util.disk_space import writing
+from edge_interleave.util.atomic_file import atomic_file
 
 
 def make_folder(folder: Path) -> None:
@@ -20,17 +19,9 @@ def make_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file atomically. Raises InputError, ResourceError where the disk is full."""
-    # Parts of one evaluation may end at the same time.
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with writing(path):
-            beside.write_text(text, "utf-8", "backslashreplace")
-            beside.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); give another folder") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    """Write a file atomically. Raises InputError, or ResourceError if the disk is full."""
+    with atomic_file(path, remedy="give another folder") as temporary:
+        temporary.write_text(text, "utf-8", "backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:

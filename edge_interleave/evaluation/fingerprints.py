@@ -17,7 +17,7 @@ from typing import Any
 
 from edge_interleave.errors import MediaError
 from edge_interleave.media.pictures.folder import picture_names
-from edge_interleave.media.pictures.image import describe
+from edge_interleave.util.regular_file import display_name
 
 _DIGEST_BYTES = 16
 _KEPT = 4096
@@ -100,4 +100,4 @@ def _joined(parts: Iterable[str]) -> str:
 
 
 def _unreadable(path: Path, error: OSError) -> MediaError:
-    return MediaError(f"{describe(path)}: cannot be read ({error.strerror}); check --images")
+    return MediaError(f"{display_name(path)}: cannot be read ({error.strerror}); check --images")

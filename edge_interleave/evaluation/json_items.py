@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import ijson
 
 from edge_interleave.errors import InputError
-from edge_interleave.media.pictures.image import describe, open_regular
+from edge_interleave.util.regular_file import display_name, open_regular_file
 
 VALUE_BYTES_MAX = 8 << 20
 """Of one value's text; read-ahead included, so that the true limit is a little lower."""
@@ -31,7 +31,7 @@ class JsonItems:
     """An iterator over a file's values. `sha256` is that of the bytes read: of the whole file once it is through."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file. Raises MediaError where it is missing or no regular file."""
+        """`path`: opened when iteration starts."""
         self.path = path
         self.read = 0
         """How many values were read."""
@@ -45,8 +45,8 @@ class JsonItems:
         return self._digest.hexdigest()
 
     def __iter__(self) -> Iterator[Any]:
-        """Raises InputError, naming the file and the value, where it is not JSON, cut off or out of bounds."""
-        with open_regular(self.path) as file:
+        """Raises InputError, naming the file and the value, where it is missing, not JSON, cut off or out of bounds."""
+        with open_regular_file(self.path) as file:
             stream = _Bounded(self, file)
             for value in self._values(stream):
                 self.read += 1
@@ -60,7 +60,7 @@ class JsonItems:
 
     def error(self, problem: str) -> InputError:
         """What is wrong with the value that comes next."""
-        return InputError(f"{describe(self.path)}: sample {self.read + 1}: {problem}")
+        return InputError(f"{display_name(self.path)}: sample {self.read + 1}: {problem}")
 
     def _values(self, stream: _Bounded) -> Iterator[Any]:
         first = stream.first()
@@ -69,7 +69,7 @@ class JsonItems:
         if first == b"{":
             return self._of_lines(stream)
         what = "is empty" if not first else "is not JSON"
-        raise InputError(f"{describe(self.path)}: {what}; give a JSON array of samples, or one sample a line")
+        raise InputError(f"{display_name(self.path)}: {what}; give a JSON array of samples, or one sample a line")
 
     def _of_array(self, stream: _Bounded) -> Iterator[Any]:
         # As floats: where numbers are to be exact, an integer of more digits than Python reads crashes the C code.

@@ -20,8 +20,8 @@ from edge_interleave.evaluation.manifest import World, claim, describe_run
 from edge_interleave.evaluation.results import Line, ResultsFile, Shard
 from edge_interleave.evaluation.samples import BadSample, Labels, Sample, Turn, read_samples
 from edge_interleave.evaluation.scores import UnscorableError, is_exact, metric_of, score
-from edge_interleave.media.pictures.image import describe
 from edge_interleave.model import Model
+from edge_interleave.util.regular_file import display_name
 from edge_interleave.world.judging import is_right
 
 Report = Callable[[str, int, int], None]
@@ -105,13 +105,13 @@ def _media_check(out: Path, folder: Path, answerer: Answerer) -> Callable[[Line]
         wrong = "" if media is not None else "the result does not say what it is about"
         for name, before in (media or {}).items():
             try:
-                wrong = wrong or ("" if is_same(answerer.path(name), before) else f"{describe(name)} has changed")
+                wrong = wrong or ("" if is_same(answerer.path(name), before) else f"{display_name(name)} has changed")
             except MediaError as error:
                 wrong = str(error)
         if wrong:
             raise InputError(
-                f"{out}: sample {line['index'] + 1} was asked about other pictures than {describe(folder)} holds now "
-                f"({wrong}); give another --out, or the --images of before"
+                f"{out}: sample {line['index'] + 1} was asked about other pictures than "
+                f"{display_name(folder)} holds now ({wrong}); give another --out, or the --images of before"
             )
 
     return check

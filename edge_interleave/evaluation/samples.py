@@ -14,8 +14,8 @@ from typing import Any
 
 from edge_interleave.errors import InputError
 from edge_interleave.evaluation.json_items import JsonItems
-from edge_interleave.media.pictures.image import describe
 from edge_interleave.prompt.builder import MARKER
+from edge_interleave.util.regular_file import display_name
 from edge_interleave.world.judging import JUDGES
 
 OPEN_ENDED, MULTI_CHOICE = "open-ended", "multi-choice"
@@ -77,7 +77,7 @@ def read_samples(items: JsonItems) -> Iterator[Sample | BadSample]:
     for index, raw in enumerate(items):
         yield parse(raw, index, items.path.stem)
     if items.read == 0:
-        raise InputError(f"{describe(items.path)}: holds no samples")
+        raise InputError(f"{display_name(items.path)}: holds no samples")
 
 
 def parse(raw: Any, index: int, dataset: str) -> Sample | BadSample:

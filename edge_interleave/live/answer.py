@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from edge_interleave.decoding.generation import CANCELLED, Answer, Generation
 from edge_interleave.decoding.held_answer import HeldAnswer
-from edge_interleave.decoding.scheduler import Turns
+from edge_interleave.decoding.scheduler import EngineScheduler
 
 
 class LiveAnswer(HeldAnswer):
@@ -19,12 +19,12 @@ class LiveAnswer(HeldAnswer):
     def __init__(
         self,
         generate: Callable[[], Generation],
-        turns: Turns,
+        scheduler: EngineScheduler,
         cancel: threading.Event | None,
         finished: Callable[[Answer], None],
     ) -> None:
         """Use `Live.stream`. `finished` is called, with the turn still held, once the answer is whole."""
-        super().__init__(generate, turns, cancel)
+        super().__init__(generate, scheduler, cancel)
         self._remember = finished
 
     def _finished(self, answer: Answer) -> Answer:

@@ -16,7 +16,7 @@ from enum import Enum
 from edge_interleave.util.engine_lock import is_forked
 
 
-class Step(Enum):
+class StepResult(Enum):
     """What came of a step."""
 
     MORE = "more"
@@ -24,7 +24,7 @@ class Step(Enum):
     DONE = "done"
     """There is nothing left to do."""
     LATER = "later"
-    """Not now: others need the processor, or it failed. `Ahead.begin` is called when it is worth another try."""
+    """Not now: others need the processor, or it failed. `IdleWorker.begin` is called when it is worth another try."""
 
 
 @dataclass(eq=False)
@@ -35,7 +35,7 @@ class _State:
     wanted: bool = False
     working: bool = False
     stopped: bool = False
-    last: Step = Step.DONE
+    last: StepResult = StepResult.DONE
 
     def stop(self) -> None:
         if is_forked():  # a thread that only the parent has may hold the lock
@@ -46,13 +46,13 @@ class _State:
 
     @property
     def through(self) -> bool:
-        return not self.wanted and not self.working and self.last is Step.DONE
+        return not self.wanted and not self.working and self.last is StepResult.DONE
 
 
-class Ahead:
+class IdleWorker:
     """A worker thread that takes steps, where there are any to take."""
 
-    def __init__(self, step: Callable[[], Step]) -> None:
+    def __init__(self, step: Callable[[], StepResult]) -> None:
         """`step` is called from the thread; it should take a fraction of a second."""
         self._step = step
         self._state = _State()
@@ -73,7 +73,7 @@ class Ahead:
                 try:
                     thread.start()
                 except RuntimeError:  # the system has no thread to give, or the program ends
-                    state.last = Step.LATER
+                    state.last = StepResult.LATER
                     return
                 self._thread = thread
             state.wanted = True
@@ -97,17 +97,17 @@ class Ahead:
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
-    def _one_step(self) -> Step:
+    def _one_step(self) -> StepResult:
         try:
             return self._step()
         except BaseException as error:
             threading.excepthook(
                 threading.ExceptHookArgs((type(error), error, error.__traceback__, threading.current_thread()))
             )
-            return Step.LATER
+            return StepResult.LATER
 
 
-def _work(state: _State, owner: weakref.ref[Ahead]) -> None:
+def _work(state: _State, owner: weakref.ref[IdleWorker]) -> None:
     """The worker: steps while there are any, then wait for `begin`."""
     while True:
         with state.news:
@@ -120,10 +120,10 @@ def _work(state: _State, owner: weakref.ref[Ahead]) -> None:
         with state.news:
             state.working = False
             state.last = step
-            state.wanted |= step is Step.MORE
+            state.wanted |= step is StepResult.MORE
             state.news.notify_all()
 
 
-def _step_of(owner: weakref.ref[Ahead]) -> Step:
+def _step_of(owner: weakref.ref[IdleWorker]) -> StepResult:
     ahead = owner()
-    return Step.DONE if ahead is None else ahead._one_step()
+    return StepResult.DONE if ahead is None else ahead._one_step()

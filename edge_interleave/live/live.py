@@ -32,9 +32,9 @@ from edge_interleave.decoding.spellings import tokenized
 from edge_interleave.decoding.timeline import TextInput
 from edge_interleave.errors import BackendError, MediaError, UsageError
 from edge_interleave.live.answer import LiveAnswer
-from edge_interleave.live.idle_worker import Ahead, Step
+from edge_interleave.live.idle_worker import IdleWorker, StepResult
 from edge_interleave.live.prompt import LivePrompt
-from edge_interleave.live.stats import LiveStats, Pace
+from edge_interleave.live.stats import LiveStats, RollingTiming
 from edge_interleave.live.window import FrameWindow
 from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.util.arrays import FloatArray
@@ -44,10 +44,10 @@ from edge_interleave.util.process_memory import memory_bytes, peak_memory_bytes
 if TYPE_CHECKING:
     from edge_interleave.media.frame import Frame
     from edge_interleave.media.pictures.image import ImageSource
-    from edge_interleave.media.pump import Pump
+    from edge_interleave.media.pipeline import FramePipeline
     from edge_interleave.media.reader import SourceStatus
     from edge_interleave.media.sources.base import Source
-    from edge_interleave.vision.encoder import VisionEncoder
+    from edge_interleave.vision.image_encoder import ImageEncoder
 
 CLOSED = "the window is closed; open another one"
 YES, NO = "yes", "no"
@@ -75,7 +75,7 @@ class Live:
         prompt: LivePrompt,
         tokenizer: TextTokenizer,
         eos_token_ids: Sequence[int],
-        encoder: VisionEncoder,
+        encoder: ImageEncoder,
         strides: Sequence[int],
     ) -> None:
         """Use `Model.live`."""
@@ -86,18 +86,18 @@ class Live:
         self._eos = frozenset(eos_token_ids)
         self._encoder = encoder
         self._strides = tuple(strides)
-        self._ahead = Ahead(self._prepare)
-        self._turns = session.turns
-        self._turns.quiet = self._ahead.begin
+        self._ahead = IdleWorker(self._prepare)
+        self._scheduler = session.scheduler
+        self._scheduler.on_idle = self._ahead.begin
         self._adding = threading.RLock()
         """Held by who adds frames: their pooling strides follow a pattern, so they come one after the other."""
         self._news = threading.Condition()
         self._seen: deque[SeenFrame] = deque(maxlen=window.frames)
         self._latest: Frame | None = None
-        self._pump: Pump[FloatArray] | None = None
+        self._pipeline: FramePipeline[FloatArray] | None = None
         self._closed = threading.Event()
         self._encoded = self._damaged = self._questions = 0
-        self._encode_pace, self._append_pace = Pace(), Pace()
+        self._encode_timing, self._append_timing = RollingTiming(), RollingTiming()
         self._yes, self._no = _first_tokens(tokenizer)
 
     def add(self, image: ImageSource, time_s: float | None = None) -> int:
@@ -117,7 +117,7 @@ class Live:
                 )
             after = self._seen[-1].time_s + 1.0 if self._seen else 0.0
             frame = Frame(open_image(image), after if time_s is None else time_s, self.number)
-            with self._turns.coming():
+            with self._scheduler.frame_pending():
                 return self._append(frame, self._encode(frame))
 
     def watch(
@@ -127,7 +127,6 @@ class Live:
         fps: float | None = None,
         change: float | None = None,
         realtime: bool = False,
-        say: Callable[[str], None] | None = None,
         on_frame: Callable[[int], None] | None = None,
         on_unchanged: Callable[[float], None] | None = None,
         on_status: Callable[[SourceStatus], None] | None = None,
@@ -136,14 +135,14 @@ class Live:
 
         `source`: `camera:0`, a video, a folder that fills up, `http(s)://` or `rtsp://`, an iterable of pictures.
         `fps`: at most so many frames a second. `change`: skip frames that differ less than this from the last one taken
-        (see `stream.worth`). `realtime`: a video plays at its own pace. `say`: gets a line where a source is
-        lost, frozen or damaged, and when that is over; `on_status` the same with its parts (`stream.reader`).
+        (see `media.filters`). `realtime`: a video plays at its own pace. `on_status`: called when the source is lost,
+        frozen or damaged, and when that ends; a status has a `line` for people (see `media.reader`).
         `on_frame`: gets the number of each frame that has come into the window, and may ask about it; the next frame
         waits until it is through. `on_unchanged`: gets the time of frames that `change` left out: what was found about
         the newest frame in the window still stands then.
         Raises MediaError where the source cannot be opened, UsageError while another is watched.
         """
-        from edge_interleave.media.pump import Pump
+        from edge_interleave.media.pipeline import FramePipeline
         from edge_interleave.media.reader import FrameReader
         from edge_interleave.media.sources.open import open_source
 
@@ -163,19 +162,18 @@ class Live:
                 raise UsageError(CLOSED)
             if not self.ended:
                 raise UsageError("a source is being watched; wait for its end, or open another window")
-            if self._pump is not None:
-                self._pump.close()
+            if self._pipeline is not None:
+                self._pipeline.close()
             reader = FrameReader(
                 open_source(source, realtime=realtime),
                 fps=fps,
                 change=change,
-                say=say,
                 with_unchanged=on_unchanged is not None,
                 on_status=on_status,
             )
-            self._pump = Pump(reader, self._encode_or_skip, append, self._tell, unchanged)
+            self._pipeline = FramePipeline(reader, self._encode_or_skip, append, self._tell, unchanged)
         if self._closed.is_set():  # meanwhile
-            self._pump.close()
+            self._pipeline.close()
             raise UsageError(CLOSED)
 
     def stream(
@@ -200,7 +198,7 @@ class Live:
             self._questions += 1
             return Generation(self._window, self._tokenizer, self._eos, [TextInput(ids)], options, cancel)
 
-        return LiveAnswer(generate, self._turns, cancel, lambda said: self._window.finish(ids, said.token_ids))
+        return LiveAnswer(generate, self._scheduler, cancel, lambda said: self._window.finish(ids, said.token_ids))
 
     def ask(
         self,
@@ -259,12 +257,12 @@ class Live:
     @property
     def ended(self) -> bool:
         """Whether no source is watched: none was, or it is through and all that it gave is in the window."""
-        return self._pump is None or self._pump.ended
+        return self._pipeline is None or self._pipeline.ended
 
     @property
     def error(self) -> BaseException | None:
         """What ended the source, where it did not end by itself."""
-        return None if self._pump is None else self._pump.error
+        return None if self._pipeline is None else self._pipeline.error
 
     def wait_frame(self, after: int, timeout: float) -> int:
         """Wait for a frame numbered above `after`; gives the newest frame's number.
@@ -293,10 +291,10 @@ class Live:
             damaged=self._damaged,
             entries=self._session.timeline.length,
             capacity=self._session.decoder.facts.capacity,
-            encode_s=self._encode_pace.seconds,
-            append_s=self._append_pace.seconds,
-            frames_per_s=self._append_pace.rate,
-            source=None if self._pump is None else self._pump.reader.stats(),
+            encode_s=self._encode_timing.seconds,
+            append_s=self._append_timing.seconds,
+            frames_per_s=self._append_timing.rate,
+            source=None if self._pipeline is None else self._pipeline.reader.stats(),
             memory_bytes=memory_bytes(),
             peak_memory_bytes=peak_memory_bytes(),
             vision_provider=self._encoder.provider,
@@ -312,14 +310,14 @@ class Live:
             return
         self._closed.set()
         self._ahead.stop()
-        if self._pump is not None:
-            self._pump.stop()
+        if self._pipeline is not None:
+            self._pipeline.stop()
         self._tell()
         self._encoder.stop(CLOSED)
         self._window.close(CLOSED)
         self._ahead.close()
-        if self._pump is not None:
-            self._pump.close()
+        if self._pipeline is not None:
+            self._pipeline.close()
 
     def __enter__(self) -> Live:
         return self
@@ -331,11 +329,11 @@ class Live:
 
     def _encode(self, frame: Frame) -> FloatArray:
         started = time.perf_counter()
-        with self._turns.coming():
+        with self._scheduler.frame_pending():
             (rows,) = self._encoder.encode([frame.image], stride=self._strides[self._encoded % len(self._strides)])
         self._encoded += 1
         ended = time.perf_counter()
-        self._encode_pace.add(ended - started, ended)
+        self._encode_timing.add(ended - started, ended)
         return rows
 
     def _encode_or_skip(self, frame: Frame) -> FloatArray | None:
@@ -346,30 +344,30 @@ class Live:
             return None
 
     def _append(self, frame: Frame, rows: FloatArray) -> int:
-        with self._turns.frame():
+        with self._scheduler.frame():
             started = time.perf_counter()
             number = self._window.add(rows)
             ended = time.perf_counter()
-        self._append_pace.add(ended - started, ended)
+        self._append_timing.add(ended - started, ended)
         with self._news:
             self._seen.append(SeenFrame(number, frame.time_s, len(rows)))
             self._latest = frame
             self._news.notify_all()
         return number
 
-    def _prepare(self) -> Step:
+    def _prepare(self) -> StepResult:
         try:
-            with self._turns.spare() as mine:
+            with self._scheduler.idle_step() as mine:
                 if not mine:
-                    return Step.LATER
-                return Step.MORE if self._window.prepare() else Step.DONE
+                    return StepResult.LATER
+                return StepResult.MORE if self._window.prepare() else StepResult.DONE
         except (BackendError, UsageError):  # closed; or an engine's failure, which the next frame meets again
-            return Step.LATER
+            return StepResult.LATER
 
     def _weighed(self, question: str, weigh: Callable[[FloatArray], _T]) -> _T:
         check_process()
         ids = self._prompt.question(question)
-        with self._turns.question():
+        with self._scheduler.question():
             self._questions += 1
             prefilled = self._window.prefill([TextInput(ids)])
             assert prefilled is not None

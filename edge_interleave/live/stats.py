@@ -44,7 +44,7 @@ class LiveStats:
     """ONNX Runtime's name of what runs the vision tower."""
 
 
-class Pace:
+class RollingTiming:
     """How long something takes, of late. Safe between threads."""
 
     def __init__(self) -> None:

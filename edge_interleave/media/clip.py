@@ -1,7 +1,4 @@
-"""A few frames of a finished clip: a video file, an animated picture, or a folder of pictures.
-
-Knows nothing about models or live sources, nor how videos are opened safely (see `video_file`).
-"""
+"""Samples a few frames, evenly spread, of a video file, an animation, a multi-page TIFF or a folder of pictures."""
 
 from __future__ import annotations
 
@@ -13,35 +10,29 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edge_interleave.errors import MediaError, UsageError
+from edge_interleave.media.files import open_media_file
 from edge_interleave.media.frame import Frame
 from edge_interleave.media.pictures.animation import open_animation
 from edge_interleave.media.pictures.folder import is_picture, picture_names
 from edge_interleave.media.pictures.formats import FORMATS
-from edge_interleave.media.pictures.image import (
-    MAX_FILE_BYTES,
-    MAX_PIXELS,
-    decoding,
-    describe,
-    open_image,
-    open_regular,
-    to_rgb,
-)
+from edge_interleave.media.pictures.image import MAX_FILE_BYTES, MAX_PIXELS, decoding, open_image, to_rgb
 from edge_interleave.media.video.file import FrameClock, PacketDamaged, Timetable, VideoFile
+from edge_interleave.util.regular_file import display_name
 
 if TYPE_CHECKING:
     import av
 
 MAX_CLIP_PIXELS = 4 * MAX_PIXELS
-"""All frames of one sample together, about 2 GB as RGB."""
+"""The limit for all frames of one sample together, about 2 GB as RGB."""
 
 
 def sample_clip(path: Path | str, frames: int) -> list[Frame]:
     """Up to `frames` frames, spread evenly from the first to the last, as LLaVA-NeXT samples videos.
 
-    A clip with fewer gives all it has. Pictures of a folder go by their names, in natural order (f2 before f10); a line
-    is logged where files of the folder are left out. Pages of a TIFF are frames.
-    Raises MediaError where no frame can be had, UsageError where `frames` is less than 1, BackendError where PyAV
-    cannot be imported.
+    A shorter clip gives all its frames. A folder's pictures are sorted by name in natural order (f2 before f10);
+    files that are left out are logged. Each page of a TIFF is a frame.
+    Raises MediaError if no frame can be decoded or the frames are too large together, UsageError if `frames` is less
+    than 1, BackendError if PyAV cannot be imported.
     """
     if frames < 1:
         raise UsageError(f"{frames} frames of a clip make no sense; ask for 1 or more")
@@ -51,14 +42,14 @@ def sample_clip(path: Path | str, frames: int) -> list[Frame]:
 
 
 def _spread(count: int, frames: int) -> list[int]:
-    """Indices of `frames` of `count` frames: LLaVA-NeXT's linspace, truncated."""
+    """The indices of at most `frames` of `count` frames: LLaVA-NeXT's linspace, truncated to whole numbers."""
     return [int(index) for index in np.linspace(0, count - 1, min(count, frames), dtype=int)]
 
 
 def _sample_folder(folder: Path, frames: int) -> list[Frame]:
     names = picture_names(folder)
     if not names:
-        raise MediaError(f"{describe(folder)}: no pictures in this folder; give one of {', '.join(FORMATS)}")
+        raise MediaError(f"{display_name(folder)}: no pictures in this folder; give one of {', '.join(FORMATS)}")
     sampled: list[Frame] = []
     budget = _Budget(folder)
     for index in _spread(len(names), frames):
@@ -69,10 +60,10 @@ def _sample_folder(folder: Path, frames: int) -> list[Frame]:
 
 
 def _sample_pictures(path: Path | str, frames: int) -> list[Frame]:
-    """Frames of an animation, or pages of a TIFF; a still picture is a clip of one."""
+    """Frames of an animation or pages of a TIFF; a still picture has one."""
     sampled: list[Frame] = []
     budget = _Budget(path)
-    with decoding(describe(path)), open_regular(path, MAX_FILE_BYTES) as file:
+    with decoding(display_name(path)), open_media_file(path, MAX_FILE_BYTES) as file:
         animation = open_animation(file)
         for still in animation.frames(_spread(len(animation), frames)):
             budget.spend(still.image.size)
@@ -88,11 +79,11 @@ def _sample_video(path: Path | str, frames: int) -> list[Frame]:
 
 
 def _by_time(path: Path | str, table: Timetable, frames: int) -> list[Frame] | None:
-    """Jump to each frame by its time. None where a frame does not come when it should: nothing is to be trusted."""
+    """Seek to each frame by its time. None if a frame does not come at its time: then the timetable is wrong."""
     sampled: list[Frame] = []
     budget = _Budget(path)
     with VideoFile(path, MAX_PIXELS) as video:
-        # Which frame is read next, and from which on each must come at its time.
+        # `at`: the frame that is read next. `sure_from`: the key frame sought last; earlier frames may come before it.
         at, sure_from = 0, 0
         for index in _spread(len(table.times), frames):
             before = bisect_right(table.keys, table.times[index]) - 1
@@ -118,13 +109,13 @@ def _by_time(path: Path | str, table: Timetable, frames: int) -> list[Frame] | N
 
 
 def _by_counting(path: Path | str, frames: int) -> list[Frame]:
-    """Decode the whole clip twice: to count its frames, and to keep some. Slow, and needs nothing but frames."""
+    """Decode the whole clip twice: to count its frames, then to keep some. Slow, but needs no time stamps."""
     with VideoFile(path, MAX_PIXELS) as video:
         count = 0
         while _next(video) is not None:
             count += 1
     if count == 0:
-        raise MediaError(f"{describe(path)}: holds no frame that can be decoded; the file is damaged or cut off")
+        raise MediaError(f"{display_name(path)}: holds no frame that can be decoded; the file is damaged or cut off")
     wanted = set(_spread(count, frames))
     sampled: list[Frame] = []
     budget = _Budget(path)
@@ -141,7 +132,7 @@ def _by_counting(path: Path | str, frames: int) -> list[Frame]:
 
 
 def _next(video: VideoFile) -> av.VideoFrame | None:
-    """The next frame that can be decoded."""
+    """The next frame that can be decoded; None at the end."""
     while True:
         try:
             return video.read()
@@ -155,17 +146,17 @@ def _frame(video: VideoFile, frame: av.VideoFrame, time_s: float, index: int, bu
 
 
 class _Budget:
-    """Counts the pixels of the frames kept, so that a clip cannot fill the memory."""
+    """Counts the pixels of the frames kept, so that a clip cannot exhaust memory."""
 
     def __init__(self, path: Path | str) -> None:
         self._path = path
         self._left = MAX_CLIP_PIXELS
 
     def spend(self, size: tuple[int, int]) -> None:
-        """Raises MediaError where the frames are too many for their size."""
+        """Count a frame of (width, height). Raises MediaError once all frames exceed MAX_CLIP_PIXELS together."""
         self._left -= size[0] * size[1]
         if self._left < 0:
             raise MediaError(
-                f"{describe(self._path)}: frames of {size[0]} x {size[1]} exceed {MAX_CLIP_PIXELS // 10**6} "
+                f"{display_name(self._path)}: frames of {size[0]} x {size[1]} exceed {MAX_CLIP_PIXELS // 10**6} "
                 "megapixels in all; ask for fewer frames"
             )

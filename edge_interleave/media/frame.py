@@ -1,4 +1,4 @@
-"""A frame, as every source gives it. Knows nothing about where it came from."""
+"""The frame that every source returns."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ class Frame:
     image: Image.Image
     """RGB, upright."""
     time_s: float
-    """Seconds from the clip's start, or since a live source was first opened; it never falls.
+    """Seconds from the clip's start, or since a live source was first opened; never falls.
 
-    Where there is no clock (a folder's first pictures, an iterator), one picture counts as a second.
+    Without a clock (a folder's first pictures, an iterable), each picture counts as a second.
     """
     index: int
-    """Which of the source's frames, from 0."""
+    """The frame's number in the source, from 0."""
     name: str | None = None
-    """Of the file, in a folder."""
+    """The file's name, if the source is a folder."""
     timed: bool = True
-    """Whether `time_s` is by a clock; False: one picture counts as a second."""
+    """Whether `time_s` comes from a clock; False: each picture counts as a second."""
     unchanged: bool = False
-    """It looks as the last frame that was taken (`--change`): what was found about that still stands. Not encoded."""
+    """The change filter (`--change`) found no difference to the last frame that passed; such frames are not encoded."""

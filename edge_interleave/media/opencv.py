@@ -1,4 +1,4 @@
-"""OpenCV, imported when it is needed, and silent."""
+"""Imports OpenCV on first use, and silences it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from edge_interleave.util.cpus import quota_limit
 
 @cache
 def opencv() -> Any:
-    """OpenCV, and silent: what is wrong with a file is said in one line of ours. A user's own settings stand.
+    """The module `cv2`, without its own log lines, and with threads within the CPU quota.
 
-    Raises BackendError where it cannot be imported.
+    OPENCV_LOG_LEVEL and OPENCV_FFMPEG_LOGLEVEL are respected if the user has set them. Raises BackendError if OpenCV
+    cannot be imported.
     """
     chosen = "OPENCV_LOG_LEVEL" in os.environ
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -26,7 +27,7 @@ def opencv() -> Any:
             "'pip install opencv-python-headless' in place of opencv-python"
         ) from error
     if not chosen:
-        # OpenCV 4 has it at the top, OpenCV 5 in a module of its own; 0 is LOG_LEVEL_SILENT.
+        # The function lies at the top in OpenCV 4, in a submodule in OpenCV 5. 0 is LOG_LEVEL_SILENT.
         set_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
         set_level(0)
     if (limit := quota_limit()) is not None:

@@ -1,8 +1,7 @@
-"""A thread that reads a source and keeps the next frame worth a look; reconnects where the source is lost.
+"""Reads a source in a thread, drops frames by the filters, and reconnects a lost source with exponential backoff.
 
-Of a live source there is one frame waiting, the newest: one that nobody took in time is overwritten and counted as
-late. Any other source waits. What becomes of a source (lost, frozen, nothing but damage) is told. Knows nothing about
-what frames are for.
+A live source keeps one frame waiting, the newest: a frame that nobody took in time is overwritten and counted as late.
+Any other source waits until its frame is taken. `on_status` reports a source that is lost, frozen or damaged.
 """
 
 from __future__ import annotations
@@ -14,65 +13,73 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from edge_interleave.errors import MediaError
-from edge_interleave.media.filters import Change, Rate
+from edge_interleave.media.filters import ChangeFilter, RateLimiter, WarmUpFilter
 from edge_interleave.media.frame import Frame
-from edge_interleave.media.oddities import BROKEN_S, FROZEN_S, Stillness, WarmUp
+from edge_interleave.media.freeze import FreezeDetector
 from edge_interleave.media.sources.base import FrameDamaged, Source, SourceLost
 
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 30.0
-"""How long it waits before it tries a lost source again: the first time, and at most, doubling in between."""
+"""The pause before a lost source is reopened: the first one and the longest; it doubles in between."""
 _JOIN_S = 1.0
 _HELD_S = 2.0
-"""A black first frame is handed out where nothing comes behind it for so long."""
+"""A dark first frame is handed out after all if no other frame follows for this long."""
 _RECENT = 50
+"""The number of latest frames that `capture_fps` is computed from."""
+FROZEN_S = 30.0
+"""A picture that repeats bit for bit for this long is reported. An encoder may repeat a still scene until its next key
+frame: at most 10 s with common cameras."""
+BROKEN_S = 5.0
+"""A live source whose frames are all damaged for this long is reported."""
 
 
 @dataclass(frozen=True)
 class ReaderStats:
-    """What became of a source's frames.
+    """Counts of a source's frames since the reader was opened.
 
-    captured = handed_out + late + rate_skipped + same_skipped + dark_skipped + one that waits.
+    captured = handed_out + late + rate_skipped + same_skipped + dark_skipped + (1 if a frame waits).
     """
 
     captured: int
-    """Frames that were read whole."""
+    """Frames that were decoded."""
     handed_out: int
+    """Frames that `next` returned."""
     late: int
-    """Overwritten by a newer frame, or left when the reader was closed."""
+    """Frames overwritten by a newer one, or not taken before the reader was closed."""
     rate_skipped: int
+    """Frames dropped by the rate limiter."""
     same_skipped: int
-    """Left out by the change test."""
+    """Frames dropped by the change filter."""
     dark_skipped: int
-    """A camera's first frames, left out because they were black or grew brighter."""
+    """Frames dropped by the warm-up filter."""
     damaged: int
-    """Frames that could not be decoded; they are not among the captured."""
+    """Frames that could not be decoded; they do not count as captured."""
     reconnects: int
     """How often a lost source came back with a frame."""
     capture_fps: float
-    """Frames a second, over the latest; 0 before the second."""
+    """Frames a second, over the latest 50; 0 before the second frame."""
     frozen_s: float
-    """Seconds in which a live source repeated one picture, bit for bit, for FROZEN_S or longer; over all such times."""
+    """Total seconds in which a live source repeated one picture, bit for bit, for FROZEN_S or longer."""
 
 
 @dataclass(frozen=True)
 class SourceStatus:
-    """Something happened to a source."""
+    """A change of a source's state."""
 
     state: str
-    """lost, back; broken (nothing but damage), whole (again); frozen, moving (again); damaged (a file, or a frame)."""
+    """`lost` or `back`; `broken` (all frames are damaged) or `whole`; `frozen` or `moving`; `damaged` (one frame)."""
     source: str
-    """Its name, without passwords."""
+    """The source's name, without passwords."""
     seconds: float
-    """For how long it was away, or has been broken or frozen, or was."""
+    """How long the source was lost, or has been (or was) broken or frozen."""
     line: str
-    """The same for people."""
+    """A one-line message for people."""
     file: str | None = None
-    """The damaged file's name, in a folder."""
+    """The damaged file's name, if the source is a folder."""
 
 
 class FrameReader:
-    """Reads a source from its own thread. One thread takes frames, any may close."""
+    """Reads a source in its own thread. One thread calls `next`; any thread may call `close`."""
 
     def __init__(
         self,
@@ -80,34 +87,31 @@ class FrameReader:
         *,
         fps: float | None = None,
         change: float | None = None,
-        say: Callable[[str], None] | None = None,
         with_unchanged: bool = False,
         on_status: Callable[[SourceStatus], None] | None = None,
     ) -> None:
-        """Open the source and begin to read.
+        """Open the source and start to read.
 
-        `fps`: at most so many frames a second of the source's time. `change`: see `worth.Change`.
-        `with_unchanged`: what that leaves out is handed out too, marked, while nothing else waits. `say` gets one line,
-        and `on_status` the same with its parts, when the source is lost, frozen or gives nothing but damage, and when
-        that is over; and for each damaged picture of a folder, or the first damaged frame of another source that can
-        wait. Both are called from the reader's thread.
-        Raises MediaError where the source cannot be opened, UsageError where `fps` or `change` make no sense.
+        `fps`: the limit of a `RateLimiter`. `change`: the threshold of a `ChangeFilter`. `with_unchanged`: hand out the
+        frames that the change filter drops too, marked `unchanged`, if no other frame waits. `on_status`: called from
+        the reader's thread when a source is lost, frozen or broken and when that ends, for each damaged picture of a
+        folder, and for the first damaged frame of another source that is not live.
+        Raises MediaError if the source cannot be opened, UsageError for a wrong `fps` or `change`.
         """
         self._source = source
-        self._rate = None if fps is None else Rate(fps)
-        self._change = None if change is None else Change(change)
+        self._rate = None if fps is None else RateLimiter(fps)
+        self._change = None if change is None else ChangeFilter(change)
         self._with_unchanged = with_unchanged
-        self._say = say
         self._on_status = on_status
-        self._warm_up, self._stillness = WarmUp(), Stillness()
+        self._warm_up, self._freeze = WarmUpFilter(), FreezeDetector()
         self._frozen_at: float | None = None
-        self._frozen_s = self._told_frozen_s = 0.0
+        self._frozen_s = self._reported_frozen_s = 0.0
         self._damaged_since: float | None = None
         self._broken = False
         self._dark_skipped = 0
         self._held: Frame | None = None
         self._held_until = 0.0
-        self._news = threading.Condition()
+        self._condition = threading.Condition()
         self._slot: Frame | None = None
         self._stop = threading.Event()
         self._finished = False
@@ -126,9 +130,9 @@ class FrameReader:
         self._thread.start()
 
     def next(self, timeout: float) -> Frame | None:
-        """The next frame worth a look, at most `timeout` seconds waited for. None: nothing yet, or `ended`."""
+        """The next frame that passes the filters; waits up to `timeout` seconds. None: no frame yet, or `ended`."""
         until = time.monotonic() + timeout
-        with self._news:
+        with self._condition:
             while not (self._slot is not None or self._finished or self._stop.is_set()):
                 now = time.monotonic()
                 if self._held is not None and now >= self._held_until:
@@ -136,26 +140,26 @@ class FrameReader:
                 elif now >= until:
                     break
                 else:
-                    self._news.wait((until if self._held is None else min(until, self._held_until)) - now)
+                    self._condition.wait((until if self._held is None else min(until, self._held_until)) - now)
             frame, self._slot = self._slot, None
             self._handed_out += frame is not None and not frame.unchanged
-            self._news.notify_all()
+            self._condition.notify_all()
             return frame
 
     @property
     def ended(self) -> bool:
-        """Whether no frame will come any more: the source is through and its last frame taken, or it is closed."""
-        with self._news:
+        """Whether no more frames will come: the source has ended and its last frame is taken, or `close` was called."""
+        with self._condition:
             return self._stop.is_set() or (self._finished and self._slot is None)
 
     @property
     def error(self) -> Exception | None:
-        """What ended it, where the source did not end by itself."""
+        """The error that ended the source; None if it ended normally."""
         return self._error
 
     def stats(self) -> ReaderStats:
-        """Counts since the beginning."""
-        with self._news:
+        """Counts since the reader was opened."""
+        with self._condition:
             span = self._arrivals[-1] - self._arrivals[0] if self._arrivals else 0.0
             return ReaderStats(
                 captured=self._captured,
@@ -171,15 +175,15 @@ class FrameReader:
             )
 
     def close(self) -> None:
-        """End the thread and free the source. A second call does nothing.
+        """End the thread and free the source, within a second. A second call does nothing.
 
-        Takes a second at most; only a caller's own iterable, which nobody can interrupt, may keep the thread longer.
+        A caller's iterable cannot be interrupted: if it blocks, the thread outlives this call.
         """
         self._stop.set()
-        with self._news:
+        with self._condition:
             self._late += self._waits()
             self._slot = None
-            self._news.notify_all()
+            self._condition.notify_all()
         self._source.close()
         if self._thread is not threading.current_thread():
             self._thread.join(_JOIN_S)
@@ -198,27 +202,27 @@ class FrameReader:
                 if frame is None:
                     break
                 self._offer(frame)
-        # Whatever fails in a source, a caller's iterable among them, ends the reading and is kept for who asks.
+        # Any exception of a source, such as one of a caller's iterable, ends the reading and is kept in `error`.
         except Exception as error:
             if not self._stop.is_set():
                 self._error = error
         finally:
             self._source.close()
-            with self._news:
+            with self._condition:
                 self._release_held()
                 self._finished = True
-                self._news.notify_all()
+                self._condition.notify_all()
 
     def _reconnect(self, lost: SourceLost) -> None:
-        """Try until it opens. Its first frame brings it back: one that opens and fails is not tried in haste."""
+        """Reopen the source until that works. The pause is reset only by a frame, not by a source that just opens."""
         if self._stop.is_set():
             return
         if self._lost_at is None:
-            with self._news:
+            with self._condition:
                 self._release_held()
             self._lost_at = time.monotonic()
-            self._warm_up, self._stillness, self._frozen_at = WarmUp(), Stillness(), None
-            self._tell("lost", 0.0, f"{lost}; trying again until it is back")
+            self._warm_up, self._freeze, self._frozen_at = WarmUpFilter(), FreezeDetector(), None
+            self._report("lost", 0.0, f"{lost}; trying again until it is back")
         while not self._stop.wait(self._retry_s):
             self._retry_s = min(self._retry_s * 2, LAST_RETRY_S)
             try:
@@ -230,35 +234,35 @@ class FrameReader:
     def _offer(self, frame: Frame) -> None:
         if self._lost_at is not None:
             away, self._lost_at, self._retry_s = time.monotonic() - self._lost_at, None, FIRST_RETRY_S
-            with self._news:
+            with self._condition:
                 self._reconnects += 1
-            self._tell("back", away, f"{self._source.name}: back after {away:.0f} s")
+            self._report("back", away, f"{self._source.name}: back after {away:.0f} s")
         if self._damaged_since is not None:
             broken_s, self._damaged_since = time.monotonic() - self._damaged_since, None
             if self._broken:
                 self._broken = False
-                self._tell("whole", broken_s, f"{self._source.name}: frames are whole again after {broken_s:.0f} s")
-        with self._news:
+                self._report("whole", broken_s, f"{self._source.name}: frames are whole again after {broken_s:.0f} s")
+        with self._condition:
             if self._stop.is_set():
                 return
             self._captured += 1
             self._arrivals.append(time.monotonic())
         if self._source.live and not getattr(self._source, "recorded", False):
-            self._watch_stillness(frame)
-        if getattr(self._source, "warms_up", False) and not self._warm_up.ready(frame):
-            with self._news:
+            self._watch_freeze(frame)
+        if getattr(self._source, "warms_up", False) and not self._warm_up.take(frame):
+            with self._condition:
                 self._dark_skipped += 1
                 self._held, self._held_until = frame, time.monotonic() + _HELD_S
-                self._news.notify_all()
+                self._condition.notify_all()
             return
-        with self._news:
+        with self._condition:
             self._held = None
         self._pass_on(frame)
 
     def _pass_on(self, frame: Frame) -> None:
         wanted = self._rate is None or self._rate.take(frame.time_s)
         changed = wanted and (self._change is None or self._change.take(frame.image))
-        with self._news:
+        with self._condition:
             self._rate_skipped += not wanted
             self._same_skipped += wanted and not changed
             if not (changed or (wanted and self._with_unchanged)):
@@ -266,65 +270,63 @@ class FrameReader:
             if not changed:
                 frame = replace(frame, unchanged=True)
             if not self._source.live:
-                self._news.wait_for(lambda: self._slot is None or self._stop.is_set())
+                self._condition.wait_for(lambda: self._slot is None or self._stop.is_set())
             if self._stop.is_set():
                 self._late += changed
                 return
-            # What changed is not overwritten by what did not.
+            # An unchanged frame does not overwrite a changed one.
             if not changed and self._waits():
                 return
             self._late += self._waits()
             self._slot = frame
-            self._news.notify_all()
+            self._condition.notify_all()
 
     def _release_held(self) -> None:
-        """Hand out the black frame that was left out last: nothing came behind it."""
+        """Hand out the last dark frame that was dropped, because no other frame followed."""
         if self._held is not None and self._slot is None and not self._stop.is_set():
             self._dark_skipped -= 1
             self._slot = self._held
-            self._news.notify_all()
+            self._condition.notify_all()
         self._held = None
 
     def _waits(self) -> bool:
-        """Whether a frame waits that counts, for it is none that looks as the one before."""
+        """Whether a frame waits that is not marked as unchanged."""
         return self._slot is not None and not self._slot.unchanged
 
-    def _watch_stillness(self, frame: Frame) -> None:
-        still_s = self._stillness.take(frame)
-        name, already_s = self._source.name, self._told_frozen_s
+    def _watch_freeze(self, frame: Frame) -> None:
+        still_s = self._freeze.repeated_s(frame)
+        name, already_s = self._source.name, self._reported_frozen_s
         if self._frozen_at is None:
             if still_s < FROZEN_S:
                 return
             self._frozen_at, already_s = frame.time_s - still_s, 0.0
             line = f"{name}: frozen, the same picture bit for bit for {still_s:.0f} s; check the camera"
-            self._tell("frozen", still_s, line)
+            self._report("frozen", still_s, line)
         elif still_s == 0.0:
             frozen_s, self._frozen_at = frame.time_s - self._frozen_at, None
-            self._tell("moving", frozen_s, f"{name}: moving again after {frozen_s:.0f} s")
+            self._report("moving", frozen_s, f"{name}: moving again after {frozen_s:.0f} s")
             return
-        self._told_frozen_s = still_s
-        with self._news:
+        self._reported_frozen_s = still_s
+        with self._condition:
             self._frozen_s += still_s - already_s
 
     def _count_damaged(self, error: FrameDamaged) -> None:
         now = time.monotonic()
-        with self._news:
+        with self._condition:
             self._damaged += 1
             first = self._damaged == 1
         if self._damaged_since is None:
             self._damaged_since = now
         if not self._source.live:
             if first or error.file is not None:
-                self._tell("damaged", 0.0, str(error), error.file)
+                self._report("damaged", 0.0, str(error), error.file)
         elif not self._broken and now - self._damaged_since >= BROKEN_S:
             self._broken = True
             since_s = now - self._damaged_since
-            self._tell(
+            self._report(
                 "broken", since_s, f"{error}; every frame for {since_s:.0f} s is damaged, check camera and network"
             )
 
-    def _tell(self, state: str, seconds: float, line: str, file: str | None = None) -> None:
-        if self._say is not None:
-            self._say(line)
+    def _report(self, state: str, seconds: float, line: str, file: str | None = None) -> None:
         if self._on_status is not None:
             self._on_status(SourceStatus(state, self._source.name, round(seconds, 1), line, file))

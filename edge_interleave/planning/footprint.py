@@ -157,7 +157,7 @@ def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, alon
     from edge_interleave.live.window import FrameWindow, entries_needed
     from edge_interleave.prompt.builder import PromptBuilder
     from edge_interleave.prompt.tokenizer import TextTokenizer
-    from edge_interleave.vision.media_encoder import Eyes
+    from edge_interleave.vision.media_encoder import MediaEncoder
     from edge_interleave.vision.pooling import image_tokens
 
     backend = find_backend(backend_name)
@@ -182,7 +182,7 @@ def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, alon
     give_back()
     with_decoder = _resident()
 
-    encoder = Eyes(bundle, threads).live_encoder()
+    encoder = MediaEncoder(bundle, threads).live_encoder()
     with_tower = _resident()
 
     eos = bundle.manifest.prompt.eos_token_ids

@@ -1,31 +1,79 @@
-"""A file that appears whole or not at all. Knows nothing about what is in it."""
+"""Replaces files atomically: a temporary sibling is written, then renamed. Readers see the old file or the new one."""
 
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edge_interleave.errors import InputError
+from edge_interleave.util.disk_space import writing
+
+_ENDING = ".partial"
 
 
 @contextmanager
-def written(path: Path, ending: str = "") -> Iterator[Path]:
-    """A file beside `path`, its name ending in `ending`, to be written inside the block; afterwards it is `path`.
+def atomic_file(
+    path: Path, *, suffix: str = "", private: bool = False, durable: bool = False, remedy: str | None = None
+) -> Iterator[Path]:
+    """Give the path of a temporary sibling; rename it to `path` if the block succeeds, delete it if the block fails.
 
-    Where the block fails it is gone, and `path` is as it was. Raises InputError for what the file system refuses.
+    The block creates and writes the sibling. Its name is hidden, unique, and ends in `.partial` and `suffix`.
+    `private`: only the owner can read the file. `durable`: the file is on the disk before it is renamed, and its name
+    is on the disk afterwards.
+    OSError passes. With a `remedy` it becomes an InputError, "PATH: cannot be written (REASON); REMEDY", and for a full
+    disk a ResourceError.
     """
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=ending, dir=path.parent)
-        os.close(descriptor)
-        beside = Path(name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_ENDING}{suffix}")
+    with _refusals(path, remedy):
         try:
-            yield beside
-            os.replace(beside, path)
+            if private:
+                os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            yield temporary
+            if durable:
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())
+            temporary.replace(path)
         except BaseException:
-            beside.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
             raise
+    if durable:
+        sync_folder(path.parent)
+
+
+def check_writable(path: Path, remedy: str) -> None:
+    """Raise InputError if `atomic_file` could not write `path`. Writes and deletes an empty sibling."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_ENDING}")
+    with _refusals(path, remedy):
+        temporary.touch()
+        temporary.unlink()
+
+
+def is_temporary(path: Path, name: str) -> bool:
+    """Whether `path` is a temporary sibling that a killed process left of a file called `name`."""
+    return path.name.startswith(f".{name}.") and _ENDING in path.suffixes
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk, if the system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _refusals(path: Path, remedy: str | None) -> Iterator[None]:
+    if remedy is None:
+        yield
+        return
+    try:
+        with writing(path):
+            yield
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from error

@@ -1,4 +1,8 @@
-"""Images and videos of messages to visual tokens: opened, sampled, encoded. Knows nothing about text or decoders."""
+"""Encodes the images and videos of messages: opens files, samples videos, and runs a bundle's vision pipeline.
+
+`ImageEncoder` does the encoding; this module adds what it needs from a bundle and from files. The tower opens at the
+first image, so a model that is only asked about text never loads it.
+"""
 
 from __future__ import annotations
 
@@ -16,33 +20,34 @@ from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.progress import QuestionProgress
 
 if TYPE_CHECKING:
-    from edge_interleave.vision.encoder import VisionEncoder
+    from edge_interleave.vision.image_encoder import ImageEncoder
     from edge_interleave.vision.tower import VisionTower
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What images and videos became."""
+class EncodedMedia:
+    """The visual tokens of a message's images and videos."""
 
-    visuals: tuple[VisualInput, ...] = ()
-    """One an image or frame."""
+    images: tuple[VisualInput, ...] = ()
+    """One for each image and each sampled frame, in order."""
     counts: tuple[int, ...] = ()
-    """How many of those each image and video is."""
+    """How many of `images` belong to each image (1) and video."""
     seconds: float = 0.0
+    """Time taken to open, sample and encode."""
     provider: str = ""
-    """What ran the vision tower; empty where nothing was seen."""
+    """ONNX Runtime's execution provider of the tower; empty without media."""
 
-    def __add__(self, more: Seen) -> Seen:
-        return Seen(
-            self.visuals + more.visuals,
+    def __add__(self, more: EncodedMedia) -> EncodedMedia:
+        return EncodedMedia(
+            self.images + more.images,
             self.counts + more.counts,
             self.seconds + more.seconds,
             more.provider or self.provider,
         )
 
 
-class Eyes:
-    """Opens and encodes images and videos, for any thread. The tower is opened when it is first needed."""
+class MediaEncoder:
+    """Encodes images and videos with a bundle's tower, which opens at the first image. Any thread may call it."""
 
     def __init__(self, bundle: Bundle, threads: int | None, progress: QuestionProgress | None = None) -> None:
         self._bundle = bundle
@@ -51,21 +56,24 @@ class Eyes:
         self._opening = threading.RLock()
         self._closed: str | None = None
         self._shared_tower: VisionTower | None = None
-        self._shared_encoder: VisionEncoder | None = None
+        self._shared_encoder: ImageEncoder | None = None
         self._read_newline: FloatArray | None = None
 
-    def look(self, media: Sequence[Media], *, frames: int, stride: int, tiles: bool) -> Seen:
+    def encode(self, media: Sequence[Media], *, frames: int, stride: int, tiles: bool) -> EncodedMedia:
         """Visual tokens of images and videos, in order.
 
-        Where the model has an `image_newline`, one follows each image and the last frame of each video, as in the
-        original code (llava_arch.py, `one_token`).
+        `frames`: frames to sample from a video that names no number itself. `stride`: pooling stride. `tiles`: encode
+        large images as an overview and tiles. If the model has an `image_newline`, one follows each image and the last
+        frame of each video, as in LLaVA-NeXT (llava_arch.py, `one_token`).
+        Raises UsageError for `frames` or `stride` below 1 and once closed, MediaError for a file that cannot be
+        decoded, BundleError if the tower does not fit the bundle.
         """
         if frames < 1:
             raise UsageError(f"frames must be a whole number from 1, not {frames}")
         if stride < 1:
             raise UsageError(f"pool must be a whole number from 1, not {stride}")
         if not media:
-            return Seen()
+            return EncodedMedia()
         from edge_interleave.media.clip import sample_clip
         from edge_interleave.media.pictures.image import open_image
 
@@ -82,40 +90,40 @@ class Eyes:
             ends += [False] * (len(shown) - 1) + [True]
         encoder, newline = self._encoder(), self._newline()
         rows = encoder.encode(pictures, stride=stride, tiles=tiles, ends=ends, progress=self._progress)
-        visuals = tuple(
+        inputs = tuple(
             VisualInput(image) if newline is None or not end else VisualInput(image[:-1], newline)
             for image, end in zip(rows, ends, strict=True)
         )
         seconds = time.perf_counter() - started
-        return Seen(visuals, tuple(counts), seconds, encoder.provider)
+        return EncodedMedia(inputs, tuple(counts), seconds, encoder.provider)
 
-    def live_encoder(self) -> VisionEncoder:
-        """Another encoder on the same tower, to be stopped by itself; it keeps nothing, for no frame comes twice."""
+    def live_encoder(self) -> ImageEncoder:
+        """A second encoder on the same tower, which can be stopped alone. It caches nothing: frames do not repeat."""
         from edge_interleave.vision.cache import EmbeddingCache
-        from edge_interleave.vision.encoder import VisionEncoder
+        from edge_interleave.vision.image_encoder import ImageEncoder
 
         manifest = self._bundle.manifest
-        return VisionEncoder(
+        return ImageEncoder(
             self._tower().another(), manifest.vision, manifest.pooling_mode, EmbeddingCache(0), newline=self._newline()
         )
 
     def close(self, reason: str) -> None:
-        """From any thread: have `look`, now and later, raise UsageError with the reason. Other encoders go on."""
+        """Make `encode`, running or later, raise UsageError(reason). Any thread; live encoders are not affected."""
         with self._opening:
             self._closed = reason
             encoder = self._shared_encoder
         if encoder is not None:
             encoder.stop(reason)
 
-    def _encoder(self) -> VisionEncoder:
-        from edge_interleave.vision.encoder import VisionEncoder
+    def _encoder(self) -> ImageEncoder:
+        from edge_interleave.vision.image_encoder import ImageEncoder
 
         with self._opening:
             if self._closed is not None:
                 raise UsageError(self._closed)
             if self._shared_encoder is None:
                 manifest, tower, newline = self._bundle.manifest, self._tower(), self._newline()
-                self._shared_encoder = VisionEncoder(
+                self._shared_encoder = ImageEncoder(
                     tower,
                     manifest.vision,
                     manifest.pooling_mode,

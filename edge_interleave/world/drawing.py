@@ -1,4 +1,4 @@
-"""Draws scenes: pixels, and which item lies at which. Knows nothing about questions."""
+"""Draws scenes: their pixels, and which item covers each pixel."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from edge_interleave.world import strangers
-from edge_interleave.world.cast import SHAPES
+from edge_interleave.world import unknown_pictures
 from edge_interleave.world.outlines import OUTLINES
 from edge_interleave.world.scene import Item, Look, Scene, Sign
 from edge_interleave.world.sprites import sprite
+from edge_interleave.world.vocabulary import SHAPES
 
 _FONTS = {
     "plain": (cv2.FONT_HERSHEY_SIMPLEX, 0.09),
@@ -24,17 +24,17 @@ _FONTS = {
     "serif": (cv2.FONT_HERSHEY_COMPLEX, 0.07),
     "heavy": (cv2.FONT_HERSHEY_TRIPLEX, 0.14),
 }
-"""OpenCV's strokes, and how thick they are drawn, as a share of the letters' height."""
+"""OpenCV's stroke fonts, and the stroke's width as a share of the letters' height."""
 _LETTER_PIXELS = 96
 HORIZON = 0.38
-"""How far down the horizon of a `ground` lies, as a fraction of the side."""
+"""Where the horizon of a `ground` lies, as a fraction of the height from the top."""
 
 
 def draw(scene: Scene) -> Image.Image:
-    """The scene as an RGB picture; its shorter side has look.side pixels where nothing is cropped."""
+    """The scene as an RGB picture; without a crop its shorter side is `look.side` pixels."""
     look, side = scene.look, scene.look.side
-    if scene.strange:
-        return _saved(strangers.paint(scene.strange, look.grain_seed, _canvas(look, side)), look.jpeg)
+    if scene.unknown:
+        return _saved(unknown_pictures.paint(scene.unknown, look.grain_seed, _canvas(look, side)), look.jpeg)
     scale = {"smooth": 2 if side <= 160 else 1, "hard": 1, "soft": 3 if side <= 256 else 2}[look.edges]
     size = _canvas(look, side * scale)
     image = _background(look, size)
@@ -56,9 +56,9 @@ def draw(scene: Scene) -> Image.Image:
 
 
 def item_map(scene: Scene, side: int) -> NDArray[np.uint8]:
-    """What covers each pixel of the picture, squashed to a square of `side` pixels: (side, side) uint8.
+    """What covers each pixel of the picture, squashed to a square: (side, side) uint8.
 
-    0 for nothing, i + 1 for items[i], and from len(items) + 1 on the signs' parts (`sign_parts`), one after another.
+    0: background; i + 1: items[i]; from len(items) + 1 on: the parts of the signs (`sign_parts`), in order.
     """
     across = scene.crop[2] - scene.crop[0]
     size = _canvas(scene.look, round(side / across))
@@ -82,12 +82,12 @@ def item_map(scene: Scene, side: int) -> NDArray[np.uint8]:
 
 
 def sign_parts(sign: Sign) -> tuple[str, ...]:
-    """What a sign's patches are labelled: each digit of a number, or the one word."""
+    """The labels of a sign's patches: each digit of a number, or the one word."""
     return tuple(sign.text) if sign.text.isdigit() else (sign.text,)
 
 
 def outline(item: Item, size: tuple[int, int]) -> list[tuple[float, float]]:
-    """A shape's outline in pixels, as a polygon, in a picture of that width and height."""
+    """A shape's polygon in pixels, in a picture of `size` (width, height)."""
     angle = math.radians(item.angle)
     cos, sin = math.cos(angle), math.sin(angle)
     half, cx, cy = item.size * min(size) / 2, item.x * size[0], item.y * size[1]
@@ -95,7 +95,7 @@ def outline(item: Item, size: tuple[int, int]) -> list[tuple[float, float]]:
 
 
 def _canvas(look: Look, side: int) -> tuple[int, int]:
-    """Width and height in pixels of a picture whose shorter side has `side`."""
+    """Width and height in pixels of a picture whose shorter side is `side`."""
     return round(side * max(look.aspect, 1.0)), round(side / min(look.aspect, 1.0))
 
 
@@ -134,7 +134,7 @@ def _draw_shape(pen: ImageDraw.ImageDraw, item: Item, size: tuple[int, int], bac
 
 
 def _placed(item: Item, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:
-    """A thing's picture (RGBA), and where its top left corner lies."""
+    """A thing's picture (RGBA), and its top left corner in pixels."""
     pixels = max(4, round(item.size * min(size)))
     tone = item.tone if item.colour else None
     picture = sprite(item.shape, item.style, pixels, tone=tone, mirrored=item.mirrored, angle=item.angle)
@@ -162,7 +162,7 @@ def _text_box(sign: Sign, size: tuple[int, int]) -> tuple[float, float, float, f
 
 @lru_cache(maxsize=1024)
 def _letters(text: str, lettering: str) -> Image.Image:
-    """The text in capitals, white on black, cut to its edges."""
+    """The text in capitals, white on black, cropped to its ink."""
     font, thickness = _FONTS[lettering]
     stroke = max(1, round(thickness * _LETTER_PIXELS))
     scale = cv2.getFontScaleFromHeight(font, _LETTER_PIXELS, stroke)
@@ -188,7 +188,7 @@ def _affected(image: Image.Image, scene: Scene) -> Image.Image:
 
 
 def _saved(image: Image.Image, quality: int) -> Image.Image:
-    """The picture as a JPEG file of that quality gives it back; as it is where the quality is 0."""
+    """The picture after a JPEG file of that quality; quality 0 leaves it as it is."""
     if not quality:
         return image
     file = io.BytesIO()

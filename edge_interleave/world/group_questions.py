@@ -1,20 +1,93 @@
-"""Questions about what ties the scenes of a group: changes, motion, order, views. As `questions.py` otherwise."""
+"""Questions about several scenes: which one shows something, what changed, moved, appeared or is hidden.
+
+Every function returns a question and its one right answer, or None if the scenes do not allow the question.
+"""
 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 
 from edge_interleave.world.groups import EFFECTS, Change, Group
-from edge_interleave.world.questions import NUMBERS, QA, article, join
+from edge_interleave.world.phrases import NUMBERS, QA, article, join
 from edge_interleave.world.scene import Item, Scene, Sign
+from edge_interleave.world.scene_questions import has_natural, names_of
+from edge_interleave.world.vocabulary import COLOURS, SHAPES, SHAPES_ALONE, Split
 
 LETTERS = "ABCD"
 TIMES = ("", "once", "twice", "three times")
 
 
+def which_image(rng: random.Random, scenes: Sequence[Scene]) -> QA | None:
+    """Which image alone shows an item, named by colour and shape or by one of them."""
+    order = list(range(len(scenes)))
+    rng.shuffle(order)
+    for index in order:
+        item = rng.choice(scenes[index].items)
+        others = [other for i, scene in enumerate(scenes) if i != index for other in scene.items]
+        natural = any(map(has_natural, scenes))
+        names = [n for n in names_of(item, natural) if not any(n in names_of(other, natural) for other in others)]
+        if names:
+            name = rng.choice(names)
+            question = rng.choice(
+                (f"Which image contains {article(name)}?", f"In which image is there {article(name)}?")
+            )
+            return question, f"Image {index + 1} contains {article(name)}."
+    return None
+
+
+def in_image(rng: random.Random, scenes: Sequence[Scene]) -> QA:
+    """What one of several images shows, in reading order."""
+    index = rng.randrange(len(scenes))
+    question = rng.choice((f"What is in image {index + 1}?", f"What does image {index + 1} show?"))
+    return question, f"Image {index + 1} contains {join([article(item.name) for item in scenes[index].items])}."
+
+
+def true_or_false(rng: random.Random, scenes: Sequence[Scene], split: Split = SHAPES_ALONE) -> QA | None:
+    """A statement about two images: both show an item, or each shows one. The answer gives its reasons first."""
+    first, second = ({item.name for item in scene.items} for scene in scenes)
+    truth = rng.random() < 0.5
+    if rng.random() < 0.65:
+        names = sorted(first & second if truth else first ^ second)
+        if not names:
+            return None
+        one = two = rng.choice(names)
+        statement = f"both images contain {article(one)}"
+    else:
+        one, two = rng.choice(sorted(first)), rng.choice(sorted(second))
+        if not truth:
+            if rng.random() < 0.5:
+                one = _absent(rng, first, second, split)
+            else:
+                two = _absent(rng, second, first, split)
+        statement = f"image 1 contains {article(one)} and image 2 contains {article(two)}"
+    found = [article(name) if name in names else f"no {name}" for name, names in ((one, first), (two, second))]
+    verdict = "True." if truth else "False."
+    return f"True or false: {statement}.", f"Image 1 contains {found[0]} and image 2 contains {found[1]}. {verdict}"
+
+
+def same(rng: random.Random, different: bool) -> QA:
+    """Whether two pictures are the same."""
+    return "Are the two images the same?", "No." if different else "Yes."
+
+
+def compare(rng: random.Random, scenes: Sequence[Scene], group: Group | None = None) -> QA:
+    """How two pictures differ: what changed, what each contains, or that they are the same."""
+    question = "Compare the two images."
+    if group is not None and group.kind == "change":
+        return question, changed(rng, group)[1]
+    first, second = (Counter(item.name for item in scene.items) for scene in scenes)
+    if scenes[0] is scenes[1] or first == second:
+        return question, "The two images are the same."
+    if not all(scene.items for scene in scenes):
+        return question, "The two images are not the same."
+    said = [f"image {n + 1} contains {join([article(item.name) for item in s.items])}" for n, s in enumerate(scenes)]
+    return question, f"{said[0].capitalize()}, and {said[1]}."
+
+
 def changed(rng: random.Random, group: Group) -> QA:
-    """What became different between two images."""
+    """What changed between two images."""
     question = rng.choice(
         ("What changed between the two images?", "What changed?", "What is different in the second image?")
     )
@@ -32,7 +105,7 @@ def changed(rng: random.Random, group: Group) -> QA:
 
 
 def edit(rng: random.Random, group: Group) -> QA:
-    """The instruction that makes the second image of the first."""
+    """The instruction that turns the first image into the second."""
     question = rng.choice(
         ("Which instruction turns image 1 into image 2?", "What must be done to image 1 to get image 2?")
     )
@@ -50,7 +123,7 @@ def edit(rng: random.Random, group: Group) -> QA:
 
 
 def story(rng: random.Random, group: Group) -> QA:
-    """What three images tell."""
+    """The story of three images."""
     first = join([article(item.name) for item in group.scenes[0].items])
     told = " ".join(f"Then {_happened(change)}." for change in group.story)
     return rng.choice(
@@ -59,7 +132,7 @@ def story(rng: random.Random, group: Group) -> QA:
 
 
 def direction(rng: random.Random, group: Group) -> QA:
-    """Which way the moving item goes."""
+    """Which way the moving item moves."""
     item = group.before
     assert item is not None
     stay = group.scenes[0].items
@@ -72,7 +145,7 @@ def direction(rng: random.Random, group: Group) -> QA:
 
 
 def appearance(rng: random.Random, item: Item, frame: int) -> QA:
-    """In which frame, counted from 1, an item is first seen."""
+    """In which frame, counted from 1, an item first appears."""
     name = item.name
     question = rng.choice(
         (
@@ -98,7 +171,7 @@ def events(rng: random.Random, item: Item, times: int) -> QA:
 
 
 def quality(effects: Sequence[int], asked: int) -> QA:
-    """Which of several images is the darkest, blurriest or noisiest. An effect of -1 is none."""
+    """Which image is the darkest, blurriest or noisiest. `effects`: index into EFFECTS of each image, -1 for none."""
     word = EFFECTS[asked]
     return f"Which image is the {word}?", f"Image {list(effects).index(asked) + 1} is the {word}."
 
@@ -110,7 +183,7 @@ def reading(rng: random.Random, scene: Scene, where: str = "") -> QA:
 
 
 def which_sign(rng: random.Random, scenes: Sequence[Scene]) -> QA | None:
-    """Which image's sign says something."""
+    """Which image's sign says a text."""
     texts = [scene.signs[0].text for scene in scenes]
     index = rng.randrange(len(scenes))
     if texts.count(texts[index]) > 1:
@@ -119,7 +192,7 @@ def which_sign(rng: random.Random, scenes: Sequence[Scene]) -> QA | None:
 
 
 def fine_print(rng: random.Random, whole: Scene) -> QA:
-    """What one corner of a large picture holds."""
+    """What is in one corner of a large picture."""
     parts: list[Item | Sign] = [*whole.items, *whole.signs]
     part = rng.choice(parts)
     corner = f"{'top' if part.y < 0.5 else 'bottom'} {'left' if part.x < 0.5 else 'right'}"
@@ -129,13 +202,13 @@ def fine_print(rng: random.Random, whole: Scene) -> QA:
 
 
 def puzzle(group: Group) -> QA:
-    """What the missing object is."""
+    """Which object completes the matrix."""
     assert group.after is not None
     return "What completes the puzzle?", f"{article(group.after.name).capitalize()} completes the puzzle."
 
 
 def puzzle_choices(rng: random.Random, group: Group) -> tuple[str, str, list[str]]:
-    """The same as a choice of four: question, the right letter, the choices."""
+    """The same as multiple choice: the question, the right letter, the four choices."""
     assert group.after is not None
     names = sorted({item.name for item in group.scenes[0].items} - {group.after.name})
     near = [name for name in names if group.after.colour in name or group.after.shape in name]
@@ -149,7 +222,7 @@ def puzzle_choices(rng: random.Random, group: Group) -> tuple[str, str, list[str
 
 
 def hidden(rng: random.Random, group: Group) -> QA:
-    """What one of two views does not show."""
+    """What one of two views hides."""
     assert group.before is not None
     where = f"in image {group.hidden_in + 1}"
     return rng.choice((f"What is hidden {where}?", f"Which object is hidden {where}?")), (
@@ -158,13 +231,13 @@ def hidden(rng: random.Random, group: Group) -> QA:
 
 
 def camera(rng: random.Random, group: Group) -> QA:
-    """Where the camera went."""
+    """Where the camera moved."""
     question = rng.choice(("Where did the camera go?", "Which way did the camera move?"))
     return question, f"The camera moved to the {group.direction}."
 
 
 def in_all(rng: random.Random, group: Group) -> QA:
-    """How many things two views show in all."""
+    """How many things the two views show together."""
     number = len(group.scenes[0].items)
     return rng.choice(("How many objects are there in all?", "Count all objects.")), (
         f"There are {NUMBERS[number]} objects in all."
@@ -183,3 +256,13 @@ def _happened(change: Change) -> str:
     if change.kind == "recolour":
         return f"the {before.name} becomes {after.colour}"
     return f"the {before.name} becomes {article(after.shape)}"
+
+
+def _absent(rng: random.Random, here: set[str], there: set[str], split: Split) -> str:
+    """A name that is not `here`; half of the time one from the other image."""
+    swapped = sorted(there - here)
+    if swapped and rng.random() < 0.5:
+        return rng.choice(swapped)
+    while (name := split.name(rng) if split.things else f"{rng.choice(COLOURS)} {rng.choice(SHAPES)}") in here:
+        pass
+    return name

@@ -1,6 +1,6 @@
-"""Groups of scenes that belong together, and what ties them: one picture, a pair, a clip, views of one place.
+"""Groups of scenes that belong together: one picture, a pair, a clip, views of one place.
 
-Every group follows from its random source. Knows nothing about questions, pixels or tokens.
+A group is determined by its random source.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from edge_interleave.world import scene as world
-from edge_interleave.world.cast import COLOURS, HELD_OUT_STYLE, NATURAL, SHAPES, SHAPES_ALONE, WORDS, Cast
 from edge_interleave.world.scene import Effect, Item, Scene, Sign
-from edge_interleave.world.strangers import HELD_OUT, STRANGE
+from edge_interleave.world.unknown_pictures import HELD_OUT, UNKNOWN_KINDS
 from edge_interleave.world.views import View, draw_views
+from edge_interleave.world.vocabulary import COLOURS, HELD_OUT_STYLE, NATURAL, SHAPES, SHAPES_ALONE, WORDS, Split
 
 CHANGES = ("recolour", "reshape", "move", "appear", "disappear")
 LONG_CLIP = 24
 """Frames of a long clip."""
-STRANGE_WEIGHTS = (30, 13, 8, 10, 10, 10, 13, 6)
-"""How often a strange picture is of each kind of STRANGE."""
+UNKNOWN_WEIGHTS = (30, 13, 8, 10, 10, 10, 13, 6)
+"""Relative frequency of each kind of UNKNOWN_KINDS."""
 EFFECTS = ("darkest", "blurriest", "noisiest")
 
 
 @dataclass(frozen=True)
 class Change:
-    """What became different from one scene to the next; `before` or `after` is None where an item is new or gone."""
+    """The difference between two scenes; `before` is None for a new item, `after` for a removed one."""
 
     kind: str
     """One of CHANGES."""
@@ -35,7 +35,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Group:
-    """Scenes that belong together, and what ties them."""
+    """Scenes that belong together, and how."""
 
     kind: str
     scenes: tuple[Scene, ...]
@@ -43,51 +43,51 @@ class Group:
     before: Item | None = None
     after: Item | None = None
     direction: str = ""
-    """Where an item goes, or the camera."""
+    """Where an item moves, or the camera."""
     story: tuple[Change, ...] = ()
-    """What happens from each scene to the next."""
+    """The change from each scene to the next."""
     hidden_in: int = 0
-    """Of two views, the one in which `before` is hidden."""
+    """Index of the view that hides `before`."""
 
 
-def single(rng: random.Random, cast: Cast = SHAPES_ALONE) -> Group:
+def single(rng: random.Random, split: Split = SHAPES_ALONE) -> Group:
     """One picture."""
-    return Group("single", (world.random_scene(rng, cast=cast),))
+    return Group("single", (world.random_scene(rng, split=split),))
 
 
-def change_pair(rng: random.Random, cast: Cast = SHAPES_ALONE) -> Group:
-    """Two pictures of one place and what became different."""
-    first = world.random_scene(rng, rng.choices((1, 2, 3, 4), (25, 35, 25, 15))[0], cast)
-    second, change = _next(rng, first, cast)
+def change_pair(rng: random.Random, split: Split = SHAPES_ALONE) -> Group:
+    """Two pictures of one place, with one change."""
+    first = world.random_scene(rng, rng.choices((1, 2, 3, 4), (25, 35, 25, 15))[0], split)
+    second, change = _next(rng, first, split)
     return Group("change", (first, second), change.kind, change.before, change.after)
 
 
-def twin_pair(rng: random.Random, cast: Cast = SHAPES_ALONE) -> Group:
-    """Two unrelated pictures that share one item's colour and shape, at whatever places."""
-    first = world.random_scene(rng, rng.choice((1, 2, 3)), cast)
-    second = world.random_scene(rng, rng.choice((1, 2, 3)), cast)
+def twin_pair(rng: random.Random, split: Split = SHAPES_ALONE) -> Group:
+    """Two unrelated pictures that both show an item of one colour and shape."""
+    first = world.random_scene(rng, rng.choice((1, 2, 3)), split)
+    second = world.random_scene(rng, rng.choice((1, 2, 3)), split)
     shared = rng.choice(first.items)
     keep = list(second.items)[:-1]
     taken = {item.place for item in keep}
     place = rng.choice([i for i, name in enumerate(world.PLACES) if name not in taken])
-    twin = world.random_item(rng, second.look, place, shared.shape, shared.colour, cast=cast)
+    twin = world.random_item(rng, second.look, place, shared.shape, shared.colour, split=split)
     return Group("twins", (first, world.arranged([*keep, twin], second.look)), before=shared, after=twin)
 
 
-def motion(rng: random.Random, frames: int | None = None, cast: Cast = SHAPES_ALONE) -> Group:
-    """A clip of an item that moves one way."""
-    scenes, item, direction = world.motion_clip(rng, frames or rng.choice((3, 4, 4, 5, 6, 8)), cast)
+def motion(rng: random.Random, frames: int | None = None, split: Split = SHAPES_ALONE) -> Group:
+    """A clip of an item that moves in one direction."""
+    scenes, item, direction = world.motion_clip(rng, frames or rng.choice((3, 4, 4, 5, 6, 8)), split)
     return Group("motion", tuple(scenes), before=item, direction=direction)
 
 
-def arrivals(rng: random.Random, cast: Cast) -> Group:
-    """A place in which two or three items appear, one after another, and stay: a scene for each state."""
-    scenes = [world.random_scene(rng, rng.choice((1, 1, 2)), cast)]
+def arrivals(rng: random.Random, split: Split) -> Group:
+    """A place where two or three items appear, one after another, and stay; one scene for each state."""
+    scenes = [world.random_scene(rng, rng.choice((1, 1, 2)), split)]
     story: list[Change] = []
     for _ in range(rng.choice((2, 3))):
         names = {item.shape for item in scenes[-1].items}
         while True:
-            item = world.random_item(rng, scenes[0].look, world.free_place(rng, scenes[-1]), cast=cast)
+            item = world.random_item(rng, scenes[0].look, world.free_place(rng, scenes[-1]), split=split)
             if item.shape not in names:
                 break
         look = world.random_look_like(rng, scenes[0].look)
@@ -96,22 +96,22 @@ def arrivals(rng: random.Random, cast: Cast) -> Group:
     return Group("arrivals", tuple(scenes), story=tuple(story))
 
 
-def story(rng: random.Random, cast: Cast) -> Group:
-    """Three scenes of one place, and what happens from each to the next; a name means one thing throughout."""
+def story(rng: random.Random, split: Split) -> Group:
+    """Three scenes of one place, with one change between each; no scene has two items of one name."""
     while True:
-        scenes = [world.random_scene(rng, rng.choice((1, 1, 2)), cast)]
+        scenes = [world.random_scene(rng, rng.choice((1, 1, 2)), split)]
         changes: list[Change] = []
         for _ in range(2):
-            scene, change = _next(rng, scenes[-1], cast)
+            scene, change = _next(rng, scenes[-1], split)
             scenes.append(scene)
             changes.append(change)
         if all(len({item.name for item in scene.items}) == len(scene.items) for scene in scenes):
             return Group("story", tuple(scenes), story=tuple(changes))
 
 
-def quality(rng: random.Random, cast: Cast) -> Group:
-    """One scene four times: as it is, darker, blurrier and noisier."""
-    scene = world.random_scene(rng, rng.choice((1, 2, 3)), cast)
+def quality(rng: random.Random, split: Split) -> Group:
+    """One scene four times: unchanged, darker, blurrier, noisier."""
+    scene = world.random_scene(rng, rng.choice((1, 2, 3)), split)
     scene = replace(scene, look=replace(scene.look, kind="plain", blur=0.0))
     effects = (
         Effect(),
@@ -122,20 +122,20 @@ def quality(rng: random.Random, cast: Cast) -> Group:
     return Group("quality", tuple(replace(scene, effect=effect) for effect in effects))
 
 
-def sign(rng: random.Random, cast: Cast) -> Group:
-    """A picture with a word or a number on a plate, and up to two items in the other rows."""
+def sign(rng: random.Random, split: Split) -> Group:
+    """A picture with a sign, and up to two items in the other rows."""
     look = world.random_look(rng)
     row = rng.randrange(3)
-    made = _sign(rng, cast, x=0.5 + rng.uniform(-0.08, 0.08), y=(row + 0.5) / 3, widths=(0.5, 0.75))
+    made = _sign(rng, split, x=0.5 + rng.uniform(-0.08, 0.08), y=(row + 0.5) / 3, widths=(0.5, 0.75))
     free = [place for place in range(9) if place // 3 != row]
-    items = [world.random_item(rng, look, place, cast=cast) for place in rng.sample(free, rng.choice((0, 1, 1, 2)))]
+    items = [world.random_item(rng, look, place, split=split) for place in rng.sample(free, rng.choice((0, 1, 1, 2)))]
     return Group("sign", (replace(world.arranged(items, look), signs=(made,)),))
 
 
-def puzzle(rng: random.Random, cast: Cast) -> Group:
-    """Three rows of three: a shape for each row and a colour for each column, or the other way; the last is missing.
+def puzzle(rng: random.Random, split: Split) -> Group:
+    """A 3 x 3 matrix whose last item, `after`, is missing: shapes by row and colours by column, or the other way.
 
-    `after` is the missing item. After RAVEN (Zhang et al. 2019), with two of its attributes.
+    Source: RAVEN (Zhang et al. 2019), with two of its attributes.
     """
     look = replace(world.random_look(rng), kind="plain")
     while len(colours := _standing_out(rng, look)) < 3:
@@ -145,19 +145,19 @@ def puzzle(rng: random.Random, cast: Cast) -> Group:
     items = []
     for place in range(9):
         row, column = divmod(place, 3) if by_row else divmod(place, 3)[::-1]
-        item = world.random_item(rng, look, place, shapes[row], colours[column], cast=cast)
+        item = world.random_item(rng, look, place, shapes[row], colours[column], split=split)
         items.append(replace(item, angle=0.0, style="filled"))
     return Group("puzzle", (Scene(tuple(items[:-1]), look),), after=items[-1])
 
 
-def views(rng: random.Random, cast: Cast) -> Group:
-    """Two views of things that stand on the ground; one of the two hides a thing. `before` is that thing."""
-    seen: View = draw_views(rng, cast)
+def views(rng: random.Random, split: Split) -> Group:
+    """Two views of things on the ground; one view hides the thing `before`."""
+    seen: View = draw_views(rng, split)
     return Group("views", seen.scenes, before=seen.hidden, direction=seen.direction, hidden_in=seen.hidden_in)
 
 
-def patches(rng: random.Random, cast: Cast) -> Group:
-    """One large picture as overview and four tiles, row by row; what is in it is small."""
+def patches(rng: random.Random, split: Split) -> Group:
+    """One large picture of small things, as overview and four tiles, row by row."""
     look = replace(world.random_look(rng), side=384, blur=0.0)
     signs: list[Sign] = []
     items: list[Item] = []
@@ -165,47 +165,47 @@ def patches(rng: random.Random, cast: Cast) -> Group:
         x, y = 0.25 + 0.5 * (quarter % 2) + rng.uniform(-0.03, 0.03), 0.25 + 0.5 * (quarter // 2)
         y += rng.uniform(-0.08, 0.08)
         if rng.random() < 0.45:
-            signs.append(_sign(rng, cast, x, y, widths=(0.24, 0.36)))
+            signs.append(_sign(rng, split, x, y, widths=(0.24, 0.36)))
         else:
-            item = world.random_item(rng, look, 0, cast=cast)
+            item = world.random_item(rng, look, 0, split=split)
             items.append(replace(item, x=x, y=y, size=rng.uniform(0.13, 0.19)))
     whole = Scene(tuple(items), look, tuple(signs))
     crops = [(x, y, x + 0.5, y + 0.5) for y in (0.0, 0.5) for x in (0.0, 0.5)]
     return Group("patches", (whole, *(replace(whole, crop=crop) for crop in crops)))
 
 
-def free(rng: random.Random, cast: Cast) -> Group:
-    """One picture whose things lie anywhere."""
-    return Group("free", (world.free_scene(rng, cast),))
+def free(rng: random.Random, split: Split) -> Group:
+    """One picture with things anywhere."""
+    return Group("free", (world.free_scene(rng, split),))
 
 
-def sizes(rng: random.Random, cast: Cast) -> Group:
-    """One picture of two to four things that differ in name, anywhere."""
+def sizes(rng: random.Random, split: Split) -> Group:
+    """One picture with two or more things anywhere, no two of one name."""
     while True:
-        scene = world.free_scene(rng, cast, same=1)
+        scene = world.free_scene(rng, split, same=1)
         if len({item.name for item in scene.items}) == len(scene.items) > 1:
             return Group("sizes", (scene,))
 
 
-def blank(rng: random.Random, cast: Cast) -> Group:
-    """One picture of nothing."""
+def blank(rng: random.Random, split: Split) -> Group:
+    """One empty picture."""
     return Group("blank", (world.blank_scene(rng),))
 
 
-def strange(rng: random.Random, cast: Cast) -> Group:
-    """One picture of something that the world has not; in a new style something that training never sees."""
-    kind = rng.choices(STRANGE, STRANGE_WEIGHTS)[0]
-    held_out = HELD_OUT_STYLE in cast.styles
+def unknown(rng: random.Random, split: Split) -> Group:
+    """One picture outside the world; a held-out one if the split has the held-out style."""
+    kind = rng.choices(UNKNOWN_KINDS, UNKNOWN_WEIGHTS)[0]
+    held_out = HELD_OUT_STYLE in split.styles
     look = replace(world.free_look(rng), side=rng.choice((144, 192, 256)))
-    return Group("strange", (Scene((), look, strange=HELD_OUT * held_out + kind),))
+    return Group("strange", (Scene((), look, unknown=HELD_OUT * held_out + kind),))
 
 
 MAKERS: dict[str, Callable[..., Group]] = {
     "single": single,
     "change": change_pair,
     "twins": twin_pair,
-    "motion": lambda rng, cast=SHAPES_ALONE: motion(rng, cast=cast),
-    "glide": lambda rng, cast=SHAPES_ALONE: motion(rng, LONG_CLIP, cast),
+    "motion": lambda rng, split=SHAPES_ALONE: motion(rng, split=split),
+    "glide": lambda rng, split=SHAPES_ALONE: motion(rng, LONG_CLIP, split),
     "arrivals": arrivals,
     "story": story,
     "quality": quality,
@@ -216,13 +216,13 @@ MAKERS: dict[str, Callable[..., Group]] = {
     "free": free,
     "sizes": sizes,
     "blank": blank,
-    "strange": strange,
+    "strange": unknown,
 }
-"""Each takes a random source and a cast."""
+"""By kind; each takes a random source and a split. Kinds are part of the seeds of training, so they stay."""
 
 
-def _next(rng: random.Random, first: Scene, cast: Cast) -> tuple[Scene, Change]:
-    """A moment later: the scene with one change."""
+def _next(rng: random.Random, first: Scene, split: Split) -> tuple[Scene, Change]:
+    """The scene after one change, and the change."""
     kind = rng.choice(CHANGES)
     if kind == "disappear" and len(first.items) == 1:
         kind = "appear"
@@ -233,28 +233,28 @@ def _next(rng: random.Random, first: Scene, cast: Cast) -> tuple[Scene, Change]:
     before: Item | None = item
     after: Item | None
     if kind == "appear":
-        before, after = None, world.random_item(rng, first.look, world.free_place(rng, first), cast=cast)
+        before, after = None, world.random_item(rng, first.look, world.free_place(rng, first), split=split)
         rest = list(first.items)
     elif kind == "disappear":
         after = None
     elif kind == "move":
         after = world.moved(rng, item, world.free_place(rng, first))
     elif kind == "recolour":
-        after = world.recoloured(rng, item, first.look, cast)
+        after = world.recoloured(rng, item, first.look, split)
     else:
-        after = world.reshaped(rng, item, cast)
+        after = world.reshaped(rng, item, split)
     second = world.arranged(rest if after is None else [*rest, after], world.random_look_like(rng, first.look))
     return second, Change(kind, before, after)
 
 
-def _sign(rng: random.Random, cast: Cast, x: float, y: float, widths: tuple[float, float]) -> Sign:
-    text = str(cast.number(rng)) if cast.held_out or rng.random() < 0.5 else rng.choice(WORDS)
+def _sign(rng: random.Random, split: Split, x: float, y: float, widths: tuple[float, float]) -> Sign:
+    text = str(split.number(rng)) if split.held_out or rng.random() < 0.5 else rng.choice(WORDS)
     width = rng.uniform(*widths) * (0.72 if len(text) < 4 else 1.0)
     dark, light = (rng.randint(0, 70) for _ in range(3)), (rng.randint(200, 255) for _ in range(3))
     ink, plate = tuple(dark), tuple(light)
     if rng.random() < 0.35:
         ink, plate = plate, ink
-    return Sign(text, x, y, width, rng.choice(cast.letterings), _rgb(ink), _rgb(plate))
+    return Sign(text, x, y, width, rng.choice(split.letterings), _rgb(ink), _rgb(plate))
 
 
 def _rgb(values: Sequence[int]) -> tuple[int, int, int]:

@@ -1,12 +1,11 @@
-"""When an answer about the world is right though it is not the reference word for word, and whether it is one at all.
+"""Judges free answers: is an answer right that differs from the reference, and is it a sentence of the world at all?
 
-Where a question is worded freely, an answer in other order or with other small words is as good. The rule:
+Rules (`JUDGES`):
 
-- `words`: both texts have the same content words. Small words (`a`, `the`, `there`, `is`, ...) do not count, case and
-  marks neither, a plural counts as its singular. A thing stands for its number, its colour and the place after it as
-  well. Within a part any order will do; parts begin at `first`, `then`, `from`, `to`, `image 2` and the like, and come
-  in the same order.
-- `names`: both name the same things in the same colours, as often; where they are does not count.
+- `words`: both texts have the same content words. Small words (`a`, `the`, `there`, `is`, ...), case and punctuation do
+  not count; a plural equals its singular. A thing, its number, its colour and its place form one word. Order counts
+  between parts, which begin at `first`, `then`, `from`, `to`, `image 2` and so on, not within a part.
+- `names`: both texts name the same things in the same colours, equally often; places do not count.
 - `unknown`: the answer says that the model does not know, or has no picture.
 """
 
@@ -15,39 +14,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from edge_interleave.world.cast import COLOURS, SHAPES, THINGS, WORDS
-from edge_interleave.world.more_questions import NO_PICTURE, UNKNOWN_PICTURE, UNKNOWN_QUESTION
-from edge_interleave.world.questions import EMPTY, NUMBERS, plural
+from edge_interleave.world.phrases import EMPTY, NO_PICTURE, NUMBERS, UNKNOWN_PICTURE, UNKNOWN_QUESTION, plural
 from edge_interleave.world.scene import PLACES
+from edge_interleave.world.vocabulary import COLOURS, SHAPES, THINGS, WORDS
 
 JUDGES = ("words", "names", "unknown")
-_SMALL = frozenset(
-    (
-        "a",
-        "an",
-        "the",
-        "there",
-        "is",
-        "are",
-        "at",
-        "and",
-        "it",
-        "of",
-        "in",
-        "object",
-        "objects",
-        "has",
-        "have",
-        "its",
-        "contains",
-        "shows",
-        "picture",
-        "i",
-        "see",
-        "that",
-        "all",
-    )
-)
+_SMALL = frozenset((
+    "a", "an", "the", "there", "is", "are", "at", "and", "it", "of", "in", "object", "objects", "has", "have",
+    "its", "contains", "shows", "picture", "i", "see", "that", "all",
+))  # fmt: skip
 _SINGULAR = {plural(kind): kind for kind in (*SHAPES, *THINGS)}
 _PART = re.compile(r"(\b(?:first|then|from|to|images? \d+)\b)|[.;:]\s*")
 _NAMES = frozenset((*COLOURS, *SHAPES, *THINGS))
@@ -55,7 +30,7 @@ _UNKNOWN = (UNKNOWN_PICTURE, UNKNOWN_QUESTION, NO_PICTURE)
 
 
 def is_right(answer: str, reference: str, judge: str) -> bool:
-    """Whether an answer is right by a rule of JUDGES. Raises ValueError for another rule."""
+    """Whether an answer is right by a rule of JUDGES. Raises ValueError for an unknown rule."""
     if judge == "unknown":
         return answer.strip() in _UNKNOWN
     if judge == "names":
@@ -66,7 +41,7 @@ def is_right(answer: str, reference: str, judge: str) -> bool:
 
 
 def is_sentence(answer: str) -> bool:
-    """Whether an answer is one that the world's questions have: of their form, whatever it says."""
+    """Whether an answer has the form of a right answer in the world, whatever it says."""
     return _SENTENCE.fullmatch(answer.strip()) is not None
 
 

@@ -1,4 +1,4 @@
-"""The shapes' outlines, as polygons in a square from -1 to 1. Knows nothing about scenes."""
+"""The outlines of the shapes, as polygons in the square from -1 to 1."""
 
 from __future__ import annotations
 

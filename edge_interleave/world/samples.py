@@ -1,7 +1,4 @@
-"""Samples: scenes, a question about them and the right answer, task by task in the four scenarios of M4.
-
-Knows nothing about tokens, models or files.
-"""
+"""Samples of the M4 tasks: scenes, a question about them and the right answer, in the four scenarios of M4."""
 
 from __future__ import annotations
 
@@ -12,21 +9,23 @@ from dataclasses import dataclass
 
 from edge_interleave.world import group_questions as asked
 from edge_interleave.world import groups
-from edge_interleave.world.cast import SHAPES_ALONE, Cast
-from edge_interleave.world.questions import QA, SCENE_QUESTIONS, in_image, true_or_false, which_image
+from edge_interleave.world.group_questions import in_image, true_or_false, which_image
+from edge_interleave.world.phrases import QA
 from edge_interleave.world.scene import Scene, random_scene
+from edge_interleave.world.scene_questions import SCENE_QUESTIONS, ask
+from edge_interleave.world.vocabulary import SHAPES_ALONE, Split
 
 
 @dataclass(frozen=True)
 class Task:
-    """A kind of question, as LLaVA-Interleave Bench sorts them."""
+    """A kind of question, grouped as LLaVA-Interleave Bench groups them."""
 
     scenario: str
-    """`multi-image`, `multi-frame`, `multi-view`, `multi-patch` or `single-image`."""
+    """`multi-image`, `multi-frame`, `multi-view`, `multi-patch`, `single-image` or `everyday`."""
     category: str
-    """The benchmark's category that it is like."""
+    """The nearest category of LLaVA-Interleave Bench."""
     held_out: tuple[str, ...] = ("combination", "style")
-    """What can be held out in its scenes, of cast.CASTS."""
+    """Which keys of `vocabulary.SPLITS` its test samples draw, besides ""."""
 
 
 TASKS = {
@@ -54,39 +53,34 @@ TASKS = {
     "in all": Task("multi-view", "counting", ()),
     "fine print": Task("multi-patch", "fine print"),
 }
-FIRST = (
-    "describe", "colour", "place", "count", "is there", "which image", "in image",
-    "true or false", "what changed", "direction", "appearance",
-)  # fmt: skip
-"""The tasks of the first version, which knew shapes alone."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Pictures, a question about them and the right answer."""
+    """Scenes, a question about them and its right answer."""
 
     task: str
     scenes: tuple[Scene, ...]
     question: str
     answer: str
     choices: tuple[str, ...] = ()
-    """Of a multiple choice, what A, B, ... stand for."""
+    """What A, B, ... stand for, if the question is multiple-choice."""
     judge: str = ""
-    """How an answer is judged that is not the right one word for word (`judging.JUDGES`); empty: it is wrong."""
+    """The rule of `judging.JUDGES` for answers that differ from `answer`; "" counts them as wrong."""
 
 
-def draw_sample(task: str, rng: random.Random, cast: Cast = SHAPES_ALONE) -> Sample:
-    """A fresh sample of a task (one of TASKS; of FIRST where the cast is of shapes alone)."""
+def draw_sample(task: str, rng: random.Random, split: Split = SHAPES_ALONE) -> Sample:
+    """A sample of a task of TASKS. Raises ValueError for another task."""
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}; one of {', '.join(TASKS)}")
     while True:
-        sample = _draw(task, rng, cast)
+        sample = _draw(task, rng, split)
         if sample is not None:
             return sample
 
 
 def blinking(rng: random.Random, times: int, frames: int) -> list[int]:
-    """For each frame whether an item that appears `times` times is there (1) or not (0); it is not in the first."""
+    """For each frame 1 if an item that appears `times` times is shown, else 0; the first frame does not show it."""
     while True:
         states = [0, *(rng.randint(0, 1) for _ in range(frames - 1))]
         if sum(b > a for a, b in itertools.pairwise(states)) == times:
@@ -94,31 +88,30 @@ def blinking(rng: random.Random, times: int, frames: int) -> list[int]:
 
 
 def lasting(rng: random.Random, states: int, frames: int) -> list[int]:
-    """For each frame which of so many states it shows, one after another, none left out."""
+    """For each frame the index of the state it shows: `states` states in order, each for at least one frame."""
     cuts = sorted(rng.sample(range(1, frames), states - 1))
     return [sum(frame >= cut for cut in cuts) for frame in range(frames)]
 
 
-def _draw(task: str, rng: random.Random, cast: Cast) -> Sample | None:
+def _draw(task: str, rng: random.Random, split: Split) -> Sample | None:
     if task in SCENE_QUESTIONS:
-        scene = random_scene(rng, cast=cast)
-        more = {"cast": cast} if task in ("count", "is there") else {}
-        return _sample(task, [scene], SCENE_QUESTIONS[task](rng, scene, **more))
+        scene = random_scene(rng, split=split)
+        return _sample(task, [scene], ask(task, rng, scene, split=split))
     if task in ("which image", "in image"):
-        scenes = [random_scene(rng, rng.choice((1, 2, 3)), cast) for _ in range(rng.randint(2, 6))]
+        scenes = [random_scene(rng, rng.choice((1, 2, 3)), split) for _ in range(rng.randint(2, 6))]
         return _sample(task, scenes, which_image(rng, scenes) if task == "which image" else in_image(rng, scenes))
     if task == "true or false":
-        group = groups.twin_pair(rng, cast)
-        return _sample(task, group.scenes, true_or_false(rng, group.scenes, cast))
+        group = groups.twin_pair(rng, split)
+        return _sample(task, group.scenes, true_or_false(rng, group.scenes, split))
     if task in _OF_GROUPS:
-        make, ask = _OF_GROUPS[task]
-        group = make(rng, cast=cast)
-        return _sample(task, group.scenes, ask(rng, group))
-    return _OTHERS[task](task, rng, cast)
+        make, question = _OF_GROUPS[task]
+        group = make(rng, split=split)
+        return _sample(task, group.scenes, question(rng, group))
+    return _OTHERS[task](task, rng, split)
 
 
-def _of_appearance(task: str, rng: random.Random, cast: Cast) -> Sample | None:
-    while (group := groups.change_pair(rng, cast)).change != "appear":
+def _of_appearance(task: str, rng: random.Random, split: Split) -> Sample | None:
+    while (group := groups.change_pair(rng, split)).change != "appear":
         pass
     assert group.after is not None
     if task == "appearance":
@@ -133,31 +126,31 @@ def _of_appearance(task: str, rng: random.Random, cast: Cast) -> Sample | None:
     return _sample(task, [group.scenes[state] for state in states], asked.events(rng, group.after, times))
 
 
-def _of_arrivals(task: str, rng: random.Random, cast: Cast) -> Sample | None:
-    group = groups.arrivals(rng, cast)
+def _of_arrivals(task: str, rng: random.Random, split: Split) -> Sample | None:
+    group = groups.arrivals(rng, split)
     states = lasting(rng, len(group.scenes), rng.randint(len(group.scenes), 8))
     return _sample(task, [group.scenes[state] for state in states], asked.order(rng, group))
 
 
-def _of_signs(task: str, rng: random.Random, cast: Cast) -> Sample | None:
+def _of_signs(task: str, rng: random.Random, split: Split) -> Sample | None:
     count = rng.choice((1, 2, 3) if task == "reading" else (2, 3, 4))
-    scenes = [groups.sign(rng, cast).scenes[0] for _ in range(count)]
+    scenes = [groups.sign(rng, split).scenes[0] for _ in range(count)]
     if task == "which sign":
         return _sample(task, scenes, asked.which_sign(rng, scenes))
     index = rng.randrange(count)
     return _sample(task, scenes, asked.reading(rng, scenes[index], f" in image {index + 1}" if count > 1 else ""))
 
 
-def _of_quality(task: str, rng: random.Random, cast: Cast) -> Sample | None:
-    group = groups.quality(rng, cast)
+def _of_quality(task: str, rng: random.Random, split: Split) -> Sample | None:
+    group = groups.quality(rng, split)
     effect = rng.randrange(3)
     shown = [effect, *rng.sample([e for e in (-1, 0, 1, 2) if e != effect], rng.choice((1, 2)))]
     rng.shuffle(shown)
     return _sample(task, [group.scenes[e + 1] for e in shown], asked.quality(shown, effect))
 
 
-def _of_puzzles(task: str, rng: random.Random, cast: Cast) -> Sample | None:
-    group = groups.puzzle(rng, cast)
+def _of_puzzles(task: str, rng: random.Random, split: Split) -> Sample | None:
+    group = groups.puzzle(rng, split)
     question, letter, choices = asked.puzzle_choices(rng, group)
     return Sample(task, group.scenes, question, letter, tuple(choices))
 
@@ -176,7 +169,7 @@ _OF_GROUPS: dict[str, tuple[Callable[..., groups.Group], Callable[[random.Random
     "in all": (groups.views, asked.in_all),
     "fine print": (groups.patches, lambda rng, group: asked.fine_print(rng, group.scenes[0])),
 }
-_OTHERS: dict[str, Callable[[str, random.Random, Cast], Sample | None]] = {
+_OTHERS: dict[str, Callable[[str, random.Random, Split], Sample | None]] = {
     "appearance": _of_appearance,
     "events": _of_appearance,
     "order": _of_arrivals,

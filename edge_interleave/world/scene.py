@@ -1,7 +1,6 @@
-"""Scenes of the world that the embedded model knows: shapes, things and signs at nine places, on a background.
+"""Scenes: shapes, things and signs on a background, at nine places or anywhere; `drawing.py` makes the pixels.
 
-Says what lies where; `drawing.py` draws it. Knows nothing about questions, tokens or models. Without a cast scenes
-are of shapes alone, and follow from the random source as they did in the first version.
+A scene is determined by its random source and split.
 """
 
 from __future__ import annotations
@@ -11,17 +10,17 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from edge_interleave.world.cast import NATURAL, SHAPES, SHAPES_ALONE, TINTED, Cast
+from edge_interleave.world.vocabulary import NATURAL, SHAPES, SHAPES_ALONE, TINTED, Split
 
 PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
 DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}
 ITEMS_MAX = 5
 SAME_MAX = 6
-"""So many things of one kind at most, in a picture whose things lie anywhere."""
+"""Most things of one kind in a scene with things anywhere."""
 SIZE_LEAST = 1 / 12
-"""Of a thing that lies anywhere, in the canvas' shorter side."""
+"""Smallest size of a thing that lies anywhere, as a fraction of the picture's shorter side."""
 
-# Several named tones a colour, so that another program's idea of "green" is met as well (CSS names in comments).
+# Several tones for each colour, to cover other programs' idea of "green" (CSS names in comments).
 TONES: dict[str, tuple[tuple[int, int, int], ...]] = {
     "red": ((255, 0, 0), (220, 20, 60), (200, 16, 16), (231, 76, 60)),  # red, crimson
     "orange": ((255, 165, 0), (255, 140, 0), (243, 126, 18)),  # orange, darkorange
@@ -36,37 +35,40 @@ TONES: dict[str, tuple[tuple[int, int, int], ...]] = {
 
 @dataclass(frozen=True)
 class Item:
-    """One shape or thing. The centre is in fractions of the image's width and height, the size one of its shorter side;
-    the angle is in degrees."""
+    """One shape or thing."""
 
     shape: str
     colour: str
     """One of COLOURS; empty for a thing in its own colours."""
     x: float
+    """Of the centre, as a fraction of the picture's width."""
     y: float
+    """Of the centre, as a fraction of the picture's height."""
     size: float
+    """As a fraction of the picture's shorter side."""
     tone: tuple[int, int, int]
+    """RGB, 0 to 255."""
     angle: float = 0.0
+    """Degrees, clockwise."""
     style: str = "filled"
-    """Of a shape `filled`, `edged` (filled, with a darker edge), `inked` (filled, with a black edge), `outline` (a
-    thick line) or `line` (a thin one); of a thing its set."""
+    """A shape's: `filled`, `edged` (filled, darker edge), `inked` (filled, black edge), `outline` (thick line) or
+    `line` (thin line). A thing's: one of STYLES."""
     mirrored: bool = False
 
     @property
     def place(self) -> str:
-        """The ninth of the image in which the centre lies."""
+        """The place, of PLACES, in which the centre lies."""
         return PLACES[min(int(self.y * 3), 2) * 3 + min(int(self.x * 3), 2)]
 
     @property
     def name(self) -> str:
-        """Colour and shape: `red circle`; a thing in its own colours is named without: `dog`."""
+        """Colour and shape: `red circle`; for a thing in its own colours the shape alone: `dog`."""
         return f"{self.colour} {self.shape}" if self.colour else self.shape
 
 
 @dataclass(frozen=True)
 class Sign:
-    """A word or a number on a plate. The centre is in fractions of the image's width and height, the width one of its
-    shorter side."""
+    """A word or a number on a plate. `x`, `y`: as an Item's; `width`: the text's, as a fraction of the shorter side."""
 
     text: str
     x: float
@@ -84,19 +86,19 @@ class Sign:
 
 @dataclass(frozen=True)
 class Effect:
-    """What befell the whole picture; zeros are none."""
+    """A degradation of the whole picture; zeros are none."""
 
     darkness: float = 0.0
-    """The share of light that is gone."""
+    """Share of light removed, 0 to 1."""
     blur: float = 0.0
     """Standard deviation of a Gaussian, as a fraction of the shorter side."""
     noise: float = 0.0
-    """Standard deviation of grain in each channel, of 255."""
+    """Standard deviation of the grain in each channel, of 255."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """All of a picture that is not its items."""
+    """A picture's background, size and rendering."""
 
     side: int
     """Pixels of the shorter side."""
@@ -109,76 +111,76 @@ class Look:
     aspect: float = 1.0
     """Width over height."""
     edges: str = "smooth"
-    """How edges are drawn: `smooth` (as Pillow does large, smaller ones shrunk), `hard` (no anti-aliasing), `soft`."""
+    """How edges are drawn: `smooth`, `hard` (no anti-aliasing) or `soft`."""
     jpeg: int = 0
-    """Quality of a JPEG file that the picture went through, 1 to 95; 0: none."""
+    """JPEG quality, 1 to 95, to save and reopen the picture with; 0: not saved."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Items in reading order (row by row), drawn in that order, and a look."""
+    """Items in reading order (row by row), drawn in that order, on a background."""
 
     items: tuple[Item, ...]
     look: Look
     signs: tuple[Sign, ...] = ()
     effect: Effect = Effect()
     crop: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
-    """What of the drawing is shown: left, top, right, bottom."""
-    strange: str = ""
-    """Of a picture of something else than the world: what (`strangers.STRANGE`); empty for a picture of the world."""
+    """The part shown: left, top, right, bottom, as fractions."""
+    unknown: str = ""
+    """The kind of an unknown picture (`unknown_pictures.paint`); empty for a scene of the world."""
 
 
-def random_scene(rng: random.Random, count: int | None = None, cast: Cast = SHAPES_ALONE) -> Scene:
-    """A scene of `count` items (1 to ITEMS_MAX where None), each at a place of its own."""
+def random_scene(rng: random.Random, count: int | None = None, split: Split = SHAPES_ALONE) -> Scene:
+    """A scene of `count` items (None: 1 to ITEMS_MAX), each at another place."""
     if count is None:
         count = rng.choices((1, 2, 3, 4, 5), (20, 25, 25, 20, 10))[0]
     look = random_look(rng)
     if count == 1 and rng.random() < 0.15:
-        return Scene((_large_item(rng, look, cast),), look)
+        return Scene((_large_item(rng, look, split),), look)
     items: list[Item] = []
     repeats = rng.random() < 0.35
     for place in rng.sample(range(9), count):
         shape = rng.choice(items).shape if items and repeats and rng.random() < 0.6 else None
-        items.append(random_item(rng, look, place, shape, cast=cast))
+        items.append(random_item(rng, look, place, shape, split=split))
     return arranged(items, look)
 
 
-def free_scene(rng: random.Random, cast: Cast = SHAPES_ALONE, same: int | None = None) -> Scene:
-    """Things anywhere on the canvas, from a twelfth to half of its shorter side, up to six of a kind.
+def free_scene(rng: random.Random, split: Split = SHAPES_ALONE, same: int | None = None) -> Scene:
+    """A scene with things anywhere, of sizes from SIZE_LEAST to 0.5, some turned, some slightly overlapping.
 
-    Slightly turned, some slightly overlapping. same: how many are of one kind or of one name (1 to SAME_MAX); drawn
-    where None. The canvas is one that another program may have made.
+    `same`: how many things share one kind, name or colour (1 to SAME_MAX); None draws it. The background looks like
+    another program's.
     """
     look = free_look(rng)
     same = same or rng.choices(range(1, SAME_MAX + 1), (30, 18, 18, 16, 10, 8))[0]
     others = rng.choices((0, 1, 2, 3), (30, 30, 25, 15) if same > 1 else (32, 30, 24, 14))[0]
-    first = random_item(rng, look, 4, cast=cast)
+    first = random_item(rng, look, 4, split=split)
     items = [first]
     # Of one name, of one kind in any colours, or (where others are in one colour) of one colour.
     alike = rng.choices(("name", "kind", "colour"), (50, 35, 15))[0]
     while len(items) < same:
         if alike == "colour" and first.colour:
-            kind = rng.choice([kind for kind in (*SHAPES, *TINTED) if first.colour in cast.colours(kind)])
+            kind = rng.choice([kind for kind in (*SHAPES, *TINTED) if first.colour in split.colours(kind)])
             items.append(
-                random_item(rng, look, 4, kind if cast.things else rng.choice(SHAPES), first.colour, cast=cast)
+                random_item(rng, look, 4, kind if split.things else rng.choice(SHAPES), first.colour, split=split)
             )
         else:
             colour = first.colour if alike == "name" else None
-            items.append(random_item(rng, look, 4, first.shape, colour, cast=cast))
+            items.append(random_item(rng, look, 4, first.shape, colour, split=split))
     for _ in range(others):
         shape = rng.choice(items).shape if rng.random() < 0.15 else None
-        items.append(random_item(rng, look, 4, shape, cast=cast))
+        items.append(random_item(rng, look, 4, shape, split=split))
     return _scattered(rng, items, look)
 
 
 def blank_scene(rng: random.Random) -> Scene:
-    """A canvas with nothing on it."""
+    """An empty scene."""
     look = random_look(rng) if rng.random() < 0.5 else free_look(rng)
     return Scene((), look)
 
 
 def free_look(rng: random.Random) -> Look:
-    """A background as `random_look`, of a picture that other programs drew and saved."""
+    """A background as another program may draw and save it."""
     look = random_look(rng)
     if rng.random() < 0.3:
         look = replace(look, kind="plain", colour=(255, 255, 255), other=(255, 255, 255))
@@ -192,7 +194,7 @@ def free_look(rng: random.Random) -> Look:
 
 
 def _scattered(rng: random.Random, items: list[Item], look: Look) -> Scene:
-    """The items at free places, of free sizes; one that finds no place is left out."""
+    """Place the items anywhere, in any size; an item that finds no room is left out."""
     width, height = max(look.aspect, 1.0), 1 / min(look.aspect, 1.0)
     largest = min(0.5, 0.95 / len(items) ** 0.5)
     shared = math.exp(rng.uniform(math.log(SIZE_LEAST), math.log(largest)))
@@ -236,12 +238,12 @@ def random_item(
     shape: str | None = None,
     colour: str | None = None,
     *,
-    cast: Cast = SHAPES_ALONE,
+    split: Split = SHAPES_ALONE,
 ) -> Item:
-    """An item near the middle of a place, of a tone that stands out from the background."""
-    shape = shape or (cast.kind(rng) if cast.things else rng.choice(SHAPES))
+    """An item near the middle of a place (index into PLACES), in a tone that stands out from the background."""
+    shape = shape or (split.kind(rng) if split.things else rng.choice(SHAPES))
     if colour is None:
-        colours = cast.colours(shape)
+        colours = split.colours(shape)
         colour = rng.choice(standing_out(colours, look) or colours) if colours else ""
     row, column = divmod(place, 3)
     return Item(
@@ -254,58 +256,58 @@ def random_item(
         angle=rng.uniform(-12, 12) if rng.random() < 0.5 else 0.0,
         style=rng.choices(("filled", "edged", "outline"), (60, 22, 18))[0]
         if shape in SHAPES
-        else rng.choice(cast.styles),
+        else rng.choice(split.styles),
         mirrored=shape not in SHAPES and rng.random() < 0.5,
     )
 
 
 def free_place(rng: random.Random, scene: Scene) -> int:
-    """A place where nothing lies."""
+    """Index into PLACES of an empty place."""
     taken = {item.place for item in scene.items}
     return rng.choice([index for index, place in enumerate(PLACES) if place not in taken])
 
 
 def moved(rng: random.Random, item: Item, place: int) -> Item:
-    """The same item near the middle of another place."""
+    """The item near the middle of a place (index into PLACES)."""
     row, column = divmod(place, 3)
     x = (column + 0.5 + rng.uniform(-0.14, 0.14)) / 3
     y = (row + 0.5 + rng.uniform(-0.14, 0.14)) / 3
     return replace(item, x=x, y=y)
 
 
-def recoloured(rng: random.Random, item: Item, look: Look, cast: Cast = SHAPES_ALONE) -> Item:
-    """The same item in another colour; it must have one."""
-    colours = [name for name in cast.colours(item.shape) if name != item.colour]
+def recoloured(rng: random.Random, item: Item, look: Look, split: Split = SHAPES_ALONE) -> Item:
+    """The item in another colour. It must have a colour."""
+    colours = [name for name in split.colours(item.shape) if name != item.colour]
     colour = rng.choice(standing_out(colours, look) or colours)
     return replace(item, colour=colour, tone=tone_of(rng, colour, look))
 
 
-def reshaped(rng: random.Random, item: Item, cast: Cast = SHAPES_ALONE) -> Item:
-    """Another shape of the same colour at the same place; for a thing in its own colours another such thing."""
-    if not cast.things:
+def reshaped(rng: random.Random, item: Item, split: Split = SHAPES_ALONE) -> Item:
+    """The item with another shape of the same colour; a thing in its own colours becomes another such thing."""
+    if not split.things:
         return replace(item, shape=rng.choice([shape for shape in SHAPES if shape != item.shape]))
     if item.shape in SHAPES:
         others: Sequence[str] = SHAPES
     else:
-        others = NATURAL if not item.colour else [t for t in TINTED if item.colour in cast.colours(t)]
+        others = NATURAL if not item.colour else [t for t in TINTED if item.colour in split.colours(t)]
     others = [other for other in others if other != item.shape]
     return replace(item, shape=rng.choice(others)) if others else item
 
 
-def motion_clip(rng: random.Random, frames: int, cast: Cast = SHAPES_ALONE) -> tuple[list[Scene], Item, str]:
-    """An item that crosses the picture, among none to two that stay: frames, the item, the direction's name."""
+def motion_clip(rng: random.Random, frames: int, split: Split = SHAPES_ALONE) -> tuple[list[Scene], Item, str]:
+    """Frames of an item that crosses the picture past up to two that stay; the item; a key of DIRECTIONS."""
     look = random_look(rng)
     direction = rng.choice(tuple(DIRECTIONS))
     dx, dy = DIRECTIONS[direction]
     lane = rng.randrange(3)
-    mover = random_item(rng, look, 4, cast=cast)
+    mover = random_item(rng, look, 4, split=split)
     path_length = rng.uniform(0.34, 0.66)
     start = 0.5 - path_length / 2 + rng.uniform(-0.08, 0.08)
     across = (lane + 0.5 + rng.uniform(-0.1, 0.1)) / 3
     lane_places = {lane * 3 + i if dx else i * 3 + lane for i in range(3)}
     stay: list[Item] = []
     for place in rng.sample([p for p in range(9) if p not in lane_places], rng.choice((0, 0, 1, 1, 2))):
-        item = random_item(rng, look, place, cast=cast)
+        item = random_item(rng, look, place, split=split)
         if item.shape != mover.shape and (not item.colour or item.colour != mover.colour):
             stay.append(item)
     scenes = []
@@ -319,7 +321,7 @@ def motion_clip(rng: random.Random, frames: int, cast: Cast = SHAPES_ALONE) -> t
 
 
 def random_look(rng: random.Random) -> Look:
-    """A background: mostly light, sometimes dark, plain or uneven."""
+    """A background: mostly light, sometimes dark; plain or uneven."""
     light = rng.random() < 0.8
     low, high = (195, 255) if light else (25, 95)
     base = rng.randint(low, high)
@@ -342,14 +344,14 @@ def random_look(rng: random.Random) -> Look:
 
 
 def random_look_like(rng: random.Random, look: Look) -> Look:
-    """The same background a moment later: other grain, now and then a little lighter or darker."""
+    """The same background with other grain, sometimes a little lighter or darker."""
     shift = rng.choice((0, 0, rng.randint(-6, 6)))
     r, g, b = (max(0, min(255, c + shift)) for c in look.colour)
     return replace(look, colour=(r, g, b), grain_seed=rng.getrandbits(31) // 2 * 2 + look.grain_seed % 2)
 
 
 def tone_of(rng: random.Random, colour: str, look: Look) -> tuple[int, int, int]:
-    """A tone of a colour that stands out from the background where one does; black where there is no colour."""
+    """A tone (RGB) of a colour that stands out from the background, if one does; black for no colour."""
     if not colour:
         return 0, 0, 0
     tones = [tone for tone in TONES[colour] if _stands_out(tone, look)] or list(TONES[colour])
@@ -358,21 +360,21 @@ def tone_of(rng: random.Random, colour: str, look: Look) -> tuple[int, int, int]
 
 
 def _random_aspect(seed: int) -> float:
-    """Square in four of ten, else anything from 1:2 to 2:1.
+    """Width over height: 1 in four of ten, else from 1:2 to 2:1.
 
-    From a seed of its own, so that what else is drawn stays what it was when all pictures were square.
+    Drawn from its own seed, so the main random source is left as it is.
     """
     rng = random.Random(seed)
     return 1.0 if rng.random() < 0.4 else 2 ** rng.uniform(-1, 1)
 
 
-def _large_item(rng: random.Random, look: Look, cast: Cast) -> Item:
-    item = random_item(rng, look, 4, cast=cast)
+def _large_item(rng: random.Random, look: Look, split: Split) -> Item:
+    item = random_item(rng, look, 4, split=split)
     return replace(item, size=rng.uniform(0.4, 0.8), x=rng.uniform(0.42, 0.58), y=rng.uniform(0.42, 0.58))
 
 
 def standing_out(colours: Sequence[str], look: Look) -> list[str]:
-    """Those of the colours of which some tone stands out from the background."""
+    """The colours with a tone that stands out from the background."""
     return [name for name in colours if any(_stands_out(tone, look) for tone in TONES[name])]
 
 

@@ -1,7 +1,6 @@
-"""Pictures of everyday things, in three styles, at any size and angle; some of them in any colour.
+"""Pictures of everyday things, in three styles, at any size and angle; tinted things in any colour.
 
-Knows what a thing looks like and nothing of scenes, places or questions. Where the pictures come from, and under which
-licences, is in `sprites/LICENSES.md`; `examples/embedded_model/make_sprites.py` makes the sheets.
+`sprites/LICENSES.md` names sources and licences; `examples/embedded_model/make_sprites.py` makes the sheets.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from edge_interleave.world.cast import STYLES, THINGS
+from edge_interleave.world.vocabulary import STYLES, THINGS
 
 CELL = 72
 """Side of a thing's cell in a sheet, in pixels."""
@@ -22,11 +21,11 @@ COLUMNS = 6
 
 _REC_601 = np.array([0.299, 0.587, 0.114])
 _DEPTH = 0.75
-"""How far shadow goes towards black and shine towards white: never all the way, so that all of a thing has its hue."""
+"""How far shadow goes towards black and shine towards white; below 1, so every part keeps the hue."""
 _SHINE_RANGE = 0.6
-"""Luminance above the body's at which shine is full."""
+"""Luminance above the body's at which shine reaches its full strength."""
 _BODY_LUMA = {("bus", "noto"): 0.5}
-"""Where the commonest luminance is not the body's: most of this bus is windows."""
+"""The body's luminance where it is not the commonest one: most of this bus is windows."""
 
 
 def sprite(
@@ -38,12 +37,11 @@ def sprite(
     mirrored: bool = False,
     angle: float = 0.0,
 ) -> Image.Image:
-    """A thing as an RGBA picture of (side, side) pixels, transparent around it.
+    """A thing as an RGBA picture of (side, side) pixels with a transparent background.
 
-    `tone` (RGB, 0 to 255) repaints it in shades of that colour: what has the luminance that most of the thing has
-    becomes the tone itself, what is darker or lighter a darker or lighter shade. `angle` is in degrees, clockwise, and
-    comes after `mirrored`; a thing that would leave the picture when turned is shrunk to fit. Raises ValueError for an
-    unknown thing or style, and for a side of no pixels.
+    `tone` (RGB, 0 to 255) repaints the thing in shades of that colour: its commonest luminance becomes the tone, darker
+    and lighter parts darker and lighter shades. `angle`: degrees, clockwise, after mirroring; a turned thing is shrunk
+    to fit. Raises ValueError for an unknown thing or style, and for a side below 1.
     """
     if side < 1:
         raise ValueError(f"A picture of {side} pixels a side cannot be drawn; give 1 or more.")
@@ -81,7 +79,7 @@ def _repainted(thing: str, style: str, tone: tuple[int, int, int]) -> Image.Imag
 
 @cache
 def _shades(thing: str, style: str) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]:
-    """How far each pixel is darker and lighter than the body, (CELL, CELL, 1) from 0 to 1 each, and its alpha."""
+    """How much darker and lighter than the body each pixel is, (CELL, CELL, 1) from 0 to 1, and its alpha."""
     pixels = np.asarray(_cell(thing, style))
     luma = pixels[..., :3] @ _REC_601 / 255
     body = _BODY_LUMA.get((thing, style)) or _commonest(luma[pixels[..., 3] > 127])
@@ -91,7 +89,7 @@ def _shades(thing: str, style: str) -> tuple[NDArray[np.float32], NDArray[np.flo
 
 
 def _commonest(luma: NDArray[np.float64]) -> float:
-    """Around which luminance, 0 to 1, most pixels are: the peak of a smoothed histogram."""
+    """The commonest luminance, 0 to 1: the peak of a smoothed histogram."""
     counts, edges = np.histogram(luma, bins=100, range=(0.0, 1.0))
     near = np.exp(-0.5 * (np.arange(-20, 21) / 5) ** 2)
     return float(edges[np.argmax(np.convolve(counts, near, "same"))] + 0.005)

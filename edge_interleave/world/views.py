@@ -1,7 +1,6 @@
-"""A small place in three dimensions: things that stand on the ground, seen by a camera that goes round them.
+"""Two views of things that stand on the ground, from a camera that moves around them.
 
 Things are upright pictures that face the camera; a pinhole camera at distance 4 and height 1.2 looks at the middle.
-Knows nothing about questions.
 """
 
 from __future__ import annotations
@@ -11,36 +10,37 @@ import random
 from dataclasses import dataclass, replace
 
 from edge_interleave.world import scene as world
-from edge_interleave.world.cast import Cast
 from edge_interleave.world.drawing import HORIZON
 from edge_interleave.world.scene import Item, Look, Scene
+from edge_interleave.world.vocabulary import Split
 
 DISTANCE = 4.0
 HEIGHT = 1.2
 FOCAL = 1.3
-"""In heights of the picture, which is square or wider."""
+"""Focal length, in heights of the picture, which is square or wider."""
 SOLID = ("circle", "square", "house", "bus", "book", "clock", "apple")
-"""What others can hide behind."""
+"""Things that can hide others."""
 _PLACES_TRIED = 60
 _SOLID_SHARE = 0.82
-"""Of a solid thing's square, the middle that it surely covers, each way."""
+"""The share of a solid thing's square, each way, that the thing surely covers."""
 
 
 @dataclass(frozen=True)
 class View:
-    """Two views and what they are of."""
+    """Two views of one place."""
 
     scenes: tuple[Scene, Scene]
     hidden: Item
-    """As the other view shows it."""
+    """The hidden thing, as the other view shows it."""
     hidden_in: int
+    """Index of the view that hides it."""
     direction: str
-    """`left` or `right`: where the camera went from the first view to the second."""
+    """`left` or `right`: where the camera moved from the first view to the second."""
 
 
 @dataclass(frozen=True)
 class _Thing:
-    """An item on the ground: across and away from the first camera, in the units of DISTANCE."""
+    """An item on the ground, in units of DISTANCE across and away from the first camera."""
 
     item: Item
     across: float
@@ -48,19 +48,19 @@ class _Thing:
     size: float
 
 
-def draw_views(rng: random.Random, cast: Cast) -> View:
-    """Two views of two to four things, one of which is hidden in one view and seen in the other."""
-    while (view := _try(rng, cast)) is None:
+def draw_views(rng: random.Random, split: Split) -> View:
+    """Two views of two to four things; one thing is hidden in one view and visible in the other."""
+    while (view := _try(rng, split)) is None:
         pass
     return view
 
 
-def _try(rng: random.Random, cast: Cast) -> View | None:
+def _try(rng: random.Random, split: Split) -> View | None:
     look = _ground(rng)
-    blocker = world.random_item(rng, look, 4, rng.choice(SOLID), cast=cast)
+    blocker = world.random_item(rng, look, 4, rng.choice(SOLID), split=split)
     items, kinds = [_upright(blocker)], {blocker.shape}
     while len(items) < 4:
-        item = world.random_item(rng, look, 4, cast=cast)
+        item = world.random_item(rng, look, 4, split=split)
         if item.shape not in kinds:
             kinds.add(item.shape)
             items.append(_upright(item))
@@ -91,12 +91,12 @@ def _try(rng: random.Random, cast: Cast) -> View | None:
 
 
 def _both(things: list[_Thing], turn: float) -> tuple[list[Item] | None, list[Item] | None]:
-    """The things before and after the camera went, each None where one is cut off."""
+    """The things before and after the camera moved; None where a thing is cut off."""
     return _projected(things, 0.0), _projected(things, turn)
 
 
 def _projected(things: list[_Thing], turn: float) -> list[Item] | None:
-    """The things as a camera sees them that went `turn` radians to the right; None where one is cut off."""
+    """The things seen by a camera turned `turn` radians to the right; None if one is cut off."""
     sine, cosine = math.sin(turn), math.cos(turn)
     placed: list[Item] = []
     for thing in things:
@@ -115,12 +115,12 @@ def _depth(thing: _Thing, sine: float, cosine: float) -> float:
 
 
 def _widened(placed: list[Item], look: Look) -> list[Item]:
-    """Where things lie that were placed in a square: a picture that is wider shows more ground at both sides."""
+    """Positions in a wider picture, which shows more ground at both sides than a square one."""
     return [replace(item, x=0.5 + (item.x - 0.5) / look.aspect) for item in placed]
 
 
 def _scene(placed: list[Item], look: Look) -> Scene:
-    """The farthest is drawn first: of things on one ground it is the one whose foot is highest in the picture."""
+    """The scene, farthest thing first: on one ground, the thing whose foot is highest in the picture."""
     return Scene(tuple(sorted(placed, key=lambda item: item.y + item.size / 2)), look)
 
 

@@ -1,11 +1,10 @@
-"""Other wordings of the world's questions, as people type them; a fifth of them, and some words, are held out.
+"""Rewords the world's questions as people type them; a fifth of the wordings, and some words, are held out.
 
-`reworded` takes a question as `questions.py`, `group_questions.py` or `more_questions.py` asks it, finds what kind it
-is and what it names, and says it otherwise: lower case, no question mark, "what's", "color", "photo", orders,
-requests, "the second picture". Knows nothing about scenes or answers.
+`reworded` parses a question of `scene_questions.py` or `group_questions.py` into its kind and the names in it, and
+fills another template: lower case, no question mark, "what's", "color", "photo", commands, "the second picture".
 
-The templates are in `wordings.txt`: `(a|b)` are alternatives, `(a|)` is an option; `{thing}`, `{place}`, ... are what
-the question names, `{a thing}` with its article, `{things}` in the plural. Those marked `-` are held out of training.
+`wordings.txt` holds the templates: `(a|b)` are alternatives, `(a|)` is an option; `{thing}`, `{place}`, ... are names
+in the question, `{a thing}` with its article, `{things}` in the plural. Lines marked `-` are held out of training.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from edge_interleave.world.cast import COLOURS
-from edge_interleave.world.questions import article, plural
+from edge_interleave.world.phrases import article, plural
 from edge_interleave.world.scene import PLACES
+from edge_interleave.world.vocabulary import COLOURS
 
 _MACROS = {
     "$P": "(picture|image|photo|pic|drawing)",
@@ -31,7 +30,7 @@ _MACROS = {
     "$F": "(frame|picture|image)",
 }
 HELD_OUT_WORDS = {"picture": "snapshot", "image": "snapshot", "photo": "snapshot", "see": "notice", "please": "kindly"}
-"""Words of training, and what takes their place now and then in a held-out wording."""
+"""Words of training, and the held-out words that sometimes replace them."""
 SYNONYMS = {
     "bicycle": ("bike",),
     "rabbit": ("bunny",),
@@ -48,7 +47,7 @@ SYNONYMS = {
     "cup": ("mug",),
     "clock": ("alarm clock",),
 }
-"""What people also call a thing; answers have the first name."""
+"""Other names for a thing; answers use the key."""
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 _DIGIT_ORDINALS = ("1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th")
 _PLACE_WORDS = {
@@ -65,7 +64,7 @@ _PLACE_WORDS = {
 
 
 def _read() -> dict[str, tuple[list[str], list[str], list[str]]]:
-    """By kind: the world's own wordings, those of training, those that are held out of it."""
+    """For each kind: the world's own wordings, those of training, the held-out ones."""
     found: dict[str, tuple[list[str], list[str], list[str]]] = {}
     text = (resources.files(__package__) / "wordings.txt").read_text(encoding="utf-8")
     for line in text.splitlines():
@@ -78,7 +77,7 @@ def _read() -> dict[str, tuple[list[str], list[str], list[str]]]:
 
 _TEMPLATES = _read()
 KINDS = tuple(_TEMPLATES)
-"""The kinds of questions that have other wordings."""
+"""The kinds of questions with other wordings."""
 _COMPARISONS = {
     "bigger": ("bigger", "larger", "taller"),
     "smaller": ("smaller", "littler"),
@@ -102,43 +101,11 @@ _OPENINGS = (
     "this time: ",
 )
 _SMALL = (
-    "the",
-    "a",
-    "an",
-    "is",
-    "are",
-    "do",
-    "does",
-    "you",
-    "me",
-    "of",
-    "to",
-    "in",
-    "here",
-    "there",
-    "this",
-    "that",
-    "it",
-    "say",
-    "tell",
-    "find",
-    "show",
-    "be",
-    "would",
-    "could",
-    "can",
-    "might",
-    "have",
-    "i",
-    "please",
-    "give",
-    "see",
-    "which",
-    "what",
-    "for",
-    "with",
-)
-"""Words without which a question can still be understood, most of the time."""
+    "the", "a", "an", "is", "are", "do", "does", "you", "me", "of", "to", "in", "here", "there", "this",
+    "that", "it", "say", "tell", "find", "show", "be", "would", "could", "can", "might", "have", "i",
+    "please", "give", "see", "which", "what", "for", "with",
+)  # fmt: skip
+"""Words that a question can usually do without."""
 _PATTERNS = {
     "thing": r"[a-z]+(?: [a-z]+)?",
     "other": r"[a-z]+(?: [a-z]+)?",
@@ -160,16 +127,16 @@ _FIELD = re.compile(r"\{([^}]+)\}")
 
 @dataclass(frozen=True)
 class Asked:
-    """What a question of the world asks."""
+    """A parsed question of the world."""
 
     kind: str
     """One of KINDS."""
     fields: dict[str, str]
-    """What it names."""
+    """The names in it, by placeholder."""
 
 
 def understood(question: str) -> Asked | None:
-    """What a question asks that is worded as the world words it; None for any other question."""
+    """Parse a question in the world's own wording; None for any other question."""
     for kind, pattern in _canonical():
         found = pattern.fullmatch(question)
         if found:
@@ -178,9 +145,9 @@ def understood(question: str) -> Asked | None:
 
 
 def reworded(rng: random.Random, question: str, held_out: bool = False) -> str:
-    """The question in another wording: one of training's, or a held-out one. As it is where its kind has no others.
+    """The question in another wording: one of training's, or a held-out one.
 
-    Never the answer's words: those stay as the world has them.
+    A question that `understood` does not know is returned as it is.
     """
     asked = understood(question)
     if asked is None:
@@ -198,13 +165,13 @@ def reworded(rng: random.Random, question: str, held_out: bool = False) -> str:
 
 @cache
 def wordings(kind: str, *, held_out: bool) -> tuple[str, ...]:
-    """A kind's templates without their alternatives: those of training, or those that are held out of it.
+    """A kind's templates with all alternatives written out: those of training, or the held-out ones.
 
-    A template with many alternatives counts once to a draw: each stands in the result equally often.
+    Each template takes up an equal share of the result, however many alternatives it has.
     """
     expanded = [_expanded(template) for template in _TEMPLATES[kind][2 if held_out else 1]]
     if held_out:
-        # Alternatives may come to the same.
+        # Two templates may expand to the same text.
         trained = set(wordings(kind, held_out=False))
         expanded = [[text for text in texts if text not in trained] for texts in expanded]
         expanded = [texts for texts in expanded if texts]
@@ -213,7 +180,7 @@ def wordings(kind: str, *, held_out: bool) -> tuple[str, ...]:
 
 
 def number_of_wordings(kind: str, *, held_out: bool) -> int:
-    """How many different wordings a kind has, before case, contractions and politeness."""
+    """The number of different wordings of a kind, before case, contractions and politeness."""
     return len(set(wordings(kind, held_out=held_out)))
 
 
@@ -231,7 +198,7 @@ def _canonical() -> tuple[tuple[str, re.Pattern[str]], ...]:
                 else:
                     pattern += re.escape(part)
             found.append((kind, re.compile(pattern)))
-    # What says more is tried first: "Where is the car going?" is not about a "car going".
+    # Longer patterns first: "Where is the car going?" is not about a "car going".
     return tuple(sorted(found, key=lambda pair: len(pair[1].pattern), reverse=True))
 
 
@@ -259,16 +226,14 @@ def _filled(rng: random.Random, name: str, fields: dict[str, str]) -> str:
         return _picture(rng, int((fields.get("where") or fields["in"])[-1]))
     if name == "pic n":
         return _picture(rng, int(fields["n"]))
-    if name == "a thing":
-        return article(fields["thing"])
-    if name == "a thing plain":
+    if name in ("a thing", "a thing plain"):
         return article(fields["thing"])
     if name == "another":
         return article(fields["other"])
     if name == "a colour":
         return article(fields["colour"])
     if name == "things":
-        return _plural(fields["thing"])
+        return plural(fields["thing"])
     if name == "at":
         return rng.choice(_PLACE_WORDS[fields["place"]])
     if name == "nouns":
@@ -282,17 +247,13 @@ def _filled(rng: random.Random, name: str, fields: dict[str, str]) -> str:
 
 
 def _called(rng: random.Random, name: str) -> str:
-    """What a thing is also called: a bike, the red thing, now and then."""
+    """The thing's name or, sometimes, another name for it: a bike, the red thing."""
     *colours, kind = name.split()
     if kind == "object":
         kind = rng.choice(("object", "thing", "one", "shape", "item"))
     elif kind in SYNONYMS and rng.random() < 0.08:
         kind = rng.choice(SYNONYMS[kind])
     return " ".join((*colours, kind))
-
-
-def _plural(name: str) -> str:
-    return plural(name)
 
 
 def _picture(rng: random.Random, number: int) -> str:
@@ -306,7 +267,7 @@ def _picture(rng: random.Random, number: int) -> str:
 
 
 def _styled(rng: random.Random, text: str, held_out: bool) -> str:
-    """Case, marks, contractions, politeness, slips of the finger."""
+    """The text with case, punctuation, contractions, politeness and typing errors as people have them."""
     choices = ""
     if " A: " in text or text.startswith("A: "):
         text, choices = text.split("A: ", 1)
@@ -346,7 +307,7 @@ def _styled(rng: random.Random, text: str, held_out: bool) -> str:
 
 
 def _garbled(rng: random.Random, text: str) -> str:
-    """The text with one of its smaller words left out or another in its place: what is left must do."""
+    """The text with one small word left out or replaced."""
     words = text.split(" ")
     small = [i for i, word in enumerate(words) if word.lower().strip("?.,:") in _SMALL]
     if len(words) < 4 or not small:
@@ -358,7 +319,7 @@ def _garbled(rng: random.Random, text: str) -> str:
 
 
 def _slipped(rng: random.Random, text: str) -> str:
-    """The text with one letter of a longer word left out, doubled or changed for its neighbour."""
+    """The text with one letter of a longer word left out, doubled or swapped with its neighbour."""
     words = list(re.finditer(r"[a-z]{4,}", text))
     if not words:
         return text

@@ -32,9 +32,9 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
-from edge_interleave.world import cast
+from edge_interleave.world import vocabulary
 from edge_interleave.world.group_questions import TIMES
-from edge_interleave.world.questions import NUMBERS
+from edge_interleave.world.phrases import NUMBERS
 
 if TYPE_CHECKING:
     from evaluate_in_torch import Exam
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 MIDDLE = 4
 ORDINALS = 8
 """Images that are told apart by their number; later ones of longer sequences are asked nothing."""
-CLASSES = (len(cast.KINDS), len(cast.COLOURS))
+CLASSES = (len(vocabulary.KINDS), len(vocabulary.COLOURS))
 """What can lie somewhere, and its colour; one class more of each stands for nothing."""
 # A count's first token tells it, and the rest of the answer repeats the question: so much more does it weigh.
 COUNTED = 4.0

@@ -9,9 +9,9 @@ import random
 from collections.abc import Sequence
 
 from edge_interleave.world import group_questions, groups
-from edge_interleave.world.questions import SCENE_QUESTIONS
 from edge_interleave.world.samples import Sample
 from edge_interleave.world.scene import Scene, random_scene
+from edge_interleave.world.scene_questions import SCENE_QUESTIONS
 
 TASKS = ("describe", "colour", "place", "count", "is there", "what changed", "direction", "appearance")
 

@@ -20,8 +20,8 @@ from teach_tower import extract
 from tokenizers import Tokenizer
 from transformers import LlavaForConditionalGeneration
 
-from edge_interleave.world.cast import SEEN
 from edge_interleave.world.samples import TASKS, Sample, draw_sample
+from edge_interleave.world.vocabulary import TRAIN
 
 
 class Exam:
@@ -30,7 +30,7 @@ class Exam:
     def __init__(self, model: LlavaForConditionalGeneration, tokenizer: Tokenizer, seed: int, count: int) -> None:
         self.model, self.tokenizer, self.names = model, tokenizer, packing.Names(tokenizer)
         self.samples = {
-            t: [draw_sample(t, random.Random(f"exam/{seed}/{t}/{i}"), SEEN) for i in range(count)] for t in TASKS
+            t: [draw_sample(t, random.Random(f"exam/{seed}/{t}/{i}"), TRAIN) for i in range(count)] for t in TASKS
         }
         scenes = [scene for samples in self.samples.values() for sample in samples for scene in sample.scenes]
         self.rows = {id(scene): row for row, scene in enumerate(scenes)}

@@ -1,7 +1,4 @@
-"""What a training step is about: groups of pictures of the pool, and questions about them.
-
-Knows nothing about ids or weights.
-"""
+"""Draws training conversations: groups of pictures of the pool, and questions about them."""
 
 from __future__ import annotations
 
@@ -13,12 +10,13 @@ from pool import Share
 from tokenizers import Tokenizer
 
 from edge_interleave.world import group_questions as asked
-from edge_interleave.world import more_questions as more
-from edge_interleave.world.cast import SEEN
-from edge_interleave.world.foreign_questions import foreign
-from edge_interleave.world.questions import QA, SCENE_QUESTIONS, in_image, true_or_false, which_image
+from edge_interleave.world.group_questions import in_image, true_or_false, which_image
+from edge_interleave.world.phrases import NO_PICTURE, QA, UNKNOWN_PICTURE, UNKNOWN_QUESTION
 from edge_interleave.world.samples import blinking, lasting
 from edge_interleave.world.scene import Scene
+from edge_interleave.world.scene_questions import ask, signed
+from edge_interleave.world.unknown_questions import unknown_question
+from edge_interleave.world.vocabulary import TRAIN
 from edge_interleave.world.wordings import reworded
 
 RECIPES = {
@@ -38,13 +36,13 @@ RECIPES = {
     "live": 0.08,
     "free": 0.26,
     "sizes": 0.025,
-    "strange": 0.035,
+    "unknown_picture": 0.035,
     "blank": 0.01,
-    "foreign": 0.025,
+    "unknown_question": 0.025,
 }
 LIVE_KINDS = {"still": 0.20, "change": 0.40, "appear": 0.30, "motion": 0.10}
 REWORDED = 0.62
-"""So many of the questions are asked as people ask them, the rest in the world's own words."""
+"""Share of the questions in wordings of training; the rest are in the world's own words."""
 FREE_QUESTIONS = {
     "describe": 2.5,
     "colour": 1.5,
@@ -66,7 +64,7 @@ FREE_QUESTIONS = {
     "is coloured": 1.2,
     "is placed": 0.8,
 }
-"""What is asked about one picture, and how often beside the others."""
+"""Relative frequency of the questions about one picture."""
 
 
 class Packer:
@@ -81,17 +79,17 @@ class Packer:
         self.appeared = [i for i in self.by_kind["change"] if share.groups[i].change == "appear"]
 
     def batch(self, positions: int, strides: Sequence[int] = (1, 2)) -> Packed:
-        """A batch of one recipe and one stride, of about so many positions in all.
+        """A batch of one recipe and one pooling stride, of about `positions` positions in all.
 
-        Short sequences come in large batches: a clip costs a third of a picture with twelve questions.
+        Short sequences make large batches: a clip costs a third of a picture with twelve questions.
         """
         recipe = self.rng.choices(tuple(RECIPES), tuple(RECIPES.values()))[0]
         make: Callable[[], Conversation] = getattr(self, f"_{recipe}")
         stride = self.rng.choice(strides)
         conversations, room = [], positions
-        # At least one has a picture.
+        # Keep one picture in every batch: the first conversation has one.
         while room > 0:
-            conversations.append(self._single() if recipe == "foreign" and not conversations else make())
+            conversations.append(self._single() if recipe == "unknown_question" and not conversations else make())
             room -= length(conversations[-1], self.tokenizer, stride)
         return pack(conversations, self.tokenizer, self.names, self.rng, stride, chain_share=0.12)
 
@@ -114,7 +112,7 @@ class Packer:
         return self._conversation(index, turns)
 
     def _free(self) -> Conversation:
-        """One to three pictures whose things lie anywhere."""
+        """One to three pictures with things anywhere."""
         pictures = self.rng.choices((1, 2, 3), (70, 18, 12))[0]
         chosen = self.rng.sample(self.by_kind["free"], pictures)
         turns: list[QA | None] = []
@@ -135,17 +133,17 @@ class Packer:
         kinds = ("describe", "describe", "describe", *self._kinds(9))
         return self._conversation(index, [self._about(scene, kind) for kind in kinds])
 
-    def _strange(self) -> Conversation:
-        """A picture of what the world has not, alone or among pictures of the world: whatever is asked of it."""
+    def _unknown_picture(self) -> Conversation:
+        """An unknown picture, alone or among pictures of the world, and any question about it."""
         rng = self.rng
-        strange = rng.choice(self.by_kind["strange"])
+        unknown = rng.choice(self.by_kind["strange"])
         others = rng.sample(self.small, rng.choices((0, 1, 2), (75, 15, 10))[0])
-        chosen = [*others, strange]
+        chosen = [*others, unknown]
         rng.shuffle(chosen)
         turns: list[QA | None] = []
         for number, index in enumerate(chosen):
             where = f" in image {number + 1}" if others else ""
-            if index != strange:
+            if index != unknown:
                 turns += [self._about(self.pool.groups[index].scenes[0], kind, where) for kind in self._kinds(3)]
                 continue
             example = self.pool.groups[rng.choice(self.by_kind["free"])].scenes[0]
@@ -154,19 +152,19 @@ class Packer:
                 questions.append((f"What is in image {number + 1}?", ""))
             else:
                 questions += [asked.reading(rng, self.pool.groups[rng.choice(self.by_kind["sign"])].scenes[0])]
-            turns += [(qa[0], more.UNKNOWN_PICTURE) for qa in questions if qa is not None]
+            turns += [(qa[0], UNKNOWN_PICTURE) for qa in questions if qa is not None]
         return Conversation(tuple(self.pool.first_image[index] for index in chosen), self._distinct(turns))
 
-    def _foreign(self) -> Conversation:
-        """Questions about nothing that a picture shows, with pictures or without; without any, those about pictures."""
+    def _unknown_question(self) -> Conversation:
+        """Unknown questions, with or without pictures; without pictures also questions about pictures."""
         rng = self.rng
-        turns: list[QA | None] = [(foreign(rng), more.UNKNOWN_QUESTION) for _ in range(8)]
+        turns: list[QA | None] = [(unknown_question(rng), UNKNOWN_QUESTION) for _ in range(8)]
         if rng.random() < 0.5:
             kind = rng.choice(("free", "single", "sign", "strange", "blank"))
             return self._conversation(rng.choice(self.by_kind[kind]), turns)
         scene = self.pool.groups[rng.choice(self.by_kind["free"])].scenes[0]
         questions = [self._about(scene, kind) for kind in self._kinds(6)]
-        turns += [(qa[0], more.NO_PICTURE) for qa in questions if qa is not None]
+        turns += [(qa[0], NO_PICTURE) for qa in questions if qa is not None]
         return Conversation((), self._distinct(turns))
 
     def _kinds(self, count: int) -> list[str]:
@@ -183,13 +181,13 @@ class Packer:
             number = rng.randrange(pictures)
             turns.append(self._about(scenes[number], kind, f" in image {number + 1}"))
         if pictures == 2:
-            turns.append(true_or_false(rng, scenes, SEEN))
-            compared = more.compare(rng, scenes)
+            turns.append(true_or_false(rng, scenes, TRAIN))
+            compared = asked.compare(rng, scenes)
             if "contains" in compared[1]:
                 question = rng.choice(
                     ("What changed between the two images?", "What is different in the second image?")
                 )
-                turns += [compared, (question, compared[1]), more.same(rng, different=True)]
+                turns += [compared, (question, compared[1]), asked.same(rng, different=True)]
         images = tuple(self.pool.first_image[index] for index in chosen)
         return Conversation(images, self._distinct(turns))
 
@@ -198,10 +196,10 @@ class Packer:
         group = self.pool.groups[index]
         rng = self.rng
         if rng.random() < 0.15:
-            # One picture twice: the same.
+            # The same picture twice.
             scene, first = group.scenes[0], self.pool.first_image[index]
-            turns: list[QA | None] = [more.compare(rng, (scene, scene)), more.same(rng, different=False)]
-            turns += [more.same(rng, different=False), more.compare(rng, (scene, scene))]
+            turns: list[QA | None] = [asked.compare(rng, (scene, scene)), asked.same(rng, different=False)]
+            turns += [asked.same(rng, different=False), asked.compare(rng, (scene, scene))]
             turns += [(rng.choice(("What changed between the two images?", "What changed?")), "Nothing changed.")] * 2
             where = rng.choice((" in image 1", " in image 2"))
             turns += [self._about(scene, kind, where) for kind in self._kinds(3)]
@@ -212,8 +210,8 @@ class Packer:
             asked.changed(rng, group),
             asked.edit(rng, group),
         ]
-        turns += [asked.edit(rng, group), more.compare(rng, group.scenes, group)]
-        turns += [more.same(rng, different=True)] * (rng.random() < 0.3)
+        turns += [asked.edit(rng, group), asked.compare(rng, group.scenes, group)]
+        turns += [asked.same(rng, different=True)] * (rng.random() < 0.3)
         return self._conversation(index, [*turns, *self._about_two(group.scenes, 2)])
 
     def _twins(self) -> Conversation:
@@ -222,7 +220,7 @@ class Packer:
 
     def _about_two(self, scenes: Sequence[Scene], statements: int) -> list[QA | None]:
         rng = self.rng
-        turns: list[QA | None] = [true_or_false(rng, scenes, SEEN) for _ in range(statements)]
+        turns: list[QA | None] = [true_or_false(rng, scenes, TRAIN) for _ in range(statements)]
         return [*turns, which_image(rng, scenes), which_image(rng, scenes), in_image(rng, scenes)]
 
     def _motion(self) -> Conversation:
@@ -284,7 +282,7 @@ class Packer:
             if scene.items:
                 turns.append(self._about(scene, rng.choice(("place", "is there", "colour")), where))
         if len(scenes) == 1:
-            turns += [more.signed(scenes[0])] * 2
+            turns += [signed(scenes[0])] * 2
         if len(scenes) > 1:
             turns += [asked.which_sign(rng, scenes), asked.which_sign(rng, scenes)]
         return Conversation(tuple(self.pool.first_image[index] for index in chosen), self._distinct(turns))
@@ -311,7 +309,7 @@ class Packer:
         return self._conversation(index, [asked.fine_print(self.rng, group.scenes[0]) for _ in range(6)])
 
     def _live(self) -> Conversation:
-        """A window over a stream: what was before it has left, but what came later still knows of it.
+        """A live window: earlier frames are evicted, but later frames still carry traces of them.
 
         Questions that name no frame are about the latest one.
         """
@@ -334,7 +332,7 @@ class Packer:
             turns = [asked.direction(rng, group) for _ in range(2)]
             about = ["place"]
         turns += [self._about(group.scenes[-1], kind) for kind in (*about, "is there", "is there")]
-        # Of three windows, two have been running for a while.
+        # Two of three windows have evicted frames.
         before = 0 if len(shown) > window or rng.random() < 0.33 else rng.randint(1, window + 2)
         if group.kind == "change" and rng.random() < 0.5:
             earlier = [first] * before
@@ -349,9 +347,7 @@ class Packer:
     def _about(self, scene: Scene, kind: str, where: str = "") -> QA | None:
         if not scene.items and kind in ("colour", "shape", "place", "own colours"):
             kind = "absent"
-        ask = {**SCENE_QUESTIONS, **more.MORE_QUESTIONS}[kind]
-        of_cast = {"cast": SEEN} if kind in ("count", "is there", "absent", "nearly there", "count of a kind") else {}
-        return ask(self.rng, scene, where, **of_cast)
+        return ask(kind, self.rng, scene, where, TRAIN)
 
     def _conversation(self, index: int, turns: Sequence[QA | None]) -> Conversation:
         first = self.pool.first_image[index]
@@ -359,7 +355,7 @@ class Packer:
         return Conversation(tuple(range(first, first + count)), self._distinct(turns))
 
     def _distinct(self, turns: Sequence[QA | None]) -> tuple[QA, ...]:
-        """What could be asked, each question once, most of them as people word them; now and then a foreign one."""
+        """The questions, each once, most of them reworded; sometimes an unknown question is added."""
         rng = self.rng
         worded = [
             (reworded(rng, turn[0]) if rng.random() < REWORDED else turn[0], turn[1])
@@ -367,5 +363,5 @@ class Packer:
             if turn is not None
         ]
         if not worded or rng.random() < 0.1:
-            worded.append((foreign(rng), more.UNKNOWN_QUESTION))
+            worded.append((unknown_question(rng), UNKNOWN_QUESTION))
         return tuple(dict(worded).items())

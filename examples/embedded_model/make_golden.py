@@ -22,9 +22,9 @@ import torch
 from PIL import Image
 
 from edge_interleave.world import samples
-from edge_interleave.world.cast import SEEN
 from edge_interleave.world.drawing import draw as draw_scene
 from edge_interleave.world.scene import Scene
+from edge_interleave.world.vocabulary import TRAIN
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
@@ -78,7 +78,7 @@ def make(oracle: Oracle, checkpoint: str) -> Golden:
 
 def draw(task: str) -> list[samples.Sample]:
     """Fresh samples of a task with no more than IMAGES_MAX images."""
-    drawn = (samples.draw_sample(task, random.Random(f"golden/{task}/{index}"), SEEN) for index in count())
+    drawn = (samples.draw_sample(task, random.Random(f"golden/{task}/{index}"), TRAIN) for index in count())
     return [next(s for s in drawn if len(s.scenes) <= IMAGES_MAX) for _ in range(PROMPTS_A_TASK)]
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from edge_interleave.world.cast import SHAPES
 from edge_interleave.world.drawing import draw
 from edge_interleave.world.scene import PLACES, TONES, Item, Look, Scene, Sign, arranged
+from edge_interleave.world.vocabulary import SHAPES
 
 SIDE = 300
 STYLE = "noto"

@@ -18,8 +18,8 @@ import numpy as np
 from pool import GRID
 from tokenizers import Tokenizer
 
-from edge_interleave.world.cast import COLOURS, KINDS
-from edge_interleave.world.questions import QA, plural
+from edge_interleave.world.phrases import QA, plural
+from edge_interleave.world.vocabulary import COLOURS, KINDS
 
 SYSTEM = "You are a helpful assistant."
 IGNORE = -100

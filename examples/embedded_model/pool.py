@@ -1,7 +1,7 @@
-"""The pictures that training draws once and reuses: groups of scenes, their pixels and their patch labels.
+"""The pool: pictures that training draws once and reuses, as groups of scenes with pixels and patch labels.
 
-Many processes draw side by side, each a share of the groups, into one array file; training may use what is drawn while
-the rest is being drawn. Knows nothing about questions. Every group follows from its seed, so only arrays are kept.
+Several processes draw at the same time, each a share of the groups, into one array file; training can use finished
+rows meanwhile. Seeds determine the groups, so only the arrays are stored.
 """
 
 from __future__ import annotations
@@ -15,43 +15,43 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from edge_interleave.world import strangers
-from edge_interleave.world.cast import COLOURS, KINDS, SEEN, SHAPES_ALONE, Cast
+from edge_interleave.world import unknown_pictures
 from edge_interleave.world.drawing import draw, item_map, sign_parts
 from edge_interleave.world.groups import MAKERS, Group
 from edge_interleave.world.scene import Scene
+from edge_interleave.world.vocabulary import COLOURS, KINDS, SHAPES_ALONE, TRAIN, Split
 
 IMAGE_SIDE = 144
 PATCH = 24
 GRID = IMAGE_SIDE // PATCH
 EMPTY, DOUBT = -1, -2
-OF_FIRST = ("single", "change", "twins", "motion")
-"""Kinds of groups that the first version's world had; a quarter of them is of shapes alone."""
+WITH_SHAPES_ALONE = ("single", "change", "twins", "motion")
+"""Kinds of groups of which a quarter holds shapes alone."""
 EFFECTS = 4
-"""What is said of a whole picture: darkness, blur, noise, strangeness."""
+"""Targets for a whole picture: darkness, blur, noise, and whether it is an unknown picture."""
 ITEMS = 12
-"""So many things of a picture are listed at most."""
+"""Most things listed for a picture."""
 CENTRES = 4
-"""Classes of how many things have their middle in a patch: none, one, two, more."""
+"""Classes of the number of things whose centre lies in a patch: 0, 1, 2, more."""
 _AT_ONCE = 50
-"""Pictures between two looks at the clock."""
-strangers.training_folder = Path(__file__).with_name("strange")
+"""Pictures drawn between two checks of the clock."""
+unknown_pictures.training_folder = Path(__file__).with_name("unknown")
 
 
 @dataclass
 class Share:
-    """What one process draws and asks about."""
+    """The groups that one process draws and asks about."""
 
     groups: list[Group]
     first_image: list[int]
-    """Of each group, the row of its first picture in the arrays."""
+    """For each group, the row of its first picture in the arrays."""
     images: int
-    """How many pictures the groups have."""
+    """Number of pictures in the groups."""
 
 
 @dataclass
 class Arrays:
-    """What is drawn, in files: `images` rows each."""
+    """Drawn pictures and their targets, memory-mapped; `images` rows each."""
 
     pixels: np.ndarray
     """(images, side, side, 3) uint8."""
@@ -64,9 +64,9 @@ class Arrays:
 
 
 def share_of(counts: dict[str, int], seed: int, number: int, shares: int) -> Share:
-    """The groups of one of so many processes, in an order in which any beginning of it has all kinds."""
+    """The groups of process `number` of `shares`, shuffled, so that every prefix holds all kinds."""
     groups = [
-        MAKERS[kind](random.Random(f"train/{seed}/{kind}/{index}"), cast=cast_of(kind, index))
+        MAKERS[kind](random.Random(f"train/{seed}/{kind}/{index}"), split=split_of(kind, index))
         for kind, count in counts.items()
         for index in range(number, count, shares)
     ]
@@ -76,7 +76,7 @@ def share_of(counts: dict[str, int], seed: int, number: int, shares: int) -> Sha
 
 
 def open_arrays(folder: Path, tag: str, images: int, *, new: bool = False) -> Arrays:
-    """The arrays of that many pictures; made where `new` and they are not there."""
+    """Open the arrays for `images` pictures; `new` creates missing ones."""
     folder.mkdir(parents=True, exist_ok=True)
     shapes = {
         "pixels": (np.uint8, (images, IMAGE_SIDE, IMAGE_SIDE, 3)),
@@ -96,10 +96,10 @@ def open_arrays(folder: Path, tag: str, images: int, *, new: bool = False) -> Ar
 def draw_share(
     share: Share, offset: int, arrays: Arrays, done: Path, told: Callable[[int], None], until: float | None = None
 ) -> None:
-    """Draw a share's pictures into its rows, which begin at `offset`; goes on where the file `done` says it was.
+    """Draw a share's pictures into its rows, from row `offset` on; resumes at the count in the file `done`.
 
-    `told` hears of how many are drawn. Where the time is up (`until`, of time.monotonic()), the groups that are not
-    drawn are left out of the share.
+    `told` is called with the number of drawn pictures. After `until` (time.monotonic()), drawing stops, and groups that
+    are not drawn are dropped from the share.
     """
     scenes = [scene for group in share.groups for scene in group.scenes]
     drawn = int(done.read_text()) if done.exists() else 0
@@ -118,24 +118,24 @@ def draw_share(
 
 
 def picture(scene: Scene) -> np.ndarray:
-    """The scene as the vision tower sees it: (side, side, 3) uint8, resized as the runtime does."""
+    """The vision tower's input: (side, side, 3) uint8, resized as the runtime resizes."""
     return np.asarray(draw(scene).resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC))
 
 
 def effects_of(scene: Scene) -> tuple[float, ...]:
-    """What `EFFECTS` says of a picture."""
+    """The EFFECTS targets of a picture, each about 0 to 1."""
     effect = scene.effect
-    return effect.darkness / 0.65, effect.blur / 0.04, effect.noise / 48, float(bool(scene.strange))
+    return effect.darkness / 0.65, effect.blur / 0.04, effect.noise / 48, float(bool(scene.unknown))
 
 
 def patch_labels(scene: Scene) -> np.ndarray:
-    """For each patch what mainly lies there, its kind and colour, and how many middles: (grid, grid, 3) int8.
+    """For each patch the kind and colour of what mainly covers it, and how many centres it holds: (grid, grid, 3) int8.
 
-    Middles are those of things that are shown, CENTRES - 1 at most: two of a kind side by side differ by them from one
-    that is large. A sign's patches are its digits or its word. EMPTY where nothing lies, DOUBT where it is little, and
-    for the colour of what has none of its own; DOUBT everywhere in a strange picture.
+    Centres count up to CENTRES - 1; they tell two things side by side from a large one. A sign's patches are its digits
+    or its word. EMPTY where nothing lies; DOUBT where little does, for the colour of a thing in its own colours, and
+    everywhere in an unknown picture.
     """
-    if scene.strange:
+    if scene.unknown:
         return np.full((GRID, GRID, 3), (DOUBT, DOUBT, 0), np.int8)
     parts = [part for sign in scene.signs for part in sign_parts(sign)]
     facts = [(KINDS.index(i.shape), COLOURS.index(i.colour) if i.colour else DOUBT) for i in scene.items]
@@ -162,13 +162,13 @@ def patch_labels(scene: Scene) -> np.ndarray:
 
 
 def listed_items(scene: Scene) -> np.ndarray:
-    """Kind and colour of each thing of a picture, -1 for no colour and for no thing: (ITEMS, 2) int8."""
+    """Kind and colour of each thing in a picture, -1 for none: (ITEMS, 2) int8."""
     listed = np.full((ITEMS, 2), -1, np.int8)
     for number, item in enumerate(scene.items[:ITEMS]):
         listed[number] = KINDS.index(item.shape), COLOURS.index(item.colour) if item.colour else -1
     return listed
 
 
-def cast_of(kind: str, index: int) -> Cast:
-    """Who appears in a group of the pool."""
-    return SHAPES_ALONE if kind in OF_FIRST and index % 4 == 0 else SEEN
+def split_of(kind: str, index: int) -> Split:
+    """The split of a group of the pool."""
+    return SHAPES_ALONE if kind in WITH_SHAPES_ALONE and index % 4 == 0 else TRAIN

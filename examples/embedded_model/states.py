@@ -1,4 +1,4 @@
-"""What training keeps on disk appears whole or not at all. Knows nothing about what is in it."""
+"""Saves the state of a training run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
+from edge_interleave.util.atomic_file import atomic_file
+
 
 def save(state: object, path: Path) -> None:
-    """Write beside the path, then rename: a run that is killed finds the state before."""
-    beside = path.with_suffix(".partial")
-    torch.save(state, beside)
-    beside.rename(path)
+    """Write a file atomically: a run that is killed leaves the state before."""
+    with atomic_file(path) as temporary:
+        torch.save(state, temporary)

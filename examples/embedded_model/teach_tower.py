@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
-from edge_interleave.world.cast import COLOURS, KINDS
+from edge_interleave.world.vocabulary import COLOURS, KINDS
 
 SAVE_SECONDS = 60.0
 """Between two states on disk."""

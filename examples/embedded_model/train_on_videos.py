@@ -21,7 +21,7 @@ from lessons import Packer
 from packing import Conversation, Packed, length, pack
 from tokenizers import Tokenizer
 
-from edge_interleave.world import videos
+from edge_interleave.world import long_clips
 
 POOL = {"glide": 1500, "arrivals": 2500, "change": 8000}
 CHECKPOINT = Path(__file__).with_name("checkpoint")
@@ -34,7 +34,7 @@ class VideoPacker(Packer):
         self.pool, self.tokenizer, self.rng = drawn, tokenizer, random.Random()
         self.frames, self.stride = frames, stride
         self.of_task = {
-            task: [i for i, group in enumerate(drawn.groups) if group.kind == kind and videos.suits(task, group)]
+            task: [i for i, group in enumerate(drawn.groups) if group.kind == kind and long_clips.suits(task, group)]
             for task, kind in (("direction", "motion"), ("order", "arrivals"), ("events", "change"))
         }
 
@@ -49,9 +49,9 @@ class VideoPacker(Packer):
 
     def _clip(self, task: str) -> Conversation:
         index = self.rng.choice(self.of_task[task])
-        states, qa = videos.film(task, self.rng, self.pool.groups[index])
+        states, qa = long_clips.frames_of(task, self.rng, self.pool.groups[index])
         first = self.pool.first_image[index]
-        return Conversation(tuple(first + state for state in videos.taken(states, self.frames)), (qa,))
+        return Conversation(tuple(first + state for state in long_clips.sampled(states, self.frames)), (qa,))
 
 
 def main() -> None:

@@ -334,7 +334,7 @@ def test_what_a_gguf_cannot_say_of_a_token_is_said(tmp_path: Path, caplog: pytes
     convert(make(tmp_path / "plain"), tmp_path / "plain.gguf")
     assert not caplog.text
     convert(flagged(tmp_path / "c", "<|im_end|>", {}, {"rstrip": True, "single_word": True}), tmp_path / "d.gguf")
-    assert "d.gguf: cannot hold that <|im_end|> takes the white space after it" in caplog.text
+    assert "decoder.gguf: cannot hold that <|im_end|> takes the white space after it" in caplog.text
     assert "<|im_end|> is found between words only" in caplog.text
 
 

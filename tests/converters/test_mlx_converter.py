@@ -457,13 +457,17 @@ def test_values_that_are_no_numbers_leave_nothing(checkpoint: Path, tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_disk_is_the_systems_own_error_and_leaves_nothing(checkpoint: Path, tmp_path: Path) -> None:
-    (tmp_path / "weights.safetensors").symlink_to("/dev/full")  # MLX writes beside the target first
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with open_checkpoint(checkpoint) as source:
         write_weights = mlx_files(source, read_tokenizer(source))["model.safetensors"]
-        with pytest.raises(OSError, match=r"No space left on device: .*weights"):
-            write_weights(tmp_path / "weights")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+        try:
+            with pytest.raises(OSError, match=r"File too large: .*weights"):
+                write_weights(tmp_path / "weights")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())
 
 

@@ -33,7 +33,7 @@ from edge_interleave.errors import CheckpointError, InputError, UsageError
 from edge_interleave.prompt.builder import ImageSegment, PromptBuilder
 from edge_interleave.prompt.messages import media_of
 from edge_interleave.prompt.tokenizer import TextTokenizer
-from edge_interleave.vision.media_encoder import Eyes
+from edge_interleave.vision.media_encoder import MediaEncoder
 from edge_interleave.vision.preprocess import preprocess
 from edge_interleave.vision.tower import VisionTower
 
@@ -191,10 +191,10 @@ def test_llama_cpp_says_what_we_say_about_two_pictures(random_checkpoint: Path, 
     pictures = [np.random.default_rng(seed).integers(0, 256, (28, 28, 3), dtype=np.uint8) for seed in (1, 2)]
     messages = asking([*pictures, "What changed?"])
     tokenizer = TextTokenizer.open(made)
-    seen = Eyes(made, 1).look(media_of(messages), frames=1, stride=1, tiles=False)
-    segments = PromptBuilder(made, tokenizer).build(messages, seen.counts)
+    encoded = MediaEncoder(made, 1).encode(media_of(messages), frames=1, stride=1, tiles=False)
+    segments = PromptBuilder(made, tokenizer).build(messages, encoded.counts)
     session = Session(find_backend("llama-cpp").open(made, DecoderOptions(256, 1)), tokenizer, (0,))
-    ours = session.prefill(inputs_of(segments, seen.visuals))
+    ours = session.prefill(inputs_of(segments, encoded.images))
     session.close()
     assert ours is not None
     spelt = Tokenizer.from_file(str(made.file("tokenizer.json")))

@@ -23,7 +23,7 @@ from edge_interleave.model import load
 from edge_interleave.prompt.builder import PromptBuilder
 from edge_interleave.prompt.messages import media_of, messages_of
 from edge_interleave.prompt.tokenizer import TextTokenizer
-from edge_interleave.vision.media_encoder import Eyes
+from edge_interleave.vision.media_encoder import MediaEncoder
 
 GOLDEN = GOLDEN_FOLDER / "parity.npz"
 STEPS = 16
@@ -119,12 +119,12 @@ class Ours:
         self.model = load(bundle, backend=backend, context=512, threads=1)
         self.tokenizer = TextTokenizer.open(self.bundle)
         self.prompts = PromptBuilder(self.bundle, self.tokenizer)
-        self.eyes = Eyes(self.bundle, 1)
+        self.media_encoder = MediaEncoder(self.bundle, 1)
 
     def prompt(self, case: list[tuple[str, list[str | int]]]) -> list[Input]:
         messages = messages_of(our_messages(case))
-        seen = self.eyes.look(media_of(messages), frames=1, stride=1, tiles=False)
-        return inputs_of(self.prompts.build(messages, seen.counts), seen.visuals)
+        encoded = self.media_encoder.encode(media_of(messages), frames=1, stride=1, tiles=False)
+        return inputs_of(self.prompts.build(messages, encoded.counts), encoded.images)
 
     def ids(self, prompt: list[Input]) -> list[int]:
         image = self.tokenizer.token_id("<image>")

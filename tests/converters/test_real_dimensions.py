@@ -31,7 +31,7 @@ from edge_interleave.decoding.session import Session
 from edge_interleave.prompt.builder import PromptBuilder
 from edge_interleave.prompt.messages import media_of
 from edge_interleave.prompt.tokenizer import TextTokenizer
-from edge_interleave.vision.media_encoder import Eyes
+from edge_interleave.vision.media_encoder import MediaEncoder
 
 pytestmark = [pytest.mark.slow, pytest.mark.oracle]
 
@@ -81,16 +81,16 @@ class Ours:
     def __init__(self, bundle: Bundle) -> None:
         tokenizer = TextTokenizer.open(bundle)
         self.prompts = PromptBuilder(bundle, tokenizer)
-        self.eyes = Eyes(bundle, None)
+        self.media_encoder = MediaEncoder(bundle, None)
         decoder = find_backend("llama-cpp").open(bundle, DecoderOptions(context=2048))
         self.session = Session(decoder, tokenizer, bundle.manifest.prompt.eos_token_ids)
 
     def answer(self, images: list[Image.Image], question: str) -> tuple[list[int], np.ndarray]:
         """Greedy tokens, no end heeded, and the logits of each step, (STEPS, vocabulary)."""
         messages = asking([*images, question])
-        seen = self.eyes.look(media_of(messages), frames=1, stride=1, tiles=False)
-        assert [len(visual.rows) for visual in seen.visuals] == [729, 729]
-        prefill = self.session.prefill(inputs_of(self.prompts.build(messages, seen.counts), seen.visuals))
+        encoded = self.media_encoder.encode(media_of(messages), frames=1, stride=1, tiles=False)
+        assert [len(visual.rows) for visual in encoded.images] == [729, 729]
+        prefill = self.session.prefill(inputs_of(self.prompts.build(messages, encoded.counts), encoded.images))
         assert prefill is not None
         logits = [prefill.logits]
         while len(logits) < STEPS:

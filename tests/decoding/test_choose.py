@@ -21,7 +21,7 @@ from edge_interleave.decoding.spellings import spellings, tokenized
 from edge_interleave.decoding.timeline import Input, TextInput
 from edge_interleave.errors import UsageError
 from edge_interleave.prompt.tokenizer import TextTokenizer
-from edge_interleave.world.bench import bench_samples
+from edge_interleave.world.benchmark import benchmark_samples
 from edge_interleave.world.drawing import draw
 
 WORDINGS = [("Yes.", "No."), ("yes", "no"), ("Yes", "No"), ("yes.", "no."), (" yes", " no"), ("YES", "NO")]
@@ -88,7 +88,7 @@ def model(request: pytest.FixtureRequest) -> Iterator[ei.Model]:
 @pytest.fixture(scope="module")
 def asked() -> list[tuple[list[Any], bool]]:
     """Pictures with a question after what is in them, and whether it is."""
-    samples = [one for _, one in bench_samples("is there", 7, 12)]
+    samples = [one for _, one in benchmark_samples("is there", 7, 12)]
     return [([*map(draw, one.scenes), one.question], one.answer.startswith("Yes")) for one in samples]
 
 

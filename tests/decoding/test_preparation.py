@@ -18,9 +18,9 @@ import pytest
 
 import edge_interleave as ei
 from edge_interleave.converters.convert import convert
-from edge_interleave.decoding.scheduler import Turns
+from edge_interleave.decoding.scheduler import EngineScheduler
 from edge_interleave.errors import UsageError
-from edge_interleave.live.idle_worker import Ahead, Step
+from edge_interleave.live.idle_worker import IdleWorker, StepResult
 from edge_interleave.live.live import Live
 from edge_interleave.live.window import FrameWindow
 
@@ -162,7 +162,7 @@ def test_nothing_is_prepared_while_an_answer_is_open(model: ei.Model, monkeypatc
 
         asking = threading.Thread(target=ask)
         asking.start()
-        while not live._turns._questions:
+        while not live._scheduler._questions:
             time.sleep(0.001)
         gate.open.set()
         asking.join(ENOUGH_S)
@@ -260,97 +260,97 @@ for number in range(5):
     assert "ahead" not in done.stderr
 
 
-class TestTurns:
+class TestScheduler:
     """The lowest of them."""
 
     @staticmethod
-    def spare(turns: Turns) -> bool:
-        with turns.spare() as mine:
+    def got_idle_step(scheduler: EngineScheduler) -> bool:
+        with scheduler.idle_step() as mine:
             return mine
 
     def test_is_had_where_nobody_else_is(self) -> None:
-        turns = Turns()
-        assert self.spare(turns)
-        assert self.spare(turns)
+        scheduler = EngineScheduler()
+        assert self.got_idle_step(scheduler)
+        assert self.got_idle_step(scheduler)
 
     def test_is_not_had_beside_a_question_or_a_frame(self) -> None:
-        turns = Turns()
-        turns.begin_question()
-        assert not self.spare(turns)
-        turns.end_question()
-        with turns.coming():
-            assert not self.spare(turns)
-        with turns.frame():
-            assert not self.spare(turns)
-        with turns.spare() as mine:
+        scheduler = EngineScheduler()
+        scheduler.begin_question()
+        assert not self.got_idle_step(scheduler)
+        scheduler.end_question()
+        with scheduler.frame_pending():
+            assert not self.got_idle_step(scheduler)
+        with scheduler.frame():
+            assert not self.got_idle_step(scheduler)
+        with scheduler.idle_step() as mine:
             assert mine
-            assert not self.spare(turns)
-        assert self.spare(turns)
+            assert not self.got_idle_step(scheduler)
+        assert self.got_idle_step(scheduler)
 
     def test_is_offered_once_nothing_is_under_way(self) -> None:
         offers: list[None] = []
-        turns = Turns(lambda: offers.append(None))
-        with turns.coming():
-            with turns.frame():
+        scheduler = EngineScheduler(lambda: offers.append(None))
+        with scheduler.frame_pending():
+            with scheduler.frame():
                 pass
-            turns.begin_question()
-            turns.end_question()
+            scheduler.begin_question()
+            scheduler.end_question()
             assert not offers
         assert len(offers) == 1
-        turns.begin_question()
-        turns.end_question()
+        scheduler.begin_question()
+        scheduler.end_question()
         assert len(offers) == 2
 
     def test_ends_with_closing(self) -> None:
-        turns = Turns()
-        turns.close("the window is closed")
+        scheduler = EngineScheduler()
+        scheduler.close("the window is closed")
         with pytest.raises(UsageError, match="closed"):
-            self.spare(turns)
+            self.got_idle_step(scheduler)
 
 
-class TestAhead:
+class TestIdleWorker:
     """A thread that works when there is something to do."""
 
     @staticmethod
-    def through(steps: list[Step]) -> tuple[Ahead, list[Step]]:
+    def through(steps: list[StepResult]) -> tuple[IdleWorker, list[StepResult]]:
         left = list(steps)
-        return Ahead(lambda: left.pop(0) if left else Step.DONE), left
+        return IdleWorker(lambda: left.pop(0) if left else StepResult.DONE), left
 
     def test_goes_on_while_there_is_more(self) -> None:
-        ahead, left = self.through([Step.MORE, Step.MORE, Step.DONE, Step.MORE])
+        ahead, left = self.through([StepResult.MORE, StepResult.MORE, StepResult.DONE, StepResult.MORE])
         assert ahead.wait(0)
         ahead.begin()
         assert ahead.wait(ENOUGH_S)
-        assert left == [Step.MORE]
+        assert left == [StepResult.MORE]
         ahead.close()
 
     def test_ends_where_it_is_not_the_time_and_begins_when_it_is_told(self) -> None:
-        ahead, left = self.through([Step.MORE, Step.LATER, Step.MORE, Step.DONE])
+        ahead, left = self.through([StepResult.MORE, StepResult.LATER, StepResult.MORE, StepResult.DONE])
         ahead.begin()
         assert not ahead.wait(0.1)
-        assert left == [Step.MORE, Step.DONE]
+        assert left == [StepResult.MORE, StepResult.DONE]
         ahead.begin()
         assert ahead.wait(ENOUGH_S)
         assert not left
         ahead.close()
 
     def test_no_step_begins_once_it_is_stopped(self) -> None:
-        ahead, left = self.through([Step.MORE])
+        ahead, left = self.through([StepResult.MORE])
         ahead.stop()
         ahead.begin()
-        assert left == [Step.MORE]
+        assert left == [StepResult.MORE]
         assert not ahead.wait(ENOUGH_S)
         ahead.close()
 
     def test_closing_waits_for_the_step(self) -> None:
         begun, may_end = threading.Event(), threading.Event()
 
-        def step() -> Step:
+        def step() -> StepResult:
             begun.set()
             may_end.wait(ENOUGH_S)
-            return Step.MORE
+            return StepResult.MORE
 
-        ahead = Ahead(step)
+        ahead = IdleWorker(step)
         ahead.begin()
         assert begun.wait(ENOUGH_S)
         threading.Timer(0.1, may_end.set).start()
@@ -363,15 +363,15 @@ class TestAhead:
     ) -> None:
         shown: list[str] = []
         monkeypatch.setattr(threading, "excepthook", lambda args: shown.append(str(args.exc_value)))
-        steps = iter([None, Step.DONE])
+        steps = iter([None, StepResult.DONE])
 
-        def step() -> Step:
+        def step() -> StepResult:
             found = next(steps)
             if found is None:
                 raise RuntimeError("a mistake")
             return found
 
-        ahead = Ahead(step)
+        ahead = IdleWorker(step)
         ahead.begin()
         assert not ahead.wait(0.2)
         assert shown == ["a mistake"]

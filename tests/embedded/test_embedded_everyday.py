@@ -7,9 +7,9 @@ import pytest
 
 import edge_interleave as ei
 from edge_interleave.world.drawing import draw
-from edge_interleave.world.everyday import draw_everyday
+from edge_interleave.world.everyday_samples import draw_everyday
 from edge_interleave.world.judging import is_right, is_sentence
-from edge_interleave.world.more_questions import NO_PICTURE, UNKNOWN_QUESTION
+from edge_interleave.world.phrases import NO_PICTURE, UNKNOWN_QUESTION
 
 SAMPLES = 12
 """Of each task."""

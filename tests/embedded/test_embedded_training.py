@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from support.paths import EXAMPLES
 
-from edge_interleave.world.cast import COLOURS, KINDS
 from edge_interleave.world.scene import Item, Look, Scene
+from edge_interleave.world.vocabulary import COLOURS, KINDS
 
 pytestmark = pytest.mark.oracle
 TRAINER = EXAMPLES / "embedded_model"
@@ -67,10 +67,10 @@ def test_patches_tell_kind_colour_and_middles() -> None:
     assert (listed[3:] == -1).all()
 
 
-def test_of_a_strange_picture_nothing_is_claimed() -> None:
+def test_an_unknown_picture_has_no_labels() -> None:
     import pool
 
-    scene = Scene((), WHITE, strange="held-out noise")
+    scene = Scene((), WHITE, unknown="held-out noise")
     assert (pool.patch_labels(scene)[..., :2] == pool.DOUBT).all()
     assert pool.effects_of(scene)[-1] == 1
     assert pool.picture(scene).shape == (pool.IMAGE_SIDE, pool.IMAGE_SIDE, 3)

@@ -14,7 +14,7 @@ from support.eval_files import colour_samples, draw, results, sample, write
 
 from edge_interleave.cli import cli, errors
 from edge_interleave.evaluation.results import Shard
-from edge_interleave.world import bench
+from edge_interleave.world import benchmark
 
 FAST = ("--threads", 1, "--backend", "llama-cpp")
 
@@ -192,7 +192,7 @@ class TestWorld:
 
     @pytest.fixture(autouse=True)
     def two_tasks(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(bench, "ALL_TASKS", {name: bench.ALL_TASKS[name] for name in ("colour", "puzzle")})
+        monkeypatch.setattr(benchmark, "ALL_TASKS", {name: benchmark.ALL_TASKS[name] for name in ("colour", "puzzle")})
 
     def test_is_drawn_asked_and_scored_by_exact_match_beside_the_official_score(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

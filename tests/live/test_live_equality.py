@@ -47,7 +47,7 @@ from edge_interleave.prompt.builder import PromptBuilder
 from edge_interleave.prompt.messages import media_of
 from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.util.arrays import FloatArray
-from edge_interleave.vision.media_encoder import Eyes
+from edge_interleave.vision.media_encoder import MediaEncoder
 
 EQUAL = 0.9999
 """Least cosine of logits."""
@@ -188,13 +188,13 @@ def likeness(a: FloatArray | Array, b: FloatArray | Array) -> float:
 def test_the_reference_is_what_transformers_computes(lossless: Bundle, reference: Qwen2) -> None:
     golden = golden_prompts.load()
     assert golden.checkpoint == golden_prompts.fingerprint(golden_prompts.CHECKPOINT), "make the golden files anew"
-    tokenizer, eyes = TextTokenizer.open(lossless), Eyes(lossless, 1)
+    tokenizer, media_encoder = TextTokenizer.open(lossless), MediaEncoder(lossless, 1)
     prompts = PromptBuilder(lossless, tokenizer)
     for number, wanted in golden.logits.items():
         prompt = golden.prompts[number]
         messages = asking([*golden.shown(prompt), prompt.question])
-        seen = eyes.look(media_of(messages), frames=1, stride=prompt.stride, tiles=False)
-        inputs = inputs_of(prompts.build(messages, seen.counts), seen.visuals)
+        encoded = media_encoder.encode(media_of(messages), frames=1, stride=prompt.stride, tiles=False)
+        inputs = inputs_of(prompts.build(messages, encoded.counts), encoded.images)
         rows = [reference.embed(i.ids) if isinstance(i, TextInput) else i.rows for i in inputs]
         logits = NumpyDecoder(reference).append_embeddings(np.concatenate(rows))
         assert parity.cosine(logits, wanted) > 0.9999999

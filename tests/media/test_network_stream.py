@@ -303,7 +303,7 @@ def test_a_source_of_nothing_but_cut_pictures_says_so(monkeypatch: pytest.Monkey
             connection.sendall(part(jpeg(1)[:-20]))
 
     with serving(script) as server:
-        reader = FrameReader(open_source(server.url), say=said.append)
+        reader = FrameReader(open_source(server.url), on_status=lambda status: said.append(status.line))
         until = time.monotonic() + 10
         while not said and time.monotonic() < until:
             assert reader.next(0.05) is None
@@ -565,7 +565,7 @@ def test_a_reader_keeps_on_through_a_server_that_dies_and_says_so_once() -> None
             HEAD if number in (1, 2) else HEAD + numbered(number, number + 1)
         )
     ) as server:
-        reader = FrameReader(open_source(server.url), say=said.append)
+        reader = FrameReader(open_source(server.url), on_status=lambda status: said.append(status.line))
         first = reader.next(5)
         second = reader.next(15)
         reader.close()

@@ -15,7 +15,7 @@ from support.pictures import clip, picture
 
 from edge_interleave.errors import MediaError, UsageError
 from edge_interleave.media import reader as reader_module
-from edge_interleave.media.filters import Change, Rate, thumbnail
+from edge_interleave.media.filters import ChangeFilter, RateLimiter, thumbnail
 from edge_interleave.media.frame import Frame
 from edge_interleave.media.reader import FrameReader, ReaderStats, SourceStatus
 from edge_interleave.media.sources.base import FrameDamaged, SourceLost
@@ -160,7 +160,7 @@ def test_a_lost_source_is_tried_again_ever_more_slowly_and_said_once(monkeypatch
     said: list[str] = []
     # Twice it opens and gives no frame.
     source = Scripted(iter([0, lost, lost, lost, 1, lost, 2, None]), live=False)
-    reader = FrameReader(source, say=said.append)
+    reader = FrameReader(source, on_status=lambda status: said.append(status.line))
     source.refuse = 3
     assert rest(reader) == [0, 1, 2]
     reader.close()
@@ -229,7 +229,7 @@ def test_an_iterable_that_never_answers_does_not_hold_up_closing() -> None:
     ("had", "wanted"), [(30, 2), (30, 10), (29.97, 5), (25, 10), (10, 10), (30, 29), (10, 30), (1, 0.25)]
 )
 def test_a_rate_is_kept_in_the_mean_and_evenly(had: float, wanted: float) -> None:
-    rate = Rate(wanted)
+    rate = RateLimiter(wanted)
     times = [round(index / had, 3) for index in range(int(had * 40))]
     taken = [time_s for time_s in times if rate.take(time_s)]
     assert taken[0] == 0
@@ -238,7 +238,7 @@ def test_a_rate_is_kept_in_the_mean_and_evenly(had: float, wanted: float) -> Non
 
 
 def test_after_a_pause_no_frames_are_made_up_for() -> None:
-    rate = Rate(1)
+    rate = RateLimiter(1)
     assert [rate.take(time_s) for time_s in (0, 0.5, 1, 100, 100.5, 100.9, 101, 101.5)] == [
         *(True, False, True),
         *(True, False, False, True, False),
@@ -246,7 +246,7 @@ def test_after_a_pause_no_frames_are_made_up_for() -> None:
 
 
 def test_time_that_falls_begins_anew() -> None:
-    rate = Rate(1)
+    rate = RateLimiter(1)
     assert [rate.take(time_s) for time_s in (50, 0, 0.5, 1)] == [True, True, False, True]
 
 
@@ -263,7 +263,7 @@ def shown(level: int) -> Image.Image:
 
 
 def test_only_changes_pass_and_slow_ones_add_up() -> None:
-    change = Change(5)
+    change = ChangeFilter(5)
     levels = (100, 102, 104, 105, 107, 109, 110, 90, 110)
     assert [level for level in levels if change.take(shown(level))] == [100, 105, 110, 90, 110]
 
@@ -275,7 +275,7 @@ def noisy(image: Image.Image, seed: int) -> Image.Image:
 
 def test_noise_is_no_change_and_a_thing_that_comes_is_one() -> None:
     scene = picture(640, 480)
-    change = Change(0.5)
+    change = ChangeFilter(0.5)
     assert change.take(noisy(scene, 0))
     assert not any(change.take(noisy(scene, seed)) for seed in range(1, 6))
     # A twelfth of the width and height.
@@ -304,7 +304,10 @@ def test_a_real_clip_changes_and_a_still_one_does_not() -> None:
     reader.close()
 
 
-@pytest.mark.parametrize("make", [lambda: Rate(0), lambda: Rate(-1), lambda: Rate(float("nan")), lambda: Change(-1)])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: RateLimiter(0), lambda: RateLimiter(-1), lambda: RateLimiter(float("nan")), lambda: ChangeFilter(-1)],
+)
 def test_figures_that_make_no_sense_are_a_wrong_call(make: Callable[[], object]) -> None:
     with pytest.raises(UsageError):
         make()

@@ -22,7 +22,7 @@ WITH_LIMIT = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({
 MAIN = "from edge_interleave.cli import main; main()"
 QUANTIZE = (
     "from pathlib import Path; from edge_interleave.converters.gguf.quantize import quantize; "
-    "quantize(Path(sys.argv[1]), Path(sys.argv[2]), 15, lambda *_: None)"
+    "quantize(Path(sys.argv[1]), Path(sys.argv[2]), 15)"
 )
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -14,7 +14,7 @@ from support.pictures import picture, vision_info
 from edge_interleave.bundle.manifest import VISION_INPUT, VISION_OUTPUT
 from edge_interleave.errors import MediaError, UsageError
 from edge_interleave.vision.cache import EmbeddingCache
-from edge_interleave.vision.encoder import VisionEncoder
+from edge_interleave.vision.image_encoder import ImageEncoder
 from edge_interleave.vision.pooling import pool
 from edge_interleave.vision.preprocess import preprocess
 from edge_interleave.vision.tiles import MAX_PARTS, split_tiles
@@ -48,8 +48,8 @@ def tower(tmp_path_factory: pytest.TempPathFactory) -> VisionTower:
     return VisionTower(path, INFO, threads=1)
 
 
-def encoder(tower: VisionTower, mode: str = "average", **options: object) -> VisionEncoder:
-    return VisionEncoder(tower, INFO, mode, **options)  # type: ignore[arg-type]
+def encoder(tower: VisionTower, mode: str = "average", **options: object) -> ImageEncoder:
+    return ImageEncoder(tower, INFO, mode, **options)  # type: ignore[arg-type]
 
 
 def directly(tower: VisionTower, image: Image.Image, stride: int = 1, mode: str = "average") -> np.ndarray:

@@ -136,9 +136,10 @@ class TestPrompt:
     def test_a_video_takes_one_behind_its_last_frame(self, bundle: Bundle, tmp_path: Path) -> None:
         frames = clip(tmp_path / "clip", 4)
         with ei.load(bundle.folder, threads=1) as model:
-            seen = model._eyes.look([Video(frames, 3), ImagePart(picture(0))], frames=1, stride=1, tiles=False)
-        assert [part.newline is not None for part in seen.visuals] == [False, False, True, True]
-        assert [part.size for part in seen.visuals] == [TOKENS, TOKENS, TOKENS + 1, TOKENS + 1]
+            media = [Video(frames, 3), ImagePart(picture(0))]
+            encoded = model._media_encoder.encode(media, frames=1, stride=1, tiles=False)
+        assert [part.newline is not None for part in encoded.images] == [False, False, True, True]
+        assert [part.size for part in encoded.images] == [TOKENS, TOKENS, TOKENS + 1, TOKENS + 1]
 
     def test_a_later_question_about_the_same_images_computes_only_itself(self, bundle: Bundle) -> None:
         with ei.load(bundle.folder, threads=1) as model:
@@ -149,9 +150,9 @@ class TestPrompt:
     def test_the_row_is_the_last_that_the_decoder_gets_of_an_image(self, bundle: Bundle) -> None:
         row = read_newline(bundle.file("image_newline.npy"), 64)
         with ei.load(bundle.folder, threads=1) as model:
-            (seen,) = model._eyes.look([ImagePart(picture(0))], frames=1, stride=1, tiles=False).visuals
-        np.testing.assert_array_equal(seen.embeddings[-1], row)
-        np.testing.assert_array_equal(seen.embeddings[:-1], seen.rows)
+            (encoded,) = model._media_encoder.encode([ImagePart(picture(0))], frames=1, stride=1, tiles=False).images
+        np.testing.assert_array_equal(encoded.embeddings[-1], row)
+        np.testing.assert_array_equal(encoded.embeddings[:-1], encoded.rows)
 
 
 class TestWindow:
@@ -266,7 +267,7 @@ class TestTiles:
 
     def test_cost_what_the_encoder_says(self, bundle: Bundle) -> None:
         with ei.load(bundle.folder, threads=1) as model:
-            encoder = model._eyes._encoder()
+            encoder = model._media_encoder._encoder()
             for size in [(28, 28), (60, 30), (100, 20), (57, 57)]:
                 (rows,) = encoder.encode([picture(0, size)], tiles=True)
                 assert len(rows) == encoder.tokens_for(picture(0, size), tiles=True) <= encoder.tokens_for(tiles=True)
@@ -328,8 +329,8 @@ def test_the_official_evaluation_computed_with_transformers_has_the_same_entries
         embeddings = torch.cat(pieces)
         logits = decoder(inputs_embeds=embeddings[None]).logits[0, -1].numpy()
     with ei.load(bundle.folder, threads=1) as model:
-        seen = model._eyes.look(question.parts[:2], frames=1, stride=1, tiles=False)
-        ours = model._own_session().prefill(inputs_of(segments, seen.visuals))
+        encoded = model._media_encoder.encode(question.parts[:2], frames=1, stride=1, tiles=False)
+        ours = model._own_session().prefill(inputs_of(segments, encoded.images))
     assert ours is not None
     assert ours.prompt_tokens == len(embeddings)
     ours_logits = np.array(ours.logits)

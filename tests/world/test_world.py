@@ -10,32 +10,32 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_interleave.world.bench import ALL_TASKS, NAME, bench_samples, chance_of, write_bench
-from edge_interleave.world.cast import (
-    CASTS,
+from edge_interleave.world.benchmark import ALL_TASKS, NAME, benchmark_samples, chance_of, write_benchmark
+from edge_interleave.world.drawing import draw, item_map
+from edge_interleave.world.group_questions import TIMES, puzzle_choices
+from edge_interleave.world.groups import LONG_CLIP, MAKERS, puzzle, views
+from edge_interleave.world.long_clips import KINDS as KINDS_OF_VIDEOS
+from edge_interleave.world.long_clips import draw_video, sampled
+from edge_interleave.world.samples import TASKS, Sample, blinking, draw_sample, lasting
+from edge_interleave.world.scene import PLACES, TONES, Item, Look, Scene
+from edge_interleave.world.vocabulary import (
     COLOURS,
     HELD_OUT_NUMBERS,
     HELD_OUT_PAIRS,
     HELD_OUT_STYLE,
     KINDS,
     NATURAL,
-    SEEN,
     SHAPES,
+    SPLITS,
     TINTED,
+    TRAIN,
 )
-from edge_interleave.world.drawing import draw, item_map
-from edge_interleave.world.group_questions import TIMES, puzzle_choices
-from edge_interleave.world.groups import LONG_CLIP, MAKERS, puzzle, views
-from edge_interleave.world.samples import FIRST, TASKS, Sample, blinking, draw_sample, lasting
-from edge_interleave.world.scene import PLACES, TONES, Item, Look, Scene
-from edge_interleave.world.videos import KINDS as KINDS_OF_VIDEOS
-from edge_interleave.world.videos import draw_video, taken
 
 SCENARIOS = {"single-image", "multi-image", "multi-frame", "multi-view", "multi-patch"}
 
 
 def drawn(task: str, count: int = 20, held_out: str = "") -> list[Sample]:
-    return [draw_sample(task, random.Random(f"test/{task}/{index}"), CASTS[held_out]) for index in range(count)]
+    return [draw_sample(task, random.Random(f"test/{task}/{index}"), SPLITS[held_out]) for index in range(count)]
 
 
 def items_of(sample: Sample) -> list[Item]:
@@ -57,31 +57,10 @@ def test_a_sample_follows_from_its_seed_and_can_be_drawn(task: str) -> None:
                 assert min(picture.size) == scene.look.side
 
 
-def test_the_first_versions_samples_are_still_the_same() -> None:
-    samples = [draw_sample(task, random.Random(f"{task}/0")) for task in FIRST]
-    assert [sample.answer for sample in samples] == FIRST_ANSWERS
-    assert all(item.shape in SHAPES for sample in samples for item in items_of(sample))
-
-
-FIRST_ANSWERS: list[str] = [
-    "There is an orange square at the bottom left.",
-    "The heart is pink.",
-    "The diamond is at the top right.",
-    "There is one diamond.",
-    "No.",
-    "Image 3 contains a green cross.",
-    "Image 1 contains a purple star.",
-    "Image 1 contains no black moon and image 2 contains a black moon. False.",
-    "The purple triangle at the center became a moon.",
-    "The object moves up.",
-    "The green heart appears in frame 2.",
-]
-
-
 def test_training_never_draws_what_is_held_out() -> None:
     for kind, make in MAKERS.items():
         for index in range(40):
-            group = make(random.Random(f"test/{kind}/{index}"), cast=SEEN)
+            group = make(random.Random(f"test/{kind}/{index}"), split=TRAIN)
             for scene in group.scenes:
                 for item in scene.items:
                     assert (item.colour, item.shape) not in HELD_OUT_PAIRS
@@ -178,7 +157,7 @@ def test_a_signs_letters_are_where_the_map_says() -> None:
 
 def test_one_of_two_views_hides_the_thing_and_the_other_shows_it() -> None:
     for index in range(25):
-        group = views(random.Random(index), SEEN)
+        group = views(random.Random(index), TRAIN)
         shares = []
         for scene in group.scenes:
             number = [item.shape for item in scene.items].index(group.before.shape if group.before else "")
@@ -192,7 +171,7 @@ def test_one_of_two_views_hides_the_thing_and_the_other_shows_it() -> None:
 
 def test_a_puzzle_has_one_answer_among_four() -> None:
     for index in range(40):
-        group = puzzle(random.Random(index), SEEN)
+        group = puzzle(random.Random(index), TRAIN)
         question, letter, choices = puzzle_choices(random.Random(index), group)
         assert group.after is not None
         assert choices["ABCD".index(letter)] == group.after.name
@@ -218,7 +197,7 @@ def test_every_state_lasts_at_least_a_frame() -> None:
 
 def test_the_bench_is_a_file_of_samples_and_their_pictures(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
-    file = write_bench(tmp_path / "bench", per_task=2, progress=lambda *now: told.append(now))
+    file = write_benchmark(tmp_path / "bench", per_task=2, progress=lambda *now: told.append(now))
     rows = json.loads(file.read_text(encoding="utf-8"))
     assert file.name == NAME
     assert len(rows) == 2 * len(ALL_TASKS) == len(told)
@@ -236,13 +215,13 @@ def test_the_bench_is_a_file_of_samples_and_their_pictures(tmp_path: Path) -> No
 
 
 def test_the_same_bench_is_not_drawn_again_and_another_is_not_overwritten(tmp_path: Path) -> None:
-    file = write_bench(tmp_path / "bench", per_task=1, tasks=["colour"])
+    file = write_benchmark(tmp_path / "bench", per_task=1, tasks=["colour"])
     before = file.stat().st_mtime_ns
-    assert write_bench(tmp_path / "bench", per_task=1, tasks=["colour"]).stat().st_mtime_ns == before
+    assert write_benchmark(tmp_path / "bench", per_task=1, tasks=["colour"]).stat().st_mtime_ns == before
     with pytest.raises(FileExistsError, match="holds another bench"):
-        write_bench(tmp_path / "bench", per_task=2, tasks=["colour"])
+        write_benchmark(tmp_path / "bench", per_task=2, tasks=["colour"])
     with pytest.raises(ValueError, match="unknown task 'juggling'"):
-        write_bench(tmp_path / "other", tasks=["juggling"])
+        write_benchmark(tmp_path / "other", tasks=["juggling"])
 
 
 def test_of_calls_that_begin_at_once_one_draws_and_the_others_wait(tmp_path: Path) -> None:
@@ -252,7 +231,7 @@ def test_of_calls_that_begin_at_once_one_draws_and_the_others_wait(tmp_path: Pat
         def told(stage: str, done: int, total: int) -> None:
             drawn_by.append(number)
 
-        return write_bench(tmp_path / "bench", per_task=20, tasks=["colour"], progress=told)
+        return write_benchmark(tmp_path / "bench", per_task=20, tasks=["colour"], progress=told)
 
     with ThreadPoolExecutor(3) as executor:
         files = set(executor.map(write, range(3)))
@@ -266,13 +245,13 @@ def test_of_calls_that_begin_at_once_one_draws_and_the_others_wait(tmp_path: Pat
 def test_what_a_killed_call_left_is_cleared_away(tmp_path: Path) -> None:
     (tmp_path / ".bench.partial").mkdir()
     (tmp_path / ".bench.partial" / "place-00000-1.png").write_bytes(b"half a pic")
-    write_bench(tmp_path / "bench", per_task=2, tasks=["colour"])
+    write_benchmark(tmp_path / "bench", per_task=2, tasks=["colour"])
     assert not (tmp_path / "bench" / "place-00000-1.png").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["bench"]
 
 
 def test_a_longer_bench_begins_with_the_shorter_one() -> None:
-    assert list(bench_samples("story", 5, 4)) == list(bench_samples("story", 5, 9))[:4]
+    assert list(benchmark_samples("story", 5, 4)) == list(benchmark_samples("story", 5, 9))[:4]
 
 
 def test_chance_is_what_one_answer_to_all_would_get() -> None:
@@ -290,7 +269,7 @@ def test_kinds_are_single_words_that_differ() -> None:
 @pytest.mark.parametrize("task", KINDS_OF_VIDEOS)
 def test_a_long_clip_shows_what_its_answer_says(task: str) -> None:
     for seed in range(12):
-        clip = draw_video(task, random.Random(f"{task}/{seed}"), SEEN)
+        clip = draw_video(task, random.Random(f"{task}/{seed}"), TRAIN)
         assert len(clip.scenes) == LONG_CLIP
         counts = [len(scene.items) for scene in clip.scenes]
         rises = sum(b > a for a, b in pairwise(counts))
@@ -303,5 +282,5 @@ def test_a_long_clip_shows_what_its_answer_says(task: str) -> None:
 
 
 def test_frames_are_taken_at_even_distances() -> None:
-    assert taken(range(24), 4) == [3, 9, 15, 21]
-    assert taken(range(24), 24) == list(range(24))
+    assert sampled(range(24), 4) == [3, 9, 15, 21]
+    assert sampled(range(24), 24) == list(range(24))

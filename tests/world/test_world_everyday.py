@@ -6,15 +6,15 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from edge_interleave.world import groups, strangers
-from edge_interleave.world.bench import ALL_TASKS, bench_samples
-from edge_interleave.world.cast import HELD_OUT_PAIRS, SEEN
+from edge_interleave.world import groups, unknown_pictures
+from edge_interleave.world.benchmark import ALL_TASKS, benchmark_samples
 from edge_interleave.world.drawing import draw, item_map
-from edge_interleave.world.everyday import EVERYDAY, draw_everyday
+from edge_interleave.world.everyday_samples import EVERYDAY, draw_everyday
 from edge_interleave.world.judging import is_right, is_sentence
-from edge_interleave.world.more_questions import MAYBE, UNKNOWN_PICTURE, bigger, what_is
-from edge_interleave.world.questions import NUMBERS
+from edge_interleave.world.phrases import NUMBERS, UNKNOWN_PICTURE
 from edge_interleave.world.scene import PLACES, SAME_MAX, SIZE_LEAST, Item, Look, Scene, blank_scene, free_scene
+from edge_interleave.world.scene_questions import POSSIBLE_COLOURS, bigger, what_is
+from edge_interleave.world.vocabulary import HELD_OUT_PAIRS, TRAIN
 
 WHITE = Look(200, "plain", (255, 255, 255), (255, 255, 255), 0.0, 0)
 
@@ -33,11 +33,11 @@ def test_a_sample_follows_from_its_seed_and_its_answer_is_a_sentence_of_the_worl
 
 def test_a_bench_of_everyday_tasks_begins_with_a_shorter_one() -> None:
     assert set(EVERYDAY) < set(ALL_TASKS)
-    assert list(bench_samples("worded", 5, 3)) == list(bench_samples("worded", 5, 6))[:3]
+    assert list(benchmark_samples("worded", 5, 3)) == list(benchmark_samples("worded", 5, 6))[:3]
 
 
 def test_free_things_lie_anywhere_in_many_sizes_and_up_to_six_of_a_kind() -> None:
-    scenes = [free_scene(random.Random(index), SEEN) for index in range(400)]
+    scenes = [free_scene(random.Random(index), TRAIN) for index in range(400)]
     items = [item for scene in scenes for item in scene.items]
     assert min(item.size for item in items) >= SIZE_LEAST
     assert 0.4 < max(item.size for item in items) <= 0.5
@@ -54,7 +54,7 @@ def test_free_things_lie_anywhere_in_many_sizes_and_up_to_six_of_a_kind() -> Non
 
 def test_free_things_overlap_a_little_at_most() -> None:
     for index in range(40):
-        scene = free_scene(random.Random(index), SEEN)
+        scene = free_scene(random.Random(index), TRAIN)
         covered = item_map(scene, 120)
         assert len(set(np.unique(covered)) - {0}) == len(scene.items)
 
@@ -76,19 +76,21 @@ def test_a_blank_scene_is_one_background() -> None:
         assert np.ptp(picture, (0, 1)).max() < 130
 
 
-@pytest.mark.parametrize("kind", strangers.STRANGE)
-def test_strange_pictures_of_a_test_need_nothing_but_the_package(kind: str) -> None:
-    first, second = (strangers.paint(strangers.HELD_OUT + kind, seed, (120, 90)) for seed in (1, 2))
+@pytest.mark.parametrize("kind", unknown_pictures.UNKNOWN_KINDS)
+def test_held_out_unknown_pictures_need_nothing_but_the_package(kind: str) -> None:
+    first, second = (unknown_pictures.paint(unknown_pictures.HELD_OUT + kind, seed, (120, 90)) for seed in (1, 2))
     assert first.size == (120, 90)
     assert first.mode == "RGB"
     assert np.asarray(first, int).std() > 3
-    assert (np.asarray(first) == np.asarray(strangers.paint(strangers.HELD_OUT + kind, 1, (120, 90)))).all()
+    assert (
+        np.asarray(first) == np.asarray(unknown_pictures.paint(unknown_pictures.HELD_OUT + kind, 1, (120, 90)))
+    ).all()
     assert (np.asarray(first) != np.asarray(second)).any()
 
 
-def test_an_unknown_kind_of_strange_picture_is_refused() -> None:
-    with pytest.raises(ValueError, match="no strange pictures of 'dream'"):
-        strangers.paint("dream", 0, (10, 10))
+def test_a_kind_of_unknown_picture_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="no unknown pictures of 'dream'"):
+        unknown_pictures.paint("dream", 0, (10, 10))
 
 
 def test_counts_are_of_as_many_as_asked_for() -> None:
@@ -101,18 +103,18 @@ def test_counts_are_of_as_many_as_asked_for() -> None:
 def test_a_colour_is_not_asked_for_where_a_thing_in_its_own_colours_might_be_meant() -> None:
     for index in range(200):
         rng = random.Random(index)
-        scene = groups.free(rng, SEEN).scenes[0]
+        scene = groups.free(rng, TRAIN).scenes[0]
         qa = what_is(rng, scene)
         if qa is not None:
             colour = qa[0].rstrip("?").split()[-1]
-            assert not any(colour in MAYBE.get(item.shape, ()) for item in scene.items)
+            assert not any(colour in POSSIBLE_COLOURS.get(item.shape, ()) for item in scene.items)
 
 
 def test_the_bigger_of_two_is_clearly_bigger() -> None:
     asked = 0
     for index in range(200):
         rng = random.Random(index)
-        scene = groups.sizes(rng, SEEN).scenes[0]
+        scene = groups.sizes(rng, TRAIN).scenes[0]
         qa = bigger(rng, scene)
         if qa is None or " or " not in qa[0]:
             continue

@@ -12,8 +12,8 @@ from PIL import Image
 from support.paths import ROOT
 
 from edge_interleave.world import sprites
-from edge_interleave.world.cast import HELD_OUT_STYLE, NATURAL, STYLES, THINGS, TINTED
 from edge_interleave.world.sprites import CELL, COLUMNS, sprite
+from edge_interleave.world.vocabulary import HELD_OUT_STYLE, NATURAL, STYLES, THINGS, TINTED
 
 FOLDER = Path(sprites.__file__).parent / "sprites"
 TONES = {
@@ -174,7 +174,7 @@ def test_the_wheel_takes_the_sheets_and_their_licences_along() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "edge_interleave.world" in settings["tool"]["setuptools"]["packages"]
     pattern, *others = settings["tool"]["setuptools"]["package-data"]["edge_interleave.world"]
-    assert {"strange/*", "*.txt"} == set(others)
+    assert {"unknown/*", "*.txt"} == set(others)
     taken = {path.name: path for path in FOLDER.parent.glob(pattern)}
     assert set(taken) == {f"{style}.png" for style in STYLES} | {"LICENSES.md"}
     assert sum(path.stat().st_size for path in taken.values()) < 350_000

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from edge_interleave.world import groups
-from edge_interleave.world.cast import SEEN
-from edge_interleave.world.foreign_questions import HELD_OUT, TRAINED, foreign
-from edge_interleave.world.group_questions import puzzle
-from edge_interleave.world.more_questions import MORE_QUESTIONS, compare, same
-from edge_interleave.world.questions import SCENE_QUESTIONS
+from edge_interleave.world.group_questions import compare, puzzle, same
 from edge_interleave.world.samples import TASKS, draw_sample
+from edge_interleave.world.scene_questions import EVERYDAY_QUESTIONS, SCENE_QUESTIONS
+from edge_interleave.world.unknown_questions import HELD_OUT, TRAINED, unknown_question
+from edge_interleave.world.vocabulary import TRAIN
 from edge_interleave.world.wordings import HELD_OUT_WORDS, KINDS, number_of_wordings, reworded, understood, wordings
 
 OF_CAST = ("count", "is there", "absent", "nearly there", "count of a kind")
@@ -22,18 +21,18 @@ def questions() -> Iterator[str]:
     """Every kind of question that the world asks, several times."""
     for task in TASKS:
         for index in range(30):
-            yield draw_sample(task, random.Random(f"wordings/{task}/{index}"), SEEN).question
-    yield puzzle(groups.puzzle(random.Random(0), SEEN))[0]
-    for kind, ask in {**SCENE_QUESTIONS, **MORE_QUESTIONS}.items():
+            yield draw_sample(task, random.Random(f"wordings/{task}/{index}"), TRAIN).question
+    yield puzzle(groups.puzzle(random.Random(0), TRAIN))[0]
+    for kind, ask in {**SCENE_QUESTIONS, **EVERYDAY_QUESTIONS}.items():
         for index in range(40):
             rng = random.Random(f"wordings/{kind}/{index}")
-            scene = groups.sizes(rng, SEEN).scenes[0]
+            scene = groups.sizes(rng, TRAIN).scenes[0]
             for where in ("", " in image 2"):
-                qa = ask(rng, scene, where, **({"cast": SEEN} if kind in OF_CAST else {}))
+                qa = ask(rng, scene, where, **({"split": TRAIN} if kind in OF_CAST else {}))
                 if qa is not None:
                     yield qa[0]
     rng = random.Random(0)
-    pair = groups.change_pair(rng, SEEN)
+    pair = groups.change_pair(rng, TRAIN)
     yield from (same(rng, True)[0], compare(rng, pair.scenes, pair)[0])
 
 
@@ -96,9 +95,9 @@ def test_a_question_of_another_kind_is_left_alone() -> None:
     assert reworded(random.Random(0), "Do you dream?") == "Do you dream?"
 
 
-def test_foreign_questions_of_a_test_are_none_of_training() -> None:
+def test_unknown_questions_of_tests_and_of_training_differ() -> None:
     assert not set(TRAINED) & set(HELD_OUT)
-    drawn = {foreign(random.Random(index)) for index in range(300)}
-    kept = {foreign(random.Random(index), held_out=True) for index in range(300)}
+    drawn = {unknown_question(random.Random(index)) for index in range(300)}
+    kept = {unknown_question(random.Random(index), held_out=True) for index in range(300)}
     assert len(drawn) > 150
     assert not {text.lower().rstrip("?") for text in drawn} & {text.lower().rstrip("?") for text in kept}

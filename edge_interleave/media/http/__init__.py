@@ -1,1 +1,1 @@
-"""HTTP connections that another thread can end: what MJPEG streams are read by."""
+"""The HTTP client for MJPEG cameras; another thread can end a request at any time."""

@@ -1,4 +1,4 @@
-"""A TCP connection that another thread can break off at any time. Knows nothing about what is said over it."""
+"""Opens TCP connections in a way that another thread can abort at any time."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _Address = tuple[int, int, int, str, Any]
 
 
 def dial(host: str, port: int, deadline: float, stop: threading.Event) -> socket.socket:
-    """A connected socket, to whichever of the host's addresses answers first.
+    """Connect to the first of the host's addresses that answers, tried one after the other.
 
-    `deadline`: of `time.monotonic`. Raises OSError, TimeoutError at the deadline, InterruptedError once `stop` is set.
+    `deadline`: by `time.monotonic`. Raises OSError, TimeoutError at the deadline, InterruptedError once `stop` is set.
     """
     failure: OSError = OSError("no address")
     for family, kind, protocol, _, address in _look_up(host, port, deadline, stop):
@@ -38,7 +38,7 @@ def dial(host: str, port: int, deadline: float, stop: threading.Event) -> socket
 
 
 def _look_up(host: str, port: int, deadline: float, stop: threading.Event) -> list[_Address]:
-    """The system's look-up cannot be broken off, so it has a thread, which ends when the system has its answer."""
+    """Resolve the host in a thread, because the system's look-up cannot be aborted; the thread ends with it."""
     found: list[_Address] = []
     failed: list[OSError] = []
 
@@ -47,7 +47,7 @@ def _look_up(host: str, port: int, deadline: float, stop: threading.Event) -> li
             found.extend(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         except OSError as error:
             failed.append(error)
-        # A name that IDNA cannot express.
+        # The name cannot be encoded in IDNA.
         except UnicodeError as error:
             failed.append(OSError(str(error)))
 

@@ -1,8 +1,8 @@
-"""The parts of a multipart body (RFC 2046, 5.1) as they come in: what MJPEG over HTTP is. Knows nothing about sockets.
+"""Parses a multipart body (RFC 2046, 5.1) incrementally: the format of MJPEG over HTTP.
 
-Cameras take liberties: boundaries with dashes too many or too few, lengths that are wrong or absent, line ends of one
-character. So the boundary decides where a part ends; a length that is given only says so earlier. Whatever is sent,
-no more than the caps below is kept.
+Cameras deviate from the standard: too many or too few dashes in boundaries, wrong or missing lengths, bare LF line
+ends. So the boundary decides where a part ends; a length only allows the part to end before the next boundary arrives.
+The buffer never exceeds the limits below.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ MAX_HEAD_BYTES = 8 << 10
 
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _TAIL = re.compile(rb"\r?\n-*\Z")
-"""The line end before a boundary, and dashes that it has too many: dashes alone may be the picture's own last bytes."""
+"""The line end before a boundary, with any surplus dashes. Dashes without a line end may be the picture's own bytes."""
 _LENGTH = re.compile(rb"(?im)^content-length[ \t]*:[ \t]*([0-9]{1,18})[ \t]*\r?$")
 
 
 class PartError(MediaError):
-    """A part is not what it should be; `next` goes on behind it."""
+    """A part is malformed; the next call of `next` continues behind it."""
 
 
 class MultipartParser:
-    """Fed with bytes as they come, gives parts without their heads."""
+    """Takes bytes by `feed` and returns parts, without their headers, by `next`."""
 
     def __init__(self, boundary: bytes) -> None:
-        """`boundary` as the Content-Type names it. Raises PartError where nothing but dashes is left of it."""
+        """`boundary`: from the Content-Type. Raises PartError if it consists of dashes only or is too long."""
         core = boundary.strip(b" \t\"'").lstrip(b"-")
         if not 0 < len(core) <= 200:
             raise PartError("names no boundary between its pictures")
@@ -39,14 +39,14 @@ class MultipartParser:
         self._inside = False
         self._length: int | None = None
         self.ended = False
-        """Whether the last boundary was the closing one."""
+        """Whether the closing boundary has been read."""
 
     def feed(self, data: bytes) -> None:
-        """More of the body."""
+        """Append bytes of the body."""
         self._buffer += data
 
     def next(self) -> bytes | None:
-        """The next whole part; None: there is none yet. Raises PartError for one that is not as it should be."""
+        """The next complete part; None if more bytes are needed. Raises PartError for a malformed one."""
         while not self.ended:
             if not self._inside and not self._enter():
                 return None
@@ -55,10 +55,10 @@ class MultipartParser:
         return None
 
     def _enter(self) -> bool:
-        """Go behind the next boundary and the head behind it. False where more is needed."""
+        """Skip the next boundary and the headers behind it. False if more bytes are needed."""
         start = self._find(len(self._buffer))
         if start < 0:
-            # Rubbish between parts is dropped as it comes.
+            # Bytes between parts are dropped at once.
             keep = len(self._delimiter) - 1
             drop = max(len(self._buffer) - keep, 0)
             del self._buffer[:drop]
@@ -91,7 +91,7 @@ class MultipartParser:
         length = self._length
         if length is not None and length > MAX_PART_BYTES:
             length = None
-        # A boundary before the length is reached: the length was wrong.
+        # If a boundary comes before the length is reached, the length is wrong.
         end = self._find(len(self._buffer) if length is None else length)
         if end < 0 and length is not None and len(self._buffer) >= length:
             return self._leave(length)
@@ -111,7 +111,7 @@ class MultipartParser:
         return part
 
     def _find(self, end: int) -> int:
-        """Where the delimiter begins, wholly before `end`; what was searched once is not searched again."""
+        """The position of the next delimiter that ends before `end`, or -1. Resumes where the last search stopped."""
         found = self._buffer.find(self._delimiter, self._searched, end)
         if found < 0:
             self._searched = max(min(end, len(self._buffer)) - len(self._delimiter) + 1, 0)

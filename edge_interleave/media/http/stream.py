@@ -1,7 +1,7 @@
-"""One HTTP response, read as it comes, with caps and time limits, that another thread can break off at any time.
+"""Reads one HTTP response incrementally, with size and time limits; another thread can abort it at any time.
 
-Redirects lead to http and https alone, a few at most, and a password does not go along to another host; it is only
-sent where it is asked for (Basic or Digest). No proxy is used, for cameras are near. Knows nothing about pictures.
+At most MAX_REDIRECTS redirects are followed, to http and https only. A password is sent only if the server asks for it
+(Basic or Digest), and never to another host. No proxy is used, because cameras are on the local network.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _CHUNK = 64 << 10
 
 
 class HttpStream:
-    """A GET. `connect` and `read` are called by one thread, `close` by any."""
+    """A GET request and its response. One thread calls `connect` and `read`; any thread may call `close`."""
 
     def __init__(self, url: str, name: str, open_timeout_s: float) -> None:
         self.url = url
-        """Where the redirects led, without name and password where they led to another host."""
+        """The address after redirects, without name and password if they led to another host."""
         self.content_type = ""
-        """In lower case, without parameters."""
+        """The Content-Type in lower case, without parameters."""
         self.boundary = ""
-        """The Content-Type's parameter."""
+        """The Content-Type's parameter `boundary`."""
         self.length: int | None = None
-        """The body's claimed size in bytes, where there is one."""
+        """The Content-Length in bytes, if the server sent one."""
         self._name = name
         self._open_timeout_s = open_timeout_s
         self._stop = threading.Event()
@@ -46,9 +46,9 @@ class HttpStream:
         self._response: http.client.HTTPResponse | None = None
 
     def connect(self) -> None:
-        """Ask, and read the answer's head. Raises MediaError where there is no answer of status 200."""
+        """Send the request and read the response's headers. Raises MediaError unless the status is 200."""
         deadline = time.monotonic() + self._open_timeout_s
-        # Time limits of sockets are for each piece, and pieces can come one byte at a time.
+        # A socket's time limit applies to each read, and a server may send one byte at a time.
         watchdog = threading.Timer(self._open_timeout_s, self._break_off)
         watchdog.daemon = True
         watchdog.start()
@@ -63,9 +63,9 @@ class HttpStream:
             watchdog.join()
 
     def read(self, timeout_s: float) -> bytes:
-        """What has come of the body, up to 64 KiB; waits for the first byte. b"": it is through.
+        """Up to 64 KiB of the body, as soon as any arrive; b"" at the end.
 
-        Raises OSError (TimeoutError) or HTTPException where the connection fails.
+        Raises TimeoutError after `timeout_s` seconds without data, OSError or HTTPException if the connection fails.
         """
         with self._using:
             if self._stop.is_set() or self._response is None:
@@ -74,12 +74,12 @@ class HttpStream:
                 self._socket.settimeout(max(timeout_s, 0.01))
             try:
                 return self._response.read1(_CHUNK)
-            # What http.client raises for chunks without a size, and for a file that was closed.
+            # http.client raises ValueError for chunks without a size and for a closed response.
             except ValueError as error:
                 raise http.client.HTTPException(str(error)) from error
 
     def close(self) -> None:
-        """Free the connection; who waits for it gets an error. A second call does nothing."""
+        """Free the connection; a thread that waits for data gets an error. A second call does nothing."""
         self._stop.set()
         self._break_off()
         with self._using:
@@ -118,7 +118,7 @@ class HttpStream:
         plain.settimeout(self._open_timeout_s)
         channel: socket.socket = plain
         if secure:
-            # The handshake comes apart, for from here on this socket is the one to break off.
+            # The handshake is a separate step, so that `close` can already abort it through this socket.
             context = ssl.create_default_context()
             channel = context.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
             self._hold(channel)
@@ -156,10 +156,10 @@ class HttpStream:
             raise InterruptedError("closed")
 
     def _break_off(self) -> None:
-        """Wake who waits at the socket. The handle is freed by `_hang_up` alone, for it may be in use."""
+        """Wake a thread that waits for the socket. Only `_hang_up` frees the handle, which may be in use here."""
         with self._sockets:
             if self._socket is not None:
-                # The socket's own: TLS's would touch its state under the other thread's hands.
+                # The plain socket's method: the TLS socket's would change state that the other thread uses.
                 with contextlib.suppress(OSError):
                     socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
@@ -181,7 +181,7 @@ def _target(parts: SplitResult) -> str:
 
 
 def _authorization(parts: SplitResult, challenges: list[str]) -> str | None:
-    """The answer to one of the challenges, Digest first, for it does not show the password. RFC 7616, RFC 7617."""
+    """The Authorization header for one of the challenges; Digest (RFC 7616) before Basic (RFC 7617)."""
     name, password = unquote(parts.username or ""), unquote(parts.password or "")
     ordered = sorted(challenges, key=lambda challenge: not challenge.lower().startswith("digest"))
     for challenge in ordered:

@@ -1,1 +1,1 @@
-"""Picture files of any common format to upright RGB images."""
+"""Decodes picture files of the common formats to upright RGB images; start at `image.open_image`."""

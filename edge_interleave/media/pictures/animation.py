@@ -1,4 +1,4 @@
-"""Pictures that hold several frames: GIF, PNG, WebP and AVIF animations, and the pages of a TIFF."""
+"""Reads picture files with several frames: GIF, PNG, WebP and AVIF animations, and the pages of a TIFF."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from edge_interleave.media.pictures import tiff
 from edge_interleave.media.pictures.apng import PngFrames
 from edge_interleave.media.pictures.formats import HEAD_BYTES, picture_format
 from edge_interleave.media.pictures.gif import GifFrames
-from edge_interleave.media.pictures.image import check_size, identify
+from edge_interleave.media.pictures.image import check_size, open_lazily
 from edge_interleave.media.pictures.png_chunks import lean_png
 
 
 @dataclass(frozen=True)
 class Still:
-    """One frame of an animation, for `to_rgb` before the next is asked for."""
+    """One frame of an animation."""
 
     image: Image.Image
+    """Valid until the next frame is read: pass it to `to_rgb` before that."""
     time_s: float
     """Seconds from the animation's start."""
     index: int
 
 
 class Animation(Protocol):
-    """Frames, one after the other."""
+    """An open picture file of one or more frames; `len` is their number."""
 
     def __len__(self) -> int: ...
 
     def frames(self, wanted: Collection[int]) -> Iterator[Still]:
-        """The frames with these indices, in order."""
+        """The frames with these indices, in ascending order."""
 
 
 def open_animation(file: BinaryIO) -> Animation:
-    """What `file` holds; a still picture is an animation of one frame. For use inside `image.decoding`.
+    """Open a picture file, which must be seekable; a still picture becomes an animation of one frame.
 
-    Raises Refused, or whatever Pillow raises, where it is no picture that can be read.
+    Call it inside `image.decoding`: it raises PictureError, or anything that Pillow raises, for an unusable file.
     """
     kind = picture_format(file.read(HEAD_BYTES))
     file.seek(0)
@@ -53,7 +54,7 @@ def open_animation(file: BinaryIO) -> Animation:
 
 
 class _Composed:
-    """Frames that are composed here."""
+    """A GIF or PNG animation, composed by this package."""
 
     def __init__(self, frames: GifFrames | PngFrames) -> None:
         self._frames = frames
@@ -64,7 +65,7 @@ class _Composed:
 
     def frames(self, wanted: Collection[int]) -> Iterator[Still]:
         time_s = 0.0
-        # One after the other, for each is laid over those before it.
+        # Each frame is drawn over those before it, so none can be left out.
         for index, (canvas, duration_s) in enumerate(self._frames):
             if index in wanted:
                 yield Still(canvas, time_s, index)
@@ -74,7 +75,7 @@ class _Composed:
 
 
 class _Pages:
-    """Pages have no clock: each counts as a second."""
+    """The pages of a TIFF. They have no times: each counts as a second."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -91,12 +92,12 @@ class _Pages:
 
 
 class _Sequence:
-    """Frames that Pillow composes."""
+    """A still picture, or an animation that Pillow composes."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._image = identify(file)
+        self._image = open_lazily(file)
         check_size(self._image.size)
-        # A JPEG of several pictures holds previews of itself.
+        # In a JPEG of several pictures, the others are previews of the first.
         self._count: int = getattr(self._image, "n_frames", 1) if self._image.format in ("WEBP", "AVIF") else 1
 
     def __len__(self) -> int:

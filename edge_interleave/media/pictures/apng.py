@@ -1,8 +1,8 @@
-"""Frames of an animated PNG, each laid over those before it on a clear canvas.
+"""Composes the frames of an animated PNG on a transparent canvas.
 
-A PNG may hold, in front of its animation, one picture for programs that do not know animations. Pillow counts that
-picture as a frame and lays the animation over it. So frames are decoded one by one, by Pillow, each as a PNG of its
-own, and composed here. The format: https://www.w3.org/TR/png-3/#apng-frame-based-animation
+A PNG may hold a default picture in front of its animation, for programs without support for animations. Pillow counts
+it as a frame and draws the animation over it. So this module wraps each frame's data into a PNG, has Pillow decode it,
+and composes the result. Format: https://www.w3.org/TR/png-3/#apng-frame-based-animation
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import BinaryIO
 from PIL import Image
 
 from edge_interleave.media.pictures.canvas import Disposal, composed
-from edge_interleave.media.pictures.formats import Refused
+from edge_interleave.media.pictures.formats import PictureError
 from edge_interleave.media.pictures.image import to_rgba
 from edge_interleave.media.pictures.png_chunks import SIGNATURE, chunks
 
 MAX_FRAMES = 1 << 17
 _DISPOSALS = {1: Disposal.CLEAR, 2: Disposal.RESTORE}
 _OVER = 1
-"""Of the two ways to blend: what is clear in the frame shows the canvas."""
+"""The blend operation APNG_BLEND_OP_OVER: the canvas shows through the frame's transparent pixels."""
 _SHARED = (b"PLTE", b"tRNS")
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """A frame's control chunk, and where its data lie in the file."""
+    """A frame's control chunk (fcTL), and where the file holds its data."""
 
     width: int
     height: int
@@ -40,14 +40,14 @@ class _Frame:
     disposal: Disposal
     over: bool
     data: list[tuple[int, int]] = field(default_factory=list)
-    """Start and size of each piece."""
+    """Start and size in bytes of each data chunk."""
 
 
 class PngFrames:
-    """Frames of an animated PNG; none where it is a still picture. `file` stays open while they are read."""
+    """The frames of an animated PNG; none for a still picture. `file` must stay open while they are read."""
 
     def __init__(self, file: BinaryIO, profile: bytes | None) -> None:
-        """`profile`: the ICC profile of all frames. Raises Refused, or what struct raises, where it is damaged."""
+        """`profile`: the ICC profile of all frames. Raises PictureError or struct.error for a damaged file."""
         self._file = file
         self._profile = profile
         self._header = b""
@@ -64,22 +64,22 @@ class PngFrames:
             elif self._frames and kind == b"IDAT":
                 self._frames[-1].data.append((start + 8, size - 12))
             elif self._frames and kind == b"fdAT":
-                # A number comes before the data.
+                # An fdAT chunk's data start with a sequence number of four bytes.
                 self._frames[-1].data.append((start + 12, size - 16))
 
     def __len__(self) -> int:
         return len(self._frames)
 
     def __iter__(self) -> Iterator[tuple[Image.Image, float]]:
-        """Each frame's canvas (RGBA, to be left unchanged and used before the next) and its duration in seconds."""
+        """Each frame's canvas, RGBA, and its duration in seconds. Use a canvas before the next; do not change it."""
         return composed(self.size, self._frames, self._decoded)
 
     def _frame(self, control: bytes) -> _Frame:
         width, height, left, top, number, of, disposal, blend = struct.unpack_from(">4xIIIIHHBB", control)
         if left + width > self.size[0] or top + height > self.size[1] or width < 1 or height < 1:
-            raise Refused("a frame of the animation lies outside of the picture; the file is damaged")
+            raise PictureError("a frame of the animation lies outside of the picture; the file is damaged")
         if len(self._frames) >= MAX_FRAMES:
-            raise Refused(f"an animation of more than {MAX_FRAMES} frames; the file is damaged")
+            raise PictureError(f"an animation of more than {MAX_FRAMES} frames; the file is damaged")
         kept = _DISPOSALS.get(disposal, Disposal.KEEP)
         return _Frame(width, height, left, top, number / (of or 100), kept, blend == _OVER)
 

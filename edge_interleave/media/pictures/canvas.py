@@ -1,4 +1,4 @@
-"""Lays the frames of an animation over each other on a clear canvas, as the formats with disposals have it."""
+"""Composes the frames of an animation on a transparent canvas, for the formats with disposals: GIF and APNG."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from PIL import Image
 
 
 class Disposal(Enum):
-    """What happens to a frame's place before the next frame is drawn."""
+    """What happens to a frame's rectangle before the next frame is drawn."""
 
     KEEP = "keep"
     CLEAR = "clear"
     RESTORE = "restore"
-    """The canvas becomes what it was before the frame."""
+    """The canvas returns to its state before the frame."""
 
 
 class Placed(Protocol):
-    """Where a frame lies on the canvas, in pixels, and for how long it is shown."""
+    """A frame's rectangle on the canvas, in pixels, and its duration in seconds."""
 
     @property
     def left(self) -> int: ...  # noqa: D102
@@ -35,7 +35,7 @@ class Placed(Protocol):
     def disposal(self) -> Disposal: ...  # noqa: D102
     @property
     def over(self) -> bool:
-        """What is clear in the frame shows the canvas; else the frame replaces its place."""
+        """Whether the canvas shows through the frame's transparent pixels; otherwise the frame replaces them."""
         ...
 
 
@@ -45,9 +45,9 @@ Frame = TypeVar("Frame", bound=Placed)
 def composed(
     size: tuple[int, int], frames: Sequence[Frame], decoded: Callable[[Frame], Image.Image]
 ) -> Iterator[tuple[Image.Image, float]]:
-    """Each frame's canvas (RGBA, to be left unchanged and used before the next) and its duration in seconds.
+    """Each frame's canvas, RGBA, and its duration in seconds. Use a canvas before the next; do not change it.
 
-    `decoded` gives a frame's own pixels, RGBA, of the frame's width and height.
+    `size`: the canvas's width and height. `decoded`: returns a frame's own pixels, RGBA, of its width and height.
     """
     canvas = Image.new("RGBA", size)
     for frame in frames:

@@ -1,7 +1,7 @@
-"""Colours as sRGB: applies the ICC profile that a picture brings.
+"""Converts a picture's colours to sRGB by its ICC profile.
 
-A profile that is damaged, of a kind that does not describe pictures, or made for another colour space than the picture
-has, is ignored, as browsers do: the picture is then taken as it is.
+As in browsers, a profile is ignored if it is damaged, of a class that does not describe pictures, or made for another
+colour space than the picture's.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import numpy as np
 from PIL import Image, ImageCms
 
 MAX_PROFILE_BYTES = 16 << 20
-"""The largest printer profiles have a few megabytes."""
+"""Larger profiles are ignored; the largest printer profiles have a few megabytes."""
 _MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}
-"""Colour spaces as ICC.1 names them, and the Pillow modes that hold them."""
+"""Pillow's modes by the colour spaces' names in ICC.1."""
 _CLASSES = ("mntr", "scnr", "prtr", "spac")
-"""Monitor, scanner, printer and colour space: the profile classes that describe a picture's colours."""
+"""The profile classes that describe a picture's colours: monitor, scanner, printer, colour space."""
 _UNSEEN = 2
-"""A profile that changes no colour by more than this many of 255 steps is sRGB itself, and changes nothing."""
+"""A profile counts as sRGB, and is not applied, if it changes no colour value (0..255) by more than this."""
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """The picture in sRGB, mode RGB; or the picture itself where the profile says nothing about it.
+    """The picture in sRGB, mode RGB; the picture itself if there is no profile that applies.
 
     `image`: mode RGB, L, CMYK or LAB, without transparency. `profile`: an ICC profile's bytes.
     """
@@ -43,7 +43,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
             return None
         transform = ImageCms.ImageCmsTransform(opened, srgb, mode, "RGB")
         return None if mode == "RGB" and _is_identity(transform) else transform
-    # Whatever LittleCMS and Pillow's wrapper find wrong in a stranger's profile.
+    # LittleCMS and Pillow's wrapper raise various types for a damaged profile.
     except Exception:
         return None
 

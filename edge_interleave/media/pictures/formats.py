@@ -1,4 +1,4 @@
-"""Which picture formats are read, and which one a file has, by its first bytes."""
+"""The picture formats that are supported, and how to tell a file's format from its first bytes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 import struct
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-"""Formats that are read, by Pillow's names."""
+"""Supported formats, by Pillow's names."""
 MAX_PIXELS = 178_000_000
-"""Of one picture: just below the size at which Pillow itself refuses an image as a decompression bomb."""
+"""The largest picture: just below the size at which Pillow refuses an image as a decompression bomb."""
 HEAD_BYTES = 512
 """Enough first bytes for `picture_format` and `unreadable_format`."""
 
@@ -24,17 +24,20 @@ _STARTS = (
 )
 _PPM = re.compile(rb"P[1-6]\s+(#|[0-9])")
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
-"""Sizes of the headers that exist, OS/2's among them; text that begins with BM has another number there."""
+"""Header sizes that exist, including OS/2's. They tell a bitmap from a text that begins with BM."""
 _AVIF_BRANDS = (b"avif", b"avis")
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1")
 
 
-class Refused(Exception):
-    """What is wrong with a picture and what to do, on one line; whoever knows the file's name puts it in front."""
+class PictureError(Exception):
+    """What is wrong with a picture and what to do, on one line, without the file's name.
+
+    `image.decoding` turns it into a MediaError with the name.
+    """
 
 
 def picture_format(head: bytes) -> str | None:
-    """Pillow's name of the picture format that begins so; None where it is none of FORMATS."""
+    """Pillow's name of the format of a file that starts with `head` (HEAD_BYTES bytes); None if not in FORMATS."""
     for start, name in _STARTS:
         if head.startswith(start):
             return name
@@ -48,7 +51,7 @@ def picture_format(head: bytes) -> str | None:
 
 
 def unreadable_format(head: bytes) -> str | None:
-    """The name of a known picture format that is not read; None where it is none of these."""
+    """The name of a picture format that is known but not supported; None for all others."""
     brands = _brands(head)
     if any(brand in _HEIC_BRANDS for brand in brands) and not any(brand in _AVIF_BRANDS for brand in brands):
         return "HEIC"
@@ -58,14 +61,14 @@ def unreadable_format(head: bytes) -> str | None:
         return "JPEG 2000"
     if head.startswith(b"8BPS"):
         return "Photoshop"
-    # Canon's raw photographs are TIFF files whose first picture is a preview.
+    # Canon's raw photographs are TIFF files in which the first picture is a preview.
     return "raw" if head[:4] == b"II*\0" and head[8:10] == b"CR" else None
 
 
 def _brands(head: bytes) -> list[bytes]:
-    """The brands that an ISO media file names (ISO 14496-12, 4.3): the major one, then the compatible ones."""
+    """The brands of an ISO media file (ISO 14496-12, 4.3): the major one, then the compatible ones."""
     if len(head) < 16 or head[4:8] != b"ftyp":
         return []
     size = struct.unpack_from(">I", head)[0]
-    # The version number stands between the major brand and the others.
+    # The version number lies between the major brand and the others.
     return [head[8:12], *(head[at : at + 4] for at in range(16, min(size, len(head)) - 3, 4))]

@@ -1,8 +1,8 @@
-"""Frames of a GIF as browsers compose them: on a clear canvas, to which the disposal "background" clears again.
+"""Composes the frames of a GIF as browsers do: on a transparent canvas, to which the disposal "background" clears.
 
-Pillow fills what the first frame leaves free with the palette's first colour, which the file does not ask for. So
-frames are decoded one by one, by Pillow, each as a GIF of its own, and laid over each other here.
-The format: https://www.w3.org/Graphics/GIF/spec-gif89a.txt
+Pillow fills the area around the first frame with the palette's first colour, which the file does not ask for. So this
+module wraps each frame's data into a GIF, has Pillow decode it, and composes the result.
+Format: https://www.w3.org/Graphics/GIF/spec-gif89a.txt
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import IO
 from PIL import Image
 
 from edge_interleave.media.pictures.canvas import Disposal, composed
-from edge_interleave.media.pictures.formats import Refused
+from edge_interleave.media.pictures.formats import PictureError
 
 MAX_FRAMES = 1 << 17
 _DISPOSALS = {2: Disposal.CLEAR, 3: Disposal.RESTORE}
@@ -25,45 +25,45 @@ _HAS_PALETTE, _INTERLACED, _PALETTE_BITS, _HAS_CLEAR = 0x80, 0x40, 0x07, 0x01
 
 @dataclass(frozen=True)
 class _Frame:
-    """Where a frame lies in the file and on the canvas."""
+    """A frame's position in the file and on the canvas."""
 
     left: int
     top: int
     width: int
     height: int
     palette: bytes
-    """Three bytes a colour; empty: grey levels."""
+    """Three bytes for each colour; empty: grey levels."""
     interlaced: bool
     clear: int | None
-    """The palette entry that is transparent."""
+    """The transparent palette entry."""
     disposal: Disposal
     duration_s: float
     start: int
-    """Of the LZW code size and the data blocks behind it."""
+    """Where the LZW code size starts; the data blocks follow it."""
     end: int
     over: bool = True
 
 
 class GifFrames:
-    """Frames of a GIF. `file` stays open while they are read."""
+    """The frames of a GIF. `file` must stay open while they are read."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        """Raises Refused, or what struct raises, where the file is damaged."""
+        """Raises PictureError or struct.error for a damaged file."""
         self._file = file
         file.seek(0)
         width, height, flags = struct.unpack("<6xHHBxx", file.read(13))
         self._frames = list(_frames(file, _palette(file, flags)))
         if not self._frames:
-            raise Refused("a GIF without a frame; the file is damaged or cut off")
+            raise PictureError("a GIF without a frame; the file is damaged or cut off")
         first = self._frames[0]
-        # Some programs leave the screen's size out.
+        # Some programs write a canvas size of 0.
         self.size = max(width, first.left + first.width), max(height, first.top + first.height)
 
     def __len__(self) -> int:
         return len(self._frames)
 
     def __iter__(self) -> Iterator[tuple[Image.Image, float]]:
-        """Each frame's canvas (RGBA, to be left unchanged and used before the next) and its duration in seconds."""
+        """Each frame's canvas, RGBA, and its duration in seconds. Use a canvas before the next; do not change it."""
         return composed(self.size, self._frames, self._decoded)
 
     def _decoded(self, frame: _Frame) -> Image.Image:
@@ -79,7 +79,7 @@ class GifFrames:
 
 
 def _frames(file: IO[bytes], palette: bytes) -> Iterator[_Frame]:
-    """All frames up to the trailer, or to where the file is cut off."""
+    """All frames up to the trailer, or up to the end of a file that is cut off."""
     clear, disposal, duration_s, found = None, 0, 0.0, 0
     while (kind := file.read(1)) not in (b"", b"\x3b"):
         if kind == b"\x21":
@@ -103,7 +103,7 @@ def _frames(file: IO[bytes], palette: bytes) -> Iterator[_Frame]:
                 pass
             found += 1
             if found > MAX_FRAMES:
-                raise Refused(f"a GIF of more than {MAX_FRAMES} frames; the file is damaged")
+                raise PictureError(f"a GIF of more than {MAX_FRAMES} frames; the file is damaged")
             yield _Frame(
                 *(left, top, width, height, own or palette),
                 interlaced=bool(flags & _INTERLACED),
@@ -113,7 +113,7 @@ def _frames(file: IO[bytes], palette: bytes) -> Iterator[_Frame]:
                 start=start,
                 end=file.tell(),
             )
-            # What a control block says holds for the next frame alone.
+            # A control block applies to the next frame only.
             clear, disposal, duration_s = None, 0, 0.0
 
 
@@ -122,7 +122,7 @@ def _palette(file: IO[bytes], flags: int) -> bytes:
 
 
 def _sub_block(file: IO[bytes]) -> bytes | None:
-    """A block of up to 255 bytes; None: the last was read."""
+    """A block of up to 255 bytes; None behind the last one."""
     size = file.read(1)
     return file.read(size[0]) if size and size[0] else None
 

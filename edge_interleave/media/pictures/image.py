@@ -1,21 +1,17 @@
-"""An image from wherever it comes, safely, as an upright RGB picture.
+"""Decodes untrusted image files, bytes and arrays to upright RGB pictures.
 
-Files come from strangers: only common raster formats are tried (nothing that runs an interpreter, such as EPS or PDF),
-sizes are checked before pixels are decoded, and whatever Pillow raises comes out as one MediaError that names the file.
-Knows nothing about models.
+Only common raster formats are tried, none that runs an interpreter, such as EPS or PDF. Sizes are checked before pixels
+are decoded, and anything that Pillow raises becomes one MediaError that names the file.
 
-How modes become RGB: as `convert_to_rgb` of transformers does for its image processors, so that a model sees what it
-saw there: transparency (alpha, or a transparent palette entry or colour) is laid over white, all else goes through
-Pillow's own conversion. Where Pillow would clip or misread, the values are scaled instead (`levels`, `tiff`). Beyond
-transformers, colours are brought to sRGB where the picture has an ICC profile (`colour`), and frames of a GIF are
-composed as browsers do (`gif`).
+Modes become RGB as in `convert_to_rgb` of transformers' image processors, so that a model gets the pixels that it was
+trained on: transparency (alpha, or a transparent palette entry or colour) is composited over white, and Pillow converts
+the rest. There are three exceptions: values that Pillow would clip or misread are scaled (`levels`, `tiff`), an ICC
+profile is applied (`colour`), and GIF frames are composed as in browsers (`gif`).
 """
 
 from __future__ import annotations
 
 import io
-import os
-import stat
 import threading
 import warnings
 from collections.abc import Iterator
@@ -28,14 +24,16 @@ import numpy.typing as npt
 from PIL import ExifTags, GifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError
 
 from edge_interleave.errors import MediaError
+from edge_interleave.media.files import open_media_file
 from edge_interleave.media.pictures import tiff
 from edge_interleave.media.pictures.colour import to_srgb
 from edge_interleave.media.pictures.formats import FORMATS as FORMATS
-from edge_interleave.media.pictures.formats import HEAD_BYTES, Refused, picture_format, unreadable_format
+from edge_interleave.media.pictures.formats import HEAD_BYTES, PictureError, picture_format, unreadable_format
 from edge_interleave.media.pictures.formats import MAX_PIXELS as MAX_PIXELS
 from edge_interleave.media.pictures.gif import GifFrames
 from edge_interleave.media.pictures.levels import eight_bits
 from edge_interleave.media.pictures.png_chunks import lean_png
+from edge_interleave.util.regular_file import display_name
 
 ImageSource = Path | str | bytes | Image.Image | npt.NDArray[np.uint8]
 
@@ -51,21 +49,21 @@ _ORIENTATIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 _WEBP_FLAGS, _WEBP_ANIMATED, _WEBP_ALPHA = 20, 0x02, 0x10
-"""Where a WebP's flags are, and two of them (RFC 9649, 2.7)."""
+"""The position of a WebP's flags, and two of the flags (RFC 9649, 2.7)."""
 _MAJOR_BRAND = 8
-"""Where an ISO media file's first brand is (ISO 14496-12, 4.3)."""
+"""The position of an ISO media file's first brand (ISO 14496-12, 4.3)."""
 _PILLOWS_BRANDS = (b"avif", b"avis", b"mif1", b"msf1")
-"""Pillow knows an AVIF by its first brand alone, and these."""
+"""Pillow recognises an AVIF by its first brand only, which must be one of these."""
 _LEVELS_APART = {"L;2": 85, "L;4": 17}
-"""What Pillow multiplies a PNG's grey values of 2 and 4 bits by."""
+"""Pillow multiplies a PNG's grey values of 2 and 4 bits by this."""
 
 
 def open_image(source: ImageSource) -> Image.Image:
-    """An upright RGB picture (EXIF rotation applied, metadata dropped) of any size of at least one pixel.
+    """Open and decode a picture: RGB, upright (EXIF orientation applied), without metadata.
 
-    `source` is a file's path, the bytes of such a file, a Pillow image of any mode, or a uint8 array of shape (h, w),
-    (h, w, 3) or (h, w, 4) holding grey, RGB or RGBA. Of an animation it is the first frame.
-    Raises MediaError, and nothing else, where there is no usable picture.
+    `source`: a file's path, a file's bytes, a Pillow image of any mode, or a uint8 array of shape (h, w), (h, w, 3) or
+    (h, w, 4) with grey, RGB or RGBA values. An animation gives its first frame. An RGB image without metadata is
+    returned as is. Raises MediaError, and nothing else, if there is no usable picture.
     """
     if type(source) is Image.Image and source.mode == "RGB" and not source.info and min(source.size) > 0:
         return source
@@ -75,10 +73,9 @@ def open_image(source: ImageSource) -> Image.Image:
 
 @contextmanager
 def opened(source: ImageSource) -> Iterator[Image.Image]:
-    """A Pillow image whose header was read and checked and whose pixels may still be in the file.
+    """Open a picture and check its size; the pixels are decoded when the block uses them.
 
-    Any failure inside the block, decoding above all, comes out as a MediaError naming the source; Pillow's warnings
-    about odd files are dropped.
+    Failures inside the block become a MediaError, as in `decoding`.
     """
     name = describe(source)
     with decoding(name), _header(source, name) as image:
@@ -88,13 +85,16 @@ def opened(source: ImageSource) -> Iterator[Image.Image]:
 
 @contextmanager
 def decoding(name: str) -> Iterator[None]:
-    """Any failure inside the block comes out as a MediaError naming the picture; Pillow's warnings are dropped."""
+    """Turn any exception inside the block into a MediaError that starts with `name`, and drop Pillow's warnings.
+
+    Threads decode in parallel, and blocks may be nested.
+    """
     try:
-        with _WITHOUT_WARNINGS:
+        with _NO_WARNINGS:
             yield
     except MediaError:
         raise
-    except Refused as error:
+    except PictureError as error:
         raise MediaError(f"{name}: {error}") from error
     except UnidentifiedImageError:
         raise MediaError(
@@ -104,13 +104,13 @@ def decoding(name: str) -> Iterator[None]:
         raise MediaError(f"{name}: too large for this machine's memory; scale it down") from error
     except Image.DecompressionBombError as error:
         raise MediaError(f"{name}: more than {MAX_PIXELS // 10**6} megapixels; scale it down") from error
-    # Plugins that parse damaged files raise whatever their parsing ran into: OSError, SyntaxError, struct.error, ...
+    # Pillow's plugins raise many types for damaged files: OSError, SyntaxError, struct.error, ...
     except Exception as error:
         raise MediaError(f"{name}: cannot be decoded ({_one_line(error)}); the file is damaged or cut off") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The current frame of a Pillow image, decoded, RGB, upright, without metadata. For use inside `opened`."""
+    """Decode the current frame of a Pillow image: RGB, upright, without metadata. Call it inside `decoding`."""
     if image.format == "GIF" or isinstance(image, TiffImagePlugin.TiffImageFile):
         image = _as_meant(image)
     shown = to_rgba(image)
@@ -120,15 +120,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
         shown = Image.alpha_composite(white, shown).convert("RGB")
     if orientation in _ORIENTATIONS:
         shown = shown.transpose(_ORIENTATIONS[orientation])
-    # Metadata must not travel on: a second reader would rotate or composite again.
+    # With the metadata left in, a second conversion would rotate or composite again.
     shown.info = {}
     return shown
 
 
 def to_rgba(image: Image.Image) -> Image.Image:
-    """The current frame of a Pillow image, decoded, in sRGB, mode RGBA or, where nothing is transparent, RGB.
+    """Decode the current frame of a Pillow image in sRGB: mode RGBA, or RGB if it has no transparency.
 
-    It is not turned upright. For use inside `opened`.
+    The EXIF orientation is not applied. Call it inside `decoding`.
     """
     clear = _clear_pixels(image)
     image.load()
@@ -141,16 +141,16 @@ def to_rgba(image: Image.Image) -> Image.Image:
     return rgb
 
 
-def identify(file: BinaryIO) -> Image.Image:
-    """The picture in `file`, its pixels still there. For use inside `decoding`.
+def open_lazily(file: BinaryIO) -> Image.Image:
+    """Open the picture in `file` without decoding its pixels. Call it inside `decoding`.
 
-    Raises Refused, or whatever Pillow raises, where the file is no picture that can be read.
+    Raises PictureError, or anything that Pillow raises, for an unusable file.
     """
     head = file.read(HEAD_BYTES)
     file.seek(0)
     unreadable = unreadable_format(head)
     if unreadable is not None:
-        raise Refused(f"{unreadable} pictures are not supported; save it as JPEG or PNG")
+        raise PictureError(f"{unreadable} pictures are not supported; save it as JPEG or PNG")
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]
     kind = picture_format(head)
@@ -163,7 +163,7 @@ def identify(file: BinaryIO) -> Image.Image:
             image.info["icc_profile"] = profile
         return image
     if kind == "WEBP" and head[12:16] == b"VP8X" and head[_WEBP_FLAGS] & _WEBP_ANIMATED:
-        # It is transparent where its frames leave a rest, whatever its header says.
+        # Pixels that no frame covers are transparent, even if the header claims no transparency.
         return Image.open(_changed(file, _WEBP_FLAGS, bytes([head[_WEBP_FLAGS] | _WEBP_ALPHA])), formats=["WEBP"])
     if kind == "AVIF" and head[_MAJOR_BRAND : _MAJOR_BRAND + 4] not in _PILLOWS_BRANDS:
         brand = b"avis" if b"avis" in head else b"avif"
@@ -171,32 +171,19 @@ def identify(file: BinaryIO) -> Image.Image:
     return Image.open(file, formats=formats)
 
 
-def open_regular(path: Path | str, max_bytes: int | None = None) -> BinaryIO:
-    """Open a file for reading. Raises MediaError where it is missing, a folder, a device, empty or too large."""
-    name = describe(path)
-    try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise MediaError(f"{name}: is a folder; give a file")
-        if not stat.S_ISREG(status.st_mode):
-            raise MediaError(f"{name}: not a regular file; give a file on disk")
-        if status.st_size == 0:
-            raise MediaError(f"{name}: the file is empty; save or download it again")
-        if max_bytes is not None and status.st_size > max_bytes:
-            raise MediaError(f"{name}: {status.st_size} bytes, more than {max_bytes}; scale it down")
-        return open(path, "rb")
-    except (FileNotFoundError, NotADirectoryError):
-        raise MediaError(f"{name}: no such file; check the path") from None
-    except (OSError, ValueError) as error:
-        raise MediaError(f"{name}: cannot be opened ({_one_line(error)}); check the path") from error
+def check_size(size: tuple[int, int]) -> None:
+    """Raise PictureError if a picture of (width, height) pixels is empty or larger than MAX_PIXELS."""
+    width, height = size
+    if width < 1 or height < 1:
+        raise PictureError(f"{width} x {height} holds no pixels; give at least one")
+    if width * height > MAX_PIXELS:
+        raise PictureError(f"{width} x {height} is more than {MAX_PIXELS // 10**6} megapixels; scale it down")
 
 
 def describe(source: object) -> str:
-    """How messages name a source: on one line, whatever its name holds."""
+    """The name of an image source for a message, on one line."""
     if isinstance(source, (str, Path)):
-        name = str(source)
-        name = name if name.isprintable() and name else repr(name)
-        return name if len(name) <= 300 else f"{name[:140]} ... {name[-140:]}"
+        return display_name(source)
     return {"ndarray": "image array", "bytes": "image bytes"}.get(type(source).__name__, "image")
 
 
@@ -207,14 +194,14 @@ def _header(source: ImageSource, name: str) -> Iterator[Image.Image]:
     elif isinstance(source, np.ndarray):
         yield _from_array(source, name)
     elif isinstance(source, (str, Path)):
-        with open_regular(source, MAX_FILE_BYTES) as file, identify(file) as image:
+        with open_media_file(source, MAX_FILE_BYTES) as file, open_lazily(file) as image:
             yield image
     elif isinstance(source, bytes):
         if not source:
             raise MediaError(f"{name}: empty; give the content of an image file")
         if len(source) > MAX_FILE_BYTES:
             raise MediaError(f"{name}: {len(source)} bytes, more than {MAX_FILE_BYTES}; scale it down")
-        with identify(io.BytesIO(source)) as image:
+        with open_lazily(io.BytesIO(source)) as image:
             yield image
     else:
         raise MediaError(f"{type(source).__name__}: not an image; give a path, bytes, a Pillow image or a uint8 array")
@@ -230,19 +217,10 @@ def _from_array(array: npt.NDArray[np.uint8], name: str) -> Image.Image:
     return Image.fromarray(array)
 
 
-def check_size(size: tuple[int, int]) -> None:
-    """Raises Refused where a picture of so many pixels, (width, height), is empty or too large."""
-    width, height = size
-    if width < 1 or height < 1:
-        raise Refused(f"{width} x {height} holds no pixels; give at least one")
-    if width * height > MAX_PIXELS:
-        raise Refused(f"{width} x {height} is more than {MAX_PIXELS // 10**6} megapixels; scale it down")
-
-
 def _as_meant(image: Image.Image) -> Image.Image:
-    """The current frame of a GIF or TIFF that Pillow would show wrongly; others, and edited ones, as they are."""
+    """The current frame of a GIF or TIFF, corrected if Pillow would misread it; other images unchanged."""
     file: IO[bytes] | None = getattr(image, "fp", None)
-    # Without tiles the pixels have been read, and the caller may have drawn on them.
+    # An image without tiles has been decoded already, and the caller may have edited it.
     if file is None or not getattr(image, "tile", None):
         return image
     if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -256,16 +234,16 @@ def _as_meant(image: Image.Image) -> Image.Image:
 
 
 def _changed(file: BinaryIO, at: int, new: bytes) -> BinaryIO:
-    """The file with other bytes at one place."""
+    """A copy of the file with the bytes at one position replaced."""
     content = bytearray(file.read())
     content[at : at + len(new)] = new
     return io.BytesIO(content)
 
 
 def _clear_pixels(image: Image.Image) -> npt.NDArray[np.bool_] | None:
-    """Which pixels have the one colour that is transparent, (height, width); None where there is no such colour.
+    """Which pixels have the picture's transparent colour, (height, width); None if it has no such colour.
 
-    Reads the pixels. A PNG's colour may have 16 bits, of which Pillow keeps 8 of RGB.
+    Decodes the pixels. A PNG's transparent colour may have 16 bits, while Pillow keeps 8 bits of RGB pixels.
     """
     key: Any = image.info.get("transparency")
     tiles = getattr(image, "tile", None)
@@ -279,13 +257,13 @@ def _clear_pixels(image: Image.Image) -> npt.NDArray[np.bool_] | None:
         if stored == "RGB;16B":
             clear = ((_low_bytes(image) == colour & 255) & (np.asarray(image) == colour >> 8)).all(-1)
         else:
-            # Of a picture of 16 bits that the caller has read already the low bytes are gone.
+            # If the caller has decoded a picture of 16 bits already, its low bytes are lost.
             clear = np.equal(np.asarray(image), colour >> 8 if colour.max() > 255 else colour).all(-1)
     return clear
 
 
 def _low_bytes(image: Any) -> npt.NDArray[np.uint8]:
-    """The low bytes of a PNG of 16 bits, (height, width, 3): Pillow reads them where it believes them the high ones."""
+    """The low bytes of a PNG of 16-bit RGB, (height, width, 3), read by claiming the opposite byte order to Pillow."""
     place = image.fp.tell()
     image.fp.seek(0)
     again: Any = Image.open(image.fp, formats=["PNG"])
@@ -296,12 +274,12 @@ def _low_bytes(image: Any) -> npt.NDArray[np.uint8]:
 
 
 def _without_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Colours of a picture in 8 bits, with their transparency if they have one, mode L."""
+    """A picture's colours in 8 bits, and its transparency (mode L) if it has one."""
     if image.mode.startswith("I;16"):
         return Image.fromarray(eight_bits(np.asarray(image))), None
     if image.mode in ("I", "F"):
         values = np.asarray(image)
-        # A PPM's values are scaled to 16 bits by Pillow.
+        # Pillow scales a PPM's values to 16 bits.
         return Image.fromarray(eight_bits(values.astype(np.uint16) if image.format == "PPM" else values)), None
     if image.mode == "P":
         image = image.convert("RGBA" if image.info.get("transparency") is not None else "RGB")
@@ -310,13 +288,13 @@ def _without_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]
     if "A" not in image.getbands():
         return image, None
     alpha = image.getchannel("A")
-    # Programs that grab screens leave the fourth byte of a BMP at zero; such a picture is not invisible.
-    nothing_seen = image.format == "BMP" and alpha.getextrema() == (0, 0)
-    return image.convert(image.mode.removesuffix("A")), None if nothing_seen else alpha
+    # Screen-capture programs leave the fourth byte of a BMP at zero, which does not mean an invisible picture.
+    all_clear = image.format == "BMP" and alpha.getextrema() == (0, 0)
+    return image.convert(image.mode.removesuffix("A")), None if all_clear else alpha
 
 
 def _orientation(image: Image.Image) -> object:
-    """The EXIF orientation. Damaged metadata is no reason to refuse a picture that was decoded."""
+    """The EXIF orientation; None if it is missing or the metadata are damaged, which does not spoil the picture."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
     except Exception:
@@ -328,11 +306,12 @@ def _one_line(error: BaseException) -> str:
     return text if text.isprintable() and text else type(error).__name__
 
 
-class _WithoutWarnings:
-    """Drops the process's warnings while any thread is inside; they are as before when the last has left.
+class _NoWarnings:
+    """Drops the process's warnings while any thread is inside, and restores the filters when the last one leaves.
 
-    `warnings.catch_warnings` changes the whole process: two threads that interleave would leave it changed for good.
-    Nothing is locked while a picture is decoded, so a thread may enter again.
+    `warnings.catch_warnings` changes the state of the whole process: if two threads interleaved, it would stay changed.
+    So the first thread in changes it and the last one out restores it. The lock guards only the count: it is not held
+    while a picture is decoded, so threads decode in parallel and a thread may enter again.
     """
 
     def __init__(self) -> None:
@@ -355,4 +334,4 @@ class _WithoutWarnings:
                 self._caught.__exit__(None, None, None)
 
 
-_WITHOUT_WARNINGS = _WithoutWarnings()
+_NO_WARNINGS = _NoWarnings()

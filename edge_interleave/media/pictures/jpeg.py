@@ -1,4 +1,4 @@
-"""Whether a file of joined JPEGs is a film (`.mjpeg`, as cameras write it) or one picture with previews of itself."""
+"""Tells a film of concatenated JPEGs (`.mjpeg`, as cameras write it) from one JPEG with previews of itself."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import struct
 from typing import IO
 
 _READ_BYTES = 64 << 20
-"""The most that is read of a file: its first two pictures."""
+"""At most this much of a file is read, to find its first two pictures."""
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-"""In coded data: 0xFF that is neither data (00 follows), nor a restart, nor filling."""
+"""A marker that ends coded data: 0xFF that is neither stuffing (00 follows), nor a restart marker, nor a fill byte."""
 _SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""Markers of the segments with a picture's size (ITU-T T.81, table B.1)."""
+"""Markers of the segments that hold a picture's size (ITU-T T.81, table B.1)."""
 _END, _SCAN, _APP2 = 0xD9, 0xDA, 0xE2
 _PADDING = b"\0\r\n"
 
 
 def is_film(file: IO[bytes]) -> bool:
-    """Whether the file's first JPEG is followed by another one of the same size that is no preview of it."""
+    """Whether a second JPEG of the same size follows the first one and is not a preview of it."""
     file.seek(0)
     data = file.read(_READ_BYTES)
     size, end = _picture(data, 0)
@@ -27,9 +27,9 @@ def is_film(file: IO[bytes]) -> bool:
 
 
 def _picture(data: bytes, start: int) -> tuple[tuple[int, int] | None, int]:
-    """Height and width of the JPEG at `start`, and where it ends.
+    """Height and width of the JPEG at `start`, and the position of its end.
 
-    None where it has no size, and where it says that what follows are further views of itself (CIPA DC-007).
+    The size is None if it has none, or if it says that further views of itself follow (CIPA DC-007).
     """
     size: tuple[int, int] | None = None
     at = start + 2

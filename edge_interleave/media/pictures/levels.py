@@ -1,4 +1,4 @@
-"""Values of any depth as the 256 levels that they mean."""
+"""Converts pixel values of any type and range to 8 bits."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 
 def eight_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Grey levels or colours of any numeric type as uint8, of the same shape.
+    """Convert grey levels or colours of any numeric type to uint8, of the same shape.
 
-    8 bits stay; 16 unsigned bits keep their high byte, as Pillow keeps it of 16-bit colours. Wider integers and floats
-    do not say their range: they are taken as 0..the type's greatest value (integers, none negative) if one is in the
-    upper half of that, as 0..1 (floats), 0..255 or 0..65535 (integers) if they fit, and are stretched from least to
-    greatest otherwise. NaN and infinity become 0.
+    uint8 is returned as is; uint16 keeps the high byte, as Pillow does. The range of other types is guessed from the
+    values, in this order: 0 to the type's maximum (integers, none negative, at least one in the upper half of it);
+    0..1 (floats), 0..255 or 0..65535 (integers) if all values fit; otherwise minimum to maximum. NaN and infinity
+    become 0.
     """
     if values.dtype == np.uint8:
         return values

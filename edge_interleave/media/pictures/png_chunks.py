@@ -1,8 +1,8 @@
-"""A PNG without its texts and its colour profile, so that large ones do not stop Pillow from reading the picture.
+"""Strips a PNG of its texts and colour profile, because Pillow refuses files in which these are large.
 
-Pillow refuses a PNG whose texts or profile exceed a megabyte when inflated, and programs that make pictures store whole
-work flows there. Texts are left out here, except the two that may hold the orientation; the profile is inflated within
-a limit of its own. A file whose texts inflate beyond any use is still refused: it is made to do harm.
+Pillow's limit is one megabyte when inflated, and programs that generate pictures store whole workflows as text. This
+module drops all texts except the two that may hold the orientation, and returns the profile separately, within a limit
+of its own. A file whose texts inflate to more than MAX_TEXT_BYTES is refused: it is a decompression bomb.
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from edge_interleave.media.pictures.colour import MAX_PROFILE_BYTES
-from edge_interleave.media.pictures.formats import Refused
+from edge_interleave.media.pictures.formats import PictureError
 
 MAX_TEXT_BYTES = 32 << 20
-"""All texts of one picture together, inflated."""
+"""The limit for all compressed texts of one picture together, inflated."""
 MAX_CHUNKS = 1 << 20
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _STEP_BYTES = 1 << 16
 _KEPT_BYTES = 1 << 19
-"""The most that a text is kept of: half of what Pillow takes."""
+"""Larger texts are dropped even if they may hold the orientation; half of Pillow's limit."""
 _ORIENTATION_KEYS = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 _LEFT_OUT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 
 
 def lean_png(file: BinaryIO) -> tuple[BinaryIO, bytes | None]:
-    """The PNG without texts and profile, at its beginning, and the ICC profile; the file itself if it has neither.
+    """The PNG without texts and profile, and the ICC profile if it has one; `file` itself if it has neither.
 
-    `file`: seekable. Raises Refused where texts or profile inflate beyond their limits.
+    `file` must be seekable. The returned file is at its start. Raises PictureError if texts or profile inflate beyond
+    their limits.
     """
     if not any(kind in _LEFT_OUT for kind, _, _ in chunks(file)):
         file.seek(0)
@@ -49,10 +50,10 @@ def lean_png(file: BinaryIO) -> tuple[BinaryIO, bytes | None]:
             key, _, rest = chunk[8:-4].partition(b"\0")
             packed = _packed(kind, rest)
             text_bytes = len(rest) if packed is None else _inflated_bytes(packed, MAX_TEXT_BYTES - inflated)
-            # A text that is not packed is as large as the file says; it cannot be a bomb.
+            # An uncompressed text is as large as in the file, so it cannot be a bomb.
             inflated += 0 if packed is None else text_bytes
             if inflated > MAX_TEXT_BYTES:
-                raise Refused(
+                raise PictureError(
                     f"cannot be decoded: texts inflate to more than {MAX_TEXT_BYTES >> 20} MiB; save it without them"
                 )
             if key in _ORIENTATION_KEYS and key not in keys and text_bytes <= _KEPT_BYTES:
@@ -63,7 +64,7 @@ def lean_png(file: BinaryIO) -> tuple[BinaryIO, bytes | None]:
 
 
 def chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, place and whole size of each chunk (ISO 15948, 5.3); a cut-off file's last one is as long as it is."""
+    """Type, position and total size in bytes of each chunk (ISO 15948, 5.3); the last one may be cut off."""
     end = file.seek(0, io.SEEK_END)
     at = len(SIGNATURE)
     for _ in range(MAX_CHUNKS):
@@ -74,19 +75,19 @@ def chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
         data_bytes, kind = struct.unpack(">I4s", head.ljust(8, b"\0"))
         yield kind, at, min(data_bytes + 12, end - at)
         at += data_bytes + 12
-    raise Refused(f"more than {MAX_CHUNKS} chunks; the file is damaged")
+    raise PictureError(f"more than {MAX_CHUNKS} chunks; the file is damaged")
 
 
 def _profile(data: bytes) -> bytes | None:
-    """The profile of an iCCP chunk (ISO 15948, 11.3.3.3); None where it is damaged."""
+    """The profile of an iCCP chunk (ISO 15948, 11.3.3.3); None if it is damaged."""
     unpacker = zlib.decompressobj()
     try:
-        # Behind the profile's name stand a zero and the method, of which there is one.
+        # The profile's name is followed by a zero byte and the compression method, of which only one exists.
         profile = unpacker.decompress(data.partition(b"\0")[2][1:], MAX_PROFILE_BYTES + 1)
     except zlib.error:
         return None
     if len(profile) > MAX_PROFILE_BYTES:
-        raise Refused(
+        raise PictureError(
             f"cannot be decoded: its colour profile inflates to more than {MAX_PROFILE_BYTES >> 20} MiB; "
             "save it without one"
         )
@@ -94,17 +95,17 @@ def _profile(data: bytes) -> bytes | None:
 
 
 def _packed(kind: bytes, rest: bytes) -> bytes | None:
-    """The deflated part of a text chunk, behind its key (ISO 15948, 11.3.4); None where the text is stored as it is."""
+    """The compressed data of a text chunk, given what follows its key (ISO 15948, 11.3.4); None if uncompressed."""
     if kind == b"zTXt":
         return rest[1:]
     if kind == b"iTXt" and rest[:1] == b"\x01":
-        # Behind flag and method stand a language and a translated key, each ended by a zero.
+        # Flag and method are followed by a language and a translated key, each ended by a zero byte.
         return rest[2:].partition(b"\0")[2].partition(b"\0")[2]
     return None
 
 
 def _inflated_bytes(packed: bytes, most: int) -> int:
-    """The size when inflated, counted to just past `most`; of damaged data, as far as it goes."""
+    """The inflated size, counted to just past `most`; for damaged data, the size up to the damage."""
     unpacker, size = zlib.decompressobj(), 0
     try:
         while packed and size <= most and not unpacker.eof:

@@ -23,9 +23,10 @@ from PIL import Image
 from edge_interleave.errors import MediaError
 from edge_interleave.media.frame import Frame
 from edge_interleave.media.pictures.folder import PictureFolder
-from edge_interleave.media.pictures.image import describe, open_image
+from edge_interleave.media.pictures.image import open_image
 from edge_interleave.media.sources.base import FrameDamaged, SourceLost
 from edge_interleave.util.natural_order import natural_order
+from edge_interleave.util.regular_file import display_name
 
 POLL_S = 0.25
 SETTLED_S = 1.0
@@ -82,7 +83,7 @@ class FolderSource:
     """Pictures of a folder. Those that are there at first count as a second each, then time runs as it does."""
 
     def __init__(self, folder: Path) -> None:
-        self.name = describe(folder)
+        self.name = display_name(folder)
         self.live = False
         self._folder = folder
         self._listed = PictureFolder(folder)

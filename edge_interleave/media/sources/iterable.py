@@ -18,7 +18,7 @@ from edge_interleave.media.pictures.image import open_image
 from edge_interleave.media.sources.base import FrameDamaged
 
 
-class ArraySource:
+class IterableSource:
     """Items as `open_image` takes them, or `Frame`s whose times do not fall."""
 
     def __init__(self, pictures: Iterable[Any]) -> None:

@@ -24,11 +24,12 @@ from edge_interleave.media.frame import Frame
 from edge_interleave.media.http.dial import dial
 from edge_interleave.media.http.multipart import MultipartParser, PartError
 from edge_interleave.media.http.stream import HttpStream
-from edge_interleave.media.pictures.image import describe, opened, to_rgb
+from edge_interleave.media.pictures.image import opened, to_rgb
 from edge_interleave.media.sources.base import FrameDamaged, SourceLost
-from edge_interleave.media.sources.video import Pace
+from edge_interleave.media.sources.playback import PlaybackClock
 from edge_interleave.media.video.opencv_capture import HTTP_OPTIONS, RTSP_OPTIONS
 from edge_interleave.util.addresses import check_login, without_secrets
+from edge_interleave.util.regular_file import display_name
 
 OPEN_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 10.0
@@ -67,8 +68,10 @@ class NetworkSource:
         except ValueError:
             sensible = False
         if not sensible:
-            raise UsageError(f"{describe(without_secrets(url))}: not an address; give it as in http://host:port/path")
-        self.name = describe(without_secrets(url))
+            raise UsageError(
+                f"{display_name(without_secrets(url))}: not an address; give it as in http://host:port/path"
+            )
+        self.name = display_name(without_secrets(url))
         self.live = True
         self._url = url
         self._realtime = realtime
@@ -77,7 +80,7 @@ class NetworkSource:
         self._handle: _Part | None = None
         self._reading: _Mjpeg | _Played | None = None
         self._began: float | None = None
-        self._pace = Pace(self._stop)
+        self._playback = PlaybackClock(self._stop)
         self._index = 0
 
     @property
@@ -131,7 +134,7 @@ class NetworkSource:
         if not reading.recorded:
             return Frame(image, max(at - (self._began or 0.0), 0.0), index)
         if self._realtime:
-            self._pace.wait(at)
+            self._playback.wait(at)
         return Frame(image, at, index)
 
     def close(self) -> None:
@@ -151,8 +154,8 @@ class NetworkSource:
                 raise MediaError(f"{self.name}: {error}; no MJPEG stream that can be read") from error
         if stream.content_type.startswith(_NO_STREAMS):
             raise MediaError(
-                f"{self.name}: sends {describe(stream.content_type)}, which is no stream; give the address of MJPEG "
-                "or of a video"
+                f"{self.name}: sends {display_name(stream.content_type)}, which is no stream; give the address of "
+                "MJPEG or of a video"
             )
         stream.close()
         return self._play(stream.url, HTTP_OPTIONS, recorded=stream.length is not None, ask_first=False)

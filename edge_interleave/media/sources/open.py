@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from edge_interleave.errors import UsageError
-from edge_interleave.media.pictures.image import describe
 from edge_interleave.media.sources.base import Source
 from edge_interleave.util.addresses import without_secrets
+from edge_interleave.util.regular_file import display_name
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _CAMERA = re.compile(r"camera:([0-9]{1,3})")
@@ -37,15 +37,15 @@ def open_source(spec: str | Path | Iterable[Any] | Source, *, realtime: bool = F
     if isinstance(spec, Source):
         return spec
     if not isinstance(spec, (str, Path)):
-        from edge_interleave.media.sources.iterable import ArraySource
+        from edge_interleave.media.sources.iterable import IterableSource
 
-        return ArraySource(_pictures(spec))
+        return IterableSource(_pictures(spec))
     text = str(spec)
     scheme = _SCHEME.match(text) if isinstance(spec, str) else None
     if scheme is not None:
         if scheme[1].lower() not in ("http", "https", "rtsp", "rtsps"):
             raise UsageError(
-                f"{describe(without_secrets(text) if '@' in text else text)}: {scheme[1]} cannot be watched; "
+                f"{display_name(without_secrets(text) if '@' in text else text)}: {scheme[1]} cannot be watched; "
                 "give http(s)://, rtsp(s)://, a file or camera:0"
             )
         from edge_interleave.media.sources.network import NetworkSource
@@ -54,7 +54,7 @@ def open_source(spec: str | Path | Iterable[Any] | Source, *, realtime: bool = F
     if isinstance(spec, str) and text.startswith("camera:"):
         number = _CAMERA.fullmatch(text)
         if number is None:
-            raise UsageError(f"{describe(text)}: not a camera's name; give its number, as in camera:0")
+            raise UsageError(f"{display_name(text)}: not a camera's name; give its number, as in camera:0")
         from edge_interleave.media.sources.camera import CameraSource
 
         return CameraSource(int(number[1]))

@@ -6,29 +6,30 @@ Knows nothing about how the file is opened safely (see `video_file`).
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 from edge_interleave.errors import MediaError
 from edge_interleave.media.frame import Frame
 from edge_interleave.media.pictures.folder import is_picture
-from edge_interleave.media.pictures.image import MAX_PIXELS, describe
+from edge_interleave.media.pictures.image import MAX_PIXELS
 from edge_interleave.media.sources.base import FrameDamaged
+from edge_interleave.media.sources.playback import PlaybackClock
 from edge_interleave.media.video.file import FrameClock, PacketDamaged, VideoFile
+from edge_interleave.util.regular_file import display_name
 
 
 class VideoSource:
     """A video's frames, all of them, in order; ends with the video."""
 
     def __init__(self, path: Path, *, realtime: bool = False) -> None:
-        self.name = describe(path)
+        self.name = display_name(path)
         self.live = realtime
         self.recorded = True
         self._path = path
         self._video: VideoFile | None = None
         self._clock: FrameClock | None = None
         self._closed = threading.Event()
-        self._pace = Pace(self._closed) if realtime else None
+        self._playback = PlaybackClock(self._closed) if realtime else None
         self._index = 0
         self._read_one = False
 
@@ -61,8 +62,8 @@ class VideoSource:
         self._index += 1
         self._read_one = True
         found = Frame(video.picture(frame), clock.time_s(frame.pts), index)
-        if self._pace is not None:
-            self._pace.wait(found.time_s)
+        if self._playback is not None:
+            self._playback.wait(found.time_s)
         return found
 
     def close(self) -> None:
@@ -70,20 +71,3 @@ class VideoSource:
         self._closed.set()
         if self._video is not None:
             self._video.close()
-
-
-class Pace:
-    """Lets recorded frames through when they are due."""
-
-    def __init__(self, stop: threading.Event) -> None:
-        self._stop = stop
-        self._start: float | None = None
-
-    def wait(self, time_s: float) -> None:
-        """Return once the frame of that time is due, counted from the first; at once where it is late or at `stop`."""
-        now = time.monotonic()
-        if self._start is None:
-            self._start = now - time_s
-        # In steps, for a damaged time stamp may lie years ahead, further than a lock can wait.
-        while (left := self._start + time_s - time.monotonic()) > 0 and not self._stop.wait(min(left, 3600)):
-            pass

@@ -25,10 +25,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from edge_interleave.errors import BackendError, MediaError
-from edge_interleave.media.pictures.image import MAX_PIXELS, describe, open_regular
+from edge_interleave.media.files import open_media_file
+from edge_interleave.media.pictures.image import MAX_PIXELS
 from edge_interleave.media.video.damage import DamageGate
 from edge_interleave.media.video.opencv_capture import CONTAINERS
 from edge_interleave.util.cpus import quota_limit
+from edge_interleave.util.regular_file import display_name
 
 if TYPE_CHECKING:
     import av
@@ -81,10 +83,10 @@ class VideoFile:
 
     def __init__(self, path: Path | str, max_pixels: int = MAX_PIXELS) -> None:
         """Raises MediaError where it is no video or its frames exceed `max_pixels`, BackendError without PyAV."""
-        open_regular(path).close()
+        open_media_file(path).close()
         # An absolute path cannot be taken for a protocol (`concat:`).
         options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
-        self._begin_at(os.path.abspath(path), describe(path), options, None, max_pixels)
+        self._begin_at(os.path.abspath(path), display_name(path), options, None, max_pixels)
 
     @classmethod
     def at_address(

@@ -19,8 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_interleave.errors import MediaError
+from edge_interleave.media.files import open_media_file
 from edge_interleave.media.opencv import opencv
-from edge_interleave.media.pictures.image import MAX_PIXELS, describe, open_regular
+from edge_interleave.media.pictures.image import MAX_PIXELS
+from edge_interleave.util.regular_file import display_name
 
 CONTAINERS = "mov,matroska,avi,flv,asf,ogg,mpeg,mpegts,mpegvideo,h264,hevc,ivf,mjpeg"
 FILE_OPTIONS = f"protocol_whitelist;file|format_whitelist;{CONTAINERS}"
@@ -99,9 +101,9 @@ def open_video(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> Capture:
 
     Raises MediaError where it is no video or its frames exceed `max_pixels`, BackendError without OpenCV.
     """
-    open_regular(path).close()
+    open_media_file(path).close()
     cv2 = opencv()
-    name = describe(path)
+    name = display_name(path)
     # An absolute path cannot be taken for a protocol (`concat:`), nor, with this backend named, for a device.
     place = os.path.abspath(path)
     try:

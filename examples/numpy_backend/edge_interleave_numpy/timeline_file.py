@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 
 from edge_interleave.errors import InputError
+from edge_interleave.util.atomic_file import atomic_file
 
 _DIGEST = 32
 
 
 def write_timeline(path: Path, fingerprint: bytes, body: bytes) -> None:
-    """Write a file beside its place, then rename it. Raises InputError."""
-    try:
-        descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(hashlib.sha256(fingerprint + body).digest() + fingerprint + body)
-            os.replace(beside, path)
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+    """Write a file, atomically. Raises InputError, or ResourceError if the disk is full."""
+    with atomic_file(path, private=True, remedy="choose another place") as temporary:
+        temporary.write_bytes(hashlib.sha256(fingerprint + body).digest() + fingerprint + body)
 
 
 def read_timeline(path: Path, fingerprint: bytes, most: int) -> bytes:

@@ -46,7 +46,7 @@ class Tower(Protocol):
         ...
 
 
-class VisionEncoder:
+class ImageEncoder:
     """Makes visual tokens of pictures, each picture once.
 
     May be used from any thread: `encode` serves one caller at a time. The cache may be shared.

@@ -1,7 +1,6 @@
-"""The world as a benchmark: a file in M4-Instruct's format, and the pictures that it names.
+"""The world as a benchmark: a file in M4-Instruct's format, and its pictures.
 
-Samples follow from the seed, so the same call writes the same bench. Training never uses test seeds: its scenes come
-from other random sources (`train/...`). Knows nothing about models.
+The seed determines the samples: the same call writes the same benchmark. Training uses other seeds (`train/...`).
 """
 
 from __future__ import annotations
@@ -15,20 +14,20 @@ from typing import Any
 
 from edge_interleave.util.directory_lock import locked_folder
 from edge_interleave.util.disk_space import writing
-from edge_interleave.world.cast import CASTS
 from edge_interleave.world.drawing import draw
-from edge_interleave.world.everyday import EVERYDAY, draw_everyday
+from edge_interleave.world.everyday_samples import EVERYDAY, draw_everyday
 from edge_interleave.world.samples import TASKS, Sample, draw_sample
+from edge_interleave.world.vocabulary import SPLITS
 
 NAME = "world.json"
 ALL_TASKS = {**TASKS, **EVERYDAY}
-"""What a bench asks, unless it is told."""
+"""The default tasks."""
 _SETTINGS = "settings.json"
 CHANCE_SAMPLES = 200
-"""From so many right answers of other samples a task's chance is estimated."""
+"""How many samples estimate a task's chance."""
 
 
-def write_bench(
+def write_benchmark(
     folder: Path,
     *,
     seed: int = 0,
@@ -36,12 +35,12 @@ def write_bench(
     tasks: Sequence[str] | None = None,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Path:
-    """Write `world.json` and its pictures into a new folder, and give the file's path.
+    """Write `world.json` and its pictures into a new folder; returns the file's path.
 
-    A folder that holds the very same bench is kept. It is built beside its place and renamed when it is whole; of
-    processes that begin at once (the parts of one evaluation) one draws and the others wait for it.
-    A third of a task's samples have something held out, where the task allows it: `metadata.held_out` says what.
-    Raises ValueError for a task that is unknown, FileExistsError where the folder holds something else.
+    A folder with the same benchmark is kept. The folder is written as a temporary sibling, then renamed. If several
+    processes start together (the shards of one evaluation), one draws and the others wait.
+    A third of a task's samples hold something out, where the task allows it: `metadata.held_out` says what.
+    Raises ValueError for an unknown task, FileExistsError if the folder holds something else.
     """
     names = list(ALL_TASKS) if tasks is None else list(tasks)
     unknown = [name for name in names if name not in ALL_TASKS]
@@ -52,7 +51,7 @@ def write_bench(
     partial.parent.mkdir(parents=True, exist_ok=True)
     while not folder.exists():
         with locked_folder(partial, wait=True) as ours:
-            # Whoever had to wait for another process finds its bench.
+            # After a wait, the other process's folder is there.
             if ours and not folder.exists():
                 for left in partial.iterdir():
                     left.unlink()
@@ -62,11 +61,11 @@ def write_bench(
     stamp = folder / _SETTINGS
     if stamp.exists() and json.loads(stamp.read_text(encoding="utf-8")) == settings:
         return folder / NAME
-    raise FileExistsError(f"{folder} holds another bench; give another folder, or remove it")
+    raise FileExistsError(f"{folder} holds another benchmark; give another folder, or remove it")
 
 
-def bench_samples(task: str, seed: int, count: int) -> Iterator[tuple[str, Sample]]:
-    """What is held out ("" for nothing; of cast.CASTS) and a sample, `count` times; the first of a longer run."""
+def benchmark_samples(task: str, seed: int, count: int) -> Iterator[tuple[str, Sample]]:
+    """The first `count` test samples of a task, each with what it holds out: a key of `vocabulary.SPLITS`."""
     kinds = ("", "", "", "", *ALL_TASKS[task].held_out)
     for index in range(count):
         held_out = kinds[index % len(kinds)]
@@ -74,10 +73,9 @@ def bench_samples(task: str, seed: int, count: int) -> Iterator[tuple[str, Sampl
 
 
 def chance_of(task: str) -> float:
-    """How often the most frequent of the right answers is right, over samples of a seed of its own.
+    """The share of right answers that always giving the commonest answer gets, 0 to 1.
 
-    It knows the question, as far as it names what the answer must name: answers are compared after the words of the
-    question are struck out of them.
+    Estimated on CHANCE_SAMPLES samples of their own seeds. Answers are compared without the words of their question.
     """
     samples = [_drawn(task, random.Random(f"chance/{task}/{i}"), "") for i in range(CHANCE_SAMPLES)]
     counts: dict[tuple[str, ...], int] = {}
@@ -89,7 +87,7 @@ def chance_of(task: str) -> float:
 
 
 def _drawn(task: str, rng: random.Random, held_out: str) -> Sample:
-    return draw_everyday(task, rng) if task in EVERYDAY else draw_sample(task, rng, CASTS[held_out])
+    return draw_everyday(task, rng) if task in EVERYDAY else draw_sample(task, rng, SPLITS[held_out])
 
 
 def _write(folder: Path, settings: dict[str, Any], progress: Callable[[str, int, int], None]) -> None:
@@ -97,7 +95,7 @@ def _write(folder: Path, settings: dict[str, Any], progress: Callable[[str, int,
     total = settings["per_task"] * len(settings["tasks"])
     for task in settings["tasks"]:
         chance = chance_of(task)
-        for index, (held_out, sample) in enumerate(bench_samples(task, settings["seed"], settings["per_task"])):
+        for index, (held_out, sample) in enumerate(benchmark_samples(task, settings["seed"], settings["per_task"])):
             identity = f"{task.replace(' ', '-')}-{index:05}"
             rows.append(_row(folder, identity, sample, held_out, chance))
             progress("drawing", len(rows), total)

@@ -1,6 +1,7 @@
-"""Questions that are not about what the world shows: greetings, facts, sums, other languages, small talk.
+"""Questions outside the world: greetings, facts, sums, other languages, small talk.
 
-A model of the world should say that it does not know them. A part is held out of training. Knows nothing about scenes.
+A model of the world should say that it does not know. `unknown_questions.txt` holds the questions, some of them held
+out of training.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from importlib import resources
 
 
 def _read(mark: str) -> tuple[str, ...]:
-    text = (resources.files(__package__) / "foreign_questions.txt").read_text(encoding="utf-8")
+    text = (resources.files(__package__) / "unknown_questions.txt").read_text(encoding="utf-8")
     return tuple(line[2:] for line in text.splitlines() if line.startswith(mark))
 
 
@@ -26,8 +27,8 @@ _SUMS = (
 _HELD_OUT_SUMS = ("solve {a} {op} {b}", "what does {a} {op} {b} make?")
 
 
-def foreign(rng: random.Random, held_out: bool = False) -> str:
-    """A question that is not about what a picture of the world shows."""
+def unknown_question(rng: random.Random, held_out: bool = False) -> str:
+    """Draw a question that no picture of the world answers: one of training's, or a held-out one."""
     if rng.random() < 0.12:
         op = rng.choice(("+", "-", "*", "/", "plus", "minus", "times"))
         numbers = {"a": rng.randint(0, 99), "b": rng.randint(0, 99), "op": op}
@@ -46,7 +47,7 @@ def foreign(rng: random.Random, held_out: bool = False) -> str:
 
 
 def _nonsense(rng: random.Random) -> str:
-    """Letters that mean nothing, or words of several such questions in a new order."""
+    """Random letters, or the shuffled words of two questions."""
     if rng.random() < 0.5:
         words = ("".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(2, 8))) for _ in range(3))
         return " ".join(list(words)[: rng.randint(1, 3)])

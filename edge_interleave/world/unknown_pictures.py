@@ -1,8 +1,8 @@
-"""Pictures of what is not of the world: photographs, textures, noise, screens, handwriting, emoji that it has not.
+"""Pictures outside the world: photographs, textures, noise, screens, handwriting, other emoji.
 
-A model that knows the world should say of them that it does not know them. Every picture follows from its kind and
-seed. What training sees and what a test sees differ: other photographs and emoji, and kinds of patterns of their own.
-Knows nothing about scenes or questions. Where the held-out pictures come from is in `strange/LICENSES.md`.
+A model of the world should say that it does not know them. A picture is determined by its kind and seed. Training and
+tests see different photographs, emoji and kinds of patterns. `unknown/LICENSES.md` names the sources of the held-out
+pictures.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,41 +22,41 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-STRANGE = ("photo", "texture", "noise", "gradient", "screen", "writing", "emoji", "figure")
-"""What a strange picture can be."""
+UNKNOWN_KINDS = ("photo", "texture", "noise", "gradient", "screen", "writing", "emoji", "figure")
+"""The kinds of unknown pictures."""
 HELD_OUT = "held-out "
-"""Before a kind: what training never sees of it."""
+"""Prefix of a kind: its held-out pictures, which training never sees."""
 HELD_OUT_PHOTOGRAPHS = ("chelsea", "coffee", "rocket")
-"""Names in scikit-image's data, of which thumbnails come with the package."""
+"""Photographs of scikit-image's data; thumbnails of them ship with this package."""
 _TRAINING_PHOTOGRAPHS = (
     "astronaut.png", "brick.png", "camera.png", "cell.png", "clock_motion.png", "coins.png", "color.png", "grass.png",
     "gravel.png", "hubble_deep_field.jpg", "ihc.png", "microaneurysms.png", "moon.png", "motorcycle_left.png",
     "motorcycle_right.png", "page.png", "retina.jpg", "text.png",
 )  # fmt: skip
-"""Others of scikit-image's, as its wheel holds them."""
+"""Files of scikit-image's wheel."""
 CELL, COLUMNS = 56, 12
-"""Of the sheets of emoji: pixels a cell's side, cells a row."""
+"""Of the emoji sheets: a cell's side in pixels, cells in a row."""
 Size = tuple[int, int]
 Rgb = tuple[int, int, int]
 training_folder: Path | None = None
-"""Where training finds its emoji; a test needs none."""
+"""Folder of training's emoji sheets. Held-out pictures do not need it."""
 
 
 def paint(kind: str, seed: int, size: Size) -> Image.Image:
-    """A strange picture (RGB, `size` is width and height) of a kind of STRANGE, or of HELD_OUT and such a kind.
+    """Draw an RGB picture. `kind`: one of UNKNOWN_KINDS, after HELD_OUT or not; `size`: width and height in pixels.
 
-    Raises ValueError for another kind, and for one of training's photographs or emoji where `training_folder` is unset.
+    Raises ValueError for another kind, and for training's emoji while `training_folder` is unset.
     """
     held_out = kind.startswith(HELD_OUT)
     name = kind.removeprefix(HELD_OUT)
     if name not in _PAINTERS:
-        raise ValueError(f"there are no strange pictures of '{kind}'; there are: {', '.join(STRANGE)}")
+        raise ValueError(f"there are no unknown pictures of '{kind}'; there are: {', '.join(UNKNOWN_KINDS)}")
     rng = random.Random(f"{name}/{seed}")
     return _PAINTERS[name](rng, size, held_out)
 
 
 def _photo(rng: random.Random, size: Size, held_out: bool) -> Image.Image:
-    """A part of a photograph, mirrored or not, darker or lighter; while training half of the time a mere likeness."""
+    """A crop of a photograph, changed at random; for training, nearly half of the time a synthetic landscape."""
     if not held_out and rng.random() < 0.45:
         return _landscape(rng, size)
     picture = rng.choice(_photographs(held_out))
@@ -82,7 +83,7 @@ def _photo(rng: random.Random, size: Size, held_out: bool) -> Image.Image:
 @cache
 def _photographs(held_out: bool) -> Sequence[Image.Image]:
     if held_out:
-        folder = resources.files(__package__) / "strange"
+        folder = resources.files(__package__) / "unknown"
         return [_opened(folder / f"{name}.jpg") for name in HELD_OUT_PHOTOGRAPHS]
     package = find_spec("skimage")
     if package is None or not package.submodule_search_locations:
@@ -93,8 +94,8 @@ def _photographs(held_out: bool) -> Sequence[Image.Image]:
     return found + [Image.fromarray((face * 255).astype(np.uint8)).convert("RGB") for face in faces[::8]]
 
 
-def _opened(path: object) -> Image.Image:
-    with path.open("rb") as file:  # type: ignore[attr-defined]
+def _opened(path: Traversable) -> Image.Image:
+    with path.open("rb") as file:
         picture = Image.open(file).convert("RGB")
     picture.thumbnail((400, 400))
     return picture
@@ -102,12 +103,12 @@ def _opened(path: object) -> Image.Image:
 
 def _training_folder() -> Path:
     if training_folder is None:
-        raise ValueError("training's strange pictures are not part of this package; set strangers.training_folder")
+        raise ValueError("training's emoji are not part of this package; set unknown_pictures.training_folder")
     return training_folder
 
 
 def _octaves(rng: random.Random, size: Size, finest: int, roughness: float) -> NDArray[np.float32]:
-    """Clouds: grains of growing fineness added up, (height, width) from 0 to 1."""
+    """Fractal noise, (height, width) from 0 to 1: random grids of growing fineness, added up."""
     noise = np.random.default_rng(rng.getrandbits(31))
     total = np.zeros((size[1], size[0]), np.float32)
     cells, weight = rng.choice((2, 3, 4)), 1.0
@@ -120,7 +121,7 @@ def _octaves(rng: random.Random, size: Size, finest: int, roughness: float) -> N
 
 
 def _toned(rng: random.Random, values: NDArray[np.float32]) -> Image.Image:
-    """Values from 0 to 1 as shades between two to four colours."""
+    """Map values from 0 to 1 to shades between two to four colours."""
     stops = np.array([_any_colour(rng) for _ in range(rng.randint(2, 4))], np.float32)
     if rng.random() < 0.25:
         stops = np.repeat(stops.mean(1, keepdims=True), 3, 1)
@@ -132,7 +133,7 @@ def _toned(rng: random.Random, values: NDArray[np.float32]) -> Image.Image:
 
 
 def _landscape(rng: random.Random, size: Size) -> Image.Image:
-    """Something like a photograph: clouds of several colours over one another, lit from one side, blurred in parts."""
+    """Something like a photograph: layers of coloured fractal noise, sometimes blurred."""
     picture = _toned(rng, _octaves(rng, size, rng.choice((16, 64, 128)), rng.uniform(0.4, 0.75)))
     for _ in range(rng.randint(1, 5)):
         mask = _octaves(rng, size, rng.choice((4, 8, 32)), 0.5)
@@ -194,7 +195,7 @@ def _gradient(rng: random.Random, size: Size, held_out: bool) -> Image.Image:
 
 
 def _screen(rng: random.Random, size: Size, held_out: bool) -> Image.Image:
-    """Windows, bars and lines of text; what is held out: charts."""
+    """Windows, bars and lines of text; held out: charts."""
     light = rng.random() < 0.7
     image = Image.new("RGB", size, _grey(rng, 225, 255) if light else _grey(rng, 20, 60))
     pen, unit = ImageDraw.Draw(image), min(size) / 100
@@ -231,7 +232,7 @@ def _screen(rng: random.Random, size: Size, held_out: bool) -> Image.Image:
 def _lines(
     rng: random.Random, pen: ImageDraw.ImageDraw, box: tuple[float, float, float, float], unit: float, ink: Rgb
 ) -> None:
-    """Lines of something like small print in a box."""
+    """Lines that look like small print in a box."""
     left, top, right, foot = box
     height = rng.uniform(2.0, 4.5) * unit
     y = top
@@ -252,7 +253,7 @@ def _lines(
 
 
 def _writing(rng: random.Random, size: Size, held_out: bool) -> Image.Image:
-    """Strokes of a pen in lines; what is held out: loops all over the page."""
+    """Pen strokes in lines; held out: loops all over the page."""
     scale = 2
     light = rng.random() < 0.85
     image = Image.new("RGB", (size[0] * scale, size[1] * scale), _grey(rng, 225, 255) if light else _grey(rng, 20, 60))
@@ -293,7 +294,7 @@ def _writing(rng: random.Random, size: Size, held_out: bool) -> Image.Image:
 
 
 def _smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """A curve through about the points (Chaikin's corners, cut three times)."""
+    """A smooth curve near the points (Chaikin's corner cutting, three times)."""
     curve = list(points)
     for _ in range(3):
         cut = []
@@ -304,7 +305,7 @@ def _smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _emoji(rng: random.Random, size: Size, held_out: bool) -> Image.Image:
-    """One to four emoji of things that the world has not, on a plain background."""
+    """One to four emoji that the world does not contain, on a plain background."""
     base = rng.randint(200, 255) if rng.random() < 0.8 else rng.randint(25, 90)
     tint = rng.choice((0, 20))
     image = Image.new("RGB", size, _grey(rng, base, base, tint))
@@ -322,7 +323,7 @@ def _emoji(rng: random.Random, size: Size, held_out: bool) -> Image.Image:
 
 @cache
 def _emoji_cells(held_out: bool) -> Sequence[Image.Image]:
-    folder = resources.files(__package__) / "strange" if held_out else _training_folder()
+    folder = resources.files(__package__) / "unknown" if held_out else _training_folder()
     cells = []
     for name in ("google", "twitter"):
         with (folder / f"emoji-{name}.png").open("rb") as file:
@@ -336,7 +337,7 @@ def _emoji_cells(held_out: bool) -> Sequence[Image.Image]:
 
 
 def _figure(rng: random.Random, size: Size, held_out: bool) -> Image.Image:
-    """Drawings of nothing that has a name here: arrows, zigzags, nets; what is held out: stick figures."""
+    """Arrows, zigzags, grids and graphs; held out: stick figures."""
     scale = 2
     image = Image.new("RGB", (size[0] * scale, size[1] * scale), _grey(rng, 215, 255))
     pen, unit = ImageDraw.Draw(image), min(size) * scale / 100

@@ -1,12 +1,12 @@
-"""Make the pictures of things that the embedded model does not know: emoji, and a few photographs.
+"""Make the held-out and the training pictures that the embedded model should not know: emoji and photographs.
 
 npm pack emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0    # unpacked as for make_sprites.py
 pip download --no-deps scikit-image==0.26.0    # unzipped; its folder skimage/data
-python examples/embedded_model/make_strangers.py noto twemoji skimage/data edge_interleave/world/strange \\
-    examples/embedded_model/strange
+python examples/embedded_model/make_unknown.py noto twemoji skimage/data edge_interleave/world/unknown \\
+    examples/embedded_model/unknown
 
-Into the first of the last two folders goes what is held out for `edge-interleave eval --world`, into the second what
-training is shown. Training takes its photographs from scikit-image itself (`strange_pictures.py`).
+The first of the last two folders gets what is held out for `edge-interleave eval --world`, the second what training
+shows. Training reads its photographs from scikit-image directly (`unknown_pictures.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from edge_interleave.world.strangers import CELL, COLUMNS, HELD_OUT_PHOTOGRAPHS
+from edge_interleave.world.unknown_pictures import CELL, COLUMNS, HELD_OUT_PHOTOGRAPHS
 
 CATEGORIES = ("Smileys & Emotion", "Animals & Nature", "Food & Drink", "Travel & Places", "Activities", "Objects")
 KNOWN = (
@@ -31,13 +31,13 @@ KNOWN = (
     "penguin|rooster|turkey|dodo|goose|phoenix|moth|herb|wreath|money|envelope|button|sign|phase|cyclone|sunset|"
     "letter|number|keycap|input"
 )
-"""Of what is too much like something that the model does know."""
+"""Names of emoji that look too much like something the model knows."""
 TRAINED, HELD_OUT = 180, 48
 SETS = ("google", "twitter")
 
 
 def main(noto: Path, twemoji: Path, photographs: Path, held_out: Path, trained: Path) -> None:
-    """Write a sheet of emoji a folder, and the held-out photographs."""
+    """Write the emoji sheets into both folders, and the held-out photographs."""
     folders = {"google": noto, "twitter": twemoji}
     chosen = []
     for emoji in json.loads((noto / "emoji.json").read_text()):
@@ -49,7 +49,7 @@ def main(noto: Path, twemoji: Path, photographs: Path, held_out: Path, trained: 
     for folder, names in ((held_out, chosen[:HELD_OUT]), (trained, chosen[HELD_OUT : HELD_OUT + TRAINED])):
         folder.mkdir(parents=True, exist_ok=True)
         for number, each in enumerate(SETS):
-            # Half of what is held out in either set: the sheet ships with the package.
+            # The held-out sheets ship with the package, so each shows half of the emoji.
             some = names[number::2] if folder == held_out else names
             rows = -(-len(some) // COLUMNS)
             sheet = Image.new("RGBA", (COLUMNS * CELL, rows * CELL))

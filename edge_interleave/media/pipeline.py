@@ -1,7 +1,6 @@
-"""Frames from a reader through two steps, a thread each: while one frame is appended, the next is encoded.
+"""Runs frames through two steps in two threads: the next frame is encoded while the current one is appended.
 
-Takes a frame from the reader only when there is room for it, so that of a live source the newest frame is next.
-Knows nothing about what the steps do.
+A frame is taken from the reader only when the next step has room, so that a live source always provides its newest one.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from edge_interleave.media.reader import FrameReader
 
 T = TypeVar("T")
 _TICK_S = 0.2
-"""How long a thread waits before it looks whether it shall end."""
+"""How often a waiting thread checks whether to stop."""
 
 
-class Pump(Generic[T]):
-    """Two threads between a reader and a window."""
+class FramePipeline(Generic[T]):
+    """Two threads that take frames from a reader: one calls `encode`, the other `append`."""
 
     def __init__(
         self,
@@ -30,17 +29,19 @@ class Pump(Generic[T]):
         ended: Callable[[], None],
         unchanged: Callable[[Frame], object] = lambda frame: None,
     ) -> None:
-        """Begins at once. `encode` may give None: the frame is left out. `ended` is called once nothing more comes.
+        """Start both threads.
 
-        `unchanged` takes the place of both steps for frames that are so, in their order among the others.
+        `encode`: returns None to drop the frame. `append`: receives the frame and what `encode` returned. `unchanged`:
+        called instead of both for frames that are marked unchanged, in their order among the others. `ended`: called
+        when no more frames will come, at least once.
         """
         self.reader = reader
         self.error: BaseException | None = None
-        """What ended it, where the source did not end by itself."""
+        """The error that ended the pipeline; None if the source ended normally."""
         self._encode = encode
         self._append = append
         self._unchanged = unchanged
-        self._told = ended
+        self._on_end = ended
         self._stop = threading.Event()
         self._through = threading.Event()
         self._ready: queue.Queue[tuple[Frame, T | None] | None] = queue.Queue(1)
@@ -54,15 +55,15 @@ class Pump(Generic[T]):
 
     @property
     def ended(self) -> bool:
-        """Whether all frames are through, or something failed."""
+        """Whether all frames are appended, or an error ended the pipeline."""
         return self._through.is_set()
 
     def stop(self) -> None:
-        """Have the threads end after the step that is being done."""
+        """Make the threads end after their current step. Does not wait."""
         self._stop.set()
 
     def close(self) -> None:
-        """End the threads and the reader. Waits for the step that is being done. A second call does nothing."""
+        """End the threads and close the reader. Waits for the current steps. A second call does nothing."""
         self.stop()
         self.reader.close()
         for thread in self._threads:
@@ -72,7 +73,7 @@ class Pump(Generic[T]):
 
     def _encode_all(self) -> None:
         while not self._stop.is_set():
-            # Encoding begins when the frame before has been taken: its successor is then as new as can be.
+            # Taking a frame waits until the previous one has left the queue, so that the newest frame is encoded.
             if not self._room.acquire(timeout=_TICK_S):
                 continue
             frame, made = None, None
@@ -105,13 +106,13 @@ class Pump(Generic[T]):
                 self._append(frame, made)
 
     def _guarded(self, step: Callable[[], None]) -> None:
-        """Whatever fails ends both threads, and is kept for who asks."""
+        """Run one thread's loop; an exception ends both threads and is kept in `error`."""
         try:
             step()
-        except BaseException as error:  # an exit in a caller's callback as well
+        except BaseException as error:  # including SystemExit from a caller's callback
             if not self._stop.is_set():
                 self.error = self.error or error
             self._stop.set()
         if self._stop.is_set() or step == self._append_all:
             self._through.set()
-            self._told()
+            self._on_end()

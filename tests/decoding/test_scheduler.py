@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from edge_interleave.decoding.scheduler import Turns
+from edge_interleave.decoding.scheduler import EngineScheduler
 from edge_interleave.errors import UsageError
 
 ENOUGH_S = 20.0
@@ -18,23 +18,23 @@ class Line:
     """Threads that wait for a turn, in the order in which they were told to, and the order in which they got it."""
 
     def __init__(self) -> None:
-        self.turns = Turns()
+        self.scheduler = EngineScheduler()
         self.order: list[str] = []
         self.threads: list[threading.Thread] = []
 
     def question(self, name: str) -> None:
         def ask() -> None:
-            with self.turns.question():
+            with self.scheduler.question():
                 self.order.append(name)
 
-        self._waits(ask, lambda: len(self.turns._questions))
+        self._waits(ask, lambda: len(self.scheduler._questions))
 
     def frame(self, name: str) -> None:
         def add() -> None:
-            with self.turns.frame():
+            with self.scheduler.frame():
                 self.order.append(name)
 
-        self._waits(add, lambda: len(self.turns._frames))
+        self._waits(add, lambda: len(self.scheduler._frames))
 
     @contextmanager
     def question_under_way(self) -> Iterator[None]:
@@ -42,7 +42,7 @@ class Line:
         begun, may_end = threading.Event(), threading.Event()
 
         def ask() -> None:
-            with self.turns.question():
+            with self.scheduler.question():
                 begun.set()
                 may_end.wait(ENOUGH_S)
 
@@ -53,7 +53,7 @@ class Line:
         begun, may_end = threading.Event(), threading.Event()
 
         def add() -> None:
-            with self.turns.frame():
+            with self.scheduler.frame():
                 begun.set()
                 may_end.wait(ENOUGH_S)
 
@@ -113,36 +113,36 @@ class TestOrder:
 
 class TestOneThread:
     def test_that_has_an_answer_open_gets_an_error_and_does_not_wait_for_itself(self) -> None:
-        turns = Turns()
-        turns.begin_question()
+        scheduler = EngineScheduler()
+        scheduler.begin_question()
         with pytest.raises(UsageError, match="answer open"):
-            turns.begin_question()
-        with pytest.raises(UsageError, match="answer open"), turns.frame():
+            scheduler.begin_question()
+        with pytest.raises(UsageError, match="answer open"), scheduler.frame():
             pass
-        turns.end_question()
-        assert turns.begin_question()
+        scheduler.end_question()
+        assert scheduler.begin_question()
 
     def test_that_goes_on_with_another_threads_answer_has_it_open(self, line: Line) -> None:
         with line.question_under_way():
-            line.turns.continue_question()
+            line.scheduler.continue_question()
             with pytest.raises(UsageError, match="answer open"):
-                line.turns.begin_question()
+                line.scheduler.begin_question()
 
     def test_that_ended_with_an_answer_open_is_not_waited_for(self) -> None:
-        turns = Turns()
-        ended = threading.Thread(target=turns.begin_question)
+        scheduler = EngineScheduler()
+        ended = threading.Thread(target=scheduler.begin_question)
         ended.start()
         ended.join()
         with pytest.raises(UsageError, match="left open"):
-            turns.begin_question()
-        turns.end_question()
-        assert turns.begin_question()
+            scheduler.begin_question()
+        scheduler.end_question()
+        assert scheduler.begin_question()
 
 
 class TestGivingUp:
     def test_a_question_that_is_cancelled_while_it_waits_gets_no_turn(self, line: Line) -> None:
         with line.question_under_way():
-            assert not line.turns.begin_question(lambda: True)
+            assert not line.scheduler.begin_question(lambda: True)
             line.question("next")
         assert line.order == ["next"]
 
@@ -159,7 +159,7 @@ class TestGivingUp:
             return run
 
         with line.question_under_way():
-            line._waits(failing(lambda: line.turns.question().__enter__()), lambda: len(line.turns._questions))
-            line._waits(failing(lambda: line.turns.frame().__enter__()), lambda: len(line.turns._frames))
-            line.turns.close("it is closed")
+            line._waits(failing(lambda: line.scheduler.question().__enter__()), lambda: len(line.scheduler._questions))
+            line._waits(failing(lambda: line.scheduler.frame().__enter__()), lambda: len(line.scheduler._frames))
+            line.scheduler.close("it is closed")
         assert errors == ["it is closed"] * 2
