@@ -64,7 +64,9 @@ def write_smollm2_checkpoint(folder: Path) -> Path:
         rope_theta=fields["llama.rope.freq_base"],
         rms_norm_eps=round(fields["llama.attention.layer_norm_rms_epsilon"], 9),
     )
-    write_random_checkpoint(folder, replace(config, decoder=replace(decoder, layers=1, vocab_size=1024)), Options(dtype="f32"))
+    write_random_checkpoint(
+        folder, replace(config, decoder=replace(decoder, layers=1, vocab_size=1024)), Options(dtype="f32")
+    )
     raw = json.loads((folder / "config.json").read_text("utf-8"))
     raw["text_config"] |= {
         "num_hidden_layers": decoder.layers,

@@ -158,8 +158,8 @@ def _precisions(
         "onnx": ("ONNX precision is", onnx_precision is not None),
     }
     chosen = list(backends or ()) or [name for name, (_, given) in named.items() if given] or [best_backend()]
-    for backend, (options, given) in named.items():
-        if given and backend not in chosen:
+    for backend, (options, is_given) in named.items():
+        if is_given and backend not in chosen:
             raise UsageError(f"{options} for the decoder of {backend}; add that backend (--backend {backend})")
     precisions = {}
     if "llama-cpp" in chosen:

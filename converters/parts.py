@@ -26,8 +26,8 @@ from edge_interleave.converters.gguf.decoder import check_gguf, write_gguf
 from edge_interleave.converters.gguf.mmproj import write_mmproj
 from edge_interleave.converters.mlx.decoder import mlx_bytes, mlx_files, mlx_part
 from edge_interleave.converters.onnx.decoder import Smoothing, decoder_bytes, decoder_files
-from edge_interleave.converters.onnx.smoothing import TEXT_TOKENS, calibration_text, find_smoothings
 from edge_interleave.converters.onnx.probe import VisionProbe
+from edge_interleave.converters.onnx.smoothing import TEXT_TOKENS, calibration_text, find_smoothings
 from edge_interleave.converters.onnx.vision import write_vision_onnx
 from edge_interleave.converters.progress import Progress
 

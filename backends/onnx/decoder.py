@@ -293,7 +293,8 @@ class _Run:
             if self._options[True].terminate:
                 raise BackendError("interrupted; the decoder can only be closed") from None
             raise BackendError(f"ONNX Runtime failed to compute ({one_line(error)})") from error
-        return self._logits[0].copy()
+        logits: FloatArray = self._logits[0].copy()
+        return logits
 
     def interrupt(self) -> None:
         """Have a run, now and later, fail."""

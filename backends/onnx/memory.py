@@ -43,7 +43,7 @@ def decoder_memory(bundle: Bundle, options: DecoderOptions, batch: int) -> Decod
 def _compute(info: DecoderInfo, rows: int, cells: int) -> int:
     """Bytes for a batch: the larger of two stages, and what every stage needs."""
     hidden, queries, keys = info.hidden_size, info.heads * info.head_dim, info.kv_heads * info.head_dim
-    feeding = _FLOAT * rows * (4 * _WIDENING * hidden + 4 * hidden)
+    feeding = int(_FLOAT * rows * (4 * _WIDENING * hidden + 4 * hidden))
     attending = rows * (_FLOAT * info.heads * cells + (_FLOAT + 2 * _HALF) * (queries + 2 * keys) + _FLOAT * 3 * hidden)
     rotations = 2 * _HALF * info.context_length * info.head_dim // 2
     return max(feeding, attending) + rotations + 2 * _FLOAT * info.vocab_size

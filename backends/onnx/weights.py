@@ -51,8 +51,10 @@ class Weights:
         """Embeddings of token ids, float32 (n, hidden)."""
         chosen = self.embeddings[tokens]
         if chosen.dtype.names is None:
-            return chosen.astype(np.float32)
-        return chosen["row"].astype(np.float32) * chosen["scale"][:, np.newaxis]
+            rows: FloatArray = chosen.astype(np.float32)
+            return rows
+        scaled: FloatArray = chosen["row"].astype(np.float32) * chosen["scale"][:, np.newaxis]
+        return scaled
 
 
 _shared: dict[Key, Weights] = {}
@@ -163,7 +165,7 @@ def _frequencies(path: Path, metadata: dict[str, str], info: DecoderInfo) -> npt
 def _embeddings(path: Path, info: DecoderInfo) -> npt.NDArray[Any]:
     record = np.dtype([("scale", "<f4"), ("row", "<i1", (info.hidden_size,))])
     try:
-        table = np.load(path, mmap_mode="r", allow_pickle=False)
+        table: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError, RecursionError) as error:
         raise BundleError(f"{path}: not a matrix of embeddings ({one_line(error)}); {_REMEDY}") from error
     fits = isinstance(table, np.ndarray) and (

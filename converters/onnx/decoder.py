@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,8 @@ STAGE = "onnx"
 DOMAIN = "com.microsoft"
 OPSET = 23
 """The first with RMSNormalization."""
+APART_SHARE, APART_MULTIPLE = 8, 16
+"""Of the feed-forward's inner channels one in so many gets steps of its own, rounded up to a multiple."""
 FORMAT = "1"
 """Of the graph's inputs and outputs; the runtime refuses others."""
 
@@ -67,7 +69,32 @@ class Smoothing:
     feed_forward: FloatArray
     """Of the second norm's output."""
     gated: FloatArray
-    """Of the feed-forward's inner width."""
+    """Of the feed-forward's inner channels."""
+    order: npt.NDArray[np.int64]
+    """The inner channels, those with the largest values first, which get steps of their own."""
+
+    def apply(self, name: str, values: FloatArray, config: DecoderConfig) -> FloatArray:
+        """A tensor of the layer, `self_attn.q_proj.weight` say, as int8 takes it. May change `values`."""
+        part, kind = name.split(".")[-2:]
+        if part.endswith("layernorm"):
+            return values / (self.attention if part == "input_layernorm" else self.feed_forward)
+        if kind == "weight":
+            values *= self._columns(part, config)
+        if part == "v_proj":
+            values = (values.T / self.mixed).T
+        if part == "up_proj":
+            values = (values.T / self.gated).T
+        if part in ("gate_proj", "up_proj"):
+            values = values[self.order]
+        return values[:, self.order] if name.endswith("down_proj.weight") else values
+
+    def _columns(self, part: str, config: DecoderConfig) -> FloatArray:
+        if part == "o_proj":
+            heads = self.mixed.reshape(config.kv_heads, 1, config.head_dim)
+            return np.repeat(heads, config.heads // config.kv_heads, axis=1).reshape(-1)
+        if part == "down_proj":
+            return self.gated
+        return self.feed_forward if part in ("gate_proj", "up_proj") else self.attention
 
 
 Smoothings = Callable[[], Sequence[Smoothing]]
@@ -172,7 +199,17 @@ def rope_frequencies(decoder: DecoderConfig) -> npt.NDArray[np.float64]:
     smooth = (scaling.original_context / wavelength - scaling.low_freq_factor) / (
         scaling.high_freq_factor - scaling.low_freq_factor
     )
-    return frequencies * np.clip((1 - smooth.clip(0, 1)) / scaling.factor + smooth.clip(0, 1), 0, 1)
+    share = smooth.clip(0, 1)
+    stretched: npt.NDArray[np.float64] = frequencies * ((1 - share) / scaling.factor + share)
+    return stretched
+
+
+def int8_specs(name: str, inputs: int, outputs: int) -> list[Spec]:
+    """A matrix of whole numbers, and the scale of each output."""
+    return [
+        Spec(f"{name}.int8", (inputs, outputs), np.dtype(np.int8)),
+        Spec(f"{name}.scale", (outputs,), np.dtype(np.float32)),
+    ]
 
 
 class DecoderExport:
@@ -205,8 +242,10 @@ class DecoderExport:
         ends = [graph.op("Gather", part, last, name=f"last.{part}", axis=1) for part in (x, pending)]
         normed, _ = self.norm(ends[0], ends[1], "decoder.norm")
         head = EMBEDDING if self.checkpoint.tied else HEAD
-        logits = self.head_int8(normed, head) if self.precision == "int8" else self.product(
-            normed, "head", [head], self.precision
+        logits = (
+            self.head_int8(normed, head)
+            if self.precision == "int8"
+            else self.product(normed, "head", [head], self.precision)
         )
         graph.op("Reshape", logits, self.integers(1, config.vocab_size), name="logits")
         graph.output("logits", np.float32, [1, config.vocab_size])
@@ -223,32 +262,24 @@ class DecoderExport:
     def layer(self, number: int, x: str, pending: str | None) -> tuple[str, str]:
         """One block. `x` + `pending` is the residual stream before it, and what it gives is the one behind it."""
         graph, prefix = self.graph, f"decoder.layers.{number}"
-        smooth = self.smoothing(number)
-        normed, x = self.norm(x, pending, f"{prefix}.input_layernorm", smooth("attention"))
+        normed, x = self.norm(x, pending, f"{prefix}.input_layernorm")
         attention = f"{prefix}.self_attn"
-        parts = [f"{attention}.{name}_proj" for name in "qkv"]
-        packed = self.linear(
-            normed, f"{attention}.qkv", parts, columns=smooth("attention"), rows=[None, None, smooth("mixed")]
-        )
+        packed = self.linear(normed, f"{attention}.qkv", [f"{attention}.{name}_proj" for name in "qkv"])
         mixed = self.attention(packed, number)
-        self.taken += [normed, mixed]
-        added = self.linear(mixed, f"{attention}.o_proj", columns=smooth("mixed", self.by_query_head))
-        normed, x = self.norm(x, added, f"{prefix}.post_attention_layernorm", smooth("feed_forward"))
-        self.taken.append(normed)
-        steps = self.quantized(normed)
-        gate = self.linear(normed, f"{prefix}.mlp.gate_proj", columns=smooth("feed_forward"), steps=steps)
-        up = self.linear(
-            normed, f"{prefix}.mlp.up_proj", columns=smooth("feed_forward"), rows=[smooth("gated")], steps=steps
-        )
+        added = self.linear(mixed, f"{attention}.o_proj")
+        feed_forward, x = self.norm(x, added, f"{prefix}.post_attention_layernorm")
+        steps = self.quantized(feed_forward)
+        gate = self.linear(feed_forward, f"{prefix}.mlp.gate_proj", steps=steps)
+        up = self.linear(feed_forward, f"{prefix}.mlp.up_proj", steps=steps)
         gate = graph.op("QuickGelu", gate, name=f"{prefix}.mlp.silu", domain=DOMAIN, alpha=1.0)
         inner = graph.op("Mul", gate, up, name=f"{prefix}.mlp.gated")
-        self.taken.append(inner)
-        return x, self.linear(inner, f"{prefix}.mlp.down_proj", columns=smooth("gated"))
+        self.taken += [normed, mixed, feed_forward, inner]
+        return x, self.linear(inner, f"{prefix}.mlp.down_proj", apart=self.precision == "int8")
 
     def attention(self, packed: str, number: int) -> str:
         """Queries, keys and values side by side to what attention mixes, (1, n, heads * head size) float32."""
         graph, config = self.graph, self.config
-        shape = [1, config.kv_heads, "cells", config.head_dim]
+        shape: list[int | str] = [1, config.kv_heads, "cells", config.head_dim]
         cache = [f"{kind}.{number}" for kind in ("keys", "values")]
         for name in cache:
             graph.input(name, np.float16, shape)
@@ -273,17 +304,10 @@ class DecoderExport:
         )
         return graph.op("Cast", mixed, name=f"mixed.{number}", to=TensorProto.FLOAT)
 
-    def norm(
-        self, x: str, pending: str | None, name: str, divisors: Callable[[], FloatArray] | None = None
-    ) -> tuple[str, str]:
+    def norm(self, x: str, pending: str | None, name: str) -> tuple[str, str]:
         """RMS norm of `x` + `pending`, and their sum."""
         spec = Spec(f"{name}.weight", self.checkpoint.shape(f"{name}.weight"), np.dtype(np.float32))
-
-        def make() -> list[FloatArray]:
-            weight = self.checkpoint.tensor(spec.name)
-            return [weight / divisors() if divisors is not None else weight]
-
-        (weight,) = self.graph.weights([spec], make)
+        (weight,) = self.graph.weights([spec], lambda: [self.tensor(spec.name)])
         epsilon = self.config.rms_norm_eps
         if pending is None:
             return self.graph.op("RMSNormalization", x, weight, name=f"{name}.out", axis=-1, epsilon=epsilon), x
@@ -304,69 +328,51 @@ class DecoderExport:
         name: str,
         parts: Sequence[str] = (),
         *,
-        columns: Callable[[], FloatArray] | None = None,
-        rows: Sequence[Callable[[], FloatArray] | None] = (),
         steps: tuple[str, str] | None = None,
+        apart: bool = False,
     ) -> str:
-        """`x W^T + b` of linear layers side by side. Weights are times `columns`, and over `rows` (with the bias)."""
-        parts, scales = list(parts) or [name], list(rows) or [None] * max(1, len(parts))
-        y = self.product(x, name, [f"{part}.weight" for part in parts], self.precision, columns, scales, steps)
-        sizes = [self.checkpoint.shape(f"{part}.weight")[0] for part in parts]
+        """`x W^T + b` of linear layers side by side. `steps`: of `x` in whole numbers, where those are known.
+
+        `apart`: the first channels, which have the largest values, get steps of their own.
+        """
+        parts = list(parts) or [name]
+        matrices = [f"{part}.weight" for part in parts]
+        if apart:
+            y = self.product_apart(x, name, matrices[0])
+        else:
+            y = self.product(x, name, matrices, self.precision, steps)
+        sizes = [self.checkpoint.shape(matrix)[0] for matrix in matrices]
         held = [f"{part}.bias" in self._names for part in parts]
         if not any(held):
             return y
         spec = Spec(f"{name}.bias", (sum(sizes),), np.dtype(np.float32))
 
         def make() -> list[FloatArray]:
-            values = []
-            for part, size, there, scale in zip(parts, sizes, held, scales, strict=True):
-                bias = self.checkpoint.tensor(f"{part}.bias") if there else np.zeros(size, np.float32)
-                values.append(bias / scale() if scale is not None else bias)
+            values = [
+                self.tensor(f"{part}.bias") if there else np.zeros(size, np.float32)
+                for part, size, there in zip(parts, sizes, held, strict=True)
+            ]
             return [np.concatenate(values)]
 
         (bias,) = self.graph.weights([spec], make)
         return self.graph.op("Add", y, bias, name=f"{name}.out")
 
     def product(
-        self,
-        x: str,
-        name: str,
-        matrices: Sequence[str],
-        precision: str,
-        columns: Callable[[], FloatArray] | None = None,
-        rows: Sequence[Callable[[], FloatArray] | None] = (),
-        steps: tuple[str, str] | None = None,
+        self, x: str, name: str, matrices: Sequence[str], precision: str, steps: tuple[str, str] | None = None
     ) -> str:
         """`x W^T`, in float32."""
         graph = self.graph
         outputs = sum(self.checkpoint.shape(matrix)[0] for matrix in matrices)
         inputs = self.checkpoint.shape(matrices[0])[1]
-        scales = list(rows) or [None] * len(matrices)
 
         def weight() -> FloatArray:
-            values = []
-            for matrix, scale in zip(matrices, scales, strict=True):
-                part = self.checkpoint.tensor(matrix)
-                if columns is not None:
-                    part *= columns()
-                if scale is not None:
-                    part /= scale()[:, np.newaxis]
-                values.append(part)
-            return np.concatenate(values) if len(values) > 1 else values[0]
+            return np.concatenate([self.tensor(matrix) for matrix in matrices])
 
         if precision == "int8":
-            rows_, step = steps or self.quantized(x)
-            specs = [
-                Spec(f"{name}.int8", (inputs, outputs), np.dtype(np.int8)),
-                Spec(f"{name}.scale", (outputs,), np.dtype(np.float32)),
-            ]
-            values, scale_ = graph.weights(specs, lambda: quantized(weight()))
+            specs = int8_specs(name, inputs, outputs)
+            graph.weights(specs, lambda: quantized(weight()))
             self._note(matrices, "int8", inputs * outputs, sum(spec.bytes for spec in specs))
-            y = graph.op(
-                "MatMulIntegerToFloat", rows_, values, self.number(1.0), scale_, self.zero(),
-                name=f"{name}.steps", domain=DOMAIN,
-            )  # fmt: skip
-            return graph.op("Mul", y, step, name=f"{name}.product")
+            return self.product_int8(name, specs, steps or self.quantized(x))
         if precision == "int4":
             groups = -(-inputs // BLOCK)
             specs = [
@@ -376,10 +382,8 @@ class DecoderExport:
             ]
             names = graph.weights(specs, lambda: quantized_groups(weight()))
             self._note(matrices, "int4", inputs * outputs, group_bytes(outputs, inputs))
-            return graph.op(
-                "MatMulNBits", x, *names, name=f"{name}.product", domain=DOMAIN,
-                K=inputs, N=outputs, bits=4, block_size=BLOCK, accuracy_level=4,
-            )  # fmt: skip
+            how = {"K": inputs, "N": outputs, "bits": 4, "block_size": BLOCK, "accuracy_level": 4}
+            return graph.op("MatMulNBits", x, *names, name=f"{name}.product", domain=DOMAIN, **how)
         real = np.dtype(np.float16 if precision == "f16" else np.float32)
         (stored,) = graph.weights([Spec(f"{name}.{precision}", (inputs, outputs), real)], lambda: [weight().T])
         self._note(matrices, precision, inputs * outputs, inputs * outputs * real.itemsize)
@@ -389,6 +393,34 @@ class DecoderExport:
         x = graph.op("Cast", x, name=f"{name}.input", to=TensorProto.FLOAT16)
         y = graph.op("MatMul", x, stored, name=f"{name}.halves")
         return graph.op("Cast", y, name=f"{name}.product", to=TensorProto.FLOAT)
+
+    def product_apart(self, x: str, name: str, matrix: str) -> str:
+        """`x W^T` in whole numbers, the first of the channels with steps of their own."""
+        outputs, inputs = self.checkpoint.shape(matrix)
+        first = -(-inputs // APART_SHARE // APART_MULTIPLE) * APART_MULTIPLE
+        sizes = (first, inputs - first)
+        names = [f"{name}.{part}" for part in ("first", "rest")]
+        pieces = self.graph.ops("Split", x, self.integers(*sizes), names=[f"{part}.input" for part in names], axis=2)
+        specs = [int8_specs(part, size, outputs) for part, size in zip(names, sizes, strict=True)]
+
+        def make() -> Sequence[npt.NDArray[Any]]:
+            weight = self.tensor(matrix)
+            return [*quantized(weight[:, :first]), *quantized(weight[:, first:])]
+
+        self.graph.weights([*specs[0], *specs[1]], make)
+        self._note([matrix], "int8", inputs * outputs, sum(spec.bytes for part in specs for spec in part))
+        products = [
+            self.product_int8(part, spec, self.quantized(piece))
+            for part, spec, piece in zip(names, specs, pieces, strict=True)
+        ]
+        return self.graph.op("Add", *products, name=f"{name}.product")
+
+    def product_int8(self, name: str, specs: Sequence[Spec], steps: tuple[str, str]) -> str:
+        """Rows of whole numbers times a matrix of them."""
+        weight, scale = (spec.name for spec in specs)
+        inputs = (steps[0], weight, self.number(1.0), scale, self.zero())
+        y = self.graph.op("MatMulIntegerToFloat", *inputs, name=f"{name}.steps", domain=DOMAIN)
+        return self.graph.op("Mul", y, steps[1], name=f"{name}.product")
 
     def head_int8(self, x: str, matrix: str) -> str:
         """The head's product of one row, which is quantized twice: what the first steps leave over gets finer ones.
@@ -417,28 +449,14 @@ class DecoderExport:
         share = graph.op("Div", x, step, name=f"{x}.share")
         return graph.op("QuantizeLinear", share, self.number(1.0), self.zero(), name=f"{x}.uint8"), step
 
-    def smoothing(self, number: int) -> Callable[..., Callable[[], FloatArray] | None]:
-        """Gives what makes the divisors of a layer by their name, or None where nothing is evened out."""
-
-        def of(name: str, change: Callable[[FloatArray], FloatArray] = lambda values: values) -> Any:
-            if self._smoothings is None or self.precision != "int8":
-                return None
-
-            def made() -> FloatArray:
-                if self._found is None:
-                    assert self._smoothings is not None
-                    self._found = self._smoothings()
-                return change(getattr(self._found[number], name))
-
-            return made
-
-        return of
-
-    def by_query_head(self, values: FloatArray) -> FloatArray:
-        """Values of kv heads, (kv heads * size,), as the query heads that share them have them."""
-        config = self.config
-        heads = values.reshape(config.kv_heads, 1, config.head_dim)
-        return np.broadcast_to(heads, (config.kv_heads, config.heads // config.kv_heads, config.head_dim)).reshape(-1)
+    def tensor(self, name: str) -> FloatArray:
+        """A tensor of the checkpoint, for int8 with the outliers evened out; the caller's own copy."""
+        values = self.checkpoint.tensor(name)
+        if self._smoothings is None or self.precision != "int8" or not name.startswith("decoder.layers."):
+            return values
+        if self._found is None:
+            self._found = self._smoothings()
+        return self._found[int(name.split(".")[2])].apply(name, values, self.config)
 
     def zero(self) -> str:
         """The zero point of rows."""
@@ -456,4 +474,3 @@ class DecoderExport:
         for matrix in matrices:
             part = math.prod(self.checkpoint.shape(matrix))
             self.matrices.append(Matrix(matrix, kind, part, size * part // weights))
-

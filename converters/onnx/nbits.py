@@ -49,7 +49,7 @@ def _quantized(weight: FloatArray) -> tuple[BytesArray, FloatArray, BytesArray]:
         better = error < best
         best[better], scales[better], offsets[better] = error[better], scale[better], offset[better]
         numbers[better] = number[better]
-    packed = numbers[..., 0::2] | numbers[..., 1::2] << 4
+    packed: BytesArray = (numbers[..., 0::2] | numbers[..., 1::2] << 4).astype(np.uint8)
     if count % 2:
         offsets = np.concatenate((offsets, np.zeros((rows, 1), np.uint8)), axis=1)
-    return packed, scales, offsets[:, 0::2] | offsets[:, 1::2] << 4
+    return packed, scales.astype(np.float32), (offsets[:, 0::2] | offsets[:, 1::2] << 4).astype(np.uint8)

@@ -151,7 +151,9 @@ def _run(checkpoint: Checkpoint, precision: str, progress: Progress | None) -> F
     if precision == "fp32":
         rounded = exact
     cosines = np.concatenate([_cosines(a, b) for a, b in zip(exact, rounded, strict=True)])
-    return Found(Activations(channels, takers, others), balances, float(cosines.min()), float(cosines.mean()), _some(exact))
+    return Found(
+        Activations(channels, takers, others), balances, float(cosines.min()), float(cosines.mean()), _some(exact)
+    )
 
 
 def _opened(

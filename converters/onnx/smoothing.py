@@ -26,7 +26,7 @@ from edge_interleave.util.arrays import FloatArray
 from edge_interleave.vision.tower import open_graph
 
 STAGE = "calibrate"
-EXPONENT = 0.5
+EXPONENT = 0.6
 """Of SmoothQuant: 0 leaves activations alone, 1 weights."""
 MOST = 8.0
 """A divisor lies within this factor of the mean: what was silent here may speak up elsewhere."""
@@ -105,7 +105,8 @@ def _smoothing(checkpoint: Checkpoint, layer: int, peaks: Mapping[str, FloatArra
                 values.reshape(config.kv_heads, -1, config.head_dim).max(axis=1).reshape(-1) for values in (reach, peak)
             )
         found[name] = divisors(peak, reach)
-    return Smoothing(**found)
+    order = np.argsort(-peaks["gated"] / found["gated"], kind="stable")
+    return Smoothing(**found, order=order)
 
 
 def _reach(checkpoint: Checkpoint, name: str) -> FloatArray:

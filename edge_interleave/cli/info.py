@@ -80,7 +80,9 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
             "vocab_size": decoder.vocab_size,
             "context_length": decoder.context_length,
             "precisions": {
-                name: manifest.precisions.get(name, "?") for name in (GGUF_NAME, MLX_NAME, ONNX_NAME) if bundle.has(name)
+                name: manifest.precisions.get(name, "?")
+                for name in (GGUF_NAME, MLX_NAME, ONNX_NAME)
+                if bundle.has(name)
             },
         },
         "vision": {

@@ -17,9 +17,9 @@ from edge_interleave.bundle.manifest import VisionInfo
 from edge_interleave.converters.checkpoint.reader import open_checkpoint
 from edge_interleave.converters.onnx.vision import write_vision_onnx
 from edge_interleave.errors import BackendError, BundleError, UsageError
+from edge_interleave.util.onnx_runtime import PROBE
 from edge_interleave.vision import tower as tower_module
 from edge_interleave.vision.providers import CORE_ML, CPU, Provider, provider_for
-from edge_interleave.util.onnx_runtime import PROBE
 from edge_interleave.vision.tower import VisionTower
 
 TOWER = Tower()
