@@ -15,7 +15,7 @@ from rich.progress import track
 import edge_interleave as ei
 from edge_interleave.bundle.manifest import MANIFEST_NAME
 from edge_interleave.converters.convert import convert
-from edge_interleave.evaluation.intervals import wilson
+from edge_interleave.evaluation.intervals import wilson_interval
 from edge_interleave.util.atomic_file import atomic_file
 from edge_interleave.world.drawing import draw
 from edge_interleave.world.long_clips import KINDS, draw_video, sampled
@@ -79,6 +79,6 @@ def _ask(name: str, bundle: Path, frames: int, stride: int, samples: int) -> lis
                 answer = model.ask([*shown, clip.question], pool=stride, max_tokens=100)
                 right += answer.text == clip.answer
                 tokens = answer.stats.visual_tokens
-            interval = wilson(right, samples) or (0.0, 1.0)
+            interval = wilson_interval(right, samples) or (0.0, 1.0)
             rows.append(Clips(name, frames, stride, tokens, task, samples, right / samples, interval))
     return rows

@@ -12,7 +12,7 @@ import edge_interleave as ei
 from edge_interleave import evaluation as benchmark
 from edge_interleave.bundle.manifest import MANIFEST_NAME
 from edge_interleave.converters.convert import convert
-from edge_interleave.evaluation.intervals import half_width, wilson
+from edge_interleave.evaluation.intervals import normal_half_width, wilson_interval
 from edge_interleave.evaluation.results import read_results
 from edge_interleave.world.benchmark import write_benchmark
 from edge_interleave.world.samples import TASKS
@@ -105,8 +105,8 @@ def _right(answers: Path) -> dict[str, dict[int, bool]]:
 
 def _cell(name: str, task: str, right: dict[int, bool], first: dict[int, bool] | None) -> Cell:
     count, hits = len(right), sum(right.values())
-    interval = wilson(hits, count) or (0.0, 1.0)
+    interval = wilson_interval(hits, count) or (0.0, 1.0)
     if first is None:
         return Cell(name, task, count, hits / count, interval, None, None)
     differences = [float(right[index]) - first[index] for index in right]
-    return Cell(name, task, count, hits / count, interval, sum(differences) / count, half_width(differences))
+    return Cell(name, task, count, hits / count, interval, sum(differences) / count, normal_half_width(differences))

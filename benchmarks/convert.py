@@ -23,8 +23,7 @@ from pathlib import Path
 from random_checkpoint import Options, model_config, write_random_checkpoint
 
 from edge_interleave.converters.convert import BACKENDS
-from edge_interleave.converters.gguf.decoder import QUANTIZATIONS
-from edge_interleave.converters.mlx.recipes import RECIPES
+from edge_interleave.converters.precisions import GGUF_QUANTIZATIONS, MLX_RECIPES
 
 GIB = 1 << 30
 TARGETS = {"0.5b": {"peak_gib": 2.5, "seconds": 120.0}, "7b": {"peak_gib": 6.0}}
@@ -80,8 +79,8 @@ def main() -> None:
     parser.add_argument(
         "--backend", action="append", choices=BACKENDS, help="twice: both decoders (default: llama-cpp)"
     )
-    parser.add_argument("--quantization", choices=QUANTIZATIONS, help="of the decoder for llama.cpp")
-    parser.add_argument("--mlx-quantization", choices=RECIPES, help="of the decoder for MLX")
+    parser.add_argument("--quantization", choices=GGUF_QUANTIZATIONS, help="of the decoder for llama.cpp")
+    parser.add_argument("--mlx-quantization", choices=MLX_RECIPES, help="of the decoder for MLX")
     parser.add_argument("--vision-precision", default="int8")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--folder", type=Path, help="where the temporary files go (default: the system's place)")

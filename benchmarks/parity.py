@@ -25,20 +25,19 @@ from rich.table import Table
 
 import edge_interleave as ei
 from edge_interleave.bundle.manifest import VISION_NAME, Bundle
-from edge_interleave.chat import asking, inputs_of
 from edge_interleave.converters.convert import convert
-from edge_interleave.converters.gguf.decoder import QUANTIZATIONS
-from edge_interleave.converters.mlx.recipes import RECIPES
+from edge_interleave.converters.precisions import GGUF_QUANTIZATIONS, MLX_RECIPES
 from edge_interleave.decoding.decoder import DecoderOptions
+from edge_interleave.decoding.inputs import as_inputs
 from edge_interleave.decoding.registry import backend_for, find_backend
 from edge_interleave.decoding.session import Session
 from edge_interleave.prompt.builder import PromptBuilder
-from edge_interleave.prompt.messages import media_of
+from edge_interleave.prompt.messages import as_messages, media_of
 from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.vision.media_encoder import MediaEncoder
 
 VISION_PRECISIONS = ("fp32", "int8")
-PRECISIONS = {"llama-cpp": QUANTIZATIONS, "mlx": RECIPES}
+PRECISIONS = {"llama-cpp": GGUF_QUANTIZATIONS, "mlx": MLX_RECIPES}
 OPTION = {"llama-cpp": "quantization", "mlx": "mlx_quantization"}
 """What `convert` calls a backend's."""
 THREADS = 1
@@ -120,7 +119,7 @@ def measure(bundle: Bundle, golden: Golden, backend: str) -> Parity:
 
 def vision_cosines(bundle: Bundle, golden: Golden) -> list[float]:
     """Cosine of our visual tokens and transformers', picture by picture."""
-    pictures = asking([*(golden.pictures[name] for name in golden.features), "?"])
+    pictures = as_messages([*(golden.pictures[name] for name in golden.features), "?"])
     encoded = MediaEncoder(bundle, THREADS).encode(media_of(pictures), frames=1, stride=1, tiles=False)
     return [cosine(ours.rows, theirs) for ours, theirs in zip(encoded.images, golden.features.values(), strict=True)]
 
@@ -134,9 +133,9 @@ def logits_cosines(bundle: Bundle, golden: Golden, backend: str | None = None) -
     cosines = []
     for number, theirs in golden.logits.items():
         prompt = golden.prompts[number]
-        messages = asking([*golden.shown(prompt), prompt.question])
+        messages = as_messages([*golden.shown(prompt), prompt.question])
         encoded = media_encoder.encode(media_of(messages), frames=1, stride=prompt.stride, tiles=False)
-        prefill = session.prefill(inputs_of(prompts.build(messages, encoded.counts), encoded.images))
+        prefill = session.prefill(as_inputs(prompts.build(messages, encoded.counts), encoded.images))
         assert prefill is not None
         cosines.append(cosine(prefill.logits, theirs))
     session.close()

@@ -22,7 +22,7 @@ from rich.progress import track
 from rich.table import Table
 
 import edge_interleave as ei
-from edge_interleave.evaluation.intervals import half_width
+from edge_interleave.evaluation.intervals import normal_half_width
 from edge_interleave.world.drawing import draw
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "embedded_model"))
@@ -88,7 +88,7 @@ def measure(model: ei.Model, task: str, window: int, count: int, pool: int) -> G
         same += answers[0] == answers[1]
     differences = [a - b for a, b in zip(*right.values(), strict=True)]
     shares = {mode: sum(given) / count for mode, given in right.items()}
-    half = half_width(differences) or 0.0
+    half = normal_half_width(differences) or 0.0
     return Gap(task, window, count, shares["sliding"], shares["exact"], same / count, half)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoint to bundle: has the files made, one by one, and describes them. Knows no weights and no file format."""
+"""Converts a checkpoint into a bundle: makes its files one by one and writes its manifest."""
 
 from __future__ import annotations
 
@@ -27,16 +27,22 @@ from edge_interleave.converters.checkpoint.preprocessor import read_vision_info
 from edge_interleave.converters.checkpoint.prompt import prompt_info
 from edge_interleave.converters.checkpoint.reader import Checkpoint, open_checkpoint
 from edge_interleave.converters.checkpoint.tokenizer import TokenizerFiles, read_tokenizer
-from edge_interleave.converters.gguf.decoder import DEFAULT_QUANTIZATION, QUANTIZATIONS
-from edge_interleave.converters.gguf.mmproj import PRECISIONS as MMPROJ_PRECISIONS
 from edge_interleave.converters.gguf.mmproj import check_mmproj
 from edge_interleave.converters.gguf.quantize import require_llama_cpp
 from edge_interleave.converters.mlx.decoder import require_mlx
-from edge_interleave.converters.mlx.recipes import DEFAULT_RECIPE, RECIPES
-from edge_interleave.converters.onnx.decoder import DEFAULT_PRECISION
-from edge_interleave.converters.onnx.decoder import PRECISIONS as ONNX_PRECISIONS
-from edge_interleave.converters.onnx.vision import PRECISIONS
 from edge_interleave.converters.parts import Part, bundle_parts
+from edge_interleave.converters.precisions import (
+    DECODERS,
+    DEFAULT_GGUF_QUANTIZATION,
+    DEFAULT_MLX_RECIPE,
+    DEFAULT_ONNX_PRECISION,
+    DEFAULT_VISION_PRECISION,
+    GGUF_QUANTIZATIONS,
+    MLX_RECIPES,
+    MMPROJ_PRECISIONS,
+    ONNX_PRECISIONS,
+    VISION_PRECISIONS,
+)
 from edge_interleave.converters.progress import Progress
 from edge_interleave.decoding.registry import best_backend
 from edge_interleave.errors import BundleError, InputError, UsageError
@@ -44,39 +50,60 @@ from edge_interleave.util.disk_space import require_room
 from edge_interleave.util.utf8_path import utf8_text
 
 LOG = logging.getLogger(__name__)
-BACKENDS = ("llama-cpp", "mlx", "onnx")
-# Of smaller files the content counts, not only the time.
 _SMALL_FILE_BYTES = 1 << 20
+"""Files up to this size count in a fingerprint with their content, larger ones with their time of change."""
 
 
 def convert(
     source: Path | str,
-    out: Path,
+    out: Path | str,
     *,
     backends: Sequence[str] | None = None,
     quantization: str | None = None,
     mlx_quantization: str | None = None,
     onnx_precision: str | None = None,
-    vision_precision: str = "int8",
+    vision_precision: str = DEFAULT_VISION_PRECISION,
     mmproj: str | None = None,
     name: str | None = None,
     revision: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Bundle:
-    """Make the bundle folder `out` of a checkpoint: a folder, or a Hub repository id, which is downloaded.
+    """Convert a LLaVA-NeXT-Interleave checkpoint into a bundle: the folder that `edge_interleave.load` opens.
 
-    `backends`, of BACKENDS: what shall run the decoder, which is written for each. Default: those whose quantization
-    is given, else the best for this machine. `quantization` (default `q4_k_m`) is of the decoder for llama.cpp,
-    `mlx_quantization` (default `4bit`; a recipe of mlx-lm) of that for MLX, `onnx_precision` (default `int8`) of that
-    for ONNX Runtime. `mmproj`: `f16` or `q8_0` for an
-    `mmproj.gguf` as well, which llama-server and Ollama open beside `decoder.gguf`.
-    `name` is what the bundle calls itself (default: `out`'s name). Nobody sees the bundle before it is whole; an
-    interrupted run is taken up by the next one with the same arguments. With `force` a bundle at `out` is replaced.
-    Without, a bundle at `out` that was made from the same checkpoint at the same precisions gets what it lacks.
-    `progress` hears of the download, then of each file.
-    Raises UsageError, CheckpointError, InputError where `out` is taken, ResourceError where the disk is too full,
-    BackendError where what makes a decoder is not installed or fails.
+        bundle = convert("llava-hf/llava-interleave-qwen-0.5b-hf", "interleave-0.5b", mlx_quantization="8bit")
+        model = edge_interleave.load(bundle.folder)
+
+    The bundle appears at `out` when it is complete. An interrupted conversion resumes when the call is repeated. If
+    `out` holds a bundle of the same checkpoint at the same precisions, only the files it lacks are made, such as the
+    decoder of another backend. Weights are streamed: memory holds some rows of a matrix, and up to 1 GiB for MLX.
+
+    Args:
+        source: A checkpoint's folder, or a repository of the Hugging Face Hub (`owner/name`), which is downloaded.
+        out: The bundle's folder.
+        backends: The decoders to make: `llama-cpp` (`decoder.gguf`), `mlx` (`decoder-mlx/`), `onnx`
+            (`decoder-onnx/`). Default: those whose precision is given; otherwise the fastest on this machine
+            (`edge_interleave.decoding.registry.best_backend`).
+        quantization: Of `decoder.gguf`: `q4_k_m` (the default), `q4_0`, `q5_k_m`, `q6_k`, `q8_0` or `f16`.
+        mlx_quantization: Of `decoder-mlx/`, a recipe of mlx-lm: `4bit` (the default), `8bit`, `6bit`, `3bit`,
+            `mixed_2_6`, `mixed_3_4`, `mixed_3_6`, `mixed_4_6`, `mxfp4` or `f16`.
+        onnx_precision: Of `decoder-onnx/`: `int8` (the default), `int4`, `f16` or `f32`.
+        vision_precision: Of the vision tower and projector, `vision.onnx`: `int8`, `fp16` or `fp32`.
+        mmproj: `f16` or `q8_0` to make `mmproj.gguf` too, which llama-server and Ollama open with `decoder.gguf`.
+        name: The bundle's name. Default: the name of the folder `out`.
+        revision: Branch, tag or commit of a Hub repository.
+        force: Replace the bundle at `out`. It stays until the new one is complete.
+        progress: Called with a stage, the work done and the work in all: first `download`, then a stage for each file.
+
+    Returns:
+        The bundle at `out`.
+
+    Raises:
+        UsageError: An unknown backend or precision, or a precision for a decoder that is not made.
+        CheckpointError: The checkpoint is incomplete, damaged or of another architecture.
+        InputError: `out` is taken, or another process is building it.
+        ResourceError: The disk has too little room.
+        BackendError: The library that makes a decoder is not installed, or failed.
     """
     precisions = _precisions(backends, quantization, mlx_quantization, onnx_precision, vision_precision, mmproj)
     out = Path(out)
@@ -85,7 +112,7 @@ def convert(
         check_target(out, force=force)
     elif not set(precisions) - set(held.precisions):
         have = ", ".join(precisions)
-        raise InputError(f"{out}: holds {have} already; give another place, or --force to replace the bundle")
+        raise InputError(f"{out}: already has {have}; give another folder, or --force to replace the bundle")
     if MLX_NAME in precisions:
         require_mlx()
     if precisions.get(GGUF_NAME, "f16") != "f16":
@@ -97,7 +124,7 @@ def convert(
         manifest = _manifest(checkpoint, tokenizer, utf8_text(name or out.resolve().name), precisions)
         if mmproj is not None and manifest.vision.image_newline:
             LOG.warning(
-                "%s: lacks the row that follows each image (image_newline); llama-server and Ollama leave it out",
+                "%s: llama-server and Ollama leave out the row that this model puts after each image (image_newline)",
                 MMPROJ_NAME,
             )
         parts = bundle_parts(checkpoint, tokenizer, manifest, progress)
@@ -119,7 +146,7 @@ def convert(
 
 
 def fingerprint(folder: Path) -> str:
-    """Tells whether a checkpoint is still the one it was, without reading its weights: names, sizes, times."""
+    """A digest of a checkpoint's names, sizes and times of change, and of the content of its small files."""
     state = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix not in (".json", ".safetensors", ".jinja", ".txt") or not path.is_file():
@@ -139,19 +166,19 @@ def _precisions(
     vision_precision: str,
     mmproj: str | None,
 ) -> dict[str, str]:
-    """What the call asks for: files or folders of the bundle, with their precisions. Raises UsageError."""
+    """The precision of each file or folder to make. Raises UsageError."""
     for what, given, known in (
-        ("backend", backends or (), BACKENDS),
-        ("quantization", [quantization], QUANTIZATIONS),
-        ("MLX quantization", [mlx_quantization], RECIPES),
+        ("backend", backends or (), tuple(DECODERS)),
+        ("quantization", [quantization], GGUF_QUANTIZATIONS),
+        ("MLX quantization", [mlx_quantization], MLX_RECIPES),
         ("ONNX precision", [onnx_precision], ONNX_PRECISIONS),
-        ("vision precision", [vision_precision], PRECISIONS),
+        ("vision precision", [vision_precision], VISION_PRECISIONS),
         ("mmproj precision", [mmproj], MMPROJ_PRECISIONS),
     ):
         for value in given:
             if value is not None and value not in known:
                 raise UsageError(f"{what} {value!r}: choose one of {', '.join(known)}")
-    # mmproj.gguf is of no use without decoder.gguf.
+    # mmproj.gguf is useless without decoder.gguf.
     named = {
         "llama-cpp": ("quantization and mmproj are", quantization is not None or mmproj is not None),
         "mlx": ("MLX quantization is", mlx_quantization is not None),
@@ -163,11 +190,11 @@ def _precisions(
             raise UsageError(f"{options} for the decoder of {backend}; add that backend (--backend {backend})")
     precisions = {}
     if "llama-cpp" in chosen:
-        precisions[GGUF_NAME] = quantization or DEFAULT_QUANTIZATION
+        precisions[GGUF_NAME] = quantization or DEFAULT_GGUF_QUANTIZATION
     if "mlx" in chosen:
-        precisions[MLX_NAME] = mlx_quantization or DEFAULT_RECIPE
+        precisions[MLX_NAME] = mlx_quantization or DEFAULT_MLX_RECIPE
     if "onnx" in chosen:
-        precisions[ONNX_NAME] = onnx_precision or DEFAULT_PRECISION
+        precisions[ONNX_NAME] = onnx_precision or DEFAULT_ONNX_PRECISION
     precisions[VISION_NAME] = vision_precision
     if mmproj is not None:
         precisions[MMPROJ_NAME] = mmproj
@@ -175,7 +202,7 @@ def _precisions(
 
 
 def _held(out: Path) -> Manifest | None:
-    """The manifest of the bundle at `out`; None where there is none."""
+    """The manifest of the bundle at `out`; None if there is no bundle."""
     try:
         return read_manifest(out / MANIFEST_NAME)
     except BundleError:
@@ -204,16 +231,16 @@ def _manifest(checkpoint: Checkpoint, tokenizer: TokenizerFiles, name: str, prec
 
 
 def _add(out: Path, wanted: Manifest, parts: Sequence[Part], recipe: dict[str, str]) -> Bundle:
-    """Add what the bundle at `out` lacks, where that is what this conversion would make. Raises InputError."""
+    """Add the files that the bundle at `out` lacks. Raises InputError if this conversion would make another bundle."""
     bundle = open_bundle(out)
     held = bundle.manifest
     if (held.source, held.decoder, held.vision) != (wanted.source, wanted.decoder, wanted.vision):
-        raise InputError(f"{out}: was not made from {wanted.source}; give another place, or --force to replace it")
+        raise InputError(f"{out}: not a bundle of {wanted.source}; give another folder, or --force to replace it")
     both = [name for name in wanted.precisions if name in held.precisions]
     precisions = [" and ".join(manifest.precisions[name] for name in both) for manifest in (held, wanted)]
     if precisions[0] != precisions[1]:
         raise InputError(
-            f"{out}: is of {precisions[0]}, not {precisions[1]}; name its own precisions to add to it, or --force to "
+            f"{out}: its precision is {precisions[0]}, not {precisions[1]}; give its own to add files, or --force to "
             "replace it"
         )
     lacking = [part for part in parts if part.name in wanted.precisions and part.name not in held.precisions]
@@ -242,5 +269,5 @@ def _parameters(checkpoint: Checkpoint, *prefixes: str) -> int:
 
 
 def _check_room(folder: Path, parts: Sequence[Part]) -> int:
-    """Refuse before the work where the disk has no room for what is still to be written; the bytes that it takes."""
+    """Bytes that the parts need on the disk. Raises ResourceError if they do not fit."""
     return require_room(folder, sum(part.bytes for part in parts))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_interleave.converters.progress import Progress
-from edge_interleave.errors import CheckpointError
+from edge_interleave.errors import CheckpointError, one_line
 from edge_interleave.util.atomic_file import atomic_file
 from edge_interleave.util.disk_space import FULL
 
@@ -75,7 +75,7 @@ def download(
                 f"{error.filename or HF_HUB_CACHE}: the Hub's cache cannot be written ({error.strerror}); "
                 "free space, or set HF_HOME to a folder that can be written"
             ) from error
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = one_line(error)
         raise CheckpointError(f"{repository}: download failed ({reason}); run again to resume") from error
     _check_complete(repository, folder, patterns)
     return folder

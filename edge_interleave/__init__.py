@@ -1,12 +1,12 @@
-"""LLaVA-NeXT-Interleave on the edge: several images, a video or a live camera, asked about locally.
+"""LLaVA-NeXT-Interleave on the edge: ask about several images, a video or a live camera, locally.
 
     import edge_interleave as ei
-    from pathlib import Path
 
     model = ei.load()
-    print(model.ask(["What changed between the two images?", Path("a.png"), Path("b.png")]))
+    print(model.ask("What changed between the two images?", images=["before.png", "after.png"]))
 
-The names below are imported when they are first used, so that importing the package costs nothing.
+The names in `__all__` are the public interface; every other name may change in any release. Each name is imported at
+its first use, so importing the package is quick.
 """
 
 import os
@@ -24,16 +24,19 @@ if "onnxruntime" in sys.modules and not os.environ.get("ORT_DISABLE_TELEMETRY"):
         RuntimeWarning,
         stacklevel=2,
     )
-# The environment, so that child processes have them too.
+# Set in the environment, so that child processes inherit them.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 if TYPE_CHECKING:
-    from edge_interleave.chat import AnswerStream, Chat
-    from edge_interleave.decoding.generation import Answer
+    __version__: str
+    from edge_interleave.alerts.rule import Rule
+    from edge_interleave.answer import Answer, Choice, Stats
+    from edge_interleave.bundle.manifest import Bundle, open_bundle
+    from edge_interleave.chat import Chat
+    from edge_interleave.converters.convert import convert
+    from edge_interleave.decoding.answer_stream import AnswerStream
     from edge_interleave.decoding.sampling import SamplingOptions
-    from edge_interleave.decoding.session import Choice
-    from edge_interleave.decoding.stats import Stats
     from edge_interleave.errors import (
         BackendError,
         BundleError,
@@ -42,55 +45,93 @@ if TYPE_CHECKING:
         EdgeInterleaveError,
         InputError,
         MediaError,
+        ResourceError,
         UsageError,
     )
+    from edge_interleave.live.live import Live
+    from edge_interleave.media.frame import Frame
     from edge_interleave.model import Model, load
+    from edge_interleave.options import AskOptions
+    from edge_interleave.planning.plan import Plan
+    from edge_interleave.planning.planner import plan
     from edge_interleave.prompt.messages import Image, Message, Video
     from edge_interleave.util.progress import QuestionProgress
 
 __all__ = [
     "Answer",
     "AnswerStream",
+    "AskOptions",
     "BackendError",
+    "Bundle",
     "BundleError",
     "Chat",
     "CheckpointError",
     "Choice",
     "ContextFullError",
     "EdgeInterleaveError",
+    "Frame",
     "Image",
     "InputError",
+    "Live",
     "MediaError",
     "Message",
     "Model",
+    "Plan",
     "QuestionProgress",
+    "ResourceError",
+    "Rule",
     "SamplingOptions",
     "Stats",
     "UsageError",
     "Video",
+    "__version__",
+    "convert",
     "load",
+    "open_bundle",
+    "plan",
 ]
 
 _HOMES = {
-    "Answer": "decoding.generation",
-    "AnswerStream": "chat",
+    "Answer": "answer",
+    "AnswerStream": "decoding.answer_stream",
+    "AskOptions": "options",
+    "BackendError": "errors",
+    "Bundle": "bundle.manifest",
+    "BundleError": "errors",
     "Chat": "chat",
-    "Choice": "decoding.session",
+    "CheckpointError": "errors",
+    "Choice": "answer",
+    "ContextFullError": "errors",
+    "EdgeInterleaveError": "errors",
+    "Frame": "media.frame",
     "Image": "prompt.messages",
+    "InputError": "errors",
+    "Live": "live.live",
+    "MediaError": "errors",
     "Message": "prompt.messages",
     "Model": "model",
+    "Plan": "planning.plan",
     "QuestionProgress": "util.progress",
+    "ResourceError": "errors",
+    "Rule": "alerts.rule",
     "SamplingOptions": "decoding.sampling",
-    "Stats": "decoding.stats",
+    "Stats": "answer",
+    "UsageError": "errors",
     "Video": "prompt.messages",
+    "convert": "converters.convert",
     "load": "model",
+    "open_bundle": "bundle.manifest",
+    "plan": "planning.planner",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name == "__version__":
+        value: Any = import_module("importlib.metadata").version("edge-interleave")
+    elif name in _HOMES:
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOMES.get(name, 'errors')}", __name__), name)
     globals()[name] = value
     return value
 

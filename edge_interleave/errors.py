@@ -55,7 +55,12 @@ class ResourceError(EdgeInterleaveError):
     exit_code = 4
 
 
+def one_line(error: object, most: int = 200) -> str:
+    """An error's text as one line of at most `most` characters; the name of its class if it has no text."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def shown(value: object, most: int = 60) -> str:
-    """A value that came from a stranger, for a one-line message."""
+    """A value from an untrusted file, in ASCII and at most about `most` characters, for a one-line message."""
     text = ascii(value)
     return text if len(text) <= most else text[:most] + "..."

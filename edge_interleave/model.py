@@ -1,9 +1,7 @@
-"""The Python interface: load a model, ask it, chat with it.
+"""Load a model, ask it, chat with it, open a live window over it.
 
-    model = load()
-    print(model.ask(["What changed between the two images?", Path("a.png"), Path("b.png")]))
-
-Puts the other modules together; what they do is theirs.
+model = load()
+print(model.ask("What changed between the two images?", images=["a.png", "b.png"]))
 """
 
 from __future__ import annotations
@@ -14,24 +12,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import Unpack
 
+from edge_interleave.answer import Answer, Choice
 from edge_interleave.bundle.manifest import Bundle, open_bundle
-from edge_interleave.chat import FRAMES, GREEDY, MAX_TOKENS, AnswerStream, Chat, Prompts, asking, inputs_of, stops_of
+from edge_interleave.chat import Chat, Prompts, encode, with_encode_stats
+from edge_interleave.decoding.answer_stream import AnswerStream
 from edge_interleave.decoding.decoder import Backend, Decoder, DecoderOptions
-from edge_interleave.decoding.generation import Answer, GenerationOptions
+from edge_interleave.decoding.inputs import Input, as_inputs
 from edge_interleave.decoding.registry import backend_for
-from edge_interleave.decoding.sampling import SamplingOptions
-from edge_interleave.decoding.session import Choice, Session
+from edge_interleave.decoding.session import Session
 from edge_interleave.errors import ContextFullError, UsageError
 from edge_interleave.live.live import Live
 from edge_interleave.live.prompt import LivePrompt
-from edge_interleave.live.window import SLIDING, FrameWindow, entries_needed, entries_to_prepare
+from edge_interleave.live.window import SLIDING, FrameWindow, Mode, entries_needed, entries_to_prepare
+from edge_interleave.options import AskOptions, MediaOptions, check_names, generation_options
 from edge_interleave.prompt.builder import PromptBuilder
-from edge_interleave.prompt.messages import Content, Message, media_of
+from edge_interleave.prompt.messages import Content, Message, as_messages
 from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.util.engine_lock import check_process, claim_process, is_forked
 from edge_interleave.util.progress import QuestionProgress
-from edge_interleave.vision.media_encoder import MediaEncoder
+from edge_interleave.vision.media_encoder import EncodedMedia, MediaEncoder
 
 CONTEXT = 4096
 CLOSED = "the model is closed; load it again"
@@ -101,9 +102,9 @@ class Model:
         claim_process()
         self.bundle = bundle
         self.backend_name = backend.name
-        self._tokenizer = TextTokenizer.open(bundle)
-        self._prompts = PromptBuilder(bundle, self._tokenizer)
-        self._media_encoder = MediaEncoder(bundle, options.threads, progress)
+        self.tokenizer = TextTokenizer.open(bundle)
+        self.prompts = PromptBuilder(bundle, self.tokenizer)
+        self.media_encoder = MediaEncoder(bundle, options.threads, progress)
         self._progress = progress
         self._open_decoder: Callable[[int], Decoder] = lambda size: backend.open(bundle, replace(options, context=size))
         self._context = options.context
@@ -116,71 +117,41 @@ class Model:
         """Held while a decoder is opened or handed out."""
         self._closed = False
 
-    def ask(
-        self,
-        content: Content,
-        *,
-        max_tokens: int = MAX_TOKENS,
-        stop: Sequence[str] = (),
-        sampling: SamplingOptions = GREEDY,
-        frames: int = FRAMES,
-        pool: int = 1,
-        tiles: bool = False,
-        cancel: threading.Event | None = None,
-    ) -> Answer:
+    def ask(self, content: Content, **options: Unpack[AskOptions]) -> Answer:
         """Ask once and wait for the whole answer.
 
-        `frames`: taken of each video that does not say. `pool`: pooling stride; 2 halves the visual grid's width and
-        height. `tiles`: a large image as overview plus tiles. `cancel`: set it from another thread to end the answer.
+            model.ask("What changed?", images=["before.png", "after.png"])
+            model.ask([Path("before.png"), "What changed?", Path("after.png")], pool=2, max_tokens=50)
+
+        `options`: `images`, `videos`, `frames`, `pool`, `tiles`, `max_tokens`, `stop`, `sampling`, `cancel`; see
+        `AskOptions`. Images and videos given there come before the content.
         Raises UsageError, MediaError, ContextFullError, BundleError, BackendError.
         """
-        stream = self.stream(
-            content,
-            max_tokens=max_tokens,
-            stop=stop,
-            sampling=sampling,
-            frames=frames,
-            pool=pool,
-            tiles=tiles,
-            cancel=cancel,
-        )
-        return stream.wait()
+        return self.stream(content, **options).wait()
 
-    def stream(
-        self,
-        content: Content,
-        *,
-        max_tokens: int = MAX_TOKENS,
-        stop: Sequence[str] = (),
-        sampling: SamplingOptions = GREEDY,
-        frames: int = FRAMES,
-        pool: int = 1,
-        tiles: bool = False,
-        cancel: threading.Event | None = None,
-    ) -> AnswerStream:
+    def stream(self, content: Content, **options: Unpack[AskOptions]) -> AnswerStream:
         """As `ask`, but the text comes piece by piece. Images are encoded before this returns."""
         self._check()
-        options = GenerationOptions(max_tokens, stops_of(stop), sampling)
-        messages = asking(content)
-        encoded = self._media_encoder.encode(media_of(messages), frames=frames, stride=pool, tiles=tiles)
-        prompt = inputs_of(self._prompts.build(messages, encoded.counts), encoded.images)
+        check_names(options, AskOptions)
+        generation = generation_options(options)
+        cancel = options.get("cancel")
+        prompt, media = self._prompt(content, options)
         session = self._own_session()
-        return AnswerStream(lambda: session.stream(prompt, options, cancel), session.scheduler, cancel, encoded)
+        return AnswerStream(
+            lambda: session.stream(prompt, generation, cancel),
+            session.scheduler,
+            cancel,
+            lambda answer: with_encode_stats(answer, media),
+        )
 
-    def choose(
-        self,
-        content: Content,
-        options: Sequence[str],
-        *,
-        frames: int = FRAMES,
-        pool: int = 1,
-        tiles: bool = False,
-    ) -> list[Choice]:
-        """The probability of each given answer, in the order given. See `Session.choose` for what it means."""
+    def choose(self, content: Content, options: Sequence[str], **media: Unpack[MediaOptions]) -> list[Choice]:
+        """The probability of each option, in the order given. See `Session.choose` for its meaning.
+
+        `media`: `images`, `videos`, `frames`, `pool`, `tiles`; see `MediaOptions`. Errors as `ask`.
+        """
         self._check()
-        messages = asking(content)
-        encoded = self._media_encoder.encode(media_of(messages), frames=frames, stride=pool, tiles=tiles)
-        prompt = inputs_of(self._prompts.build(messages, encoded.counts), encoded.images)
+        check_names(media, MediaOptions)
+        prompt, _ = self._prompt(content, media)
         session = self._own_session()
         with session.scheduler.question():
             return session.choose(prompt, options)
@@ -193,35 +164,33 @@ class Model:
         """
         messages = [] if system is None else [Message("system", (system,))]
         session = self._new_session()
-        return Chat(session, prompts or self._prompts, self._media_encoder, messages)
+        return Chat(session, prompts or self.prompts, self.media_encoder, messages)
 
     def live(
         self,
         window: int = 8,
         pool: int | Sequence[int] = 1,
         *,
-        mode: str = SLIDING,
-        memory: str = "none",
+        mode: Mode = SLIDING,
+        keep_answers: bool = False,
         system: str | None = None,
     ) -> Live:
         """A window over a stream of frames, with a KV cache of its own. See `Live`.
 
         `window`: how many of the latest frames stay. `pool`: pooling stride, or a pattern of strides that repeats, as
         (1, 4, 4, 4) for key frames in full and those between them at a sixteenth. `mode`: `sliding` computes each frame
-        as it comes, `exact` the whole window for each question (see `window.FrameWindow`). `memory`: `answers` keeps
-        the last few questions and answers as text. `system`: a message that goes before all frames.
+        when it arrives, `exact` the whole window for each question (see `live.window.FrameWindow`). `keep_answers`:
+        the last few questions and answers stay in the window as text. `system`: a message that goes before all frames.
         Raises UsageError, ContextFullError where the model's context, or the one that was asked for, is too small.
         """
         strides = (pool,) if isinstance(pool, int) else tuple(pool)
-        if memory not in ("none", "answers"):
-            raise UsageError(f"no memory {memory!r}; choose none or answers")
         self._check()
-        prompt = LivePrompt(self._prompts, self._tokenizer, system)
-        encoder = self._media_encoder.live_encoder()
+        prompt = LivePrompt(self.prompts, self.tokenizer, system)
+        encoder = self.media_encoder.live_encoder()
         sizes = [encoder.tokens_for(stride=stride) for stride in strides]
         if not sizes:
             raise UsageError("give a pooling stride, or several")
-        needed = entries_needed(prompt, window, sizes, memory == "answers")
+        needed = entries_needed(prompt, window, sizes, keep_answers)
         trained = self.bundle.manifest.decoder.context_length
         limit = trained if self._may_grow else min(trained, self._context)
         if needed > limit:
@@ -231,14 +200,24 @@ class Model:
             )
         ahead = entries_to_prepare(prompt, window, sizes) if mode == SLIDING else 0
         session = self._new_session(min(needed + ahead, limit))
-        frames = FrameWindow(session, prompt, window, mode, memory == "answers")
+        frames = FrameWindow(session, prompt, window, mode, keep_answers)
         eos = self.bundle.manifest.prompt.eos_token_ids
-        live = Live(session, frames, prompt, self._tokenizer, eos, encoder, strides)
+        live = Live(session, frames, prompt, self.tokenizer, eos, encoder, strides)
         with self._opening:
             self._lives.add(live)
         if self._closed:
             live.close()
         return live
+
+    def new_session(self) -> Session:
+        """A timeline with a KV cache, for programs that build prompts from `prompts` and `media_encoder`."""
+        return self._new_session()
+
+    @property
+    def context_limit(self) -> int:
+        """Entries that a prompt with its answer may have at most."""
+        trained = self.bundle.manifest.decoder.context_length
+        return trained if self._may_grow else min(trained, self._context)
 
     def close(self) -> None:
         """Free the decoders, those of chats and live windows as well. A second call does nothing.
@@ -248,7 +227,7 @@ class Model:
         if is_forked():
             return
         self._closed = True
-        self._media_encoder.close(CLOSED)
+        self.media_encoder.close(CLOSED)
         with self._opening:
             lives, sessions = list(self._lives), list(self._sessions)
             if self._spare is not None:
@@ -272,6 +251,12 @@ class Model:
         if self._closed:
             raise UsageError(CLOSED)
 
+    def _prompt(self, content: Content, options: MediaOptions) -> tuple[list[Input], EncodedMedia]:
+        """The content as the decoder takes it, and its encoded images."""
+        messages = as_messages(content, options.get("images", ()), options.get("videos", ()))
+        media = encode(self.media_encoder, messages, options)
+        return as_inputs(self.prompts.build(messages, media.counts), media.images), media
+
     def _own_session(self) -> Session:
         with self._opening:
             if self._session is None:
@@ -289,7 +274,7 @@ class Model:
             else:
                 decoder, progress, reopen = self._decoder(window), None, None
             eos = self.bundle.manifest.prompt.eos_token_ids
-            session = Session(decoder, self._tokenizer, eos, reopen, progress)
+            session = Session(decoder, self.tokenizer, eos, reopen, progress)
             self._sessions.add(session)
         if self._closed:  # by a signal handler
             session.close(CLOSED)

@@ -180,9 +180,10 @@ class TestStreams:
 
     def test_may_be_closed_by_another_thread_while_a_piece_is_computed(self, asked: ei.Chat) -> None:
         stream = asked.stream("Describe the image.", max_tokens=10**6)
+        pieces: list[str] = []
         with ThreadPoolExecutor(1) as pool:
-            read = pool.submit(lambda: sum(1 for _ in stream))
-            eventually(lambda: stream._begun)
+            read = pool.submit(lambda: pieces.extend(stream))
+            eventually(lambda: pieces)
             stream.close()
             read.result(ENOUGH_S)
         assert asked.ask("And?", max_tokens=1).stats.answer_tokens == 1

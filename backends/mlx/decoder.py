@@ -31,7 +31,7 @@ from edge_interleave.backends.mlx.state import read_arrays, stored, write_arrays
 from edge_interleave.backends.mlx.weights import Weights, acquire, release
 from edge_interleave.bundle.manifest import MLX_NAME, Bundle
 from edge_interleave.decoding.decoder import Decoder, DecoderFacts, DecoderMemory, DecoderOptions
-from edge_interleave.errors import BackendError
+from edge_interleave.errors import BackendError, one_line
 from edge_interleave.util.arrays import FloatArray
 
 BATCH = 512
@@ -246,7 +246,7 @@ class MlxDecoder:
             for cells in taken:
                 self._cache.cells.free(cells)
             if isinstance(error, RuntimeError | ValueError):
-                raise BackendError(f"MLX failed to compute ({' '.join(str(error).split())[:200]})") from error
+                raise BackendError(f"MLX failed to compute ({one_line(error)})") from error
             raise
         return hidden
 

@@ -20,7 +20,7 @@ from edge_interleave.backends.mlx.config import MlxConfig, read_config
 from edge_interleave.backends.mlx.models import TYPES, new_model
 from edge_interleave.bundle.manifest import MLX_NAME, Bundle
 from edge_interleave.bundle.safetensors_header import Entry, read_header
-from edge_interleave.errors import BundleError, shown
+from edge_interleave.errors import BundleError, one_line, shown
 from edge_interleave.util.utf8_path import utf8_path
 
 CONFIG_NAME = f"{MLX_NAME}/config.json"
@@ -128,7 +128,7 @@ def _load(found: MlxFiles, folder: Path) -> Any:
     try:
         nn.quantize(model, class_predicate=lambda name, module: _how(found.config, there, name, module))
     except ValueError as error:
-        raise BundleError(f"{folder}: MLX cannot quantize so ({_line(error)}); {_REMEDY}") from error
+        raise BundleError(f"{folder}: MLX cannot quantize so ({one_line(error)}); {_REMEDY}") from error
     _check(dict(tree_flatten(model.parameters())), there, places, folder)
     for path in found.tensors:
         try:
@@ -138,13 +138,9 @@ def _load(found: MlxFiles, folder: Path) -> Any:
                 mx.eval(list(arrays.values()))
             model.load_weights(list(arrays.items()), strict=False)
         except (RuntimeError, ValueError) as error:
-            raise BundleError(f"{path}: MLX cannot load it ({_line(error)}); {_REMEDY}") from error
+            raise BundleError(f"{path}: MLX cannot load it ({one_line(error)}); {_REMEDY}") from error
     model.eval()
     return model
-
-
-def _line(error: Exception) -> str:
-    return shown(" ".join(str(error).split()), 200)
 
 
 def _how(config: MlxConfig, there: Mapping[str, Entry], name: str, module: Any) -> Any:

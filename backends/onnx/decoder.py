@@ -29,11 +29,11 @@ from edge_interleave.backends.onnx.scratch import OnnxScratch
 from edge_interleave.backends.onnx.weights import Weights, acquire, cache_names, release
 from edge_interleave.bundle.manifest import ONNX_NAME, Bundle
 from edge_interleave.decoding.decoder import Decoder, DecoderFacts, DecoderMemory, DecoderOptions
-from edge_interleave.errors import BackendError, InputError
+from edge_interleave.errors import BackendError, InputError, one_line
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.cpus import usable_cores
 from edge_interleave.util.engine_lock import check_process, claim_process, is_forked
-from edge_interleave.util.onnx_runtime import one_line, run_options
+from edge_interleave.util.onnx_runtime import run_options
 
 BATCH = 256
 """Rows computed at a time, at most; more gain no time and take memory."""
@@ -292,7 +292,7 @@ class _Run:
         except Exception as error:  # ONNX Runtime's exceptions share no base class but this.
             if self._options[True].terminate:
                 raise BackendError("interrupted; the decoder can only be closed") from None
-            raise BackendError(f"ONNX Runtime failed to compute ({one_line(error)})") from error
+            raise BackendError(f"ONNX Runtime failed to compute ({one_line(error, 300)})") from error
         logits: FloatArray = self._logits[0].copy()
         return logits
 

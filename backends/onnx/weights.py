@@ -17,13 +17,12 @@ import numpy.typing as npt
 
 from edge_interleave.bundle.manifest import ONNX_DATA, ONNX_EMBEDDINGS, ONNX_GRAPH, ONNX_NAME, Bundle, DecoderInfo
 from edge_interleave.bundle.onnx_check import check_onnx
-from edge_interleave.errors import BundleError
+from edge_interleave.errors import BundleError, one_line
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.onnx_runtime import (
     CPU_PROVIDER,
     int8_products_saturate,
     keep_at_fork,
-    one_line,
     session_options,
 )
 from edge_interleave.util.utf8_path import utf8_path
@@ -116,7 +115,9 @@ def _open(path: Path, threads: int) -> Any:
         with utf8_path(path.parent) as name:
             session = ort.InferenceSession(str(Path(name, path.name)), options, providers=[CPU_PROVIDER])
     except Exception as error:  # ONNX Runtime's exceptions share no base class but this.
-        raise BundleError(f"{path}: not a decoder that ONNX Runtime can open ({one_line(error)}); {_REMEDY}") from error
+        raise BundleError(
+            f"{path}: not a decoder that ONNX Runtime can open ({one_line(error, 300)}); {_REMEDY}"
+        ) from error
     keep_at_fork(session)
     return session
 
@@ -167,7 +168,7 @@ def _embeddings(path: Path, info: DecoderInfo) -> npt.NDArray[Any]:
     try:
         table: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError, RecursionError) as error:
-        raise BundleError(f"{path}: not a matrix of embeddings ({one_line(error)}); {_REMEDY}") from error
+        raise BundleError(f"{path}: not a matrix of embeddings ({one_line(error, 300)}); {_REMEDY}") from error
     fits = isinstance(table, np.ndarray) and (
         (table.dtype == record and table.shape == (info.vocab_size,))
         or (table.dtype in (np.dtype("<f2"), np.dtype("<f4")) and table.shape == (info.vocab_size, info.hidden_size))

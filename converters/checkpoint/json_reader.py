@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from edge_interleave.errors import CheckpointError, shown
+from edge_interleave.errors import CheckpointError, one_line, shown
 
 JSON_BYTES_MAX = 64 << 20
 
@@ -21,7 +21,7 @@ def read_json(path: Path, most: int = JSON_BYTES_MAX) -> Any:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing; download the whole checkpoint") from None
     except (OSError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = one_line(error)
         raise CheckpointError(f"{path}: not readable as JSON ({reason}); download it again") from error
 
 

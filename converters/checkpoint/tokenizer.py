@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from edge_interleave.converters.checkpoint.json_reader import read_json
 from edge_interleave.converters.checkpoint.reader import Checkpoint
-from edge_interleave.errors import BundleError, CheckpointError, UsageError, shown
+from edge_interleave.errors import BundleError, CheckpointError, UsageError, one_line, shown
 from edge_interleave.prompt.template import QWEN_1_5_TEMPLATE, ChatTemplate
 from edge_interleave.prompt.tokenizer_check import check_tokenizer
 
@@ -124,7 +124,7 @@ def _load(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
             check_tokenizer(content)
             tokenizer = Tokenizer.from_buffer(content)
         except Exception as error:  # `tokenizers` raises bare Exceptions
-            reason = str(error).splitlines()[0]
+            reason = one_line(error)
             raise CheckpointError(f"{path}: not a tokenizer ({reason}); download it again") from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -145,7 +145,7 @@ def _from_slow_files(folder: Path) -> Tokenizer:
         vocab, merges = models.BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
         tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = one_line(error)
         raise CheckpointError(f"{folder / 'vocab.json'}: not a vocabulary ({reason}); download it again") from error
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

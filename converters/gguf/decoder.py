@@ -32,14 +32,13 @@ from edge_interleave.converters.gguf.tensors import (
 )
 from edge_interleave.converters.gguf.vocab import Vocabulary, make_vocabulary
 from edge_interleave.converters.part_info import Matrix, part_info
+from edge_interleave.converters.precisions import DEFAULT_GGUF_QUANTIZATION, GGUF_QUANTIZATIONS
 from edge_interleave.converters.progress import Progress
 from edge_interleave.errors import BackendError, CheckpointError, UsageError
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.atomic_file import atomic_file
 
 LOG = logging.getLogger(__name__)
-QUANTIZATIONS = ("q4_k_m", "q4_0", "q5_k_m", "q6_k", "q8_0", "f16")
-DEFAULT_QUANTIZATION = "q4_k_m"
 
 _FILE_TYPES = {
     "f32": gguf.LlamaFileType.ALL_F32,
@@ -75,17 +74,17 @@ class GgufSummary:
 def write_gguf(
     checkpoint: Checkpoint,
     path: Path,
-    quantization: str = DEFAULT_QUANTIZATION,
+    quantization: str = DEFAULT_GGUF_QUANTIZATION,
     progress: Progress | None = None,
 ) -> GgufSummary:
     """Write the decoder of `checkpoint` to `path`, atomically.
 
-    `quantization` is one of QUANTIZATIONS, or `f32` for comparisons. `progress` hears of the stages `decoder` (bytes of
-    the checkpoint's tensors) and `quantize` (tensors begun). Needs disk beside `path` for the decoder as the
-    checkpoint has it. Raises UsageError, CheckpointError, and BackendError where llama.cpp fails.
+    `quantization` is one of GGUF_QUANTIZATIONS, or `f32` for comparisons. `progress` gets two stages: `decoder`, in
+    bytes of the checkpoint's tensors, and `quantize`, in tensors. While it quantizes, the unquantized decoder lies
+    beside `path`. Raises UsageError, CheckpointError, and BackendError if llama.cpp fails.
     """
-    if quantization not in (*QUANTIZATIONS, "f32"):
-        raise UsageError(f"quantization {quantization!r}: choose one of {', '.join(QUANTIZATIONS)}")
+    if quantization not in (*GGUF_QUANTIZATIONS, "f32"):
+        raise UsageError(f"quantization {quantization!r}: choose one of {', '.join(GGUF_QUANTIZATIONS)}")
     check_gguf(checkpoint)
     files = read_tokenizer(checkpoint)
     fallbacks = 0

@@ -34,12 +34,12 @@ from edge_interleave.converters.gguf.tensors import Computed, Stored, Tensor, fi
 from edge_interleave.converters.onnx.int8 import outlying
 from edge_interleave.converters.onnx.probe import F16_MAX, Activations, VisionProbe, passes_f16
 from edge_interleave.converters.part_info import Matrix, part_info
+from edge_interleave.converters.precisions import MMPROJ_PRECISIONS
 from edge_interleave.converters.progress import Progress
 from edge_interleave.errors import CheckpointError, UsageError
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.atomic_file import atomic_file
 
-PRECISIONS = ("f16", "q8_0")
 STAGE = "mmproj"
 
 _FILE_TYPES = {"f16": gguf.LlamaFileType.MOSTLY_F16, "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0}
@@ -74,17 +74,16 @@ def write_mmproj(
     progress: Progress | None = None,
     probe: VisionProbe | None = None,
 ) -> PartInfo:
-    """Write the vision tower and projector of `checkpoint` to `path`, atomically, with some rows in memory at a time.
+    """Write the vision tower and projector of `checkpoint` to `path`, atomically, some rows in memory at a time.
 
-    `precision` is one of PRECISIONS; matrices that q8_0 has no blocks for, or whose inputs have channels far beyond the
-    others, stay f16; those that go beyond the range of f16, themselves or in what they are multiplied with, are f32,
-    and so are norms, biases and positions. Returns what the matrices became. `progress` is called with the
-    bytes written (stage `mmproj`) and, where no probe is given, after each stage of the probe.
-    Raises UsageError for an unknown precision, CheckpointError for a tower that mtmd cannot run (`check_mmproj`), or
-    that overflows in it.
+    `precision` is one of MMPROJ_PRECISIONS. Some matrices get another type: f16 if their rows do not fit q8_0's blocks
+    or their inputs have outlier channels; f32 if their values or inputs exceed the range of f16. Norms, biases and
+    positions are f32. `progress` gets the stage `mmproj`, in bytes, and the probe's stages if no `probe` is given.
+    Returns the types that the matrices got. Raises UsageError for an unknown precision, and CheckpointError for a tower
+    that mtmd cannot run (`check_mmproj`) or that overflows in it.
     """
-    if precision not in PRECISIONS:
-        raise UsageError(f"mmproj precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+    if precision not in MMPROJ_PRECISIONS:
+        raise UsageError(f"mmproj precision {precision!r}: choose one of {', '.join(MMPROJ_PRECISIONS)}")
     check_mmproj(checkpoint)
     activations = (probe or VisionProbe(checkpoint, progress)).activations()
     _check_range(checkpoint, activations)

@@ -20,8 +20,9 @@ from typing import Any
 from edge_interleave.bundle.manifest import PartInfo
 from edge_interleave.converters.checkpoint.reader import Checkpoint
 from edge_interleave.converters.checkpoint.tokenizer import TokenizerFiles
-from edge_interleave.converters.mlx.recipes import DEFAULT_RECIPE, RECIPES, Quantization, choose, kinds, usual
+from edge_interleave.converters.mlx.recipes import Quantization, choose, kinds, usual
 from edge_interleave.converters.part_info import Matrix, part_info
+from edge_interleave.converters.precisions import DEFAULT_MLX_RECIPE, MLX_RECIPES
 from edge_interleave.converters.progress import Progress
 from edge_interleave.errors import BackendError, UsageError
 from edge_interleave.util.atomic_file import atomic_file
@@ -75,12 +76,12 @@ def require_mlx() -> Any:
         ) from error
 
 
-def mlx_bytes(checkpoint: Checkpoint, recipe: str = DEFAULT_RECIPE) -> int:
+def mlx_bytes(checkpoint: Checkpoint, recipe: str = DEFAULT_MLX_RECIPE) -> int:
     """Bytes that the weights will take. Raises UsageError for an unknown recipe."""
     return sum(tensor.bytes for tensor in _tensors(checkpoint, recipe))
 
 
-def mlx_part(checkpoint: Checkpoint, recipe: str = DEFAULT_RECIPE) -> PartInfo:
+def mlx_part(checkpoint: Checkpoint, recipe: str = DEFAULT_MLX_RECIPE) -> PartInfo:
     """What the matrices become. Raises UsageError for an unknown recipe."""
     plain = "bf16" if _is_bf16(checkpoint) else "f16"
     matrices = [
@@ -92,14 +93,14 @@ def mlx_part(checkpoint: Checkpoint, recipe: str = DEFAULT_RECIPE) -> PartInfo:
 
 
 def mlx_files(
-    checkpoint: Checkpoint, files: TokenizerFiles, recipe: str = DEFAULT_RECIPE, progress: Progress | None = None
+    checkpoint: Checkpoint, files: TokenizerFiles, recipe: str = DEFAULT_MLX_RECIPE, progress: Progress | None = None
 ) -> dict[str, Callable[[Path], object]]:
-    """The files of the folder by name, and for each what writes it to a path; in any order, each by itself.
+    """A function for each file of the folder, by the file's name; it writes the file to a path. Any order works.
 
-    `recipe` is one of RECIPES. What is not quantized has 16 bits: bf16 where the checkpoint's matrices do, else f16.
-    `progress` hears of the stage `mlx`, in bytes of the result. Raises UsageError for an unknown recipe; the writing
-    raises CheckpointError for values that are no numbers, BackendError where MLX is not there or fails, and OSError
-    where the disk is full.
+    `recipe` is one of MLX_RECIPES. Tensors that are not quantized are bf16 if the checkpoint's matrices are, else f16.
+    `progress` gets the stage `mlx`, in bytes of the result. Raises UsageError for an unknown recipe. The functions
+    raise CheckpointError for values that are not finite, BackendError if MLX is missing or fails, and OSError if the
+    disk is full.
     """
     tensors = _tensors(checkpoint, recipe)
     total = sum(tensor.bytes for tensor in tensors)
@@ -125,8 +126,8 @@ def mlx_files(
 
 
 def _tensors(checkpoint: Checkpoint, recipe: str) -> list[_Tensor]:
-    if recipe not in RECIPES:
-        raise UsageError(f"MLX recipe {recipe!r}: choose one of {', '.join(RECIPES)}")
+    if recipe not in MLX_RECIPES:
+        raise UsageError(f"MLX recipe {recipe!r}: choose one of {', '.join(MLX_RECIPES)}")
     layers = checkpoint.config.decoder.layers
     tensors = []
     for name in checkpoint.names():

@@ -10,11 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-_PLAIN = {"4bit": 4, "8bit": 8, "6bit": 6, "3bit": 3}
-_MIXED = {"mixed_2_6": (2, 6), "mixed_3_4": (3, 4), "mixed_3_6": (3, 6), "mixed_4_6": (4, 6)}
-RECIPES = (*_PLAIN, *_MIXED, "mxfp4", "f16")
-"""`f16` quantizes nothing."""
-DEFAULT_RECIPE = "4bit"
+from edge_interleave.converters.precisions import MLX_MIXED, MLX_PLAIN
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ def usual(recipe: str) -> Quantization | None:
         return None
     if recipe == "mxfp4":
         return Quantization(4, 32, "mxfp4")
-    return Quantization(_MIXED[recipe][0] if recipe in _MIXED else _PLAIN[recipe])
+    return Quantization(MLX_MIXED[recipe][0] if recipe in MLX_MIXED else MLX_PLAIN[recipe])
 
 
 def kinds(recipe: str) -> tuple[str, ...]:
@@ -53,7 +49,7 @@ def kinds(recipe: str) -> tuple[str, ...]:
     most = usual(recipe)
     if most is None:
         return ()
-    return (most.name, Quantization(_MIXED[recipe][1]).name) if recipe in _MIXED else (most.name,)
+    return (most.name, Quantization(MLX_MIXED[recipe][1]).name) if recipe in MLX_MIXED else (most.name,)
 
 
 def choose(recipe: str, module: str, columns: int, layers: int) -> Quantization | None:
@@ -64,7 +60,7 @@ def choose(recipe: str, module: str, columns: int, layers: int) -> Quantization 
     how = usual(recipe)
     if how is None or columns % how.group_size:
         return None
-    return Quantization(_MIXED[recipe][1]) if recipe in _MIXED and _gets_more(module, layers) else how
+    return Quantization(MLX_MIXED[recipe][1]) if recipe in MLX_MIXED and _gets_more(module, layers) else how
 
 
 def _gets_more(module: str, layers: int) -> bool:

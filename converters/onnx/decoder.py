@@ -41,11 +41,10 @@ from edge_interleave.converters.onnx.graph import GraphBuilder, Spec
 from edge_interleave.converters.onnx.int8 import quantized
 from edge_interleave.converters.onnx.nbits import BLOCK, group_bytes, quantized_groups
 from edge_interleave.converters.part_info import Matrix, part_info
+from edge_interleave.converters.precisions import DEFAULT_ONNX_PRECISION, ONNX_PRECISIONS
 from edge_interleave.converters.progress import Progress
 from edge_interleave.errors import UsageError
 
-PRECISIONS = ("int8", "int4", "f16", "f32")
-DEFAULT_PRECISION = "int8"
 STAGE = "onnx"
 DOMAIN = "com.microsoft"
 OPSET = 23
@@ -102,13 +101,13 @@ Smoothings = Callable[[], Sequence[Smoothing]]
 
 def check_precision(precision: str) -> None:
     """Raise UsageError for an unknown precision."""
-    if precision not in PRECISIONS:
-        raise UsageError(f"ONNX precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+    if precision not in ONNX_PRECISIONS:
+        raise UsageError(f"ONNX precision {precision!r}: choose one of {', '.join(ONNX_PRECISIONS)}")
 
 
 def decoder_files(
     checkpoint: Checkpoint,
-    precision: str = DEFAULT_PRECISION,
+    precision: str = DEFAULT_ONNX_PRECISION,
     smoothings: Smoothings | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Callable[[Path], object]]:
@@ -139,7 +138,7 @@ NAMED = {"int8": ("int8",), "int4": ("int4",), "f16": ("f16",), "f32": ("f32",)}
 """The types that a precision stands for."""
 
 
-def decoder_bytes(checkpoint: Checkpoint, precision: str = DEFAULT_PRECISION) -> int:
+def decoder_bytes(checkpoint: Checkpoint, precision: str = DEFAULT_ONNX_PRECISION) -> int:
     """Bytes that the files will take, nearly. Raises UsageError for an unknown precision."""
     vocab, hidden = checkpoint.shape(EMBEDDING)
     table = vocab * (hidden + 4 if precision in ("int8", "int4") else hidden * (2 if precision == "f16" else 4))

@@ -39,11 +39,11 @@ from edge_interleave.converters.checkpoint.reader import Checkpoint
 from edge_interleave.converters.onnx.graph import GraphBuilder, Spec
 from edge_interleave.converters.onnx.int8 import Balance, quantized
 from edge_interleave.converters.part_info import Matrix, part_info
+from edge_interleave.converters.precisions import VISION_PRECISIONS
 from edge_interleave.converters.progress import Progress
 from edge_interleave.errors import CheckpointError, UsageError
 from edge_interleave.util.arrays import FloatArray
 
-PRECISIONS = ("fp32", "fp16", "int8")
 STAGE = "vision"
 STAGE_INPUT = "x"
 """What a stage but the first takes: the hidden states, (n, tokens, width) float32."""
@@ -74,8 +74,8 @@ def write_vision_onnx(
     layer, the select strategy or an activation cannot be exported, where a weight is not finite, and where the file
     would pass ONNX's 2 GiB.
     """
-    if precision not in PRECISIONS:
-        raise UsageError(f"vision precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+    if precision not in VISION_PRECISIONS:
+        raise UsageError(f"vision precision {precision!r}: choose one of {', '.join(VISION_PRECISIONS)}")
     vision = checkpoint.config.vision
     metadata = {
         "source": checkpoint.source,

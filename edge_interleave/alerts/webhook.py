@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from edge_interleave.alerts.events import Alert
 from edge_interleave.alerts.outbox import DeliveryError
-from edge_interleave.errors import UsageError
+from edge_interleave.errors import UsageError, one_line
 from edge_interleave.util.addresses import check_login
 
 WEBHOOK_SECONDS = 10.0
@@ -105,7 +105,7 @@ class Webhook:
                 return "cut off, for the watch has ended", False
             if late.is_set() or isinstance(error, TimeoutError):
                 return f"no answer within {self._limit:g} s", True
-            return " ".join(str(error).split()) or type(error).__name__, True
+            return one_line(error), True
         finally:
             deadline.cancel()
             self._socket = None

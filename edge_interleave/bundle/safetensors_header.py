@@ -15,7 +15,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from edge_interleave.errors import InputError, shown
+from edge_interleave.errors import InputError, one_line, shown
 
 HEADER_BYTES_MAX = 100_000_000
 AXES_MAX = 8
@@ -84,7 +84,7 @@ class _Header:
         try:
             raw: Any = json.loads(self.file.read(length).decode("utf-8"), object_pairs_hook=_no_duplicates)
         except (ValueError, RecursionError) as error:
-            raise _UnsoundError(f"header is not readable ({str(error).splitlines()[0][:100]})") from error
+            raise _UnsoundError(f"header is not readable ({one_line(error, 100)})") from error
         if not isinstance(raw, dict):
             raise _UnsoundError("header is not an object")
         raw.pop("__metadata__", None)

@@ -16,6 +16,7 @@ COMMANDS = {
     "ask": ("edge_interleave.cli.ask:ask", "Ask one question about images and videos."),
     "chat": ("edge_interleave.cli.chat:chat", "Talk about images and videos, turn by turn."),
     "watch": ("edge_interleave.cli.watch:watch", "Watch a camera, a video or a stream: answers, and alerts."),
+    "serve": ("edge_interleave.cli.serve:serve", "Serve the OpenAI interface over HTTP, for other apps."),
     "pull": ("edge_interleave.cli.pull:pull", "Download a model from the Hugging Face Hub, and convert it."),
     "convert": ("edge_interleave.cli.convert:convert", "Convert a checkpoint into a bundle's folder."),
     "models": ("edge_interleave.cli.models:models", "List the models that are here, or remove one."),

@@ -11,7 +11,7 @@ from edge_interleave.cli import output
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge_interleave.decoding.generation import Answer
+    from edge_interleave.answer import Answer
 
 
 class AnswerText:
@@ -71,7 +71,7 @@ class AnswerText:
 
 def note_a_cut(answer: Answer, max_tokens: int) -> None:
     """Say on stderr that an answer was cut off, where it was."""
-    from edge_interleave.decoding.generation import LENGTH
+    from edge_interleave.answer import LENGTH
 
     if answer.finish_reason != LENGTH:
         return

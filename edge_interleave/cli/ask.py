@@ -23,11 +23,10 @@ from edge_interleave.cli.options import (
 )
 from edge_interleave.cli.waiting import Waiting
 from edge_interleave.errors import UsageError
+from edge_interleave.prompt.messages import Message
 
 if TYPE_CHECKING:
-    from edge_interleave.decoding.generation import Answer
-    from edge_interleave.decoding.session import Choice
-    from edge_interleave.decoding.stats import Stats
+    from edge_interleave.answer import Answer, Choice, Stats
 
 _QUESTION_CHARACTERS_MAX = 1 << 20
 _TOTAL = "total_probability"
@@ -65,9 +64,9 @@ def ask(
     """
     media = media_in_order(ctx, image, video, stdin_is="the question" if question == STDIN else None)
     text = checked_text(_from_stdin() if question == STDIN else question)
-    content: list[Any] = [{"role": "user", "content": [*media, text]}]
+    content: list[Any] = [Message("user", (*media, text))]
     if system is not None:
-        content.insert(0, {"role": "system", "content": checked_text(system)})
+        content.insert(0, Message("system", (checked_text(system),)))
     shown: dict[str, Any] = {"frames": chosen.frames, "pool": chosen.pool, "tiles": chosen.tiles}
     with Waiting() as waiting, opening.open(waiting) as opened:
         if options:
@@ -115,7 +114,7 @@ def stats_lines(stats: Stats) -> str:
 
 
 def _tell_choices(found: list[Choice], as_json: bool) -> None:
-    from edge_interleave.decoding.session import UNLIKELY
+    from edge_interleave.answer import UNLIKELY
 
     best = max(found, key=lambda choice: choice.probability)
     total = best.total_probability

@@ -26,11 +26,11 @@ from edge_interleave.cli.options import (
 )
 from edge_interleave.cli.waiting import Waiting
 from edge_interleave.errors import EdgeInterleaveError, MediaError, UsageError
-from edge_interleave.prompt.messages import Image, Media
+from edge_interleave.prompt.messages import Image, Media, Message
 
 if TYPE_CHECKING:
+    from edge_interleave.answer import Answer
     from edge_interleave.chat import Chat
-    from edge_interleave.decoding.generation import Answer
 
 _HELP = """\
 /image PATH...   show images with the next question
@@ -160,7 +160,7 @@ class _Repl:
             self.pending, self.last = [], None
             output.note("begun anew")
         elif name == "/stats":
-            output.note(stats_lines(self.last.stats) if self.last else "nothing was answered yet")
+            output.note(stats_lines(self.last.stats) if self.last is not None else "nothing was answered yet")
         elif name in ("/help", "/?"):
             output.note(_HELP)
         else:
@@ -171,7 +171,7 @@ class _Repl:
         try:
             with self.waiting, set_by_interrupt() as cancel:
                 stream = self.talk.stream(
-                    [*self.pending, question],
+                    Message("user", (*self.pending, question)),
                     max_tokens=self.chosen.max_tokens,
                     stop=self.chosen.stop,
                     sampling=self.chosen.sampling,

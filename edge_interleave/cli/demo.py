@@ -22,7 +22,7 @@ from edge_interleave.prompt.messages import Image, Media, Video
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-    from edge_interleave.decoding.generation import Answer
+    from edge_interleave.answer import Answer
     from edge_interleave.model import Model
 
 _FRAMES = 8

@@ -24,7 +24,7 @@ from edge_interleave.errors import UsageError
 
 if TYPE_CHECKING:
     from edge_interleave.evaluation.comparison import Comparison
-    from edge_interleave.evaluation.manifest import World
+    from edge_interleave.evaluation.run_info import World
     from edge_interleave.evaluation.runner import Outcome
     from edge_interleave.evaluation.summary import Summary
 
@@ -89,8 +89,8 @@ def evaluate(
     Exit codes: 0 all samples were answered; 3 some could not be, or the input is bad; 130 interrupted.
     """
     from edge_interleave.evaluation.answering import Settings
-    from edge_interleave.evaluation.manifest import World
     from edge_interleave.evaluation.results import Shard
+    from edge_interleave.evaluation.run_info import World
 
     if file is not None and world:
         raise UsageError("give FILE or --world, not both")
@@ -134,7 +134,7 @@ def _refuse(ctx: click.Context, names: Sequence[str], why: str) -> None:
 def _draw(out: Path, drawn: World, progress: output.ProgressCall) -> Path:
     """The file of the drawn world; one that was drawn for this very run is taken as it is."""
     from edge_interleave.evaluation.files import make_folder
-    from edge_interleave.evaluation.manifest import RUN_NAME, read_run
+    from edge_interleave.evaluation.run_info import RUN_NAME, read_run
     from edge_interleave.world.benchmark import write_benchmark
 
     if (out / RUN_NAME).exists():

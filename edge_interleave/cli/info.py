@@ -151,15 +151,16 @@ def _rows(facts: dict[str, Any], indent: str = "") -> list[tuple[str, str]]:
 
 
 def _part_rows(parts: dict[str, Any]) -> list[tuple[str, str]]:
-    """What the conversion found out: bits a weight, and the matrices that are not what the precision stands for."""
+    """What the conversion measured: bits per weight, and the matrices of a fallback type."""
     rows = []
     for name, part in parts.items():
-        rows.append((f"  {name}", f"{part['bits_per_weight']:.2f} bits a weight"))
+        rows.append((f"  {name}", f"{part['bits_per_weight']:.2f} bits per weight"))
         if part["cosine"] is not None:
-            rows.append(("    least cosine to fp32", f"{part['cosine']:.4f}"))
+            rows.append(("    lowest cosine to fp32", f"{part['cosine']:.4f}"))
         total = sum(stored["count"] for stored in part["matrices"].values())
         for kind, stored in part["matrices"].items():
-            why = "" if stored["as_named"] else f", as {part['precision']} does not fit: {', '.join(stored['names'])}"
+            names = ", ".join(stored["names"])
+            why = "" if stored["as_named"] else f", since {part['precision']} does not fit them: {names}"
             rows.append((f"    {kind}", f"{stored['count']} of {total} matrices{why}"))
     return rows
 

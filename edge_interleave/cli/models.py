@@ -1,4 +1,4 @@
-"""`edge-interleave models`: list the models that are here (`list`), and remove one (`remove`, or `rm`)."""
+"""`edge-interleave models`: lists the stored models (`list`), removes one (`remove`, or `rm`)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from edge_interleave.cli.options import complete_model, json_option
 @json_option()
 @click.pass_context
 def models(ctx: click.Context, as_json: bool) -> None:
-    """List the models that are here, with their sizes; `models remove NAME` deletes one."""
+    """List the stored models with their sizes; `models remove NAME` deletes one."""
     if ctx.invoked_subcommand is None:
         _list(as_json)
     elif as_json:
-        raise click.UsageError(f"put --json behind the command: models {ctx.invoked_subcommand} --json")
+        raise click.UsageError(f"give --json after the command: models {ctx.invoked_subcommand} --json")
 
 
 @models.command("list")
 @json_option()
 def list_(as_json: bool) -> None:
-    """List the models that are here, as `models` alone does."""
+    """List the stored models, as `models` alone does."""
     _list(as_json)
 
 
@@ -45,8 +45,8 @@ def _list(as_json: bool) -> None:
         )
         for model in found
     ]
-    output.out().print(output.table(("name", "size", "precision", "made of"), rows, right=("size",)))
-    where = f"live in {folder}" if folder else f"have no home folder to live in; set {store.HOME_VARIABLE} to a folder"
+    output.out().print(output.table(("name", "size", "precision", "made from"), rows, right=("size",)))
+    where = f"are stored in {folder}" if folder else f"need a home folder; set {store.HOME_VARIABLE} to a folder"
     output.note(f"\npulled models {where}")
 
 
@@ -56,12 +56,12 @@ def _complete_pulled(ctx: click.Context, parameter: click.Parameter, incomplete:
 
 @models.command()
 @click.argument("name", shell_complete=_complete_pulled)
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@json_option("Print one JSON object; asks nothing, so it needs --yes.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@json_option("Print one JSON object; needs --yes.")
 def remove(name: str, yes: bool, as_json: bool) -> None:
-    """Delete a pulled model, and what an interrupted pull of it left."""
+    """Delete a pulled model and the files of an interrupted pull of it."""
     if as_json and not yes:
-        raise click.UsageError("--json asks nothing; add --yes to delete")
+        raise click.UsageError("--json cannot ask for confirmation; add --yes to delete")
     held = store.removable(name)
     if not yes:
         size = f" ({output.size(held)})" if held else ""

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 # As in `decoder` and `sampling`, whose import costs NumPy: tests hold them together.
 KV_PRECISIONS = ("f16", "q8_0", "q4_0")
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+SAMPLING = (
+    "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed"
+)  # fmt: skip
 _CHOSEN = ("max_tokens", "stop", "frames", "pool", "tiles")
 
 
@@ -236,6 +238,8 @@ def answer_options(command: _F) -> _F:
             default=1.0,
             help="Above 1: tokens that stand in the prompt or in the answer so far become less likely.",
         ),
+        click.option("--presence-penalty", type=float, default=0.0, help="Off the logits of tokens said already."),
+        click.option("--frequency-penalty", type=float, default=0.0, help="The same, for each time they were said."),
         click.option("--seed", type=int, help="The same seed, the same answer."),
     )
 

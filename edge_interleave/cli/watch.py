@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 from click.core import ParameterSource
@@ -105,7 +105,7 @@ def watch(
     out: Path | None,
     window: int,
     pool: tuple[int, ...],
-    mode: str,
+    mode: Literal["sliding", "exact"],
     keep_answers: bool,
     fps: float | None,
     change: float | None,
@@ -162,7 +162,7 @@ def watch(
             )
             window, pool, opened = planned.frames, planned.pool, planned.open()
         stack.enter_context(opened)
-        live = opened.live(window, pool, mode=mode, memory="answers" if keep_answers else "none", system=system)
+        live = opened.live(window, pool, mode=mode, keep_answers=keep_answers, system=system)
         stack.enter_context(live)
         outboxes = [stack.enter_context(closing(Outbox(delivery, view.say))) for delivery in deliveries]
         interrupted = stack.enter_context(set_by_interrupt())

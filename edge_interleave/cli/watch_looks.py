@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from edge_interleave.alerts.rule import Alarm
+    from edge_interleave.answer import Choice
     from edge_interleave.cli.watch_views import View
-    from edge_interleave.decoding.session import Choice
     from edge_interleave.live.live import Live, SeenFrame
 
 UNCHANGED_EVERY_S = 0.5
@@ -186,7 +186,7 @@ class LookOut:
 
     def _doubt(self, yes_or_no: float) -> None:
         """Say once where the model would answer with neither yes nor no."""
-        from edge_interleave.decoding.session import UNLIKELY
+        from edge_interleave.answer import UNLIKELY
 
         if yes_or_no < UNLIKELY and not self._doubted:
             self._doubted = True

@@ -1,7 +1,4 @@
-"""One answer: tokens drawn until something ends it, its text as it comes, its figures.
-
-Knows nothing about messages or templates, nor about how a prompt comes to lie in the timeline.
-"""
+"""Draws one answer: prefill, then token by token until the model, a stop text, a limit or a cancel ends it."""
 
 from __future__ import annotations
 
@@ -10,111 +7,117 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from edge_interleave.decoding.sampling import Sampler, SamplingOptions
-from edge_interleave.decoding.stats import Stats, rate
-from edge_interleave.decoding.timeline import Input, TextInput
+from edge_interleave.answer import CANCELLED, LENGTH, STOP, Answer, FinishReason, Stats, rate
+from edge_interleave.decoding.inputs import Input, TextInput
+from edge_interleave.decoding.sampling import Sampler, SamplingOptions, log_softmax
 from edge_interleave.errors import ContextFullError, UsageError
 from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.process_memory import peak_memory_bytes
 
-STOP, LENGTH, CANCELLED = "stop", "length", "cancelled"
+if TYPE_CHECKING:
+    from edge_interleave.decoding.grammar import Grammar
 
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """When an answer ends and how it is drawn."""
+    """When an answer ends and how its tokens are drawn. Raises UsageError for a value out of range."""
 
     max_tokens: int = 256
     stop: tuple[str, ...] = ()
     """The answer ends before the first of these texts."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    grammar: Grammar | None = None
+    """Only answers that it allows."""
+    logprobs: int | None = None
+    """Keep each token's probability and that of so many alternatives (`Generation.scores`); None: keep none."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
             raise UsageError(f"max_tokens must be a whole number from 1, not {self.max_tokens}")
         if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
-            raise UsageError("stop must be texts, none of them empty")
+            raise UsageError("stop must be texts, and none may be empty")
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the model said. `str(answer)` is the text."""
+class TokenScore:
+    """A token of an answer, and how likely it was: natural logarithms, before temperature and penalties."""
 
     text: str
-    finish_reason: str
-    """`stop` (the model's own end, or a stop text), `length` (max_tokens, or the context is full) or `cancelled`."""
-    stats: Stats
-    token_ids: tuple[int, ...] = field(default=(), repr=False)
-    """The answer's tokens, without the one that ended it."""
-
-    def __str__(self) -> str:
-        return self.text
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+    """The most likely tokens there, with theirs."""
 
 
 @dataclass(frozen=True)
 class Prefill:
-    """A prompt that lies in the timeline."""
+    """A prompt that is in the KV cache, with the figures of computing it."""
 
     logits: FloatArray = field(repr=False)
+    """Of the last position, float32 (vocabulary,)."""
     prompt_tokens: int
     visual_tokens: int
     cached_tokens: int
     seconds: float
 
 
-class Appendable(Protocol):
-    """What an answer needs of a session."""
+class LogitsSource(Protocol):
+    """The timeline that an answer is drawn from: a `Session` or a live window."""
 
-    turn: int
+    @property
+    def turn(self) -> int:
+        """Counts the uses of the timeline; an answer ends when another use begins."""
+        ...
 
     def prefill(self, prompt: Sequence[Input], cancel: threading.Event | None = None) -> Prefill | None:
-        """Bring the timeline to hold exactly the prompt; None where it was cancelled."""
+        """Bring the timeline to hold exactly the prompt; None if cancelled."""
         ...
 
     def append_token(self, token: int) -> FloatArray:
-        """Put one token at the end; gives its logits. Raises ContextFullError."""
+        """Append one token; returns its logits. Raises ContextFullError."""
         ...
 
 
-class Generation(Iterator[str]):
-    """An answer as it comes: an iterator of pieces of text, then `answer`. Leaving it early cancels it."""
+class Generation:
+    """One answer being drawn. Nothing is computed before the first piece is taken."""
 
     def __init__(
         self,
-        session: Appendable,
+        timeline: LogitsSource,
         tokenizer: TextTokenizer,
         eos: frozenset[int],
         prompt: Sequence[Input],
         options: GenerationOptions,
         cancel: threading.Event | None,
     ) -> None:
+        """`eos`: the tokens that end a turn."""
         self._answer: Answer | None = None
-        self._pieces = self._generate(session, tokenizer, eos, prompt, options, cancel)
+        self.scores: list[TokenScore] = []
+        """Of the tokens so far, if `GenerationOptions.logprobs` asks for them."""
+        self.pieces = self._generate(timeline, tokenizer, eos, prompt, options, cancel)
+        """Pieces of text, one at a time."""
+
+    def __iter__(self) -> Iterator[str]:
+        return self.pieces
 
     @property
     def answer(self) -> Answer:
-        """The whole answer, once the pieces are through. Raises UsageError before."""
-        if self._answer is None:
-            raise UsageError("the answer is not finished; go through its pieces first, or close it")
-        return self._answer
-
-    def __next__(self) -> str:
-        return next(self._pieces)
+        """The whole answer, once the pieces are exhausted or closed. Raises UsageError before."""
+        return finished(self._answer)
 
     def close(self) -> None:
         """End the answer here. What has been computed stays in the timeline."""
-        self._pieces.close()
+        self.pieces.close()
         if self._answer is None:
-            self._answer = nothing_said()
+            self._answer = cancelled_answer()
 
     def _generate(
         self,
-        session: Appendable,
+        timeline: LogitsSource,
         tokenizer: TextTokenizer,
         eos: frozenset[int],
         prompt: Sequence[Input],
@@ -122,60 +125,83 @@ class Generation(Iterator[str]):
         cancel: threading.Event | None,
     ) -> Generator[str, None, None]:
         figures = _Figures()
-        prefill = session.prefill(prompt, cancel)
+        prefill = timeline.prefill(prompt, cancel)
         if prefill is None:
             self._answer = figures.answer("", CANCELLED, ())
             return
         figures.prefill = prefill
-        turn = session.turn
-        sampler, text, hold = Sampler(options.sampling), tokenizer.stream(), _Hold(options.stop)
+        turn = timeline.turn
+        sampler, text, buffer = Sampler(options.sampling), tokenizer.stream(), _StopTextBuffer(options.stop)
         history = [token for part in prompt if isinstance(part, TextInput) for token in part.ids]
+        constraint = None if options.grammar is None else options.grammar.begin()
         ids: list[int] = []
-        said: list[str] = []
-        reason = CANCELLED
+        pieces: list[str] = []
+        reason: FinishReason = CANCELLED
         try:
             logits = prefill.logits
             while True:
-                token = sampler.pick(logits, history)
+                allowed = logits if constraint is None else constraint.masked(logits)
+                token = sampler.pick(allowed, history, ids)
                 figures.picked()
                 if token in eos:
                     reason = STOP
                     break
                 ids.append(token)
                 history.append(token)
-                piece = hold.push(text.push(token))
+                if options.logprobs is not None:
+                    self.scores.append(_score(token, logits, options.logprobs, tokenizer))
+                if constraint is not None:
+                    constraint.accept(token)
+                piece = buffer.push(text.push(token))
                 if piece:
-                    said.append(piece)
+                    pieces.append(piece)
                     yield piece
-                if hold.stopped or len(ids) >= options.max_tokens:
-                    reason = STOP if hold.stopped else LENGTH
+                if buffer.stopped or (constraint is not None and constraint.complete):
+                    reason = STOP
                     break
-                if session.turn != turn or (cancel is not None and cancel.is_set()):
+                if len(ids) >= options.max_tokens:
+                    reason = LENGTH
+                    break
+                if timeline.turn != turn or (cancel is not None and cancel.is_set()):
                     break
                 figures.resume()
                 try:
-                    logits = session.append_token(token)
+                    logits = timeline.append_token(token)
                 except ContextFullError:
                     reason = LENGTH
                     break
-            rest = "" if hold.stopped else hold.push(text.rest()) + hold.rest()
+            rest = "" if buffer.stopped else buffer.push(text.rest()) + buffer.rest()
             if rest:
-                said.append(rest)
+                pieces.append(rest)
                 yield rest
         finally:
-            # An answer that is open when the program ends ends with it, when nobody reads figures any more.
+            # At interpreter exit the tokenizer and the figures may be gone, and nobody reads them.
             if not sys.is_finalizing():
-                whole = "".join(said)
-                answer_ids = tokenizer.encode_plain(whole) if hold.stopped else ids
+                whole = "".join(pieces)
+                answer_ids = tokenizer.encode_plain(whole) if buffer.stopped else ids
                 self._answer = figures.answer(whole, reason, answer_ids)
 
 
-def nothing_said() -> Answer:
+def cancelled_answer() -> Answer:
     """An answer that was cancelled before its first piece."""
     return _Figures().answer("", CANCELLED, ())
 
 
-class _Hold:
+def _score(token: int, logits: FloatArray, alternatives: int, tokenizer: TextTokenizer) -> TokenScore:
+    likely = log_softmax(logits)
+    best = np.argsort(-likely, kind="stable")[:alternatives]
+    top = tuple((tokenizer.decode([int(one)]), float(likely[one])) for one in best)
+    return TokenScore(tokenizer.decode([token]), float(likely[token]), top)
+
+
+def finished(answer: Answer | None) -> Answer:
+    """The answer. Raises UsageError if there is none yet."""
+    if answer is None:
+        raise UsageError("the answer is not finished; take its remaining pieces first, or close it")
+    return answer
+
+
+class _StopTextBuffer:
     """Holds back text that may be the beginning of a stop text."""
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -184,29 +210,29 @@ class _Hold:
         self._held = ""
 
     def push(self, piece: str) -> str:
-        """What can be said for certain."""
+        """Add a piece; returns the text that cannot belong to a stop text."""
         self._held += piece
         found = [index for index in map(self._held.find, self._stops) if index >= 0]
         if found:
             self.stopped = True
-            said, self._held = self._held[: min(found)], ""
-            return said
+            text, self._held = self._held[: min(found)], ""
+            return text
         keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
-        said, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return said
+        text, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        return text
 
     def rest(self) -> str:
-        """What was held back, once no more comes."""
+        """The text held back, at the end of the answer."""
         return self._held
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of the text that is a beginning of the stop text."""
+    """Length of the longest suffix of `text` that is a proper prefix of `stop`."""
     return next((size for size in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:size])), 0)
 
 
 class _Figures:
-    """Takes the times of one answer. The time that the reader of the pieces takes is not counted."""
+    """Times one answer. The time that the caller spends between two pieces does not count."""
 
     def __init__(self) -> None:
         self.prefill = Prefill(np.empty(0, np.float32), 0, 0, 0, 0.0)
@@ -227,7 +253,7 @@ class _Figures:
     def resume(self) -> None:
         self._resumed = time.perf_counter()
 
-    def answer(self, text: str, reason: str, ids: Sequence[int]) -> Answer:
+    def answer(self, text: str, reason: FinishReason, ids: Sequence[int]) -> Answer:
         prefill = self.prefill
         stats = Stats(
             prompt_tokens=prefill.prompt_tokens,

@@ -33,6 +33,11 @@ class SamplingOptions:
     """Draw from the tokens at least this times as likely as the most likely one."""
     repetition_penalty: float = 1.0
     """Above 1: makes tokens of the prompt and of the answer less likely."""
+    presence_penalty: float = 0.0
+    """Taken off the logit of each token that the answer holds already."""
+    frequency_penalty: float = 0.0
+    """Taken off as often as the answer holds it. Both as OpenAI's interface defines them, after the repetition
+    penalty."""
     seed: int | None = None
     """Same seed, same answer. None: another one each time."""
 
@@ -42,6 +47,9 @@ class SamplingOptions:
         _check("top_p", self.top_p, 0.0 < self.top_p <= 1.0, "above 0 and at most 1")
         _check("min_p", self.min_p, 0.0 <= self.min_p <= 1.0, "from 0 to 1")
         _check("repetition_penalty", self.repetition_penalty, 0.0 < self.repetition_penalty < math.inf, "above 0")
+        for name in ("presence_penalty", "frequency_penalty"):
+            value = getattr(self, name)
+            _check(name, value, -100.0 <= value <= 100.0, "from -100 to 100")
         _check("seed", self.seed, self.seed is None or self.seed >= 0, "a whole number from 0")
 
 
@@ -52,18 +60,23 @@ class Sampler:
         self._options = options
         self._random = np.random.default_rng(options.seed)
 
-    def pick(self, logits: FloatArray, history: Sequence[int]) -> int:
-        """The next token. `logits` float32 (vocabulary,); `history` the ids so far, prompt included."""
+    def pick(self, logits: FloatArray, history: Sequence[int], answer: Sequence[int] = ()) -> int:
+        """The next token. `logits` float32 (vocabulary,); `history` the ids so far, prompt included.
+
+        `answer`: those of them that are the answer's, which presence and frequency penalties count.
+        """
         if self._options.temperature == 0.0:
-            return int(np.argmax(_penalised(logits, history, self._options.repetition_penalty)))
-        cumulative = np.cumsum(distribution(logits, history, self._options))
+            return int(np.argmax(_penalised(logits, history, answer, self._options)))
+        cumulative = np.cumsum(distribution(logits, history, self._options, answer))
         drawn = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
         return int(min(drawn, len(cumulative) - 1))
 
 
-def distribution(logits: FloatArray, history: Sequence[int], options: SamplingOptions) -> Probabilities:
+def distribution(
+    logits: FloatArray, history: Sequence[int], options: SamplingOptions, answer: Sequence[int] = ()
+) -> Probabilities:
     """The probabilities that a token is drawn by, (vocabulary,); temperature must be above 0."""
-    scores = _penalised(logits, history, options.repetition_penalty) / options.temperature
+    scores = _penalised(logits, history, answer, options) / options.temperature
     if 0 < options.top_k < len(scores):
         scores[scores < np.partition(scores, -options.top_k)[-options.top_k]] = -np.inf
     if options.top_p < 1.0:
@@ -90,11 +103,17 @@ def log_softmax(scores: npt.NDArray[np.floating]) -> Probabilities:
     return shifted
 
 
-def _penalised(logits: FloatArray, history: Sequence[int], penalty: float) -> Probabilities:
+def _penalised(
+    logits: FloatArray, history: Sequence[int], answer: Sequence[int], options: SamplingOptions
+) -> Probabilities:
     scores = logits.astype(np.float64)
+    penalty = options.repetition_penalty
     if penalty != 1.0 and len(history):
         seen = np.unique(np.asarray(history))
         scores[seen] = np.where(scores[seen] < 0, scores[seen] * penalty, scores[seen] / penalty)
+    if len(answer) and (options.presence_penalty or options.frequency_penalty):
+        said, times = np.unique(np.asarray(answer), return_counts=True)
+        scores[said] -= options.presence_penalty + options.frequency_penalty * times
     return scores
 
 

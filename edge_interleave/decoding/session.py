@@ -16,12 +16,14 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
+from edge_interleave.answer import Choice
 from edge_interleave.decoding.decoder import Decoder
 from edge_interleave.decoding.generation import Generation, GenerationOptions, Prefill
+from edge_interleave.decoding.inputs import Input, TextInput, VisualInput
 from edge_interleave.decoding.sampling import Probabilities, log_softmax, softmax
 from edge_interleave.decoding.scheduler import EngineScheduler
 from edge_interleave.decoding.spellings import Spelled, tokenized
-from edge_interleave.decoding.timeline import Input, Key, TextInput, Timeline, VisualInput
+from edge_interleave.decoding.timeline import Key, Timeline
 from edge_interleave.errors import BackendError, ContextFullError, EdgeInterleaveError, UsageError
 from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.util.arrays import FloatArray
@@ -30,24 +32,8 @@ from edge_interleave.util.progress import QuestionProgress
 
 ANSWER_ROOM = 512
 """Entries kept free for an answer when the KV cache grows with a prompt; positions, before gaps are closed."""
-UNLIKELY = 0.01
-"""A total probability of the options below which their shares say little: the model would answer something else."""
 _NEGLIGIBLE = math.log(1e-4)
 """Spellings that are less likely than this, beside what is known of their option, are left out; a logarithm."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of the answers that were given to choose from."""
-
-    option: str
-    probability: float
-    """Among the options: they sum to 1."""
-    log_probability: float
-    """Natural logarithm of the probability that the model answers this, in any usual spelling, and ends its turn."""
-    total_probability: float
-    """Probability of any of the options, the same for all of them. Where it is tiny (UNLIKELY), the model would say
-    something else and `probability` says little."""
 
 
 CLOSED = "the decoder is closed; open the model again"

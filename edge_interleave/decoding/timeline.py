@@ -1,58 +1,16 @@
-"""The timeline's bookkeeping: what goes into the KV cache, what lies there, and where. Knows nothing about engines.
+"""The timeline's bookkeeping: which tokens and images the KV cache holds, and at which positions.
 
-An entry is one text token or one run of visual tokens. Entries are told apart by keys: a token's id, or the digest of
-an image's visual tokens. Positions may have gaps after an eviction, as in the decoder.
+An entry is one text token or one image. Its key identifies it: a token's id, or the digest of an image's visual tokens.
+After an eviction positions have gaps, as in the decoder.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from edge_interleave.util.arrays import FloatArray
-
 Key = int | bytes
-
-
-@dataclass(frozen=True)
-class TextInput:
-    """Text tokens of a prompt."""
-
-    ids: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class VisualInput:
-    """The visual tokens of one image in a prompt."""
-
-    rows: FloatArray = field(repr=False)
-    """float32 (tokens, hidden)."""
-    newline: FloatArray | None = field(default=None, repr=False)
-    """The row that ends the image, float32 (hidden,), where the model was trained with one (`vision.merge`)."""
-
-    def __post_init__(self) -> None:
-        digest = hashlib.blake2b(np.ascontiguousarray(self.rows).data, digest_size=16)
-        if self.newline is not None:
-            digest.update(np.ascontiguousarray(self.newline).data)
-        object.__setattr__(self, "key", digest.digest())
-
-    key: bytes = field(init=False)
-
-    @property
-    def size(self) -> int:
-        """Entries that it takes in the KV cache."""
-        return len(self.rows) + (self.newline is not None)
-
-    @property
-    def embeddings(self) -> FloatArray:
-        """What the decoder takes, float32 (size, hidden)."""
-        return self.rows if self.newline is None else np.concatenate([self.rows, self.newline[np.newaxis]])
-
-
-Input = TextInput | VisualInput
+"""A token's id, or `VisualInput.key`."""
 
 
 @dataclass(frozen=True, slots=True)

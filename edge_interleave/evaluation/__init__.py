@@ -9,9 +9,9 @@
     summary = benchmark.summarise(Path("out"))
     print({one.name: one.score for one in summary.sets})
 
-`run` keeps each answer as it comes and goes on where it was; `summarise` scores what a folder holds, by the rules of
-the official script; `compare` sets two runs side by side. docs/evaluation.md says what is the same as there, and what
-is not. The names below are imported when they are first used.
+`run` stores each answer at once and resumes an interrupted run; `summarise` scores a folder of results by the rules of
+the official script; `compare` compares two runs, answer by answer. docs/evaluation.md lists the differences to the
+official script. Names are imported on first use.
 """
 
 from importlib import import_module
@@ -19,31 +19,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edge_interleave.evaluation.answering import Settings
+    from edge_interleave.evaluation.benchmark_sets import BENCH, M4_INSTRUCT, SetInfo
     from edge_interleave.evaluation.comparison import Comparison, SetDifference, compare
-    from edge_interleave.evaluation.manifest import RunInfo, World
-    from edge_interleave.evaluation.registry import BENCH, M4_INSTRUCT, SetInfo
     from edge_interleave.evaluation.results import Shard
+    from edge_interleave.evaluation.run_info import RunInfo, World
     from edge_interleave.evaluation.runner import Outcome, run
-    from edge_interleave.evaluation.scores import is_choice, is_exact, normalise, rouge_l
+    from edge_interleave.evaluation.scores import choice_match, exact_match, normalise, rouge_l
     from edge_interleave.evaluation.summary import Group, SetScore, Summary, summarise
 
 _HOMES = {
-    "BENCH": "registry",
+    "BENCH": "benchmark_sets",
     "Comparison": "comparison",
     "Group": "summary",
-    "M4_INSTRUCT": "registry",
+    "M4_INSTRUCT": "benchmark_sets",
     "Outcome": "runner",
-    "RunInfo": "manifest",
+    "RunInfo": "run_info",
     "SetDifference": "comparison",
-    "SetInfo": "registry",
+    "SetInfo": "benchmark_sets",
     "SetScore": "summary",
     "Settings": "answering",
     "Shard": "results",
     "Summary": "summary",
-    "World": "manifest",
+    "World": "run_info",
     "compare": "comparison",
-    "is_choice": "scores",
-    "is_exact": "scores",
+    "choice_match": "scores",
+    "exact_match": "scores",
     "normalise": "scores",
     "rouge_l": "scores",
     "run": "runner",
@@ -64,9 +64,9 @@ __all__ = [
     "Shard",
     "Summary",
     "World",
+    "choice_match",
     "compare",
-    "is_choice",
-    "is_exact",
+    "exact_match",
     "normalise",
     "rouge_l",
     "run",

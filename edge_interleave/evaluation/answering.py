@@ -1,7 +1,4 @@
-"""One sample through a model: its media found and opened, its questions asked in turn, greedily.
-
-Knows nothing about scores, or where answers are kept.
-"""
+"""Asks a model one sample: opens its images or video, and asks its questions in turn, with greedy decoding."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_interleave.decoding.generation import CANCELLED
+from edge_interleave.answer import CANCELLED
 from edge_interleave.errors import ContextFullError, MediaError, UsageError
 from edge_interleave.evaluation import official_prompt
 from edge_interleave.evaluation.fingerprints import Fingerprint, fingerprint, state_of
@@ -28,18 +25,18 @@ _VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 @dataclass(frozen=True)
 class Settings:
-    """What answers depend on, beside the samples and the model. The defaults are the official evaluation's."""
+    """What answers depend on besides samples and model. The defaults are those of the official evaluation."""
 
     max_tokens: int = 1024
-    """Of each answer."""
+    """Most tokens of an answer."""
     pool: int = 1
     """Pooling stride; 1 is as trained."""
     frames: int = 8
-    """Taken of a video."""
+    """Frames sampled from a video."""
     context: int | None = None
-    """Entries of the KV cache; None: as many as a prompt and its answer need."""
+    """Capacity of the KV cache in tokens; None: what a prompt and its answer need."""
     kv_precision: str = "f16"
-    """Of the KV cache."""
+    """Precision of the KV cache."""
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "pool", "frames"):
@@ -52,9 +49,9 @@ class Reply:
     """An answer to one question."""
 
     text: str
-    """Without white space around it, as the official evaluation keeps it."""
+    """Stripped of white space, as in the official evaluation."""
     finish_reason: str
-    """`stop`, or `length` where it was cut at `max_tokens` or where the context is full."""
+    """`stop`, or `length` if the answer was cut at `max_tokens` or by a full context."""
     prompt_tokens: int
     visual_tokens: int
     answer_tokens: int
@@ -62,22 +59,22 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """A sample's answers."""
+class SampleAnswers:
+    """The answers to a sample's questions."""
 
     replies: tuple[Reply, ...]
-    """One a question."""
+    """One for each question."""
     media: dict[str, Fingerprint]
-    """What was shown, by the names that the sample has for it."""
+    """Fingerprints of the images and the video, by their paths in the sample."""
 
 
 class Answerer:
-    """Asks samples of a model. Each sample begins with an empty timeline, so that none depends on those before it."""
+    """Asks a model samples. Each sample starts with an empty timeline, so answers do not depend on earlier samples."""
 
     def __init__(self, model: Model, images: Path, settings: Settings) -> None:
-        """`images`: the folder that samples' paths are relative to. Raises UsageError for a stride that leaves nothing.
+        """`images`: the folder that samples' paths are relative to. The model should be loaded with `settings.context`.
 
-        The model should be loaded with `settings.context`.
+        Raises UsageError for a pooling stride that leaves no visual tokens.
         """
         manifest = model.bundle.manifest
         self._image_tokens = image_tokens(manifest.vision, settings.pool, manifest.pooling_mode)
@@ -86,14 +83,14 @@ class Answerer:
         self._settings = settings
         prompts = official_prompt.OfficialPrompts.for_bundle(model.bundle)
         self.prompt = official_prompt.NAME if prompts else BUNDLES_OWN
-        """Which prompt is used: `qwen_1_5`, or the bundle's own where its tokenizer is not ChatML's."""
+        """The prompt: `qwen_1_5`, or BUNDLES_OWN if the tokenizer lacks ChatML's tokens."""
         self._chat = model.chat(prompts=prompts)
 
-    def answer(self, sample: Sample, cancel: threading.Event | None = None) -> Answered | None:
-        """An answer to each question, in order; each sees the questions and answers before it. None where cancelled.
+    def answer(self, sample: Sample, cancel: threading.Event | None = None) -> SampleAnswers | None:
+        """Answer the questions in order; each question sees the earlier questions and answers. None if cancelled.
 
-        Raises MediaError, ContextFullError, UsageError where the sample cannot be answered, BackendError where the
-        engine fails.
+        Raises MediaError, ContextFullError, UsageError if the sample cannot be answered, BackendError if the engine
+        fails.
         """
         paths = self._paths(sample)
         states = {name: state_of(path) for name, path in paths}
@@ -120,11 +117,11 @@ class Answerer:
         prints = {name: fingerprint(path) for name, path in paths}
         for name, one in prints.items():
             if one.state != states[name]:
-                raise MediaError(f"{display_name(name)}: was changed while it was asked about; run the same again")
-        return Answered(tuple(replies), prints)
+                raise MediaError(f"{display_name(name)}: changed during the run; run the same command again")
+        return SampleAnswers(tuple(replies), prints)
 
     def path(self, name: str) -> Path:
-        """The file or folder that a sample's name for a picture or a clip means. Raises MediaError."""
+        """The file or folder of a sample's path for an image or a video. Raises MediaError."""
         return self._video(name)
 
     def close(self) -> None:
@@ -135,31 +132,31 @@ class Answerer:
         """Names and paths of the sample's images, then of its video. Raises ContextFullError, MediaError."""
         frames = len(sample.images) + (self._settings.frames if sample.video else 0)
         visual = frames * self._image_tokens
-        # Before anything is opened: a sample may name any number of pictures.
+        # Checked before a file is opened: a sample may name any number of images.
         if visual > self._trained_context:
             raise ContextFullError(
-                f"{frames} images are {visual} visual tokens, the model was trained on {self._trained_context} in all; "
-                "take a larger pooling stride"
+                f"{frames} images are {visual} visual tokens, but the model's trained context is "
+                f"{self._trained_context} tokens; use a larger pooling stride (--pool)"
             )
         paths = [(name, self._inside(name, Path.is_file)) for name in sample.images]
-        # One or the other: a sample with both has them in this order.
+        # A sample with both has its images first.
         return [*paths, (sample.video, self._video(sample.video))] if sample.video else paths
 
     def _video(self, name: str) -> Path:
-        """A clip, or a folder of frames; the files of M4-Instruct leave the ending out."""
+        """A video file or a folder of frames. M4-Instruct's files leave out the file extension."""
         for suffix in ("", *_VIDEO_SUFFIXES):
             if (self._folder / (name + suffix)).exists():
                 return self._inside(name + suffix, Path.exists)
         return self._inside(name, Path.exists)
 
-    def _inside(self, name: str, is_there: Callable[[Path], bool]) -> Path:
-        """The path of a file below the folder. Raises MediaError where it is missing or leads out."""
+    def _inside(self, name: str, exists: Callable[[Path], bool]) -> Path:
+        """The path below the folder. Raises MediaError if it is missing or leaves the folder."""
         try:
             path = self._folder / name
             if not path.resolve().is_relative_to(self._folder.resolve()):
-                raise MediaError(f"{display_name(name)}: leads out of the images' folder")
-            if not is_there(path):
+                raise MediaError(f"{display_name(name)}: leaves the images' folder")
+            if not exists(path):
                 raise MediaError(f"{display_name(path)}: no such file; check --images")
-        except (OSError, ValueError, RuntimeError) as error:  # names that no file system takes; links in circles
-            raise MediaError(f"{display_name(name)}: is no path ({type(error).__name__})") from error
+        except (OSError, ValueError, RuntimeError) as error:  # a name that no file system accepts, or a link circle
+            raise MediaError(f"{display_name(name)}: is not a valid path ({type(error).__name__})") from error
         return path

@@ -1,7 +1,7 @@
-"""Two runs of the same samples side by side: what the second lost or gained, and how sure that is.
+"""Compares two runs on the same samples, answer by answer.
 
-Each answer is compared with the other run's answer to the same question, so that what is hard for both does not blur
-the difference: the 95 % interval is that of the mean of paired differences, by the normal approximation.
+The 95 % interval is that of the mean of paired differences (normal approximation): pairing removes the variation
+between easy and hard questions.
 """
 
 from __future__ import annotations
@@ -15,48 +15,48 @@ import numpy as np
 
 from edge_interleave.errors import InputError
 from edge_interleave.evaluation.fingerprints import from_json
-from edge_interleave.evaluation.intervals import half_width
-from edge_interleave.evaluation.manifest import RunInfo, parts_that_differ, read_run
+from edge_interleave.evaluation.intervals import normal_half_width
 from edge_interleave.evaluation.results import Line
-from edge_interleave.evaluation.summary import Tally, first_pass, latest, mean, turn_score
+from edge_interleave.evaluation.run_info import RunInfo, parts_that_differ, read_run
+from edge_interleave.evaluation.summary import Tally, latest_results, mean, set_tallies, turn_score
 
 
 @dataclass(frozen=True)
 class SetDifference:
-    """One set in both runs; only answers that both gave, and that count in both."""
+    """One set in both runs, over the answers that count in both."""
 
     name: str
     metric: str
     answers: int
     a: float
-    """Score of the run that was summarised."""
+    """Score of the first run."""
     b: float
-    """Score of the other."""
+    """Score of the second run."""
     difference: float
     """a - b."""
     interval: tuple[float, float] | None
-    """95 %, of the difference; None for fewer than two answers."""
+    """95 % confidence interval of the difference; None for fewer than two answers."""
     answers_differ: int
-    """Whose texts are not the same."""
+    """Number of answers whose texts differ."""
     a_exact: float
     b_exact: float
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs of the same file."""
+    """Two runs on the same file."""
 
     a: RunInfo
     b: RunInfo
     sets: tuple[SetDifference, ...]
     overall: SetDifference | None
-    """All answers together, each counting once; None where no set has a score in both."""
+    """All answers together, equally weighted; None if no set has a score in both runs."""
     parts_differ: tuple[str, ...] = ()
-    """Parts of the models that are not the same: a file, `preprocessing`, `prompt`, ..."""
+    """Parts of the models that differ: a file, `preprocessing`, `prompt`, ..."""
     other_media: int = 0
-    """Samples that both answered, of pictures or clips that were not the same."""
+    """Number of samples that the runs answered about different images or videos."""
     other_media_first: int | None = None
-    """The first of those, by its place in the file, from 1."""
+    """Position in the file, from 1, of the first of these samples."""
 
 
 @dataclass(frozen=True)
@@ -64,27 +64,30 @@ class _Answer:
     score: float | None
     exact: bool
     text: bytes
-    """Its digest: texts are not held."""
+    """Digest of the text; texts are not kept in memory."""
     media: bytes
-    """Digest of what the sample was about."""
+    """Digest of the sample's images or video."""
 
 
 def compare(out: Path, other: Path) -> Comparison:
-    """Compare the results of one folder, a, with those of another, b. Raises InputError where that makes no sense."""
+    """Compare the results in one folder, a, with those in another, b. Raises InputError for runs on different files."""
     a, b = read_run(out), read_run(other)
     if a.sha256 != b.sha256:
-        raise InputError(f"{other}: results of another file ({b.file}, {b.sha256[:12]}) than {out}'s ({a.file})")
-    tallies = first_pass(out, a)
+        raise InputError(
+            f"{other}: results on another file ({b.file}, {b.sha256[:12]}) than {out} ({a.file}); "
+            "compare runs on the same file"
+        )
+    tallies = set_tallies(out, a)
     ours = {
         (line["index"], line["turn"]): _answer(line, tallies[line["dataset"]], media)
-        for lines in latest(out, a)
+        for lines in latest_results(out, a)
         if "error" not in lines[0]
         for media in [_media(lines[0])]
         for line in lines
     }
     other_media = set()
     pairs: dict[str, dict[tuple[int, int], tuple[_Answer, _Answer]]] = {}
-    for lines in latest(other, b):
+    for lines in latest_results(other, b):
         media = _media(lines[0])
         for line in lines if "error" not in lines[0] else ():
             place, name = (line["index"], line["turn"]), line["dataset"]
@@ -102,7 +105,7 @@ def compare(out: Path, other: Path) -> Comparison:
 
 
 def _media(first: Line) -> bytes:
-    """A digest of what a sample was about, of its first line: names and contents, in the sample's order."""
+    """A digest of a sample's images or video (names and contents, in order), from its first line."""
     media = from_json(first.get("media")) or {}
     content = json.dumps([[name, one.digest] for name, one in media.items()])
     return hashlib.blake2b(content.encode("ascii"), digest_size=16).digest()
@@ -120,7 +123,7 @@ def _difference(name: str, metric: str, pairs: list[tuple[_Answer, _Answer]]) ->
     if not differences:
         return None
     middle = float(np.mean(differences))
-    half = half_width(differences)
+    half = normal_half_width(differences)
     return SetDifference(
         name=name,
         metric=metric,

@@ -1,8 +1,7 @@
-"""Which pictures and clips a question was about: a fingerprint of each file, kept with the answer.
+"""Fingerprints of the images and videos that a question was about, stored with the answer.
 
-A run that goes on compares the files with what its answers say: by size, times and place in the file system, which
-costs a look into the folder, and by content only where those differ. So a folder that was copied, or files that were
-touched, are taken for what they are, and a picture changed in place is not.
+A resumed run compares its files with the stored fingerprints: size, times and inode first, which costs one `stat`, and
+the content only if those differ. So copied or touched files are accepted, and a file with other content is not.
 """
 
 from __future__ import annotations
@@ -25,18 +24,16 @@ _KEPT = 4096
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What tells a picture or a clip from another."""
+    """Identifies an image or a video."""
 
     state: str
-    """Size in bytes, time of change and of the last change of anything about it (ns), number in the file system.
-
-    Of a folder of pictures a digest of those of its pictures."""
+    """Size in bytes, mtime and ctime in nanoseconds, and inode. For a folder, a digest of its pictures' states."""
     digest: str
-    """BLAKE2b of the content, 32 hex digits; of a folder, of its pictures' names and contents."""
+    """BLAKE2b of the content, 32 hex digits; for a folder, of its pictures' names and contents."""
 
 
 def state_of(path: Path) -> str:
-    """A file's, or a folder's, state: see `Fingerprint`. Raises MediaError."""
+    """The state of a file or a folder: see `Fingerprint`. Raises MediaError."""
     try:
         if not path.is_dir():
             return _state(path)
@@ -47,7 +44,7 @@ def state_of(path: Path) -> str:
 
 
 def fingerprint(path: Path) -> Fingerprint:
-    """The fingerprint of a picture, a clip or a folder of pictures. Reads all of it. Raises MediaError."""
+    """The fingerprint of an image, a video or a folder of pictures; reads the whole content. Raises MediaError."""
     state = state_of(path)
     try:
         return Fingerprint(state, _digest(path, state))
@@ -56,17 +53,17 @@ def fingerprint(path: Path) -> Fingerprint:
 
 
 def is_same(path: Path, before: Fingerprint) -> bool:
-    """Whether what lies there has the content that it had. Raises MediaError where nothing can be read."""
+    """Whether the path still has the fingerprint's content. Raises MediaError if it cannot be read."""
     return state_of(path) == before.state or fingerprint(path).digest == before.digest
 
 
 def to_json(media: Mapping[str, Fingerprint]) -> dict[str, list[str]]:
-    """By name, as results keep them."""
+    """The form in which results store fingerprints, by name."""
     return {name: [one.state, one.digest] for name, one in media.items()}
 
 
 def from_json(value: Any) -> dict[str, Fingerprint] | None:
-    """What `to_json` made; None where it is something else."""
+    """The inverse of `to_json`; None for anything else."""
     if not isinstance(value, dict):
         return None
     if not all(isinstance(pair, list) and [type(part) for part in pair] == [str, str] for pair in value.values()):
@@ -81,7 +78,7 @@ def _state(path: Path) -> str:
 
 @lru_cache(maxsize=_KEPT)
 def _digest(path: Path, _state: str) -> str:
-    """The content's digest. Benchmarks show a picture again and again; while its state is the same, so is this."""
+    """The content's digest, cached by state: benchmarks show the same image many times."""
     if path.is_dir():
         return _joined(f"{name} {_digest_of_file(path / name)}" for name in picture_names(path))
     return _digest_of_file(path)

@@ -1,4 +1,4 @@
-"""How sure a share or a mean is: 95 % confidence intervals. Knows nothing about what was counted."""
+"""95 % confidence intervals of a share and of a mean."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 
 Z95 = 1.959963984540054
-"""Of the normal distribution, for 95 %."""
+"""The normal distribution's quantile for a two-sided 95 % interval."""
 
 
-def wilson(right: int, count: int) -> tuple[float, float] | None:
-    """Wilson's interval of a share: sound where a share is near 0 or 1, and where there are few.
+def wilson_interval(right: int, count: int) -> tuple[float, float] | None:
+    """Wilson's score interval of `right` of `count`; reliable for small counts and for shares near 0 or 1.
 
-    None for fewer than two. E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
-    Journal of the American Statistical Association 22 (1927).
+    None for a count below two. Source: E. B. Wilson, "Probable inference, the law of succession, and statistical
+    inference", Journal of the American Statistical Association 22 (1927).
     """
     if count < 2:
         return None
@@ -25,7 +25,7 @@ def wilson(right: int, count: int) -> tuple[float, float] | None:
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
-def half_width(values: Sequence[float]) -> float | None:
+def normal_half_width(values: Sequence[float]) -> float | None:
     """Half the width of the normal interval of a mean; None for fewer than two values."""
     if len(values) < 2:
         return None

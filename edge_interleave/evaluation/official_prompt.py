@@ -4,10 +4,9 @@
     <|im_start|>user\\n...<image>\\n...<|im_end|>\\n
     <|im_start|>assistant\\n
 
-The original code tokenizes roles, newlines and the texts between images one by one, so that the newline after an image
-never merges with what follows it, as it would in one text. A later turn begins with the system message again: so it is
-there. A video is its frames side by side, with one newline after the last. Special tokens inside a text stay text (the
-original would obey them). Knows nothing about pixels or benchmarks.
+The original code tokenizes roles, newlines and the texts between images separately, so the newline after an image never
+merges with the following text. As there, each later turn repeats the system message, and a video is its frames in a
+row with one newline after the last. Unlike there, special tokens inside a text stay text.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ from edge_interleave.prompt.messages import Message
 from edge_interleave.prompt.tokenizer import TextTokenizer
 
 NAME = "qwen_1_5"
-"""What the original code calls this conversation."""
+"""The original code's name for this conversation template."""
 SYSTEM_MESSAGE = "You are a helpful assistant."
 _START, _END = "<|im_start|>", "<|im_end|>"
 
 
 class OfficialPrompts:
-    """Makes segments of user and assistant messages, the original evaluation's way."""
+    """Turns user and assistant messages into segments, as the original evaluation does."""
 
     def __init__(self, tokenizer: TextTokenizer, start: int, end: int) -> None:
-        """Use `for_bundle`. `start`, `end`: ids of the tokens around a turn."""
+        """Use `for_bundle`. `start`, `end`: ids of the tokens that begin and end a turn."""
         newline = tokenizer.encode_plain("\n")
         system = tokenizer.encode_plain("system")
         said = tokenizer.encode_plain(SYSTEM_MESSAGE)
@@ -43,23 +42,23 @@ class OfficialPrompts:
 
     @classmethod
     def for_bundle(cls, bundle: Bundle) -> OfficialPrompts | None:
-        """Those of a bundle whose tokenizer has ChatML's two tokens; None for another. Raises BundleError."""
+        """For a bundle whose tokenizer has ChatML's two tokens; None for any other. Raises BundleError."""
         tokenizer = TextTokenizer.open(bundle)
         start, end = tokenizer.token_id(_START), tokenizer.token_id(_END)
         return None if start is None or end is None else cls(tokenizer, start, end)
 
     def build(self, messages: Sequence[Message], counts: Sequence[int] | None = None) -> list[Segment]:
-        """The whole conversation, up to where the answer begins.
+        """The whole conversation, up to the start of the answer.
 
-        `counts`: how many images each image and video of the messages stands for, in order; None: one each.
-        Raises UsageError where `<image>` markers and images disagree, or for a system message, which is given here.
+        `counts`: number of frames of each image and video in the messages, in order; None: one each.
+        Raises UsageError if the numbers of `<image>` markers and images differ, or for a system message.
         """
         parts: list[int | ImageSegment] = []
         left = list(counts) if counts is not None else None
         index = 0
         for message in messages:
             if message.role == "system":
-                raise UsageError("the official prompt has a system message of its own; give none")
+                raise UsageError("the official prompt has its own system message; give no system message")
             media = sum(not isinstance(part, str) for part in message.parts)
             numbers = [1] * media if left is None else [left.pop(0) for _ in range(media)]
             parts += self._message(message, numbers, index)
@@ -67,7 +66,7 @@ class OfficialPrompts:
         return _segments(parts)
 
     def follow_up(self, messages: Sequence[Message], counts: Sequence[int] | None = None) -> list[Segment] | None:
-        """What comes after the tokens of the last answer: its end, and the next question. None where there is none."""
+        """What follows the tokens of the last answer: its end and the next question. None without an answer."""
         answers = [number for number, message in enumerate(messages) if message.role == "assistant"]
         if not answers:
             return None

@@ -1,4 +1,4 @@
-"""A summary for people and for programs: tables, Markdown, JSON. Prints nothing and knows no terminal."""
+"""Formats a summary as tables, Markdown and JSON, and writes `summary.json` and `summary.md`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edge_interleave.evaluation.benchmark_sets import find_file
 from edge_interleave.evaluation.comparison import Comparison, SetDifference
 from edge_interleave.evaluation.files import write_json, write_text
-from edge_interleave.evaluation.manifest import RunInfo
-from edge_interleave.evaluation.registry import find_file
+from edge_interleave.evaluation.run_info import RunInfo
 from edge_interleave.evaluation.summary import ERRORS_SHOWN, Group, SetScore, Summary
 
 SUMMARY_JSON, SUMMARY_MARKDOWN = "summary.json", "summary.md"
@@ -20,7 +20,7 @@ _NONE = "-"
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts."""
+    """A table of strings."""
 
     title: str
     columns: tuple[str, ...]
@@ -28,15 +28,15 @@ class Table:
 
     @property
     def numbers(self) -> tuple[bool, ...]:
-        """Which columns hold numbers."""
+        """For each column, whether it holds numbers."""
         return tuple(index > 0 and column not in _WORDS for index, column in enumerate(self.columns))
 
 
 def tables(summary: Summary, comparison: Comparison | None = None, *, narrow: bool = False) -> list[Table]:
-    """What there is to show, empty tables left out. `narrow`: for 80 columns, without what matters least.
+    """The non-empty tables of a summary and a comparison. `narrow` leaves out columns to fit 80 characters.
 
-    Of the two intervals of sets that of what is exact is kept for a drawn world, else the score's; a comparison leaves
-    out how many answers there are, and what is exact of another file than a drawn world.
+    Narrow sets keep one interval: that of exact matches for a drawn world, else that of the score. A narrow comparison
+    leaves out the number of answers and, unless the world was drawn, the exact matches.
     """
     made = [
         Table("sets", _SET_COLUMNS, tuple(map(_set_row, summary.sets))),
@@ -60,7 +60,7 @@ def tables(summary: Summary, comparison: Comparison | None = None, *, narrow: bo
 
 
 def headline(run: RunInfo) -> str:
-    """What was asked of what, on one line."""
+    """File, model and settings of a run, on one line."""
     precisions = ", ".join(f"{name} {precision}" for name, precision in run.precisions.items())
     settings = [f"pool {run.settings.pool}", f"at most {run.settings.max_tokens} tokens", f"prompt {run.prompt}"]
     kv = f", KV cache {run.settings.kv_precision}" if run.settings.kv_precision != "f16" else ""
@@ -69,24 +69,32 @@ def headline(run: RunInfo) -> str:
 
 
 def notes(summary: Summary, comparison: Comparison | None = None) -> list[str]:
-    """What a reader must know beside the numbers."""
+    """Remarks that a reader needs to judge the numbers."""
     said = [] if comparison is None else _differences(comparison)
     if summary.samples < summary.run.samples:
-        said.append(f"{summary.samples} of the file's {summary.run.samples} samples")
+        said.append(f"{summary.samples} of the file's {summary.run.samples} samples are answered")
     known = find_file(summary.run.file)
     if known is not None and abs(known.samples - summary.run.samples) > known.samples / 100:
         said.append(f"the published {known.name} has about {known.samples} samples, this one {summary.run.samples}")
     unsupported = [one.name for one in summary.sets if one.metric is None]
     if unsupported:
-        said.append(f"not scored, of a question type that the official script does not know: {', '.join(unsupported)}")
+        said.append(
+            f"not scored, because the official script does not know the question type: {', '.join(unsupported)}"
+        )
     for count, what in (
-        (summary.failed, "samples could not be answered, and are not scored"),
-        (sum(one.empty_references for one in summary.sets), "answers do not count: the file gives no right one"),
-        (sum(one.unscorable for one in summary.sets), "answers count 0 at which the official script would fail"),
-        (sum(one.cut for one in summary.sets), "answers were cut off (--max-tokens, or the context)"),
+        (summary.failed, "samples could not be answered and are not scored"),
+        (
+            sum(one.empty_references for one in summary.sets),
+            "answers do not count, because the file gives no right answer",
+        ),
+        (
+            sum(one.unscorable for one in summary.sets),
+            "answers count 0, because the official script would fail at them",
+        ),
+        (sum(one.cut for one in summary.sets), "answers were cut off (by --max-tokens or the context)"),
         (
             sum(one.no_letter for one in summary.sets),
-            "answers of multiple-choice sets are no bare letter: they count 0",
+            "answers to multiple-choice questions are not a bare letter and count 0",
         ),
     ):
         if count:
@@ -99,13 +107,13 @@ def notes(summary: Summary, comparison: Comparison | None = None) -> list[str]:
 
 
 def as_json(summary: Summary, comparison: Comparison | None = None) -> dict[str, Any]:
-    """The object that `--json` prints and `summary.json` holds."""
+    """The object of `--json` and `summary.json`."""
     made = {"samples": summary.samples, "failed": summary.failed, **asdict(summary)}
     return made if comparison is None else {**made, "comparison": asdict(comparison)}
 
 
 def as_markdown(summary: Summary, comparison: Comparison | None = None) -> str:
-    """The same as a page."""
+    """The summary as a Markdown page."""
     lines = [f"# {_cell(headline(summary.run))}", ""]
     if comparison is not None:
         lines += [f"b: {_cell(headline(comparison.b))}", ""]
@@ -133,20 +141,20 @@ _WORDS = ("metric", "of")
 
 
 def _differences(comparison: Comparison) -> list[str]:
-    """What beside the answers is not the same in two runs."""
+    """Remarks on what differs between two runs besides the answers."""
     said = []
     if comparison.other_media:
         said.append(
-            f"{comparison.other_media} of the samples were asked about other pictures in a than in b, sample "
-            f"{comparison.other_media_first} first"
+            f"{comparison.other_media} samples were asked about other pictures in a than in b, the first is sample "
+            f"{comparison.other_media_first}"
         )
     if comparison.parts_differ:
-        said.append(f"a and b are of models that differ in {', '.join(comparison.parts_differ)}")
+        said.append(f"the models of a and b differ in {', '.join(comparison.parts_differ)}")
     return said
 
 
 def _without_empty_columns(table: Table, also: set[str]) -> Table:
-    """Without the columns that say nothing in any row, nor those named in `also`."""
+    """The table without its empty columns and without the columns in `also`."""
     kept = [
         index
         for index, column in enumerate(table.columns)
@@ -193,7 +201,7 @@ def _difference_row(one: SetDifference) -> tuple[str, ...]:
 
 
 def _percent(value: float | None, *, signed: bool = False) -> str:
-    """As the official script prints scores."""
+    """A score as the official script prints it."""
     return _NONE if value is None else f"{100 * value:+.2f}" if signed else f"{100 * value:.2f}"
 
 
@@ -207,6 +215,6 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Names and messages hold texts of strangers: on one line, and no end of a cell."""
+    """Untrusted text as one line that cannot end its cell."""
     shown = "".join(c if c.isprintable() else " " for c in text)
     return shown.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

@@ -1,9 +1,8 @@
-"""Results on disk: a line of JSON for each question, all lines of a sample written at once and never changed.
+"""Result files: one line of JSON for each question; the lines of a sample are appended together and never changed.
 
-A run that is killed leaves a beginning: whole samples, and at most one that is cut off at the end, which is dropped and
-asked again. A sample that could not be answered has one line with `error`; if it is answered later, that counts. The
-names `dataset`, `sample_id`, `prompt`, `pred_response`, `gt_response`, `model_id` and `question_type` are the official
-script's. Knows nothing about models or scores.
+After a kill the file holds whole samples and at most one cut off at the end; that one is dropped and asked again. A
+sample that cannot be answered has one line with `error`; a later answer replaces it. The names `dataset`, `sample_id`,
+`prompt`, `pred_response`, `gt_response`, `model_id` and `question_type` are the official script's.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ Line = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Shard:
-    """One part of a file's samples: of every `of` samples the one with this number."""
+    """One part of a file's samples: of every `of` samples, the one with this number."""
 
     number: int = 1
     """From 1."""
@@ -35,29 +34,29 @@ class Shard:
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.of:
-            raise UsageError(f"there is no part {self.number} of {self.of}; give 1/2 and 2/2, say")
+            raise UsageError(f"there is no part {self.number} of {self.of}; give, for example, 1/2 and 2/2")
 
     def has(self, index: int) -> bool:
-        """Whether the sample at a place of the file, from 0, is in this part."""
+        """Whether the sample at an index of the file, from 0, is in this shard."""
         return index % self.of == self.number - 1
 
     @property
     def file_name(self) -> str:
-        """Where its results are kept."""
+        """Name of the shard's results file."""
         return "results.jsonl" if self.of == 1 else f"results-{self.number}-of-{self.of}.jsonl"
 
 
 class ResultsFile:
-    """One part's results, open for more. One process at a time."""
+    """The results file of one shard, open for appending by one process at a time."""
 
     def __init__(self, path: Path, check: Callable[[Line], None] = lambda line: None) -> None:
-        """Open or make the file, and drop what was cut off at its end. Raises InputError where it cannot be used.
+        """Open or create the file, and drop an incomplete sample at its end. Raises InputError if it cannot be used.
 
-        `check`: is given the first line of each sample that was answered; what it raises comes out here.
+        `check` is called with the first line of each answered sample; its errors are raised here.
         """
         self.path = path
         self.done: dict[int, str | None] = {}
-        """Places of the samples that are there, to what went wrong with them, if anything did."""
+        """For each sample in the file, by index: its error, or None if it was answered."""
         try:
             self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         except OSError as error:
@@ -76,25 +75,25 @@ class ResultsFile:
             os.truncate(self._file, whole)
         except LockedError as error:
             self._held.close()
-            raise InputError(f"{path}: another process is writing it; {error.remedy}, or take --shard") from None
+            raise InputError(f"{path}: another process is writing it; {error.remedy}, or use --shard") from None
         except BaseException:
             self._held.close()
             raise
 
     def append(self, lines: Sequence[Line]) -> None:
-        """Add a sample's lines. Raises ResourceError where the disk takes no more: what is there stays whole."""
+        """Append a sample's lines. Raises ResourceError if the disk is full; earlier samples stay whole."""
         content = "".join(json.dumps(line) + "\n" for line in lines).encode("ascii")
         try:
             while content:
                 content = content[os.write(self._file, content) :]
         except OSError as error:
             raise ResourceError(
-                f"{self.path}: cannot be written ({error.strerror}); free space, and run the same again: it goes on"
+                f"{self.path}: cannot be written ({error.strerror}); free some space and run it again to resume"
             ) from error
         self.done[lines[0]["index"]] = lines[0].get("error")
 
     def close(self) -> None:
-        """Have everything on the disk."""
+        """Flush the file to the disk and close it."""
         with self._held:
             os.fsync(self._file)
 
@@ -108,20 +107,20 @@ class ResultsFile:
 
 
 def read_results(out: Path, shards: int) -> Iterator[list[Line]]:
-    """The samples in a folder's results, those of all parts: each sample's lines, in no particular order.
+    """The lines of each sample in a folder's results, of all shards, in no particular order.
 
-    A sample comes again where it was tried again. Raises InputError where a file is damaged before its end.
+    A sample that was tried again comes again. Raises InputError if a file is damaged before its end.
     """
     for path in sorted(out.glob("results*.jsonl")):
         if _parts_of(path.name) != shards:
-            raise InputError(f"{path}: is no part of this run; move it away")
+            raise InputError(f"{path}: does not belong to this run; move it away")
         with path.open("rb") as file:
             for _, lines in _samples(path, file):
                 yield lines
 
 
 def _parts_of(name: str) -> int:
-    """Of how many parts a results file is one; 0 where its name is not one of ours."""
+    """The number of shards in a results file's name; 0 for any other name."""
     if name == Shard().file_name:
         return 1
     found = re.fullmatch(r"results-([0-9]{1,6})-of-([0-9]{1,6})\.jsonl", name)
@@ -129,7 +128,7 @@ def _parts_of(name: str) -> int:
 
 
 def _samples(path: Path, file: BinaryIO) -> Iterator[tuple[int, list[Line]]]:
-    """Each whole sample's lines, and where they end; nothing of what was cut off at the file's end."""
+    """The lines of each complete sample, and the offset of their end."""
     lines: list[Line] = []
     number = 0
     while content := file.readline(LINE_BYTES_MAX):
@@ -138,9 +137,9 @@ def _samples(path: Path, file: BinaryIO) -> Iterator[tuple[int, list[Line]]]:
             return
         line = _line(content)
         if line is None:
-            # A machine that lost power may leave a last line of anything.
+            # After a power failure the last line may hold anything.
             if file.read(1):
-                raise InputError(f"{path}: line {number} is damaged; give another folder, or mend it")
+                raise InputError(f"{path}: line {number} is damaged; repair it, or give another folder")
             return
         lines.append(line)
         if not _continues(lines):
@@ -151,7 +150,7 @@ def _samples(path: Path, file: BinaryIO) -> Iterator[tuple[int, list[Line]]]:
 
 
 def _continues(lines: Sequence[Line]) -> bool:
-    """Whether the last of a sample's lines so far is its next turn."""
+    """Whether the last line is the next turn of its sample."""
     first, last = lines[0], lines[-1]
     if "error" in last:
         return len(lines) == 1

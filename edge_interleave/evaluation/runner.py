@@ -1,7 +1,4 @@
-"""A file of samples through a model, answer by answer onto the disk: what is killed goes on where it was.
-
-Puts the reading, the answering, the scores and the results' file together; what they do is theirs.
-"""
+"""Runs a file of samples through a model and stores each answer at once, so an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -15,32 +12,32 @@ from edge_interleave.errors import BackendError, ContextFullError, InputError, M
 from edge_interleave.evaluation.answering import Answerer, Reply, Settings
 from edge_interleave.evaluation.files import make_folder
 from edge_interleave.evaluation.fingerprints import from_json, is_same, to_json
-from edge_interleave.evaluation.json_items import JsonItems
-from edge_interleave.evaluation.manifest import World, claim, describe_run
+from edge_interleave.evaluation.json_stream import JsonStream
 from edge_interleave.evaluation.results import Line, ResultsFile, Shard
-from edge_interleave.evaluation.samples import BadSample, Labels, Sample, Turn, read_samples
-from edge_interleave.evaluation.scores import UnscorableError, is_exact, metric_of, score
+from edge_interleave.evaluation.run_info import World, claim_folder, describe_run
+from edge_interleave.evaluation.samples import InvalidSample, Labels, Sample, Turn, read_samples
+from edge_interleave.evaluation.scores import UnscorableError, exact_match, metric_of, score
 from edge_interleave.model import Model
 from edge_interleave.util.regular_file import display_name
 from edge_interleave.world.judging import is_right
 
 Report = Callable[[str, int, int], None]
-"""Called with the stage (`check`: bytes of the file; `samples`), how much of it is done, and how much it is in all."""
-_ONLY_WHERE_SAID = ("category", "scenario", "chance", "held_out", "judge")
+"""Called with the stage (`check`, in bytes of the file; `samples`), the amount done, and the total."""
+_OPTIONAL_LABELS = ("category", "scenario", "chance", "held_out", "judge")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How far a run came."""
+    """The state of a run when it returns."""
 
     done: int
-    """Samples of this part that have a result, those of earlier runs and those with errors among them."""
+    """Samples of this shard with a result, including those of earlier runs and those with errors."""
     of: int
-    """Samples of this part, up to the limit."""
+    """Samples of this shard, up to the limit."""
     errors: int
-    """Of those done, how many could not be answered."""
+    """Samples in `done` that could not be answered."""
     interrupted: bool
-    """Whether it was stopped before its end."""
+    """Whether `cancel` stopped the run early."""
 
 
 def run(
@@ -56,29 +53,29 @@ def run(
     report: Report = lambda stage, done, of: None,
     cancel: threading.Event | None = None,
 ) -> Outcome:
-    """Ask the samples of a file and keep the answers in the folder `out`; go on with what lies there of the same run.
+    """Ask the samples of a file and store the answers in the folder `out`; resumes the same run in `out`.
 
-    `images`: the folder that the samples' paths are relative to; None: the file's own. `limit`: only so many of the
-    file's first samples; a larger one goes on. `cancel`: set it from another thread to stop after the current sample.
-    Samples that cannot be answered (pictures missing, too long for the model) become results with `error`, and are
-    tried again by the next run. So are those at which the engine fails, for want of memory, say; where it fails at the
-    next one too, that ends the run. The model should be loaded with `settings.context`.
+    `images`: the folder that the samples' paths are relative to; None: the file's own. `limit`: only the first `limit`
+    samples of the file; a later run may raise it. `cancel`: set it from another thread to stop at the current sample.
+    The model should be loaded with `settings.context`. A sample that cannot be answered (a missing picture, too long
+    for the model, an engine failure) gets a result with `error`, and the next run tries it again. Two engine failures
+    in a row end the run.
 
-    Raises InputError where the file is damaged (all of it is read before a sample is asked), or where `out` holds
-    another run, or answers about other pictures than those that lie in the folder now; UsageError; ResourceError where
-    the disk is full; BackendError where the engine fails. What was answered until then is kept.
+    Raises InputError if the file is damaged (it is read whole before the first question), or if `out` holds another
+    run or answers about other pictures than the folder holds now; UsageError; ResourceError if the disk is full;
+    BackendError if the engine fails. Answers stored before an error are kept.
     """
     settings, shard = settings or Settings(), shard or Shard()
     if limit is not None and limit < 1:
-        raise UsageError(f"the limit must be a whole number from 1, not {limit}")
+        raise UsageError(f"the limit must be a whole number of at least 1, not {limit}")
     folder = file.parent if images is None else images
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder; give the one that the samples' images are relative to")
+        raise UsageError(f"{folder}: no such folder; give the folder that the image paths are relative to")
     answerer = Answerer(model, folder, settings)
     try:
-        sha256, count = _checked(file, report)
+        sha256, count = _check_file(file, report)
         make_folder(out)
-        claim(out, describe_run(model, answerer.prompt, file, sha256, count, settings, shard.of, world))
+        claim_folder(out, describe_run(model, answerer.prompt, file, sha256, count, settings, shard.of, world))
         with ResultsFile(out / shard.file_name, _media_check(out, folder, answerer)) as results:
             end = count if limit is None else min(limit, count)
             return _ask(file, end, shard, answerer, results, model.bundle.manifest.name, report, cancel)
@@ -86,9 +83,9 @@ def run(
         answerer.close()
 
 
-def _checked(file: Path, report: Report) -> tuple[str, int]:
-    """SHA-256 and number of samples. A file that is cut off is better refused now than after two days of work."""
-    items = JsonItems(file)
+def _check_file(file: Path, report: Report) -> tuple[str, int]:
+    """SHA-256 of the file and its number of samples. Refuses a damaged file now, not after days of answering."""
+    items = JsonStream(file)
     size = file.stat().st_size if file.exists() else 0
     for number, _ in enumerate(read_samples(items)):
         if number % 1000 == 0:
@@ -98,11 +95,11 @@ def _checked(file: Path, report: Report) -> tuple[str, int]:
 
 
 def _media_check(out: Path, folder: Path, answerer: Answerer) -> Callable[[Line], None]:
-    """Holds a result to the pictures that lie there now. What it gives raises InputError."""
+    """A check that a result's pictures are those in the folder now; it raises InputError if not."""
 
     def check(line: Line) -> None:
         media = from_json(line.get("media"))
-        wrong = "" if media is not None else "the result does not say what it is about"
+        wrong = "" if media is not None else "the result names no pictures"
         for name, before in (media or {}).items():
             try:
                 wrong = wrong or ("" if is_same(answerer.path(name), before) else f"{display_name(name)} has changed")
@@ -111,7 +108,7 @@ def _media_check(out: Path, folder: Path, answerer: Answerer) -> Callable[[Line]
         if wrong:
             raise InputError(
                 f"{out}: sample {line['index'] + 1} was asked about other pictures than "
-                f"{display_name(folder)} holds now ({wrong}); give another --out, or the --images of before"
+                f"{display_name(folder)} holds now ({wrong}); give another --out, or the --images of the earlier run"
             )
 
     return check
@@ -131,7 +128,7 @@ def _ask(
     answered = sum(results.done.get(index, "") is None for index in wanted)
     report("samples", answered, len(wanted))
     interrupted = failed = False
-    for sample in read_samples(JsonItems(file)):
+    for sample in read_samples(JsonStream(file)):
         index = sample.labels.index
         if index >= end:
             break
@@ -145,11 +142,11 @@ def _ask(
         except BackendError as error:
             if failed:
                 raise
-            lines, failed = [{**_said(sample.labels), "error": str(error)}], True
+            lines, failed = [{**_label_fields(sample.labels), "error": str(error)}], True
         if lines is None:
             interrupted = True
             break
-        # What fails as it failed before is known already.
+        # Do not store the same error twice.
         if "error" not in lines[0] or results.done.get(index) != lines[0]["error"]:
             results.append(lines)
         answered += 1
@@ -159,37 +156,37 @@ def _ask(
 
 
 def _result(
-    sample: Sample | BadSample, answerer: Answerer, model: str, cancel: threading.Event | None
+    sample: Sample | InvalidSample, answerer: Answerer, model: str, cancel: threading.Event | None
 ) -> list[dict[str, Any]] | None:
-    """The lines of a sample; None where it was cancelled."""
-    if isinstance(sample, BadSample):
-        return [{**_said(sample.labels), "error": sample.problem}]
+    """The result lines of a sample; None if it was cancelled."""
+    if isinstance(sample, InvalidSample):
+        return [{**_label_fields(sample.labels), "error": sample.problem}]
     try:
         answered = answerer.answer(sample, cancel)
     except (MediaError, ContextFullError, UsageError) as error:
-        return [{**_said(sample.labels), "error": str(error)}]
+        return [{**_label_fields(sample.labels), "error": str(error)}]
     if answered is None:
         return None
     lines = [
-        _turn(sample, number, turn, reply, model)
+        _turn_line(sample, number, turn, reply, model)
         for number, (turn, reply) in enumerate(zip(sample.turns, answered.replies, strict=True))
     ]
     lines[0]["media"] = to_json(answered.media)
     return lines
 
 
-def _turn(sample: Sample, number: int, turn: Turn, reply: Reply, model: str) -> dict[str, Any]:
-    told, judge = asdict(reply), sample.labels.judge
+def _turn_line(sample: Sample, number: int, turn: Turn, reply: Reply, model: str) -> dict[str, Any]:
+    fields, judge = asdict(reply), sample.labels.judge
     line = {
-        **_said(sample.labels),
+        **_label_fields(sample.labels),
         "turn": number,
         "turns": len(sample.turns),
         "model_id": model,
         "prompt": turn.question,
-        "pred_response": told.pop("text"),
+        "pred_response": fields.pop("text"),
         "gt_response": turn.reference,
-        **told,
-        "exact": is_exact(reply.text, turn.reference)
+        **fields,
+        "exact": exact_match(reply.text, turn.reference)
         or (judge is not None and is_right(reply.text, turn.reference, judge)),
     }
     metric = metric_of(sample.labels.dataset, sample.labels.question_type)
@@ -202,5 +199,5 @@ def _turn(sample: Sample, number: int, turn: Turn, reply: Reply, model: str) -> 
     return line
 
 
-def _said(labels: Labels) -> dict[str, Any]:
-    return {name: value for name, value in asdict(labels).items() if value is not None or name not in _ONLY_WHERE_SAID}
+def _label_fields(labels: Labels) -> dict[str, Any]:
+    return {name: value for name, value in asdict(labels).items() if value is not None or name not in _OPTIONAL_LABELS}

@@ -1,8 +1,8 @@
-"""Samples of LLaVA-Interleave Bench and of M4-Instruct, as their files have them, read one at a time.
+"""Reads samples of LLaVA-Interleave Bench and M4-Instruct files, one at a time.
 
-A sample is `sample_id`, `conversations` (question and answer in turn), `image` (paths) or `video` (a path), `metadata`
-with `dataset` and `question_type`; in some sets a `choice_list`, which the question's text holds as well. Files are
-JSON arrays (`multi_image_in_domain.json`, `m4_instruct_annotations.json`, ...) or JSON lines. Opens no image.
+A sample has `sample_id`, `conversations` (questions and answers in turn), `image` (paths) or `video` (a path), and
+`metadata` with `dataset` and `question_type`; in some sets also a `choice_list`, which the question repeats. Files are
+JSON arrays (`multi_image_in_domain.json`, `m4_instruct_annotations.json`, ...) or JSON lines.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_interleave.errors import InputError
-from edge_interleave.evaluation.json_items import JsonItems
+from edge_interleave.evaluation.json_stream import JsonStream
 from edge_interleave.prompt.builder import MARKER
 from edge_interleave.util.regular_file import display_name
 from edge_interleave.world.judging import JUDGES
@@ -25,7 +25,7 @@ _NAME_CHARACTERS_MAX = 200
 
 @dataclass(frozen=True)
 class Turn:
-    """A question, and the answer that the file gives."""
+    """A question and its reference answer."""
 
     question: str
     reference: str
@@ -33,67 +33,67 @@ class Turn:
 
 @dataclass(frozen=True)
 class Labels:
-    """What is said about a sample, good or bad."""
+    """The metadata of a sample, valid or not."""
 
     index: int
-    """Its place in the file, from 0."""
+    """Index in the file, from 0."""
     sample_id: str
     dataset: str
-    """The set it belongs to; the file's name where it names none."""
+    """The sample's set; the file's name if it names none."""
     question_type: str
-    """`open-ended`, `multi-choice`, or whatever the file says."""
+    """`open-ended`, `multi-choice`, or another value from the file."""
     category: str | None = None
     scenario: str | None = None
     chance: float | None = None
-    """The share of right answers that guessing gives."""
+    """Expected share of right answers by guessing, 0 to 1."""
     held_out: str | None = None
-    """What about it training never showed, in a word; empty for nothing; None where the file does not say."""
+    """What about the sample training never showed; "" for nothing; None if the file does not say."""
     judge: str | None = None
-    """By which rule of `world.judging` an answer that is not the reference may be right; None: by none."""
+    """The rule of `world.judging` for answers that differ from the reference; None counts them as wrong."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample that can be asked."""
+    """A valid sample."""
 
     labels: Labels
     turns: tuple[Turn, ...]
     images: tuple[str, ...] = ()
-    """Paths, relative to the folder of images, in the order of the `<image>` markers."""
+    """Paths relative to the folder of images, in the order of the `<image>` markers."""
     video: str | None = None
     choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class BadSample:
-    """One sample that cannot be asked."""
+class InvalidSample:
+    """A sample with a format error."""
 
     labels: Labels
     problem: str
 
 
-def read_samples(items: JsonItems) -> Iterator[Sample | BadSample]:
-    """The samples of a file, in order. Raises InputError where the file is damaged (see `JsonItems`)."""
+def read_samples(items: JsonStream) -> Iterator[Sample | InvalidSample]:
+    """The samples of a file, in order. Raises InputError if the file is damaged (see `JsonStream`) or empty."""
     for index, raw in enumerate(items):
         yield parse(raw, index, items.path.stem)
     if items.read == 0:
-        raise InputError(f"{display_name(items.path)}: holds no samples")
+        raise InputError(f"{display_name(items.path)}: holds no samples; give a file of samples")
 
 
-def parse(raw: Any, index: int, dataset: str) -> Sample | BadSample:
-    """One sample of its JSON value. `dataset`: what it belongs to where it does not say."""
+def parse(raw: Any, index: int, dataset: str) -> Sample | InvalidSample:
+    """Parse the JSON value of a sample. `dataset`: the default for its set."""
     if not isinstance(raw, Mapping):
         labels = Labels(index, str(index), dataset, OPEN_ENDED)
-        return BadSample(labels, "is no object with 'conversations' and 'image'")
+        return InvalidSample(labels, "is not an object with 'conversations' and 'image'")
     labels = _labels(raw, index, dataset)
     try:
         return _sample(raw, labels)
     except _ProblemError as problem:
-        return BadSample(labels, str(problem))
+        return InvalidSample(labels, str(problem))
 
 
 class _ProblemError(Exception):
-    """What is wrong with a sample."""
+    """A format error in a sample."""
 
 
 def _sample(raw: Mapping[str, Any], labels: Labels) -> Sample:
@@ -117,7 +117,7 @@ def _images(value: Any) -> tuple[str, ...]:
 
 
 def _turns(value: Any, *, has_video: bool) -> tuple[Turn, ...]:
-    """Questions and answers by their order, as the official script takes them: some files mix up who says what."""
+    """Questions and answers by order, not by role, as in the official script: some files mix up the roles."""
     if not isinstance(value, list) or not value:
         raise _ProblemError("'conversations' is not a list of turns")
     texts: list[str] = []
@@ -162,7 +162,7 @@ def _name(value: Any) -> str | None:
 
 
 def _share(value: Any) -> float | None:
-    # ijson gives decimals, json floats.
+    # ijson may give decimals, json gives floats.
     try:
         share = None if isinstance(value, (bool, str, type(None))) else float(value)
     except (TypeError, ValueError, OverflowError):

@@ -1,7 +1,6 @@
-"""How an answer is scored: the rules of LLaVA-NeXT's `llava/eval/evaluate_interleave.py`, to the last digit.
+"""Scores of one answer, by the exact rules of LLaVA-NeXT's `llava/eval/evaluate_interleave.py`.
 
-What those rules are, oddities included, is listed in docs/evaluation.md; tests hold this to a second reading of them.
-Knows nothing about files, samples or models.
+docs/evaluation.md lists the rules and their oddities; the tests compare with an independent implementation.
 """
 
 from __future__ import annotations
@@ -16,46 +15,46 @@ ROUGE_L, ACCURACY = "ROUGE-L", "accuracy"
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _NUMBER_COMMA = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
-# The official script passes `re.UNICODE` where `re.sub` takes a count: so many periods are removed, later ones stay.
+# The official script passes `re.UNICODE` as `re.sub`'s count, so it removes only this many periods.
 _PERIODS_REMOVED = int(re.UNICODE)
 _PREDICTION_CHARACTERS = 512
 _CHOICES = "abcdefgh"
-# The package's table of two texts, words times words: a reference beyond all reason would fill the memory.
+# The `rouge` package builds a table of words by words; this limit bounds its memory.
 _CELLS_MAX = 2_000_000
 _ROUGE = Rouge(metrics=["rouge-l"])
 
 
 class UnscorableError(ValueError):
-    """The official script would end with an error at this answer."""
+    """The official script would fail at this answer."""
 
 
 def metric_of(dataset: str, question_type: str) -> str | None:
-    """How a set is scored, by the question type of its first sample; None where the official script gives up."""
+    """A set's metric, by the question type of its first sample; None if the official script does not score the set."""
     if question_type == OPEN_ENDED:
         return ROUGE_L
     return ACCURACY if question_type == MULTI_CHOICE or dataset == "nlrv2" else None
 
 
 def score(metric: str, prediction: str, reference: str) -> float | None:
-    """The score of one answer, 0 to 1; None where it does not count (an empty reference, with ROUGE-L).
+    """The score of one answer, 0 to 1; None if it does not count (ROUGE-L with an empty reference).
 
     Raises UnscorableError.
     """
     if metric == ACCURACY:
-        return float(is_choice(prediction, reference))
+        return float(choice_match(prediction, reference))
     return rouge_l(prediction, reference)
 
 
-def is_exact(prediction: str, reference: str) -> bool:
-    """Whether the answer is the reference, white space around them aside. Not an official score."""
+def exact_match(prediction: str, reference: str) -> bool:
+    """Whether the stripped texts are equal. Not an official score."""
     return prediction.strip() == reference.strip()
 
 
 def normalise(text: str) -> str:
-    """What both sides are made into before they are compared.
+    """Normalise an answer or a reference before the comparison.
 
-    A punctuation mark vanishes where it stands beside a space anywhere in the text, or where the text has a comma
-    between digits; else it becomes a space. Periods before digits stay.
+    A punctuation mark is removed if it stands next to a space anywhere in the text, or if the text has a comma between
+    digits; otherwise it becomes a space. Periods before digits stay.
     """
     text = text.replace("\n", " ").replace("\t", " ").strip()
     numbers = _NUMBER_COMMA.search(text) is not None
@@ -68,9 +67,9 @@ def normalise(text: str) -> str:
 
 
 def rouge_l(prediction: str, reference: str) -> float | None:
-    """ROUGE-L's F of the normalised texts, by the package `rouge`; 0 for an empty answer, None for an empty reference.
+    """ROUGE-L F of the normalised texts, by the package `rouge`; 0 for an empty answer, None for an empty reference.
 
-    Raises UnscorableError where the package does: where nothing but periods is left, or a text is too long for it.
+    Raises UnscorableError where the package fails: for nothing but periods, or a text that is too long.
     """
     reference, prediction = normalise(reference), normalise(prediction)
     if not reference:
@@ -86,13 +85,13 @@ def rouge_l(prediction: str, reference: str) -> float | None:
         raise UnscorableError(str(error)) from error
 
 
-def is_choice(prediction: str, reference: str) -> bool:
-    """Whether the normalised texts are equal; of an answer with colons, the last lone letter a to h between them."""
+def choice_match(prediction: str, reference: str) -> bool:
+    """Whether the normalised texts are equal; an answer with colons counts as its last lone letter a to h."""
     return (choice_of(prediction) or normalise(prediction)) == normalise(reference)
 
 
 def choice_of(prediction: str) -> str | None:
-    """The letter a to h that an answer is to `is_choice`; None where it is none (a sentence, another letter)."""
+    """The letter a to h that `choice_match` reads from an answer; None for any other text."""
     letters = [part.strip() for part in normalise(prediction).split(":")]
     chosen = [letter for letter in letters if len(letter) == 1 and letter in _CHOICES]
     return chosen[-1] if chosen else None

@@ -1,8 +1,8 @@
-"""What results amount to: scores of sets, of categories and of domains, and what could not be scored.
+"""Summarises results: scores of sets, categories and domains, and what could not be scored.
 
-Sets are scored as the official script does: by the question type of their first sample, over all turns, the mean in
-the file's order. A category is the mean of its sets' scores, a domain the mean of its categories' (the columns of the
-paper's tables); neither weighs by samples. Only numbers are held, never the texts. Knows no model.
+Sets are scored as in the official script: by the question type of their first sample, over all turns, as the mean in
+the file's order. A category is the mean of its sets, a domain the mean of its categories (the columns of the paper's
+tables), unweighted. Texts are not kept in memory.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from edge_interleave.errors import InputError
-from edge_interleave.evaluation.intervals import half_width, wilson
-from edge_interleave.evaluation.manifest import RunInfo, read_run
-from edge_interleave.evaluation.registry import MULTI_VIEW, find
+from edge_interleave.evaluation.benchmark_sets import MULTI_VIEW, find_set
+from edge_interleave.evaluation.intervals import normal_half_width, wilson_interval
 from edge_interleave.evaluation.results import Line, read_results
+from edge_interleave.evaluation.run_info import RunInfo, read_run
 from edge_interleave.evaluation.scores import ACCURACY, UnscorableError, choice_of, metric_of, score
 
 ERRORS_SHOWN = 20
@@ -31,33 +31,33 @@ class SetScore:
 
     name: str
     metric: str | None
-    """None where the set's question type is none that the official script knows."""
+    """None if the official script does not know the set's question type."""
     score: float | None
-    """0 to 1; None where nothing counts."""
+    """0 to 1; None if no answer counts."""
     interval: tuple[float, float] | None
-    """95 % confidence: Wilson's for accuracy, the normal one for ROUGE-L; None for fewer than two answers."""
+    """95 % confidence interval: Wilson's for accuracy, normal for ROUGE-L; None for fewer than two answers."""
     answers: int
-    """That count: turns, not samples."""
+    """Number of answers that count, in turns."""
     exact: float | None
-    """Share of answers that are the reference word for word; None where there are no answers."""
+    """Share of exact matches, or right answers by the sample's judge; None without answers."""
     exact_interval: tuple[float, float] | None
     chance: float | None
-    """What guessing gives, the mean over samples that say so."""
+    """Expected score by guessing: the mean over the samples that state it."""
     category: str | None
     domain: str | None
     scenario: str | None
     samples: int
-    """Answered."""
+    """Samples answered."""
     errors: int = 0
-    """Samples that could not be answered; they count nowhere else."""
+    """Samples that could not be answered; no other field counts them."""
     empty_references: int = 0
-    """Turns that do not count, for the file gives no answer."""
+    """Turns that do not count, because the file gives no answer."""
     unscorable: int = 0
-    """Answers at which the official script would end with an error; they count 0."""
+    """Answers at which the official script would fail; they count 0."""
     cut: int = 0
-    """Answers cut off at the most tokens, or where the context was full."""
+    """Answers cut off at the maximum length or by a full context."""
     no_letter: int = 0
-    """Answers that are no bare letter where the right one is: the official script looks for none in a sentence."""
+    """Answers that are not a bare letter though the reference is; the official script finds no letter in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Group:
     name: str
     score: float
     of: tuple[str, ...]
-    """Which."""
+    """Names of the averaged sets or categories."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,14 @@ class Problem:
     """A sample that could not be answered."""
 
     number: int
-    """Its place in the file, from 1."""
+    """Position in the file, from 1."""
     sample_id: str
     error: str
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A run's result."""
+    """The summary of a run."""
 
     run: RunInfo
     sets: tuple[SetScore, ...]
@@ -90,32 +90,32 @@ class Summary:
     categories: tuple[Group, ...]
     domains: tuple[Group, ...]
     held_out: tuple[SetScore, ...] = ()
-    """The same of the samples that are held out, and of the others, where samples say which they are."""
+    """Exact matches by what samples hold out, if they say so."""
     errors: tuple[Problem, ...] = ()
-    """The first of them, in the file's order."""
+    """The first ERRORS_SHOWN errors, in the file's order."""
 
     @property
     def samples(self) -> int:
-        """How many samples have a result, with errors."""
+        """Number of samples with a result, including errors."""
         return sum(one.samples + one.errors for one in self.sets)
 
     @property
     def failed(self) -> int:
-        """How many samples could not be answered."""
+        """Number of samples that could not be answered."""
         return sum(one.errors for one in self.sets)
 
 
 @dataclass
 class Tally:
-    """A set while its results are gone through."""
+    """Running totals of a set."""
 
     name: str
     first: int
-    """Place of its first sample."""
+    """Index of its first sample."""
     question_type: str
     about: Mapping[str, Any] = field(default_factory=dict)
     scores: dict[tuple[int, int], float] = field(default_factory=dict)
-    """By place and turn."""
+    """By index and turn."""
     exact: list[bool] = field(default_factory=list)
     chances: list[float] = field(default_factory=list)
     samples: int = 0
@@ -127,19 +127,19 @@ class Tally:
 
     @property
     def metric(self) -> str | None:
-        """By the rule of the official script."""
+        """The set's metric, by the official rule."""
         return metric_of(self.name, self.question_type)
 
 
 def summarise(out: Path) -> Summary:
-    """The summary of a folder's results. Raises InputError where there are none, or they are damaged."""
+    """Summarise a folder of results. Raises InputError if there are none, or if they are damaged."""
     run = read_run(out)
-    tallies = first_pass(out, run)
+    tallies = set_tallies(out, run)
     if not tallies:
-        raise InputError(f"{out}: no results there yet")
+        raise InputError(f"{out}: holds no results yet; run the evaluation first")
     held: dict[str, Tally] = {}
     problems: dict[int, Problem] = {}
-    for lines in latest(out, run):
+    for lines in latest_results(out, run):
         first = lines[0]
         tally = tallies[first["dataset"]]
         if "error" in first:
@@ -164,8 +164,8 @@ def summarise(out: Path) -> Summary:
     )
 
 
-def first_pass(out: Path, run: RunInfo) -> dict[str, Tally]:
-    """The sets there are, and what their first samples say."""
+def set_tallies(out: Path, run: RunInfo) -> dict[str, Tally]:
+    """An empty tally for each set, with the labels of its first sample."""
     tallies: dict[str, Tally] = {}
     for lines in read_results(out, run.shards):
         line = lines[0]
@@ -176,8 +176,8 @@ def first_pass(out: Path, run: RunInfo) -> dict[str, Tally]:
     return tallies
 
 
-def latest(out: Path, run: RunInfo) -> Iterator[Sequence[Line]]:
-    """Each sample once: the answer where there is one, else its last error."""
+def latest_results(out: Path, run: RunInfo) -> Iterator[Sequence[Line]]:
+    """Each sample once: its answer if there is one, else its last error."""
     answered: set[int] = set()
     failed: dict[int, Sequence[Line]] = {}
     for lines in read_results(out, run.shards):
@@ -191,7 +191,7 @@ def latest(out: Path, run: RunInfo) -> Iterator[Sequence[Line]]:
 
 
 def turn_score(line: Line, metric: str) -> tuple[float | None, bool]:
-    """A turn's score by a metric (None: it does not count), and whether the official script would have failed at it."""
+    """A turn's score by a metric (None if it does not count), and whether the official script would fail at it."""
     known = line.get("score", "")
     if line.get("metric") == metric and (known is None or (isinstance(known, (int, float)) and 0 <= known <= 1)):
         return (None if known is None else float(known)), "unscorable" in line
@@ -202,7 +202,7 @@ def turn_score(line: Line, metric: str) -> tuple[float | None, bool]:
 
 
 def mean(values: Iterable[float]) -> float | None:
-    """As the official script has it from NumPy; None of nothing."""
+    """NumPy's mean, as in the official script; None for no values."""
     numbers = list(values)
     return float(np.mean(numbers)) if numbers else None
 
@@ -228,16 +228,16 @@ def _count(tally: Tally, lines: Sequence[Line], metric: str | None) -> None:
 
 
 def _set_score(tally: Tally, run: RunInfo) -> SetScore:
-    known, about = find(tally.name, run.file), tally.about
+    known, about = find_set(tally.name, run.file), tally.about
     category = known.category if known else _text(about.get("category"))
     scenario = known.scenario if known else _text(about.get("scenario"))
     domain = known.domain if known else WORLD if run.world else None
-    # In the file's order: a mean's last digit depends on it.
+    # In the file's order, which a mean's last digit depends on.
     values = [tally.scores[key] for key in sorted(tally.scores)]
     metric = tally.metric
-    # The official script divides the number of right answers, and takes NumPy's mean of the other scores.
+    # As the official script: a plain division for accuracy, NumPy's mean for other scores.
     total = sum(values) / len(values) if values and metric == ACCURACY else mean(values)
-    interval = wilson(round(sum(values)), len(values)) if metric == ACCURACY else _normal(values)
+    interval = wilson_interval(round(sum(values)), len(values)) if metric == ACCURACY else _normal(values)
     return SetScore(
         name=tally.name,
         metric=metric,
@@ -245,7 +245,7 @@ def _set_score(tally: Tally, run: RunInfo) -> SetScore:
         interval=interval,
         answers=len(values),
         exact=mean(map(float, tally.exact)),
-        exact_interval=wilson(sum(tally.exact), len(tally.exact)),
+        exact_interval=wilson_interval(sum(tally.exact), len(tally.exact)),
         chance=mean(tally.chances),
         category=category,
         domain=domain,
@@ -260,7 +260,7 @@ def _set_score(tally: Tally, run: RunInfo) -> SetScore:
 
 
 def _exactness(tally: Tally) -> SetScore:
-    """Of samples of several sets, which may be scored differently: only what is common to all."""
+    """The exact matches of samples from several sets, whose scores may not be comparable."""
     return SetScore(
         name=tally.name,
         metric=None,
@@ -268,7 +268,7 @@ def _exactness(tally: Tally) -> SetScore:
         interval=None,
         answers=len(tally.exact),
         exact=mean(map(float, tally.exact)),
-        exact_interval=wilson(sum(tally.exact), len(tally.exact)),
+        exact_interval=wilson_interval(sum(tally.exact), len(tally.exact)),
         chance=mean(tally.chances),
         category=None,
         domain=None,
@@ -279,12 +279,12 @@ def _exactness(tally: Tally) -> SetScore:
 
 
 def _means(named: Iterable[tuple[str | None, str, float | None]]) -> list[Group]:
-    """Means of what bears the same name, in the order given; what has no score, or belongs nowhere, is left out."""
+    """Mean scores by group name, in the given order; entries without a group or a score are left out."""
     found: dict[str, list[tuple[str, float]]] = {}
     for group, name, value in named:
         if group is not None and value is not None:
             found.setdefault(group, []).append((name, value))
-    # Added one by one and divided, as the official script does it: NumPy may round otherwise.
+    # A plain sum and division, as in the official script; NumPy may round differently.
     return [
         Group(group, sum(value for _, value in parts) / len(parts), tuple(name for name, _ in parts))
         for group, parts in found.items()
@@ -292,7 +292,7 @@ def _means(named: Iterable[tuple[str | None, str, float | None]]) -> list[Group]
 
 
 def _domains(sets: Sequence[SetScore], categories: Sequence[Group]) -> list[Group]:
-    """Means of categories by domain, the multi-view ones by themselves as in the paper."""
+    """Mean scores of the categories by domain, with multi-view as its own domain, as in the paper."""
     where: dict[str, str] = {}
     for one in sets:
         if one.category is not None and one.domain is not None:
@@ -301,8 +301,8 @@ def _domains(sets: Sequence[SetScore], categories: Sequence[Group]) -> list[Grou
 
 
 def _normal(values: Sequence[float]) -> tuple[float, float] | None:
-    """The normal 95 % interval of a mean of scores."""
-    half = half_width(values)
+    """The normal 95 % interval of a mean of scores, within 0 and 1."""
+    half = normal_half_width(values)
     if half is None:
         return None
     middle = float(np.mean(values))

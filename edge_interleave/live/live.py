@@ -20,22 +20,23 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import numpy as np
 
-from edge_interleave.chat import GREEDY, MAX_TOKENS, stops_of
-from edge_interleave.decoding.generation import Answer, Generation, GenerationOptions
-from edge_interleave.decoding.sampling import SamplingOptions, log_softmax
-from edge_interleave.decoding.session import Choice, Session
+from edge_interleave.answer import CANCELLED, Answer, Choice
+from edge_interleave.decoding.answer_stream import AnswerStream
+from edge_interleave.decoding.generation import Generation, GenerationOptions
+from edge_interleave.decoding.inputs import TextInput
+from edge_interleave.decoding.sampling import log_softmax
+from edge_interleave.decoding.session import Session
 from edge_interleave.decoding.spellings import tokenized
-from edge_interleave.decoding.timeline import TextInput
 from edge_interleave.errors import BackendError, MediaError, UsageError
-from edge_interleave.live.answer import LiveAnswer
 from edge_interleave.live.idle_worker import IdleWorker, StepResult
 from edge_interleave.live.prompt import LivePrompt
 from edge_interleave.live.stats import LiveStats, RollingTiming
 from edge_interleave.live.window import FrameWindow
+from edge_interleave.options import AnswerOptions, check_names, generation_options
 from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.engine_lock import check_process, is_forked
@@ -176,41 +177,35 @@ class Live:
             self._pipeline.close()
             raise UsageError(CLOSED)
 
-    def stream(
-        self,
-        question: str,
-        *,
-        max_tokens: int = MAX_TOKENS,
-        stop: Sequence[str] = (),
-        sampling: SamplingOptions = GREEDY,
-        cancel: threading.Event | None = None,
-    ) -> LiveAnswer:
-        """Ask about the frames in the window; the text comes piece by piece. Parameters as `Model.ask`.
+    def stream(self, question: str, **options: Unpack[AnswerOptions]) -> AnswerStream:
+        """Ask about the frames in the window; the text comes piece by piece. Closing it early forgets the answer.
 
-        From the first piece on, other threads' questions and frames wait until it is through or closed; a question or
-        frame of the thread that reads it raises UsageError.
+        `options`: `max_tokens`, `stop`, `sampling`, `cancel`; see `AnswerOptions`.
+        From the first piece on, other threads' questions and frames wait until the answer is exhausted or closed. A
+        question or frame of the thread that reads it raises UsageError.
         """
+        check_names(options, AnswerOptions)
+        return self.answer(question, generation_options(options), options.get("cancel"))
+
+    def answer(self, question: str, generation: GenerationOptions, cancel: threading.Event | None) -> AnswerStream:
+        """As `stream`, for callers that have the options in their final form."""
         check_process()
-        options = GenerationOptions(max_tokens, stops_of(stop), sampling)
         ids = self._prompt.question(question)
 
         def generate() -> Generation:
             self._questions += 1
-            return Generation(self._window, self._tokenizer, self._eos, [TextInput(ids)], options, cancel)
+            return Generation(self._window, self._tokenizer, self._eos, [TextInput(ids)], generation, cancel)
 
-        return LiveAnswer(generate, self._scheduler, cancel, lambda said: self._window.finish(ids, said.token_ids))
+        def complete(answer: Answer) -> Answer:
+            if answer.finish_reason != CANCELLED:
+                self._window.finish(ids, answer.token_ids)
+            return answer
 
-    def ask(
-        self,
-        question: str,
-        *,
-        max_tokens: int = MAX_TOKENS,
-        stop: Sequence[str] = (),
-        sampling: SamplingOptions = GREEDY,
-        cancel: threading.Event | None = None,
-    ) -> Answer:
+        return AnswerStream(generate, self._scheduler, cancel, complete)
+
+    def ask(self, question: str, **options: Unpack[AnswerOptions]) -> Answer:
         """Ask about the frames in the window and wait for the whole answer. Raises UsageError, ContextFullError."""
-        return self.stream(question, max_tokens=max_tokens, stop=stop, sampling=sampling, cancel=cancel).wait()
+        return self.stream(question, **options).wait()
 
     def choose(self, question: str, options: Sequence[str]) -> list[Choice]:
         """The probability of each given answer; see `Session.choose`. The window forgets that it was asked."""

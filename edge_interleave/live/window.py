@@ -18,15 +18,18 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from edge_interleave.decoding.generation import Prefill
+from edge_interleave.decoding.inputs import Input, TextInput, VisualInput
 from edge_interleave.decoding.session import ANSWER_ROOM, CLOSED, Session
-from edge_interleave.decoding.timeline import Input, TextInput, VisualInput
 from edge_interleave.errors import ContextFullError, UsageError
 from edge_interleave.live.prompt import LivePrompt
 from edge_interleave.util.arrays import FloatArray
 
-SLIDING, EXACT = "sliding", "exact"
+Mode = Literal["sliding", "exact"]
+SLIDING: Mode = "sliding"
+EXACT: Mode = "exact"
 MODES = (SLIDING, EXACT)
 KEPT_ANSWERS = 3
 """Answers that stay as text where answers are kept."""
@@ -75,7 +78,7 @@ def entries_to_prepare(prompt: LivePrompt, frames: int, sizes: Sequence[int]) ->
 
 
 class FrameWindow:
-    """The latest frames in one timeline. It answers as a session does (`generation.Appendable`).
+    """The latest frames in one timeline. It answers as a session does (`generation.LogitsSource`).
 
     `sliding`: a frame is computed when it comes, beside the frames that are there, and once more when it is the oldest.
     What those between saw of a frame that has since left stays in their keys and values: that is the approximation,
@@ -84,7 +87,7 @@ class FrameWindow:
     """
 
     def __init__(
-        self, session: Session, prompt: LivePrompt, frames: int, mode: str = SLIDING, keep_answers: bool = False
+        self, session: Session, prompt: LivePrompt, frames: int, mode: Mode = SLIDING, keep_answers: bool = False
     ) -> None:
         """`frames`: how many of the latest frames stay. The session is the window's alone from now on."""
         if frames < 1:

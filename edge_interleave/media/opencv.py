@@ -6,7 +6,7 @@ import os
 from functools import cache
 from typing import Any
 
-from edge_interleave.errors import BackendError
+from edge_interleave.errors import BackendError, one_line
 from edge_interleave.util.cpus import quota_limit
 
 
@@ -23,7 +23,7 @@ def opencv() -> Any:
         import cv2
     except ImportError as error:
         raise BackendError(
-            f"OpenCV cannot be imported ({' '.join(str(error).split())}); install the system's libgl1, or "
+            f"OpenCV cannot be imported ({one_line(error)}); install the system's libgl1, or "
             "'pip install opencv-python-headless' in place of opencv-python"
         ) from error
     if not chosen:

@@ -1,38 +1,49 @@
-"""What a user says: messages of text, images and videos, and the short forms they may be given in.
+"""Messages of text, images and videos, and the short forms that they may be given in.
 
-In short forms a string is always text. An image is a `pathlib.Path`, a Pillow image, a uint8 array (h, w, 3), the
-bytes of an image file, or `Image(...)` around any of these or around a path as a string; a video is `Video(path)`.
-Opens nothing.
+    as_messages("Hello")
+    as_messages("What changed?", images=["a.png", "b.png"])
+    as_messages([Path("a.png"), "What changed?", Path("b.png")])
+    as_messages([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}])
+
+In content a string is text. Files are opened later, by the encoder.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard, TypeVar, cast, get_args
 
 from edge_interleave.errors import UsageError
 
-ROLES = ("system", "user", "assistant")
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from PIL.Image import Image as PillowImage
+
+    from edge_interleave.media.pictures.image import ImageSource
+
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[Role, ...] = get_args(Role)
 
 
 @dataclass(frozen=True, eq=False)
 class Image:
     """One image."""
 
-    source: Any = field(repr=False)
-    """A file's path, its bytes, a Pillow image or a uint8 array of shape (h, w), (h, w, 3) or (h, w, 4)."""
+    source: ImageSource = field(repr=False)
+    """A file's path, the bytes of such a file, a Pillow image, or a uint8 array (h, w), (h, w, 3) or (h, w, 4)."""
 
 
 @dataclass(frozen=True)
 class Video:
-    """A video file, shown to the model as frames taken at even distances."""
+    """A video, shown to the model as frames taken at even distances."""
 
     path: Path | str
     frames: int | None = None
-    """How many; None: as the call says."""
+    """How many frames; None: as the call says."""
 
     def __post_init__(self) -> None:
         if self.frames is not None and self.frames < 1:
@@ -47,41 +58,55 @@ Part = str | Media
 class Message:
     """One turn of a conversation."""
 
-    role: str
-    """`system`, `user` or `assistant`."""
+    role: Role
     parts: tuple[Part, ...]
 
 
-Content = Any
-"""A text; or a list of texts, images and videos; or one of those."""
+PartLike: TypeAlias = (
+    "str | Image | Video | os.PathLike[str] | bytes | PillowImage | npt.NDArray[np.uint8] | Mapping[str, Any]"
+)
+"""Text, an image, a video, or a dict as in `parts_of`. A path is an image."""
+Content: TypeAlias = "PartLike | Message | Sequence[PartLike | Message]"
+"""Text; an image or a video; a list of these; or a list of messages."""
+Images: TypeAlias = "Sequence[str | os.PathLike[str] | bytes | PillowImage | npt.NDArray[np.uint8] | Image]"
+"""Images by path (a string is a path), file content, Pillow image or uint8 array."""
+Videos: TypeAlias = "Sequence[str | os.PathLike[str] | Video]"
+"""Videos by path."""
+
+_PICTURES = (".apng", ".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm")
+_PATH_CHARACTERS_MAX = 4096
+_T = TypeVar("_T")
 
 
-def messages_of(content: Content) -> list[Message]:
-    """The messages that a call's content means: a list of messages as it is, anything else as one user message.
+def as_messages(content: Content, images: Images = (), videos: Videos = ()) -> list[Message]:
+    """The messages of a call: a list of messages unchanged, anything else as one user message.
 
-    A message is a `Message` or a dict `{"role": ..., "content": ...}`, its content a text or a list of parts as in
-    `parts_of`. Raises UsageError where it is none of these.
+    A message is a `Message` or a dict `{"role": ..., "content": ...}`; its content is a text or a list of parts as in
+    `parts_of`. `images`, then `videos`, come before the parts of the last message.
+    Raises UsageError for any other content, for no content, and if the last message is not the user's.
     """
-    if isinstance(content, Message):
-        return [content]
-    if isinstance(content, Sequence) and not isinstance(content, (str, bytes)) and content:
-        wholes = [isinstance(item, Message) or (isinstance(item, Mapping) and "role" in item) for item in content]
-        if all(wholes):
-            return [_message(item) for item in content]
-        if any(wholes):
-            raise UsageError("messages and parts of a message are mixed in one list; give one or the other")
-    return [Message("user", parts_of(content))]
+    messages = _messages(content, bool(images or videos))
+    last = messages[-1]
+    if last.role == "assistant":
+        raise UsageError("the last message is the assistant's; end with the user's")
+    media: list[Part] = [_image(image) for image in _listed("images", images)]
+    media += [_video(video) for video in _listed("videos", videos)]
+    return [*messages[:-1], replace(last, parts=(*media, *last.parts))] if media else messages
 
 
 def parts_of(content: Content) -> tuple[Part, ...]:
-    """The parts that a message's content means: a text, an image, a video, or a list of them.
+    """The parts of a message: a text, an image, a video, or a list of them.
 
-    A part may also be a dict: `{"type": "text", "text": ...}`, `{"type": "image", "image": ...}` or
-    `{"type": "video", "video": path, "frames": 8}`. Raises UsageError where it is none of these, or where there is
-    nothing in it.
+    A part may be a dict: `{"type": "text", "text": ...}`, `{"type": "image", "image": ...}` or
+    `{"type": "video", "video": path, "frames": 8}`. Raises UsageError for anything else, for a list without text or
+    media, and for a string in a list that names an existing picture or video: strings are text.
     """
-    items = content if isinstance(content, (list, tuple)) else [content]
-    parts = tuple(_part(item) for item in items)
+    if isinstance(content, (list, tuple)):
+        for item in content:
+            if isinstance(item, str):
+                _refuse_path(item)
+    parts = tuple(_part(item) for item in (content if isinstance(content, (list, tuple)) else [content]))
     if not any(not isinstance(part, str) or part.strip() for part in parts):
         raise UsageError("the message is empty; give a question, an image or both")
     return parts
@@ -92,6 +117,19 @@ def media_of(messages: Iterable[Message]) -> list[Media]:
     return [part for message in messages for part in message.parts if not isinstance(part, str)]
 
 
+def _messages(content: Content, with_media: bool) -> list[Message]:
+    if isinstance(content, Message):
+        return [content]
+    if isinstance(content, Sequence) and not isinstance(content, (str, bytes)) and content:
+        whole = [isinstance(item, Message) or (isinstance(item, Mapping) and "role" in item) for item in content]
+        if all(whole):
+            return [_message(cast("Message | Mapping[str, Any]", item)) for item in content]
+        if any(whole):
+            raise UsageError("messages and parts of a message are mixed in one list; give one or the other")
+    empty = with_media and isinstance(content, (str, list, tuple)) and not content
+    return [Message("user", () if empty else parts_of(content))]
+
+
 def _message(item: Message | Mapping[str, Any]) -> Message:
     if isinstance(item, Message):
         return item
@@ -100,16 +138,16 @@ def _message(item: Message | Mapping[str, Any]) -> Message:
         raise UsageError(f"a message's role must be one of {', '.join(ROLES)}, not {role!r}")
     if role == "assistant" and content in ("", []):
         return Message(role, ("",))
-    return Message(role, parts_of(content))
+    return Message(role, parts_of(cast("Content", content)))
 
 
-def _part(item: Any) -> Part:
+def _part(item: object) -> Part:
     if isinstance(item, (str, Image, Video)):
         return item
     if isinstance(item, Mapping):
         return _part_of_dict(item)
-    if isinstance(item, (os.PathLike, bytes)) or hasattr(item, "__array_interface__"):  # Pillow images have it, too
-        return Image(item)
+    if _is_image_source(item):
+        return _image(item)
     raise UsageError(
         f"a message cannot hold a {type(item).__name__}; give text, a pathlib.Path, a Pillow image, an array, "
         "Image(...) or Video(...)"
@@ -121,8 +159,7 @@ def _part_of_dict(item: Mapping[str, Any]) -> Part:
     if kind == "text" and isinstance(item.get("text"), str):
         return str(item["text"])
     if kind == "image" and item.get("image", item.get("path")) is not None:
-        source = item.get("image", item.get("path"))
-        return source if isinstance(source, Image) else Image(source)
+        return _image(item.get("image", item.get("path")))
     if kind == "video" and item.get("video", item.get("path")) is not None:
         source, frames = item.get("video", item.get("path")), item.get("frames")
         if isinstance(source, Video):
@@ -132,4 +169,48 @@ def _part_of_dict(item: Mapping[str, Any]) -> Part:
     raise UsageError(
         "a part must be {'type': 'text', 'text': ...}, {'type': 'image', 'image': ...} or "
         "{'type': 'video', 'video': path, 'frames': 8}"
+    )
+
+
+def _image(source: object) -> Image:
+    if isinstance(source, Image):
+        return source
+    if isinstance(source, os.PathLike):
+        return Image(Path(source))
+    if isinstance(source, str) or _is_image_source(source):
+        return Image(source)
+    raise UsageError(
+        f"an image cannot be a {type(source).__name__}; give a path, the bytes of a file, a Pillow image or an array"
+    )
+
+
+def _video(source: object) -> Video:
+    if isinstance(source, Video):
+        return source
+    if isinstance(source, (str, os.PathLike)):
+        return Video(Path(source))
+    raise UsageError(f"a video cannot be a {type(source).__name__}; give a path or Video(path, frames=8)")
+
+
+def _is_image_source(item: object) -> TypeGuard[ImageSource]:
+    # Arrays have the attribute, and Pillow images.
+    return isinstance(item, (os.PathLike, bytes)) or hasattr(item, "__array_interface__")
+
+
+def _listed(name: str, given: Sequence[_T]) -> Sequence[_T]:
+    """The list itself. A lone path or array would be taken for a list of characters or rows."""
+    if isinstance(given, (list, tuple)):
+        return given
+    raise UsageError(f"{name} must be a list, not a {type(given).__name__}: {name}=[...]")
+
+
+def _refuse_path(text: str) -> None:
+    """Raise UsageError for a text that names an existing picture or video."""
+    ending = os.path.splitext(text)[1].lower()
+    if ending not in (*_PICTURES, *_VIDEOS) or len(text) > _PATH_CHARACTERS_MAX or not os.path.isfile(text):
+        return
+    kind, keyword = ("Image", "images") if ending in _PICTURES else ("Video", "videos")
+    raise UsageError(
+        f"{text!r} is a file, but a string in a list is text; give ei.{kind}({text!r}), or {keyword}=[{text!r}] beside "
+        "the question"
     )

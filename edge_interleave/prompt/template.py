@@ -24,7 +24,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from edge_interleave.errors import BundleError, UsageError
+from edge_interleave.errors import BundleError, UsageError, one_line
 
 SOURCE_CHARACTERS_MAX = 1 << 18
 OUTPUT_CHARACTERS_MAX = 1 << 22
@@ -88,7 +88,7 @@ class ChatTemplate:
             code = self._environment.compile(_bounded(tree, self._environment))
             self._template = jinja2.Template.from_code(self._environment, code, self._environment.globals)
         except Exception as error:  # beside Jinja2's own, whatever its parser or Python's run into
-            raise BundleError(f"{name} is not sound ({_one_line(error)}); convert again") from error
+            raise BundleError(f"{name} is not sound ({one_line(error)}); convert again") from error
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
         """The prompt's text.
@@ -108,9 +108,9 @@ class ChatTemplate:
                     if length > OUTPUT_CHARACTERS_MAX:
                         raise _BoundsError("its output is too long")
             except _RefusedError as error:
-                raise UsageError(f"{self._name} refuses these messages: {_one_line(error)}") from error
+                raise UsageError(f"{self._name} refuses these messages: {one_line(error)}") from error
             except Exception as error:  # a template can raise whatever Python's operators raise
-                raise BundleError(f"{self._name} fails ({_one_line(error)}); convert the model again") from error
+                raise BundleError(f"{self._name} fails ({one_line(error)}); convert the model again") from error
             return "".join(pieces)
 
 
@@ -348,7 +348,3 @@ def _title(text: Any) -> str:
 
 def _strftime_now(pattern: str) -> str:
     return datetime.now().strftime(pattern)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -18,7 +18,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer
 
 from edge_interleave.bundle.manifest import TOKENIZER_NAME, Bundle
-from edge_interleave.errors import BundleError
+from edge_interleave.errors import BundleError, one_line
 from edge_interleave.prompt.tokenizer_check import check_tokenizer
 
 IMAGE = -1
@@ -88,10 +88,14 @@ class TextTokenizer:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a panic of the library is no Exception
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise BundleError(
                 f"{self._path}: the tokenizer fails ({reason}); convert or pull the model again"
             ) from error
+
+    def json(self) -> str:
+        """The tokenizer as the text of a `tokenizer.json`, without the marker and stand-ins that were added here."""
+        return str(self._plain.to_str())
 
     def token_id(self, token: str) -> int | None:
         """The id of a token of the vocabulary, None where it has no such token."""
@@ -175,7 +179,7 @@ def _read(path: Path) -> Tokenizer:
     except BundleError:
         raise
     except Exception as error:  # the library raises bare Exceptions
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise BundleError(f"{path}: not a tokenizer ({reason}); convert or pull the model again") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()

@@ -62,11 +62,6 @@ def int8_products_saturate() -> bool:
     return not bool((y == 64 * 255 * 127).all())
 
 
-def one_line(error: Exception) -> str:
-    """An exception's text, short."""
-    return " ".join(str(error).split())[:300]
-
-
 def _keep_sessions() -> None:
     for session in list(_sessions):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))

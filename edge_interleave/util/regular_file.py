@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from edge_interleave.errors import InputError
+from edge_interleave.errors import InputError, one_line
 
 _NAME_LENGTH = 300
 
@@ -33,7 +33,7 @@ def open_regular_file(path: Path | str, max_bytes: int | None = None) -> BinaryI
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{name}: no such file; check the path") from None
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         reason = reason if reason and reason.isprintable() else type(error).__name__
         raise InputError(f"{name}: cannot be opened ({reason}); check the path") from error
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edge_interleave.bundle.manifest import NEWLINE_NAME, VISION_NAME, Bundle
-from edge_interleave.decoding.timeline import VisualInput
+from edge_interleave.decoding.inputs import VisualInput
 from edge_interleave.errors import BundleError, UsageError
 from edge_interleave.prompt.messages import Image, Media
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.progress import QuestionProgress
 
 if TYPE_CHECKING:
+    from PIL.Image import Image as Pixels
+
     from edge_interleave.vision.image_encoder import ImageEncoder
     from edge_interleave.vision.tower import VisionTower
 
@@ -78,16 +80,21 @@ class MediaEncoder:
         from edge_interleave.media.pictures.image import open_image
 
         started = time.perf_counter()
-        pictures, counts, ends = [], [], []
-        for item in media:
-            shown = (
-                [open_image(item.source)]
-                if isinstance(item, Image)
-                else [frame.image for frame in sample_clip(item.path, item.frames or frames)]
-            )
-            pictures += shown
-            counts.append(len(shown))
-            ends += [False] * (len(shown) - 1) + [True]
+        groups: list[Sequence[Pixels]] = [
+            [open_image(item.source)]
+            if isinstance(item, Image)
+            else [frame.image for frame in sample_clip(item.path, item.frames or frames)]
+            for item in media
+        ]
+        encoded = self.encode_pictures(groups, stride=stride, tiles=tiles)
+        return replace(encoded, seconds=time.perf_counter() - started)
+
+    def encode_pictures(self, groups: Sequence[Sequence[Pixels]], *, stride: int, tiles: bool) -> EncodedMedia:
+        """As `encode`, for pictures that are open: each group is one image, or the frames of one video."""
+        started = time.perf_counter()
+        pictures = [picture for group in groups for picture in group]
+        counts = [len(group) for group in groups]
+        ends = [number == count for count in counts for number in range(1, count + 1)]
         encoder, newline = self._encoder(), self._newline()
         rows = encoder.encode(pictures, stride=stride, tiles=tiles, ends=ends, progress=self._progress)
         inputs = tuple(
@@ -96,6 +103,10 @@ class MediaEncoder:
         )
         seconds = time.perf_counter() - started
         return EncodedMedia(inputs, tuple(counts), seconds, encoder.provider)
+
+    def tokens_for(self, picture: Pixels | None = None, stride: int = 1, tiles: bool = False) -> int:
+        """How many visual tokens a picture becomes; None: the most that any does. See `ImageEncoder.tokens_for`."""
+        return self._encoder().tokens_for(picture, stride, tiles)
 
     def live_encoder(self) -> ImageEncoder:
         """A second encoder on the same tower, which can be stopped alone. It caches nothing: frames do not repeat."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_interleave.errors import BundleError
+from edge_interleave.errors import BundleError, one_line
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.vision.tiles import GRIDS
 
@@ -33,7 +33,7 @@ def read_newline(path: Path, hidden_size: int) -> FloatArray:
                 raise ValueError(f"{dtype} {shape} instead of float32 ({hidden_size},)")
             raw = file.read(4 * hidden_size + 1)
     except Exception as error:  # NumPy evaluates the header as Python and lets what goes wrong there through
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise BundleError(f"{path}: not the row it must hold ({reason}); convert or pull the model again") from error
     if len(raw) != 4 * hidden_size:
         raise BundleError(f"{path}: must hold {hidden_size} values; convert or pull the model again")

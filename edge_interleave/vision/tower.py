@@ -14,14 +14,13 @@ import numpy as np
 
 from edge_interleave.bundle.manifest import VISION_BATCH, VISION_INPUT, VISION_OUTPUT, VisionInfo
 from edge_interleave.bundle.onnx_check import check_onnx
-from edge_interleave.errors import BackendError, BundleError, EdgeInterleaveError, InputError, UsageError
+from edge_interleave.errors import BackendError, BundleError, EdgeInterleaveError, InputError, UsageError, one_line
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.cpus import quota_limit
 from edge_interleave.util.engine_lock import check_process, claim_process
 from edge_interleave.util.onnx_runtime import (
     int8_products_saturate,
     keep_at_fork,
-    one_line,
     run_options,
     session_options,
 )
@@ -134,7 +133,7 @@ class VisionTower:
         except Exception as error:  # ONNX Runtime's exceptions share no base class but this.
             if self._run_options.terminate:
                 raise UsageError(f"{self._path}: the vision tower was stopped") from None
-            raise BackendError(f"{self._path}: the vision tower failed: {one_line(error)}") from error
+            raise BackendError(f"{self._path}: the vision tower failed: {one_line(error, 300)}") from error
         if rows.shape != shape:
             raise BundleError(
                 f"{self._path}: gave visual tokens of shape {rows.shape} where {shape} was promised; "
@@ -169,7 +168,7 @@ def _open_session(path: Path, threads: int | None, provider: Provider) -> Any:
         raise
     except Exception as error:  # ONNX Runtime's exceptions share no base class but this.
         raise BundleError(
-            f"{path}: not a vision tower that ONNX Runtime can open ({one_line(error)}); "
+            f"{path}: not a vision tower that ONNX Runtime can open ({one_line(error, 300)}); "
             "convert or pull the model again"
         ) from error
 

@@ -26,6 +26,7 @@ SHARED = {
     "chat": {*MODEL, "-i", "--image", "--system", "--max-tokens", "--pool", "--frames", "--json"},
     "watch": {*MODEL, "--system", "--max-tokens", "--window", "--pool", "--json"},
     "eval": {*MODEL, "--max-tokens", "--pool", "--frames", "--json"},
+    "serve": {*MODEL, "--memory"},
     "plan": {"--backend", "--threads", "--kv-precision", "--window", "--pool", "--json"},
     "demo": {"--backend", "--threads", "--json"},
     "models": {"--json"},

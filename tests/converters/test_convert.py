@@ -15,12 +15,8 @@ from tokenizers import Tokenizer
 from edge_interleave import load
 from edge_interleave.bundle.manifest import Bundle, open_bundle, verify
 from edge_interleave.bundle.writer import partial_folder
-from edge_interleave.cli import convert as cli_convert
 from edge_interleave.converters.checkpoint.weight_names import expected_shapes
 from edge_interleave.converters.convert import convert
-from edge_interleave.converters.gguf import decoder as gguf
-from edge_interleave.converters.gguf import mmproj
-from edge_interleave.converters.onnx import vision as onnx_vision
 from edge_interleave.errors import CheckpointError, InputError, ResourceError, UsageError
 
 
@@ -355,9 +351,3 @@ def write_hollow_weights(path: Path, config: Any) -> None:
 def test_unknown_precisions_are_refused(wrong: dict[str, str], random_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="choose one of"):
         convert(random_checkpoint, tmp_path / "bundle", **wrong)  # type: ignore[arg-type]
-
-
-def test_the_command_line_offers_what_the_converters_can() -> None:
-    assert set(cli_convert.QUANTIZATIONS) == set(gguf.QUANTIZATIONS)
-    assert set(cli_convert.PRECISIONS) == set(onnx_vision.PRECISIONS)
-    assert set(cli_convert.MMPROJ_PRECISIONS) == set(mmproj.PRECISIONS)

@@ -20,7 +20,8 @@ from edge_interleave.converters.checkpoint.config import ModelConfig, RopeScalin
 from edge_interleave.converters.checkpoint.reader import open_checkpoint
 from edge_interleave.converters.checkpoint.tokenizer import TokenizerFiles, read_tokenizer
 from edge_interleave.converters.convert import convert as convert_to_bundle
-from edge_interleave.converters.gguf.decoder import QUANTIZATIONS, GgufSummary, write_gguf
+from edge_interleave.converters.gguf.decoder import GgufSummary, write_gguf
+from edge_interleave.converters.precisions import GGUF_QUANTIZATIONS
 from edge_interleave.errors import BackendError, CheckpointError, UsageError
 from edge_interleave.prompt.tokenizer import IMAGE, TextTokenizer
 
@@ -113,7 +114,7 @@ def test_the_vocabulary_of_a_real_size_tokenizes_alike(tmp_path: Path) -> None:
         assert model.tokenize(text.encode(), add_bos=False, special=True) == files.tokenizer.encode(text).ids, text
 
 
-@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+@pytest.mark.parametrize("quantization", GGUF_QUANTIZATIONS)
 @pytest.mark.parametrize("width", [64, 256])
 def test_the_high_level_api_loads_and_chats_with_every_quantization(
     tmp_path: Path, quantization: str, width: int

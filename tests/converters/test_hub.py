@@ -144,7 +144,7 @@ def test_a_bundle_that_is_not_what_it_says_is_refused(
         manifest["files"]["more.bin"] = manifest["files"]["tokenizer.json"]
     (folder / MANIFEST_NAME).write_text(json.dumps(manifest))
     hub.repositories["someone/bundle"] = folder
-    what = {"digest": "tokenizer.json is not what", "path": "leads out of", "missing": "more.bin"}[wrong]
+    what = {"digest": "tokenizer.json does not match", "path": "leads out of", "missing": "more.bin"}[wrong]
     assert what in told(run("pull", "someone/bundle", env=env), 3)
     assert not stored(env, "bundle").exists()
     assert [path for path in tmp_path.rglob("*.partial") if path.is_dir()] == []

@@ -19,19 +19,20 @@ from support.tiny_tower import cosines
 from tokenizers import Tokenizer
 
 from edge_interleave.bundle.manifest import Bundle, open_bundle, verify
-from edge_interleave.chat import asking, inputs_of
 from edge_interleave.converters.checkpoint.preprocessor import read_vision_info
 from edge_interleave.converters.checkpoint.reader import open_checkpoint
 from edge_interleave.converters.convert import convert
 from edge_interleave.converters.gguf.decoder import write_gguf
-from edge_interleave.converters.gguf.mmproj import PRECISIONS, write_mmproj
+from edge_interleave.converters.gguf.mmproj import write_mmproj
 from edge_interleave.converters.onnx.vision import write_vision_onnx
+from edge_interleave.converters.precisions import MMPROJ_PRECISIONS
 from edge_interleave.decoding.decoder import DecoderOptions
+from edge_interleave.decoding.inputs import as_inputs
 from edge_interleave.decoding.registry import find_backend
 from edge_interleave.decoding.session import Session
 from edge_interleave.errors import CheckpointError, InputError, UsageError
 from edge_interleave.prompt.builder import ImageSegment, PromptBuilder
-from edge_interleave.prompt.messages import media_of
+from edge_interleave.prompt.messages import as_messages, media_of
 from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.vision.media_encoder import MediaEncoder
 from edge_interleave.vision.preprocess import preprocess
@@ -140,7 +141,7 @@ def test_an_unknown_precision_is_refused(random_checkpoint: Path, tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", MMPROJ_PRECISIONS)
 def test_memory_stays_at_some_rows_of_a_tensor(precision: str, tmp_path: Path) -> None:
     source = tower_checkpoint(tmp_path / "checkpoint", layers=8, hidden_size=512, intermediate_size=2048, heads=8)
     weights = (source / "model.safetensors").stat().st_size
@@ -189,12 +190,12 @@ def test_llama_cpp_says_what_we_say_about_two_pictures(random_checkpoint: Path, 
     """Whole prompts: its tokenizer, its tower, its prefill, against ours, from the same two files of a bundle."""
     made = convert(random_checkpoint, tmp_path / "bundle", quantization="f16", vision_precision="fp32", mmproj="f16")
     pictures = [np.random.default_rng(seed).integers(0, 256, (28, 28, 3), dtype=np.uint8) for seed in (1, 2)]
-    messages = asking([*pictures, "What changed?"])
+    messages = as_messages([*pictures, "What changed?"])
     tokenizer = TextTokenizer.open(made)
     encoded = MediaEncoder(made, 1).encode(media_of(messages), frames=1, stride=1, tiles=False)
     segments = PromptBuilder(made, tokenizer).build(messages, encoded.counts)
     session = Session(find_backend("llama-cpp").open(made, DecoderOptions(256, 1)), tokenizer, (0,))
-    ours = session.prefill(inputs_of(segments, encoded.images))
+    ours = session.prefill(as_inputs(segments, encoded.images))
     session.close()
     assert ours is not None
     spelt = Tokenizer.from_file(str(made.file("tokenizer.json")))

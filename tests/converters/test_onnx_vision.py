@@ -12,7 +12,8 @@ from support.tiny_tower import TOWERS, Tower, cosines, of_transformers, pixels, 
 
 from edge_interleave.converters.checkpoint.reader import open_checkpoint
 from edge_interleave.converters.onnx.graph import GraphBuilder, Spec
-from edge_interleave.converters.onnx.vision import PRECISIONS, write_vision_onnx
+from edge_interleave.converters.onnx.vision import write_vision_onnx
+from edge_interleave.converters.precisions import VISION_PRECISIONS
 from edge_interleave.errors import CheckpointError, UsageError
 from edge_interleave.vision.tower import VisionTower
 
@@ -26,7 +27,7 @@ def export(folder: Path, tower: Tower, precision: str, weights: dict[str, np.nda
     return folder / "vision.onnx"
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", VISION_PRECISIONS)
 @pytest.mark.parametrize("name", TOWERS)
 def test_visual_tokens_are_those_of_transformers(tmp_path: Path, name: str, precision: str) -> None:
     tower = TOWERS[name]
@@ -47,7 +48,7 @@ def test_visual_tokens_are_those_of_transformers_live(tmp_path: Path, name: str,
     tower = TOWERS[name]
     images = pixels(tower, count)
     expected = of_transformers(write_checkpoint(tmp_path, tower), images)
-    for precision in PRECISIONS:
+    for precision in VISION_PRECISIONS:
         tokens = VisionTower(export(tmp_path, tower, precision), tower.info, threads=1).encode(images)
         assert cosines(tokens, expected).min() >= LEAST_COSINE[precision], precision
 
@@ -70,7 +71,7 @@ def test_int8_is_as_good_as_onnxruntimes_own_dynamic_quantization(tmp_path: Path
     assert (1 - cosines(ours, exact)).mean() <= 1.05 * (1 - cosines(theirs, exact)).mean()
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", VISION_PRECISIONS)
 @pytest.mark.parametrize("name", ["siglip, last layer", "clip, last but one"])
 def test_graph_is_valid_onnx_of_standard_operators(tmp_path: Path, name: str, precision: str) -> None:
     path = export(tmp_path / "someones-model", TOWERS[name], precision)
@@ -104,7 +105,7 @@ def test_layers_after_the_feature_layer_are_left_out(tmp_path: Path, name: str, 
 
 def test_precision_sets_the_size(tmp_path: Path) -> None:
     tower = TOWERS["siglip, the embedded model's size"]
-    fp32, fp16, int8 = (export(tmp_path, tower, precision).stat().st_size for precision in PRECISIONS)
+    fp32, fp16, int8 = (export(tmp_path, tower, precision).stat().st_size for precision in ("fp32", "fp16", "int8"))
     assert fp16 < 0.52 * fp32
     assert int8 < 0.36 * fp32  # The patch embedding, a large part of so small a tower, stays fp32.
 
@@ -150,7 +151,7 @@ def test_an_unknown_precision_is_refused(tmp_path: Path) -> None:
         export(tmp_path, Tower(), "int3")
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", VISION_PRECISIONS)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weights_that_are_not_finite_are_refused_and_the_old_file_stays(
     tmp_path: Path, precision: str, value: float

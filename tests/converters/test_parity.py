@@ -14,14 +14,13 @@ from support.paths import GOLDEN_FOLDER
 from support.tiny import LLAVA_TEMPLATE
 
 import edge_interleave as ei
-from edge_interleave.chat import inputs_of
 from edge_interleave.converters.convert import convert
 from edge_interleave.decoding.generation import GenerationOptions
+from edge_interleave.decoding.inputs import Input, TextInput, as_inputs
 from edge_interleave.decoding.session import Session
-from edge_interleave.decoding.timeline import Input, TextInput
 from edge_interleave.model import load
 from edge_interleave.prompt.builder import PromptBuilder
-from edge_interleave.prompt.messages import media_of, messages_of
+from edge_interleave.prompt.messages import as_messages, media_of
 from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.vision.media_encoder import MediaEncoder
 
@@ -122,9 +121,9 @@ class Ours:
         self.media_encoder = MediaEncoder(self.bundle, 1)
 
     def prompt(self, case: list[tuple[str, list[str | int]]]) -> list[Input]:
-        messages = messages_of(our_messages(case))
+        messages = as_messages(our_messages(case))
         encoded = self.media_encoder.encode(media_of(messages), frames=1, stride=1, tiles=False)
-        return inputs_of(self.prompts.build(messages, encoded.counts), encoded.images)
+        return as_inputs(self.prompts.build(messages, encoded.counts), encoded.images)
 
     def ids(self, prompt: list[Input]) -> list[int]:
         image = self.tokenizer.token_id("<image>")

@@ -23,13 +23,13 @@ from PIL import Image
 from random_checkpoint import Options, model_config, write_random_checkpoint
 
 from edge_interleave.bundle.manifest import Bundle
-from edge_interleave.chat import asking, inputs_of
 from edge_interleave.converters.convert import convert
 from edge_interleave.decoding.decoder import DecoderOptions
+from edge_interleave.decoding.inputs import as_inputs
 from edge_interleave.decoding.registry import find_backend
 from edge_interleave.decoding.session import Session
 from edge_interleave.prompt.builder import PromptBuilder
-from edge_interleave.prompt.messages import media_of
+from edge_interleave.prompt.messages import as_messages, media_of
 from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.vision.media_encoder import MediaEncoder
 
@@ -87,10 +87,10 @@ class Ours:
 
     def answer(self, images: list[Image.Image], question: str) -> tuple[list[int], np.ndarray]:
         """Greedy tokens, no end heeded, and the logits of each step, (STEPS, vocabulary)."""
-        messages = asking([*images, question])
+        messages = as_messages([*images, question])
         encoded = self.media_encoder.encode(media_of(messages), frames=1, stride=1, tiles=False)
         assert [len(visual.rows) for visual in encoded.images] == [729, 729]
-        prefill = self.session.prefill(inputs_of(self.prompts.build(messages, encoded.counts), encoded.images))
+        prefill = self.session.prefill(as_inputs(self.prompts.build(messages, encoded.counts), encoded.images))
         assert prefill is not None
         logits = [prefill.logits]
         while len(logits) < STEPS:

@@ -221,12 +221,12 @@ def test_the_manifest_and_info_say_what_was_found(random_checkpoint: Path, tmp_p
     assert {kind for kind, stored in decoder.matrices.items() if not stored.as_named} == {"q5_0", "q8_0"}
     assert mmproj.matrices["f16"].names == ("ffn_down", "v.patch_embd")
     said = " ".join(result.stderr.split())
-    assert f"decoder.gguf: {decoder.bits_per_weight:.2f} bits a weight" in said
-    assert "12 of 15 matrices fall back to q5_0, as q4_k_m does not fit: attn_k" in said
-    assert "as q8_0 does not fit: ffn_down" in said
-    assert f"least cosine to fp32 {vision.cosine:.4f}" in said
+    assert f"decoder.gguf: {decoder.bits_per_weight:.2f} bits per weight" in said
+    assert "12 of 15 matrices are q5_0, since q4_k_m does not fit them: attn_k" in said
+    assert "since q8_0 does not fit them: ffn_down" in said
+    assert f"lowest cosine to fp32 {vision.cosine:.4f}" in said
     shown = " ".join(run("info", out, env=environment(tmp_path)).stdout.split())
-    assert "12 of 15 matrices, as q4_k_m does not fit:" in shown
+    assert "12 of 15 matrices, since q4_k_m does not fit them:" in shown
     assert f"{vision.cosine:.4f}" in shown
     facts = json.loads(run("info", out, "--json", env=environment(tmp_path)).stdout)
     assert facts["parts"]["decoder.gguf"]["matrices"]["q5_0"]["count"] == 12

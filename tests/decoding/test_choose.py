@@ -12,13 +12,14 @@ from PIL import Image
 from support.command_line import environment, run
 
 import edge_interleave as ei
+from edge_interleave.answer import UNLIKELY, Choice
 from edge_interleave.bundle.manifest import Bundle
 from edge_interleave.cli.demo import tour_folder
 from edge_interleave.decoding.decoder import DecoderOptions
+from edge_interleave.decoding.inputs import Input, TextInput
 from edge_interleave.decoding.registry import find_backend
-from edge_interleave.decoding.session import UNLIKELY, Choice, Session
+from edge_interleave.decoding.session import Session
 from edge_interleave.decoding.spellings import spellings, tokenized
-from edge_interleave.decoding.timeline import Input, TextInput
 from edge_interleave.errors import UsageError
 from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.world.benchmark import benchmark_samples

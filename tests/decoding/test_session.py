@@ -18,11 +18,12 @@ from edge_interleave.bundle.manifest import Bundle, open_bundle
 from edge_interleave.bundle.store import embedded_folder
 from edge_interleave.decoding.decoder import Decoder, DecoderOptions
 from edge_interleave.decoding.generation import Generation, GenerationOptions, Prefill
+from edge_interleave.decoding.inputs import Input, TextInput, VisualInput
 from edge_interleave.decoding.registry import find_backend
 from edge_interleave.decoding.sampling import SamplingOptions, log_softmax
 from edge_interleave.decoding.session import Session
 from edge_interleave.decoding.spellings import spellings
-from edge_interleave.decoding.timeline import Input, TextInput, Timeline, VisualInput
+from edge_interleave.decoding.timeline import Timeline
 from edge_interleave.errors import BundleError, ContextFullError, UsageError
 from edge_interleave.prompt.tokenizer import TextTokenizer
 
@@ -87,7 +88,7 @@ def test_the_kv_cache_grows_for_the_answer_that_was_asked_for() -> None:
 
     session = Session(open_decoder(64), TextTokenizer.open(bundle), (NEVER,), open_decoder)
     try:
-        next(session.stream([text("Hello")], options(tokens=1100)))
+        next(session.stream([text("Hello")], options(tokens=1100)).pieces)
         assert session.decoder.facts.capacity >= 5 + 1100
     finally:
         session.close()
@@ -265,7 +266,7 @@ class TestAnswers:
 
     def test_leaving_early_cancels_and_the_next_prompt_works(self, endless: Session, tiny: Bundle) -> None:
         stream = endless.stream([image(0), text("Hello")], options(50))
-        said = next(stream) + next(stream)
+        said = next(stream.pieces) + next(stream.pieces)
         stream.close()
         assert stream.answer.text == said
         assert stream.answer.finish_reason == "cancelled"
@@ -279,7 +280,7 @@ class TestAnswers:
     def test_an_event_from_another_thread_cancels(self, endless: Session) -> None:
         cancel = threading.Event()
         stream = endless.stream([text("Hello")], options(200), cancel)
-        next(stream)
+        next(stream.pieces)
         thread = threading.Thread(target=cancel.set)
         thread.start()
         thread.join()
@@ -297,7 +298,7 @@ class TestAnswers:
 
     def test_the_next_use_of_the_session_ends_an_unfinished_one(self, endless: Session) -> None:
         old = endless.stream([text("Hello")], options(50))
-        next(old)
+        next(old.pieces)
         new = run(endless, [text("Hello")], tokens=5, sampling=SamplingOptions())
         list(old)
         assert old.answer.finish_reason == "cancelled"

@@ -19,7 +19,7 @@ def red_star(x: int) -> np.ndarray:
 
 def test_a_question_that_is_asked_again_and_again_keeps_its_answer() -> None:
     """Without new frames and with answers kept: from the 49th on nearly half were wrong, up to the 200th."""
-    with ei.load(threads=1) as model, model.live(4, 2, memory="answers") as live:
+    with ei.load(threads=1) as model, model.live(4, 2, keep_answers=True) as live:
         for x in (SIDE // 2, SIDE // 6, 5 * SIDE // 6):
             live.add(red_star(x))
         answers = [live.ask(QUESTION, max_tokens=8).text.strip() for _ in range(120)]

@@ -80,7 +80,7 @@ def test_samples_that_fail_end_in_their_own_exit_code(
     (tmp_path / "pictures" / "green.png").unlink()
     assert here(file, "--out", tmp_path / "out", *FAST) == 3
     said = capsys.readouterr().out
-    assert "1 samples could not be answered, and are not scored" in said
+    assert "1 samples could not be answered and are not scored" in said
     assert re.search(r"sample 3 \(2\): .*green\.png: no such file", said)
     draw(tmp_path)
     assert here(file, "--out", tmp_path / "out", *FAST) == 0
@@ -107,7 +107,7 @@ def test_a_part_without_samples_is_told(file: Path, tmp_path: Path, capsys: pyte
     [
         ((), 2, "Missing option '--out'"),
         (("{file}", "--world", "--out", "{out}"), 2, "give FILE or --world, not both"),
-        (("--out", "{out}"), 3, "no run.json there"),
+        (("--out", "{out}"), 3, "holds no run.json"),
         (("--out", "{out}", "--pool", "2"), 2, "--pool needs samples to ask"),
         (("{file}", "--out", "{out}", "--seed", "2"), 2, "--seed makes no sense with FILE"),
         (("--world", "--out", "{out}", "--images", "."), 2, "--images makes no sense with --world"),

@@ -144,7 +144,7 @@ class TestARunThatGoesOn:
         lines = results(half)
         lines[0]["media"] = media
         (half / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        with pytest.raises(InputError, match="does not say what it is about"):
+        with pytest.raises(InputError, match="the result names no pictures"):
             run(images / "bench.json", model, half)
 
     def test_of_clips_is_refused_where_one_frame_of_one_changed(self, tmp_path: Path, model: ei.Model) -> None:
@@ -234,7 +234,7 @@ class TestAComparison:
         run(images / "bench.json", model, b)
         comparison = compare(a, b)
         assert (comparison.other_media, comparison.other_media_first) == (1, 4)
-        assert "1 of the samples were asked about other pictures in a than in b, sample 4 first" in as_markdown(
+        assert "1 samples were asked about other pictures in a than in b, the first is sample 4" in as_markdown(
             summarise(a), comparison
         )
         assert errors.run(cli, ["eval", "--out", str(a), "--against", str(b)]) == 0
@@ -253,7 +253,7 @@ class TestAComparison:
         with ei.load(folder, threads=1) as other:
             run(images / "bench.json", other, tmp_path / "b")
         said = notes(summarise(tmp_path / "a"), compare(tmp_path / "a", tmp_path / "b"))
-        assert "a and b are of models that differ in preprocessing" in said
+        assert "the models of a and b differ in preprocessing" in said
 
 
 def test_answers_that_are_no_bare_letter_are_counted(tmp_path: Path, model: ei.Model) -> None:
@@ -268,4 +268,6 @@ def test_answers_that_are_no_bare_letter_are_counted(tmp_path: Path, model: ei.M
     (tmp_path / "out" / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, word]))
     summary = summarise(tmp_path / "out")
     assert summary.sets[0].no_letter == 5
-    assert any(note.startswith("5 answers of multiple-choice sets are no bare letter") for note in notes(summary))
+    assert any(
+        note.startswith("5 answers to multiple-choice questions are not a bare letter") for note in notes(summary)
+    )

@@ -129,6 +129,6 @@ def test_special_tokens_in_a_question_stay_text(embedded: Bundle) -> None:
 def test_what_it_cannot_make_a_prompt_of_is_refused(embedded: Bundle) -> None:
     with pytest.raises(UsageError, match="markers in the text: 1, images and videos: 0"):
         prompts(embedded).build([Message("user", ("<image>?",))])
-    with pytest.raises(UsageError, match="system message of its own"):
+    with pytest.raises(UsageError, match="has its own system message"):
         prompts(embedded).build([Message("system", ("Be brief.",)), Message("user", ("Hi",))])
     assert prompts(embedded).follow_up([Message("user", ("Hi",))]) is None

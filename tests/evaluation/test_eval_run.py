@@ -146,11 +146,11 @@ def test_damage_before_the_end_is_not_mended_in_silence(tmp_path: Path, model: e
 
 
 def test_a_killed_run_loses_nothing_and_does_nothing_twice(tmp_path: Path, model: ei.Model) -> None:
-    file, out = write(tmp_path, [*colour_samples(30), TWO_TURNS] * 2), tmp_path / "out"
+    file, out = write(tmp_path, [*colour_samples(12), TWO_TURNS] * 2), tmp_path / "out"
     run(file, model, tmp_path / "whole")
     command = [*PROGRAM, "eval", str(file), "--out", str(out), "--threads", "1", "--backend", "llama-cpp"]
     kept = out / "results.jsonl"
-    for least in (5, 25):
+    for least in (3, 12):
         with subprocess.Popen(
             command, env=environment(tmp_path), stderr=subprocess.PIPE, stdout=subprocess.PIPE
         ) as going:
@@ -158,8 +158,8 @@ def test_a_killed_run_loses_nothing_and_does_nothing_twice(tmp_path: Path, model
                 time.sleep(0.005)
             os.kill(going.pid, signal.SIGKILL)
         assert going.wait() == -signal.SIGKILL
-        assert least <= kept.read_bytes().count(b"\n") < 66
-    assert run(file, model, out).done == 62
+        assert least <= kept.read_bytes().count(b"\n") < 28
+    assert run(file, model, out).done == 26
     assert said(out) == said(tmp_path / "whole")
 
 
@@ -236,8 +236,9 @@ class TestWhatCannotBeAnswered:
         outcome = run(file, model, tmp_path / "out")
         assert (outcome.done, outcome.errors) == (13, 12)
         wrong = [
-            "no such file", "damaged or cut off", "not an image", "leads out", "leads out", "leads out", "no such file",
-            "is no path", "is no path", "images and videos: 2", "200 images are 7200 visual tokens", "no object",
+            "no such file", "damaged or cut off", "not an image", "leaves the", "leaves the", "leaves the",
+            "no such file", "not a valid path", "not a valid path", "images and videos: 2",
+            "200 images are 7200 visual tokens", "not an object",
         ]  # fmt: skip
         lines = results(tmp_path / "out")
         assert len(lines) == 13
@@ -338,7 +339,7 @@ def test_a_full_disk_ends_the_run_with_what_was_answered(
 
     with monkeypatch.context() as patched:
         patched.setattr(results_module.os, "write", until_full)
-        with pytest.raises(ResourceError, match=r"No space left on device.*it goes on"):
+        with pytest.raises(ResourceError, match=r"No space left on device.*run it again to resume"):
             run(file, model, out)
     assert summarise(out).samples == 2
     assert run(file, model, out).done == 4

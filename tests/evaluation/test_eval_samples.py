@@ -14,9 +14,9 @@ from support.eval_files import sample
 
 from edge_interleave.errors import InputError
 from edge_interleave.evaluation import BENCH, M4_INSTRUCT
-from edge_interleave.evaluation.json_items import JsonItems
-from edge_interleave.evaluation.registry import BENCH_FILES, find, find_file
-from edge_interleave.evaluation.samples import BadSample, Sample, parse, read_samples
+from edge_interleave.evaluation.benchmark_sets import BENCH_FILES, find_file, find_set
+from edge_interleave.evaluation.json_stream import JsonStream
+from edge_interleave.evaluation.samples import InvalidSample, Sample, parse, read_samples
 
 RAVEN = sample(
     7, ("Which fits? <image> <image> <image> <image>", "C"), images=("a", "b", "c", "d"), dataset="RAVEN",
@@ -24,8 +24,8 @@ RAVEN = sample(
 )  # fmt: skip
 
 
-def read(path: Path) -> list[Sample | BadSample]:
-    return list(read_samples(JsonItems(path)))
+def read(path: Path) -> list[Sample | InvalidSample]:
+    return list(read_samples(JsonStream(path)))
 
 
 def good(raw: Any) -> Sample:
@@ -36,7 +36,7 @@ def good(raw: Any) -> Sample:
 
 def bad(raw: Any) -> str:
     made = parse(raw, 0, "file")
-    assert isinstance(made, BadSample)
+    assert isinstance(made, InvalidSample)
     return made.problem
 
 
@@ -46,7 +46,7 @@ def test_arrays_and_lines_are_read_alike(tmp_path: Path, name: str, mark: bytes)
     written = [RAVEN, sample("x", ("Hi?", "Hello.\u2028"), ("And?", "So."))]
     text = json.dumps(written, indent=2) if name.endswith("json") else "\n\n".join(map(json.dumps, written)) + "\n"
     (tmp_path / name).write_bytes(mark + text.encode())
-    items = JsonItems(tmp_path / name)
+    items = JsonStream(tmp_path / name)
     first, second = read_samples(items)
     assert isinstance(first, Sample)
     assert isinstance(second, Sample)
@@ -104,7 +104,7 @@ def test_a_sample_of_another_shape_is_told_and_not_the_end(change: dict[str, Any
 
 @pytest.mark.parametrize("raw", [5, "text", None, [1]])
 def test_what_is_no_sample_at_all_is_told(raw: Any) -> None:
-    assert "no object" in bad(raw)
+    assert "not an object" in bad(raw)
 
 
 DEEP = b'{"a":' * 100 + b"1" + b"}" * 100
@@ -151,23 +151,23 @@ def test_what_comes_before_the_damage_is_read(tmp_path: Path) -> None:
     path.write_text(json.dumps([RAVEN] * 5)[:-40])
     seen = []
     with pytest.raises(InputError, match="sample 5: not JSON, or cut off"):
-        seen.extend(read_samples(JsonItems(path)))
+        seen.extend(read_samples(JsonStream(path)))
     assert len(seen) <= 4
 
 
 MEASURE = """
 import sys
 from pathlib import Path
-from edge_interleave.evaluation.json_items import JsonItems
+from edge_interleave.evaluation.json_stream import JsonStream
 from edge_interleave.evaluation.samples import read_samples
 from edge_interleave.util.process_memory import memory_bytes, peak_memory_bytes
 before = memory_bytes()
-count = sum(1 for one in read_samples(JsonItems(Path(sys.argv[1]))))
+count = sum(1 for one in read_samples(JsonStream(Path(sys.argv[1]))))
 print(count, peak_memory_bytes() - before)
 """
 
 
-@pytest.mark.parametrize(("name", "count"), [("many.json", 240_000), ("many.jsonl", 80_000)])
+@pytest.mark.parametrize(("name", "count"), [("many.json", 60_000), ("many.jsonl", 40_000)])
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 def test_a_file_of_many_samples_is_never_held_whole(tmp_path: Path, name: str, count: int) -> None:
     path = tmp_path / name
@@ -200,14 +200,14 @@ def test_the_registry_knows_every_set_once_and_says_where_numbers_are_from() -> 
 
 
 def test_a_set_is_found_by_its_name_and_the_file_it_is_in() -> None:
-    bench, training = find("Spot-the-Diff"), find("Spot-the-Diff", "m4_instruct_annotations.json")
+    bench, training = find_set("Spot-the-Diff"), find_set("Spot-the-Diff", "m4_instruct_annotations.json")
     assert bench is not None
     assert training is not None
     assert (bench.category, bench.domain, bench.metric) == ("spot_the_diff", "in-domain", "ROUGE-L")
     assert (training.domain, training.samples) == ("training", 10_800)
-    mantis = find("Mantis-dreamsim", "m4_instruct_annotations.json")
+    mantis = find_set("Mantis-dreamsim", "m4_instruct_annotations.json")
     assert mantis is not None
     assert mantis.name == "dreamsim"
-    assert find("a set of mine") is None
+    assert find_set("a set of mine") is None
     assert find_file("multi_view_in_domain.json") is not None
     assert find_file("mine.json") is None

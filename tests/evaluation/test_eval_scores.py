@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.official_reading import normal, right_choice, rouge
 
-from edge_interleave.evaluation import is_choice, is_exact, normalise, rouge_l
+from edge_interleave.evaluation import choice_match, exact_match, normalise, rouge_l
 from edge_interleave.evaluation.scores import ACCURACY, ROUGE_L, UnscorableError, metric_of, score
 
 TEXTS = st.text(alphabet="ab AB.,:;'\"()[]-/?!12 \n\t", max_size=40) | st.text(max_size=30)
@@ -74,7 +74,7 @@ def test_texts_are_normalised_as_worked_by_hand(text: str, normalised: str) -> N
     ],
 )
 def test_choices_are_judged_as_worked_by_hand(prediction: str, reference: str, right: bool) -> None:
-    assert is_choice(prediction, reference) is right
+    assert choice_match(prediction, reference) is right
     assert right_choice(prediction, reference) == right
     assert score(ACCURACY, prediction, reference) == float(right)
 
@@ -121,7 +121,7 @@ def test_normalising_agrees_with_the_second_reading(text: str) -> None:
 @settings(max_examples=200, deadline=None)
 @given(TEXTS | WORDS, TEXTS | WORDS | st.sampled_from("ABCDEFGHI"))
 def test_choices_agree_with_the_second_reading(prediction: str, reference: str) -> None:
-    assert is_choice(prediction, reference) == bool(right_choice(prediction, reference))
+    assert choice_match(prediction, reference) == bool(right_choice(prediction, reference))
 
 
 @settings(max_examples=200, deadline=None)
@@ -144,5 +144,5 @@ def test_a_set_is_scored_by_its_question_type() -> None:
 
 
 def test_exact_is_the_whole_answer_word_for_word() -> None:
-    assert is_exact(" The circle is red.\n", "The circle is red.")
-    assert not is_exact("The circle is red", "The circle is red.")
+    assert exact_match(" The circle is red.\n", "The circle is red.")
+    assert not exact_match("The circle is red", "The circle is red.")

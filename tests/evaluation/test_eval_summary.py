@@ -18,9 +18,9 @@ from support.paths import GOLDEN_FOLDER
 from edge_interleave.cli import output
 from edge_interleave.errors import InputError, ResourceError
 from edge_interleave.evaluation import RunInfo, SetScore, Settings, World, compare, summarise
-from edge_interleave.evaluation.manifest import claim
 from edge_interleave.evaluation.report import as_json, as_markdown, notes, tables, write
 from edge_interleave.evaluation.results import Shard
+from edge_interleave.evaluation.run_info import claim_folder
 
 GOLDEN = GOLDEN_FOLDER / "interleave_scores.json"
 INFO = RunInfo(
@@ -62,7 +62,7 @@ def line(index: int, prediction: str, reference: str, dataset: str = "RAVEN", **
 
 def keep(out: Path, lines: Sequence[dict[str, Any]], info: RunInfo = INFO, name: str = "results.jsonl") -> Path:
     out.mkdir(exist_ok=True)
-    claim(out, info)
+    claim_folder(out, info)
     (out / name).write_text("".join(json.dumps(one) + "\n" for one in lines), "utf-8")
     return out
 
@@ -243,7 +243,7 @@ def test_parts_in_several_files_are_one(tmp_path: Path, out: Path) -> None:
         keep(tmp_path / "parts", lines, info, Shard(number, 3).file_name)
     assert summarise(tmp_path / "parts").sets == summarise(out).sets
     (tmp_path / "parts" / "results.jsonl").write_text("")
-    with pytest.raises(InputError, match="no part of this run"):
+    with pytest.raises(InputError, match="does not belong to this run"):
         summarise(tmp_path / "parts")
 
 
@@ -283,7 +283,7 @@ class TestComparing:
 
     def test_of_another_file_is_refused(self, tmp_path: Path, out: Path) -> None:
         other = keep(tmp_path / "other", recorded(9), dataclasses.replace(INFO, sha256="2" * 64))
-        with pytest.raises(InputError, match="results of another file"):
+        with pytest.raises(InputError, match="results on another file"):
             compare(out, other)
 
 
@@ -362,7 +362,7 @@ def test_stored_scores_that_are_no_scores_are_not_taken(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_results_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no run\.json there"):
+    with pytest.raises(InputError, match=r"holds no run\.json"):
         summarise(tmp_path)
-    with pytest.raises(InputError, match="no results there yet"):
+    with pytest.raises(InputError, match="holds no results yet"):
         summarise(keep(tmp_path / "out", []))

@@ -34,17 +34,16 @@ from support.backends_under_test import MLX_HERE, OURS
 from support.numpy_decoder import Array, NumpyDecoder, Qwen2
 
 from edge_interleave.bundle.manifest import Bundle
-from edge_interleave.chat import asking, inputs_of
 from edge_interleave.converters.convert import convert
 from edge_interleave.decoding.decoder import Decoder, DecoderFacts, DecoderOptions
+from edge_interleave.decoding.inputs import TextInput, as_inputs
 from edge_interleave.decoding.registry import find_backend
 from edge_interleave.decoding.session import Session
-from edge_interleave.decoding.timeline import TextInput
 from edge_interleave.errors import ContextFullError
 from edge_interleave.live.prompt import LivePrompt
 from edge_interleave.live.window import FrameWindow
 from edge_interleave.prompt.builder import PromptBuilder
-from edge_interleave.prompt.messages import media_of
+from edge_interleave.prompt.messages import as_messages, media_of
 from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.vision.media_encoder import MediaEncoder
@@ -192,9 +191,9 @@ def test_the_reference_is_what_transformers_computes(lossless: Bundle, reference
     prompts = PromptBuilder(lossless, tokenizer)
     for number, wanted in golden.logits.items():
         prompt = golden.prompts[number]
-        messages = asking([*golden.shown(prompt), prompt.question])
+        messages = as_messages([*golden.shown(prompt), prompt.question])
         encoded = media_encoder.encode(media_of(messages), frames=1, stride=prompt.stride, tiles=False)
-        inputs = inputs_of(prompts.build(messages, encoded.counts), encoded.images)
+        inputs = as_inputs(prompts.build(messages, encoded.counts), encoded.images)
         rows = [reference.embed(i.ids) if isinstance(i, TextInput) else i.rows for i in inputs]
         logits = NumpyDecoder(reference).append_embeddings(np.concatenate(rows))
         assert parity.cosine(logits, wanted) > 0.9999999

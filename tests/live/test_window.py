@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from support.tiny import HIDDEN, LLAVA_TEMPLATE, change_manifest, tiny_bundle
 
+from edge_interleave.answer import Answer
 from edge_interleave.bundle.manifest import Bundle, open_bundle
 from edge_interleave.decoding.decoder import DecoderOptions
-from edge_interleave.decoding.generation import Answer, Generation, GenerationOptions
+from edge_interleave.decoding.generation import Generation, GenerationOptions
+from edge_interleave.decoding.inputs import Input, TextInput, VisualInput
 from edge_interleave.decoding.registry import find_backend
 from edge_interleave.decoding.sampling import SamplingOptions
 from edge_interleave.decoding.session import ANSWER_ROOM, Session
-from edge_interleave.decoding.timeline import Input, TextInput, VisualInput
 from edge_interleave.errors import BundleError, ContextFullError, UsageError
 from edge_interleave.live.prompt import LivePrompt
 from edge_interleave.live.window import (
@@ -300,7 +301,7 @@ class TestQuestions:
         one.window.add(image(1))
         undisturbed = one.logits("What?")
         stream = one.stream(tokens=50)
-        next(stream)
+        next(stream.pieces)
         stream.close()
         assert stream.answer.finish_reason == "cancelled"
         assert cosine(one.logits("What?"), undisturbed) > SAME
@@ -310,7 +311,7 @@ class TestQuestions:
         one = open_window(3)
         one.window.add(image(1))
         stream = one.stream(tokens=50)
-        next(stream)
+        next(stream.pieces)
         one.window.add(image(2))
         length = counted(one)
         list(stream)

@@ -16,9 +16,9 @@ from support.tiny import change_manifest
 
 import edge_interleave as ei
 from edge_interleave.bundle.manifest import Bundle, open_bundle, verify
-from edge_interleave.chat import inputs_of
 from edge_interleave.converters.checkpoint.reader import open_checkpoint
 from edge_interleave.converters.convert import convert
+from edge_interleave.decoding.inputs import as_inputs
 from edge_interleave.errors import BundleError, CheckpointError
 from edge_interleave.evaluation.official_prompt import OfficialPrompts
 from edge_interleave.planning.footprint import Footprint
@@ -85,7 +85,7 @@ class TestConversion:
         self, checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         convert(checkpoint, tmp_path / "bundle", backends=["llama-cpp"], mmproj="f16")
-        assert "mmproj.gguf: lacks the row that follows each image" in caplog.text
+        assert "mmproj.gguf: llama-server and Ollama leave out the row" in caplog.text
 
     def test_of_a_flat_checkpoint_leaves_it_out(self, flat: Bundle) -> None:
         assert not flat.manifest.vision.image_newline
@@ -137,7 +137,7 @@ class TestPrompt:
         frames = clip(tmp_path / "clip", 4)
         with ei.load(bundle.folder, threads=1) as model:
             media = [Video(frames, 3), ImagePart(picture(0))]
-            encoded = model._media_encoder.encode(media, frames=1, stride=1, tiles=False)
+            encoded = model.media_encoder.encode(media, frames=1, stride=1, tiles=False)
         assert [part.newline is not None for part in encoded.images] == [False, False, True, True]
         assert [part.size for part in encoded.images] == [TOKENS, TOKENS, TOKENS + 1, TOKENS + 1]
 
@@ -150,7 +150,7 @@ class TestPrompt:
     def test_the_row_is_the_last_that_the_decoder_gets_of_an_image(self, bundle: Bundle) -> None:
         row = read_newline(bundle.file("image_newline.npy"), 64)
         with ei.load(bundle.folder, threads=1) as model:
-            (encoded,) = model._media_encoder.encode([ImagePart(picture(0))], frames=1, stride=1, tiles=False).images
+            (encoded,) = model.media_encoder.encode([ImagePart(picture(0))], frames=1, stride=1, tiles=False).images
         np.testing.assert_array_equal(encoded.embeddings[-1], row)
         np.testing.assert_array_equal(encoded.embeddings[:-1], encoded.rows)
 
@@ -267,7 +267,7 @@ class TestTiles:
 
     def test_cost_what_the_encoder_says(self, bundle: Bundle) -> None:
         with ei.load(bundle.folder, threads=1) as model:
-            encoder = model._media_encoder._encoder()
+            encoder = model.media_encoder._encoder()
             for size in [(28, 28), (60, 30), (100, 20), (57, 57)]:
                 (rows,) = encoder.encode([picture(0, size)], tiles=True)
                 assert len(rows) == encoder.tokens_for(picture(0, size), tiles=True) <= encoder.tokens_for(tiles=True)
@@ -329,8 +329,8 @@ def test_the_official_evaluation_computed_with_transformers_has_the_same_entries
         embeddings = torch.cat(pieces)
         logits = decoder(inputs_embeds=embeddings[None]).logits[0, -1].numpy()
     with ei.load(bundle.folder, threads=1) as model:
-        encoded = model._media_encoder.encode(question.parts[:2], frames=1, stride=1, tiles=False)
-        ours = model._own_session().prefill(inputs_of(segments, encoded.images))
+        encoded = model.media_encoder.encode(question.parts[:2], frames=1, stride=1, tiles=False)
+        ours = model._own_session().prefill(as_inputs(segments, encoded.images))
     assert ours is not None
     assert ours.prompt_tokens == len(embeddings)
     ours_logits = np.array(ours.logits)

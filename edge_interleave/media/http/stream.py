@@ -16,7 +16,7 @@ import time
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 from urllib.request import AbstractDigestAuthHandler, HTTPPasswordMgr, Request, parse_http_list, parse_keqv_list
 
-from edge_interleave.errors import MediaError
+from edge_interleave.errors import MediaError, one_line
 from edge_interleave.media.http.dial import dial
 
 MAX_REDIRECTS = 5
@@ -208,5 +208,5 @@ def _reason(error: Exception, late: bool) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return "its certificate is not trusted"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    text = " ".join(str(text).split())[:160]
+    text = one_line(text, 160)
     return f"cannot be reached ({text if text.isprintable() else type(error).__name__})"

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, GifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError
 
-from edge_interleave.errors import MediaError
+from edge_interleave.errors import MediaError, one_line
 from edge_interleave.media.files import open_media_file
 from edge_interleave.media.pictures import tiff
 from edge_interleave.media.pictures.colour import to_srgb
@@ -302,7 +302,7 @@ def _orientation(image: Image.Image) -> object:
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:200]
+    text = one_line(error)
     return text if text.isprintable() and text else type(error).__name__
 
 

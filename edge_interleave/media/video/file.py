@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from edge_interleave.errors import BackendError, MediaError
+from edge_interleave.errors import BackendError, MediaError, one_line
 from edge_interleave.media.files import open_media_file
 from edge_interleave.media.pictures.image import MAX_PIXELS
 from edge_interleave.media.video.damage import DamageGate
@@ -381,9 +381,7 @@ def pyav() -> Any:
     try:
         import av
     except ImportError as error:
-        raise BackendError(
-            f"PyAV cannot be imported ({' '.join(str(error).split())}); install it again: pip install av"
-        ) from error
+        raise BackendError(f"PyAV cannot be imported ({one_line(error)}); install it again: pip install av") from error
     return av
 
 

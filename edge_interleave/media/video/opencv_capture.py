@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_interleave.errors import MediaError
+from edge_interleave.errors import MediaError, one_line
 from edge_interleave.media.files import open_media_file
 from edge_interleave.media.opencv import opencv
 from edge_interleave.media.pictures.image import MAX_PIXELS
@@ -92,7 +92,7 @@ class Capture:
             return 0.0 if self._released else float(self._raw.get(key))
 
     def _failed(self, error: Exception) -> MediaError:
-        said = " ".join(str(error).split())[:200]
+        said = one_line(error)
         return MediaError(f"{self.name}: cannot be decoded ({said}); the file is damaged")
 
 

@@ -1,19 +1,17 @@
-"""The sets of LLaVA-Interleave Bench and of M4-Instruct: what each is, and how it is grouped.
+"""The sets of LLaVA-Interleave Bench and M4-Instruct: category, domain, scenario, metric, number of samples.
 
-The names are those of the files' `metadata.dataset`. Where each fact is from:
+The names are those in the files' `metadata.dataset`; files with other sets work too. Sources:
 
-- categories of the bench's multi-image sets: LLaVA-NeXT, `llava/eval/evaluate_interleave.py`. That script has none for
-  the multi-view and the out-of-domain sets; theirs are lmms-eval's, `lmms_eval/tasks/llava_interleave_bench/utils.py`.
-- which sets are in and out of domain, and which are multi-view: LLaVA-OneVision, section 6.2, which uses the same
-  benchmark; that Mantis is one of those out of domain: public code that reads that file.
-- metrics: the benchmark DEMON's table of tasks (arXiv 2308.04152, table 6) for the sets that come from it. The files
-  say for each sample what kind of question it is, and that is what is scored by.
-- numbers of the bench's samples: rows of the three parts as the dataset's page shows them, for whole files. The paper's
-  own table (arXiv 2407.07895) could not be read where this was written, so a set by itself has none.
-- numbers of M4-Instruct's samples: figure 5 of LLaVA-OneVision (arXiv 2408.03326), which lists what it took of
-  M4-Instruct, rounded to hundreds; multi-patch (single-image) samples: M4-Instruct's dataset card.
-
-A file with other sets runs all the same.
+- Categories of the multi-image sets: LLaVA-NeXT, `llava/eval/evaluate_interleave.py`. It has none for the multi-view
+  and the out-of-domain sets; theirs are from lmms-eval, `lmms_eval/tasks/llava_interleave_bench/utils.py`.
+- Domains and multi-view sets: LLaVA-OneVision, section 6.2, on the same benchmark. Mantis as out-of-domain: public code
+  that reads that file.
+- Metrics: DEMON's table of tasks (arXiv 2308.04152, table 6), for the sets that come from DEMON. Scoring does not use
+  these: the question type of each sample decides.
+- Samples of each file of the benchmark: rows shown on the dataset's page. Samples of each set are not known: the
+  paper's table (arXiv 2407.07895) was not accessible.
+- Samples of M4-Instruct: figure 5 of LLaVA-OneVision (arXiv 2408.03326), rounded to hundreds; multi-patch
+  (single-image) samples: M4-Instruct's dataset card.
 """
 
 from __future__ import annotations
@@ -34,16 +32,16 @@ class SetInfo:
 
     name: str
     category: str | None
-    """The task that it is one set of; None where no source gives one."""
+    """The task that the set belongs to; None if no source gives one."""
     domain: str
     """`in-domain`, `out-of-domain`, or `training` (M4-Instruct)."""
     scenario: str
     metric: str | None
-    """As published; None where no source gives it."""
+    """As published; None if no source gives it."""
     samples: int | None = None
-    """How many, rounded as published; None where no source gives it."""
+    """Number of samples, rounded as published; None if no source gives it."""
     source: str | None = None
-    """Where the number is from."""
+    """Source of `samples`."""
 
 
 @dataclass(frozen=True)
@@ -176,17 +174,17 @@ _M4_FILES = "m4_instruct"
 _MANTIS = "mantis-"
 
 
-def find(dataset: str, file_name: str = "") -> SetInfo | None:
-    """What is known of a set: of M4-Instruct's where the file's name says so, else of the bench's; None for others."""
+def find_set(dataset: str, file_name: str = "") -> SetInfo | None:
+    """The set of a name: M4-Instruct's if the file's name says so, else the benchmark's; None for unknown sets."""
     in_m4 = {info.name.casefold(): info for info in M4_INSTRUCT}
     in_bench = {info.name.casefold(): info for info in BENCH}
     name = dataset.casefold()
     if file_name.casefold().startswith(_M4_FILES):
-        # Sets that came by way of Mantis-Instruct bear its name in some copies.
+        # Some copies prefix the sets that came through Mantis-Instruct.
         return in_m4.get(name) or in_m4.get(name.removeprefix(_MANTIS)) or in_bench.get(name)
     return in_bench.get(name)
 
 
 def find_file(file_name: str) -> FileInfo | None:
-    """What is known of one of the benchmark's files, by its name."""
+    """One of the benchmark's files by its name; None for others."""
     return next((info for info in BENCH_FILES if info.name == file_name), None)

@@ -1,4 +1,4 @@
-"""What a folder of results was made of: `run.json`. A run goes on only where it would be made of the same."""
+"""`run.json`: the file, model and settings of a folder of results. A run resumes only with the same ones."""
 
 from __future__ import annotations
 
@@ -24,42 +24,42 @@ _BYTES_MAX = 1 << 20
 
 @dataclass(frozen=True)
 class World:
-    """How a drawn world was drawn."""
+    """Settings of the drawn world."""
 
     seed: int
     per_task: int
-    """Samples of each task."""
+    """Number of samples of each task."""
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What was asked of what."""
+    """The samples, model and settings of a run."""
 
     file: str
     """Name of the samples' file."""
     sha256: str
-    """Of that file."""
+    """Digest of the samples' file."""
     samples: int
-    """In that file."""
+    """Number of samples in the file."""
     model: str
-    """What the bundle calls itself."""
+    """The bundle's name."""
     source: str
-    """The checkpoint it was made of."""
+    """The checkpoint that the bundle was converted from."""
     precisions: dict[str, str]
-    """File or folder of the bundle to precision: of the decoder that ran, and of the tower."""
+    """Precisions of the decoder that ran and of the tower, by file or folder of the bundle."""
     model_sha256: str
-    """Of the digests of the bundle's files that answers depend on."""
+    """Digest of `model_parts`."""
     backend: str
     prompt: str
-    """`qwen_1_5`, the official one, or the bundle's own."""
+    """`qwen_1_5` (the official prompt), or `answering.BUNDLES_OWN`."""
     settings: Settings
     shards: int
-    """Into how many parts the file was divided."""
+    """Number of shards of the file."""
     world: World | None = None
     model_parts: dict[str, str] = field(default_factory=dict)
-    """What of the bundle answers depend on (decoder, tower, tokenizer, preprocessing, prompt, ...), to its digest."""
+    """Digests of the parts of the bundle that answers depend on: decoder, tower, tokenizer, preprocessing, ..."""
     edge_interleave: str = ""
-    """Version that began the run."""
+    """Version of edge-interleave that started the run."""
 
 
 def describe_run(
@@ -72,7 +72,7 @@ def describe_run(
     shards: int,
     world: World | None,
 ) -> RunInfo:
-    """What a run with an open model on a file, whose digest and number of samples are given, is made of."""
+    """Describe a run of an open model on a file, given the file's digest and number of samples."""
     bundle = model.bundle
     decoder = find_backend(model.backend_name).decoder_file
     parts = _parts(bundle, decoder)
@@ -95,37 +95,43 @@ def describe_run(
     )
 
 
-def claim(out: Path, info: RunInfo) -> None:
-    """Note in the folder what is run, or see that it is what was noted. Raises InputError where it is another run."""
+def claim_folder(out: Path, info: RunInfo) -> None:
+    """Write `run.json`, or check that the folder's `run.json` describes the same run. Raises InputError if not."""
     path = out / RUN_NAME
     if path.exists():
         _check_same(path, read_run(out), info)
         return
     others = sorted(out.glob("results*.jsonl"))
     if others:
-        raise InputError(f"{others[0]}: results without a {RUN_NAME} that says of what; give another folder")
+        raise InputError(f"{others[0]}: results without a {RUN_NAME}; give another folder")
     write_json(path, {"format": _FORMAT, **asdict(info)})
 
 
 def read_run(out: Path) -> RunInfo:
-    """What a folder's results were made of. Raises InputError."""
+    """Read a folder's `run.json`. Raises InputError."""
     path = out / RUN_NAME
     try:
         if path.stat().st_size > _BYTES_MAX:
-            raise InputError(f"{path}: too large; it is not from a run")
+            raise InputError(f"{path}: too large for a run; give another folder")
         raw: Any = json.loads(path.read_text("utf-8"))
         if raw["format"] != _FORMAT:
-            raise InputError(f"{path}: of another version of edge-interleave; give another folder")
+            raise InputError(f"{path}: written by another version of edge-interleave; give another folder")
         fields = {name: raw[name] for name in RunInfo.__dataclass_fields__}
         fields["settings"] = Settings(**fields["settings"])
         fields["world"] = None if fields["world"] is None else World(**fields["world"])
         info = RunInfo(**fields)
     except FileNotFoundError:
-        raise InputError(f"{out}: no {RUN_NAME} there; give the folder of a run") from None
+        raise InputError(f"{out}: holds no {RUN_NAME}; give the folder of a run") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not readable ({type(error).__name__}); give another folder") from error
     _check_types(path, info)
     return info
+
+
+def parts_that_differ(a: RunInfo, b: RunInfo) -> list[str]:
+    """Names of the model parts that differ between two runs."""
+    names = sorted(a.model_parts.keys() | b.model_parts.keys())
+    return [name for name in names if a.model_parts.get(name) != b.model_parts.get(name)]
 
 
 def _check_types(path: Path, info: RunInfo) -> None:
@@ -136,39 +142,40 @@ def _check_types(path: Path, info: RunInfo) -> None:
         for one in (info.precisions, info.model_parts)
     )
     if not named or not all(isinstance(text, str) for text in texts) or not all(type(n) is int for n in numbers):
-        raise InputError(f"{path}: not readable (a field of another type); give another folder")
+        raise InputError(f"{path}: not readable (a field has the wrong type); give another folder")
 
 
-def _check_same(path: Path, there: RunInfo, now: RunInfo) -> None:
+def _check_same(path: Path, before: RunInfo, now: RunInfo) -> None:
     differences = []
-    if there.sha256 != now.sha256:
-        differences.append(f"the file {there.file} ({there.sha256[:12]}, now {now.file}, {now.sha256[:12]})")
-    if there.model_sha256 != now.model_sha256:
-        parts = ", ".join(parts_that_differ(there, now)) or "all of it"
-        differences.append(f"the model {there.model} ({_shown(there)}, now {now.model}, {_shown(now)}; other: {parts})")
-    before = {"backend": there.backend, "prompt": there.prompt, "shards": there.shards, **asdict(there.settings)}
-    after = {"backend": now.backend, "prompt": now.prompt, "shards": now.shards, **asdict(now.settings)}
-    before |= asdict(there.world) if there.world else {}
-    after |= asdict(now.world) if now.world else {}
-    for name in sorted(before.keys() | after.keys()):
-        if before.get(name) != after.get(name):
-            differences.append(f"{name} {before.get(name)} (now {after.get(name)})")
+    if before.sha256 != now.sha256:
+        differences.append(f"the file {before.file} ({before.sha256[:12]}, now {now.file}, {now.sha256[:12]})")
+    if before.model_sha256 != now.model_sha256:
+        parts = ", ".join(parts_that_differ(before, now)) or "all of it"
+        differences.append(
+            f"the model {before.model} ({_shown(before)}, now {now.model}, {_shown(now)}; other: {parts})"
+        )
+    settings_before = {
+        "backend": before.backend,
+        "prompt": before.prompt,
+        "shards": before.shards,
+        **asdict(before.settings),
+    }
+    settings_now = {"backend": now.backend, "prompt": now.prompt, "shards": now.shards, **asdict(now.settings)}
+    settings_before |= asdict(before.world) if before.world else {}
+    settings_now |= asdict(now.world) if now.world else {}
+    for name in sorted(settings_before.keys() | settings_now.keys()):
+        if settings_before.get(name) != settings_now.get(name):
+            differences.append(f"{name} {settings_before.get(name)} (now {settings_now.get(name)})")
     if differences:
-        raise InputError(f"{path}: the results there were made with {', '.join(differences)}; give another --out")
+        raise InputError(f"{path}: holds results of {', '.join(differences)}; give another --out")
 
 
 def _shown(info: RunInfo) -> str:
     return " ".join([*info.precisions.values(), info.model_sha256[:12]])
 
 
-def parts_that_differ(a: RunInfo, b: RunInfo) -> list[str]:
-    """Names of the parts of the two runs' models that are not the same."""
-    names = sorted(a.model_parts.keys() | b.model_parts.keys())
-    return [name for name in names if a.model_parts.get(name) != b.model_parts.get(name)]
-
-
 def _parts(bundle: Bundle, decoder: str) -> dict[str, str]:
-    """What answers depend on, by name, to digests: files, and all that the manifest says of how they are used."""
+    """Digests of everything in the bundle that answers depend on, by name: files, and the manifest's settings."""
     manifest = bundle.manifest
     files = {name: info.sha256 for name, info in sorted(manifest.files.items())}
     parts = {name: files[name] for name in (VISION_NAME, NEWLINE_NAME, TOKENIZER_NAME) if name in files}

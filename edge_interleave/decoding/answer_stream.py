@@ -1,36 +1,45 @@
-"""An answer that holds its turn: from its first piece until it is through, closed or dropped."""
+"""The answer that users iterate over: pieces of text, drawn while the stream holds the engine's turn."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TypeVar
+from typing import Self
 
-from edge_interleave.decoding.generation import Answer, Generation, nothing_said
+from edge_interleave.answer import Answer
+from edge_interleave.decoding.generation import Generation, cancelled_answer, finished
 from edge_interleave.decoding.scheduler import EngineScheduler
-from edge_interleave.errors import UsageError
 from edge_interleave.util.engine_lock import check_process, is_forked
 
-_Self = TypeVar("_Self", bound="HeldAnswer")
 
+class AnswerStream(Iterator[str]):
+    """An iterator of pieces of text; afterwards `answer` is the whole. Closing it early ends the answer.
 
-class HeldAnswer(Iterator[str]):
-    """An iterator of pieces of text, then `answer`. Closing it early ends the answer.
-
-    Its pieces may be taken by one thread after another. Other threads' questions wait from the first piece on; a
-    question of the thread that took the latest piece raises UsageError, for it would wait for itself.
+    Other threads' questions, and the frames of a live window, wait from the first piece until the stream is exhausted,
+    closed or dropped. Several threads may take pieces in turn. A question from the thread that took the latest piece
+    raises UsageError, because it would wait for itself.
     """
 
-    _begun = False
+    _has_turn = False
 
     def __init__(
-        self, generate: Callable[[], Generation], scheduler: EngineScheduler, cancel: threading.Event | None
+        self,
+        generate: Callable[[], Generation],
+        scheduler: EngineScheduler,
+        cancel: threading.Event | None = None,
+        complete: Callable[[Answer], Answer] = lambda answer: answer,
     ) -> None:
-        """`generate` is called once this has the turn. `cancel` ends the waiting for it, too."""
+        """Use `Model.stream`, `Chat.stream` or `Live.stream`.
+
+        `generate` is called once the stream has the turn. `cancel` ends the answer, and also the wait for the turn.
+        `complete` is called once, with the turn still held, unless an error ends the answer; it returns what `answer`
+        becomes.
+        """
         self._generate = generate
         self._scheduler = scheduler
         self._cancel = cancel
+        self._complete = complete
         self._generation: Generation | None = None
         self._answer: Answer | None = None
         self._lock = threading.RLock()
@@ -38,15 +47,13 @@ class HeldAnswer(Iterator[str]):
 
     @property
     def answer(self) -> Answer:
-        """The whole answer, once the pieces are through or the stream is closed. Raises UsageError before."""
-        if self._answer is None:
-            raise UsageError("the answer is not finished; go through its pieces first, or close it")
-        return self._answer
+        """The whole answer, once the stream is exhausted or closed. Raises UsageError before."""
+        return finished(self._answer)
 
     def __next__(self) -> str:
         check_process()
         with self._lock:
-            if self._ended or not self._has_turn():
+            if self._ended or not self._take_turn():
                 raise StopIteration
             self._computing = True
             try:
@@ -57,15 +64,15 @@ class HeldAnswer(Iterator[str]):
                     self.close()
 
     def wait(self) -> Answer:
-        """Go through the pieces that are left and give the answer."""
+        """Draw the rest of the answer and return the whole."""
         for _ in self:
             pass
         return self.answer
 
     def close(self) -> None:
-        """End the answer here. From another thread, or a signal handler, it ends after the piece being computed.
+        """End the answer here. From another thread or a signal handler: after the piece that is being computed.
 
-        In a forked child it does nothing.
+        Does nothing in a forked child.
         """
         if is_forked():
             return
@@ -78,7 +85,7 @@ class HeldAnswer(Iterator[str]):
     def __del__(self) -> None:
         self._give_back()
 
-    def __enter__(self: _Self) -> _Self:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -86,19 +93,15 @@ class HeldAnswer(Iterator[str]):
     ) -> None:
         self.close()
 
-    def _finished(self, answer: Answer) -> Answer:
-        """Called once, with the turn still held, unless an error ends the answer; gives what `answer` shall be."""
-        return answer
-
-    def _has_turn(self) -> bool:
-        """Take the turn, where this does not have it yet; False where the answer ends while it waits."""
-        if not self._begun:
-            self._begun = self._scheduler.begin_question(self._given_up)
-            if not self._begun:
+    def _take_turn(self) -> bool:
+        """Take the turn unless it is held already; False if the answer is cancelled during the wait."""
+        if not self._has_turn:
+            self._has_turn = self._scheduler.begin_question(self._is_cancelled)
+            if not self._has_turn:
                 self._end(whole=False)
-        return self._begun
+        return self._has_turn
 
-    def _given_up(self) -> bool:
+    def _is_cancelled(self) -> bool:
         return self._closing or (self._cancel is not None and self._cancel.is_set())
 
     def _next_piece(self) -> str:
@@ -106,28 +109,28 @@ class HeldAnswer(Iterator[str]):
             self._scheduler.continue_question()
             if self._generation is None:
                 self._generation = self._generate()
-            return next(self._generation)
+            return next(self._generation.pieces)
         except BaseException as error:
             self._end(whole=isinstance(error, StopIteration))
             raise
 
     def _end(self, *, whole: bool) -> None:
-        """Settle the answer and give the turn back. `whole`: no error ends it."""
+        """Fix the answer and give the turn back. `whole`: no error ended it."""
         if self._ended:
             return
         self._ended = True
         try:
             if self._generation is None:
-                self._answer = nothing_said()
+                self._answer = cancelled_answer()
                 return
             self._generation.close()
             self._answer = self._generation.answer
             if whole:
-                self._answer = self._finished(self._answer)
+                self._answer = self._complete(self._answer)
         finally:
             self._give_back()
 
     def _give_back(self) -> None:
-        if self._begun:
-            self._begun = False
+        if self._has_turn:
+            self._has_turn = False
             self._scheduler.end_question()

@@ -1,0 +1,144 @@
+"""`edge-interleave serve`: the OpenAI interface over HTTP, for apps that reach a model through a URL."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edge_interleave.cli import output
+from edge_interleave.cli.durations import duration
+from edge_interleave.cli.options import (
+    COUNT,
+    backend_option,
+    complete_model,
+    kv_precision_option,
+    threads_option,
+)
+from edge_interleave.errors import BackendError, InputError, UsageError
+
+if TYPE_CHECKING:
+    from edge_interleave.serve.settings import Settings
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_KEYS_BYTES_MAX = 1 << 16
+
+
+@click.command()
+@click.option(
+    "-m",
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME_OR_FOLDER",
+    shell_complete=complete_model,
+    help="A pulled model or a bundle; repeat for more (default: the embedded). The first answers by default.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free port.")
+@click.option("--memory", metavar="SIZE", help="2GB, 800MB, or 50% of what is free (default: no limit).")
+@click.option("--sessions", type=COUNT, default=4, show_default=True, help="KV caches that requests share, a model.")
+@click.option("--exact", is_flag=True, help="Compute a history that lost its oldest turns again, instead of sliding.")
+@click.option("--keep-alive", callback=duration, metavar="TIME", help="Unload a model that is idle so long.")
+@click.option("--context", type=COUNT, help="Tokens of a prompt with its answer at most (default: as many as needed).")
+@backend_option
+@threads_option
+@kv_precision_option()
+@click.option("--api-key", "keys", multiple=True, metavar="KEY", envvar="EDGE_INTERLEAVE_API_KEY", help="Ask for it.")
+@click.option("--api-key-file", type=_FILE, help="API keys, one a line.")
+@click.option("--no-auth", is_flag=True, help="Listen beyond this machine without a key.")
+@click.option("--allow-host", "hosts", multiple=True, metavar="NAME", help="A name that clients call this server by.")
+@click.option("--allow-origin", "origins", multiple=True, metavar="URL", help="A web page's origin that may call.")
+@click.option("--allow-remote-images", is_flag=True, help="Fetch images of http(s) addresses on the internet.")
+@click.option("--tls-cert", type=_FILE, help="Certificate (PEM) for https.")
+@click.option("--tls-key", type=_FILE, help="Its private key (PEM).")
+def serve(
+    models: tuple[str, ...],
+    host: str,
+    port: int,
+    memory: str | None,
+    sessions: int,
+    exact: bool,
+    keep_alive: float | None,
+    context: int | None,
+    backend: str | None,
+    threads: int | None,
+    kv_precision: str,
+    keys: tuple[str, ...],
+    api_key_file: Path | None,
+    no_auth: bool,
+    hosts: tuple[str, ...],
+    origins: tuple[str, ...],
+    allow_remote_images: bool,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+) -> None:
+    """Serve the OpenAI interface: point an app's base URL at http://127.0.0.1:8080/v1.
+
+    Chat completions with several images and videos, streams, JSON by schema, live windows. Images stay on this machine,
+    and no address that a request holds is fetched. Ends on ctrl-C or SIGTERM, after the answers that have begun.
+    """
+    all_keys = (*keys, *(() if api_key_file is None else _keys_of(api_key_file)))
+    if any(not key.strip() for key in all_keys):
+        raise UsageError("--api-key: a key must not be empty")
+    if not _is_loopback(host) and not all_keys and not no_auth:
+        raise UsageError(
+            f"--host {host} lets other machines in: give --api-key or --api-key-file, or --no-auth if you mean it"
+        )
+    if (tls_cert is None) != (tls_key is None):
+        raise UsageError("--tls-cert and --tls-key belong together; give both")
+    for origin in origins:
+        if not origin.startswith(("http://", "https://")):
+            raise UsageError(f"--allow-origin {origin}: give scheme and host, as https://app.example")
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise BackendError(f"packages are missing ({error}); pip install 'edge-interleave[serve]'") from error
+    from edge_interleave.planning.system_memory import parse_memory
+    from edge_interleave.serve.run import serve as run
+    from edge_interleave.serve.settings import Settings
+
+    settings: Settings = Settings(
+        models=models or (None,),
+        host=host,
+        port=port,
+        memory=None if memory is None else parse_memory(memory),
+        sessions=sessions,
+        exact=exact,
+        keep_alive_s=keep_alive,
+        backend=backend,
+        context=context,
+        threads=threads,
+        kv_precision=kv_precision,
+        keys=all_keys,
+        hosts=hosts,
+        origins=origins,
+        remote_images=allow_remote_images,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+    )
+    run(settings, lambda url: output.note(f"ready: {url}/v1 (ctrl-C ends it)"))
+
+
+def _keys_of(path: Path) -> tuple[str, ...]:
+    try:
+        with path.open("rb") as file:
+            text = file.read(_KEYS_BYTES_MAX + 1).decode()
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not text; give one key a line") from None
+    if len(text) > _KEYS_BYTES_MAX:
+        raise InputError(f"{path}: more than {_KEYS_BYTES_MAX} bytes; give one key a line")
+    keys = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if not keys:
+        raise InputError(f"{path}: holds no key; give one a line")
+    return keys
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,57 @@
+"""What a decoder is given: runs of text tokens and the visual tokens of images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edge_interleave.prompt.builder import ImageSegment, Segment
+from edge_interleave.util.arrays import FloatArray
+
+
+@dataclass(frozen=True)
+class TextInput:
+    """A run of text tokens."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class VisualInput:
+    """The visual tokens of one image."""
+
+    rows: FloatArray = field(repr=False)
+    """float32 (tokens, hidden)."""
+    newline: FloatArray | None = field(default=None, repr=False)
+    """The row that ends the image, float32 (hidden,), if the model was trained with one (`vision.merge`)."""
+    key: bytes = field(init=False)
+    """Digest of the values: equal images have equal keys."""
+
+    def __post_init__(self) -> None:
+        digest = hashlib.blake2b(np.ascontiguousarray(self.rows).data, digest_size=16)
+        if self.newline is not None:
+            digest.update(np.ascontiguousarray(self.newline).data)
+        object.__setattr__(self, "key", digest.digest())
+
+    @property
+    def size(self) -> int:
+        """KV entries that the image takes."""
+        return len(self.rows) + (self.newline is not None)
+
+    @property
+    def embeddings(self) -> FloatArray:
+        """What the decoder takes, float32 (size, hidden)."""
+        return self.rows if self.newline is None else np.concatenate([self.rows, self.newline[np.newaxis]])
+
+
+Input = TextInput | VisualInput
+
+
+def as_inputs(segments: Sequence[Segment], visuals: Sequence[VisualInput]) -> list[Input]:
+    """The segments of a prompt, each image replaced by its visual tokens."""
+    return [
+        visuals[segment.index] if isinstance(segment, ImageSegment) else TextInput(segment.ids) for segment in segments
+    ]

@@ -1,0 +1,64 @@
+"""The keyword arguments that `ask`, `stream` and `choose` share, written once for `Model`, `Chat` and `Live`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TypedDict, cast
+
+from edge_interleave.decoding.generation import GenerationOptions
+from edge_interleave.decoding.sampling import SamplingOptions
+from edge_interleave.prompt.messages import Images, Videos
+
+FRAMES = 8
+"""Frames taken of a video that does not name a number."""
+
+
+class AnswerOptions(TypedDict, total=False):
+    """When an answer ends and how its tokens are drawn."""
+
+    max_tokens: int
+    """The answer ends after so many tokens (256)."""
+    stop: str | Sequence[str]
+    """The answer ends before this text, or before the first of several."""
+    sampling: SamplingOptions
+    """How tokens are drawn (greedy)."""
+    cancel: threading.Event | None
+    """Set it from another thread to end the answer."""
+
+
+class MediaOptions(TypedDict, total=False):
+    """Images and videos of a question, and how they become visual tokens."""
+
+    images: Images
+    """Images that come before the text: paths (a string is a path here), bytes, Pillow images, uint8 arrays."""
+    videos: Videos
+    """Videos that come after `images` and before the text: paths or `Video`."""
+    frames: int
+    """Frames taken of each video that does not name a number (8)."""
+    pool: int
+    """Pooling stride (1). 2 halves the width and height of the visual grid, so a quarter of the tokens remain."""
+    tiles: bool
+    """Encode a large image as an overview plus tiles (no)."""
+
+
+class AskOptions(AnswerOptions, MediaOptions, total=False):
+    """All keyword arguments of `ask` and `stream`."""
+
+
+def generation_options(options: AnswerOptions) -> GenerationOptions:
+    """The given options over the defaults. Raises UsageError for a value out of range."""
+    stop = options.get("stop", ())
+    return GenerationOptions(
+        options.get("max_tokens", GenerationOptions.max_tokens),
+        (stop,) if isinstance(stop, str) else tuple(stop),
+        options.get("sampling", SamplingOptions()),
+    )
+
+
+def check_names(options: Mapping[str, object], known: type) -> None:
+    """Raise TypeError, as Python does, for a keyword argument that `known`, one of the classes above, lacks."""
+    names = cast("frozenset[str]", known.__dict__["__optional_keys__"])
+    for name in options:
+        if name not in names:
+            raise TypeError(f"unexpected keyword argument {name!r}; known are {', '.join(sorted(names))}")

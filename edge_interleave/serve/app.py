@@ -1,0 +1,545 @@
+"""The application: routes, and what each of them does with a request. See the package for the way of a request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from edge_interleave.decoding.generation import TokenScore
+from edge_interleave.errors import shown
+from edge_interleave.serve.chat_api import DONE_LINE, ChatAnswer, event_line
+from edge_interleave.serve.content import MediaReader, Picture
+from edge_interleave.serve.engine import LOG
+from edge_interleave.serve.errors import ApiError, api_error, wrong
+from edge_interleave.serve.handle import Done, Ended, Handle, Piece
+from edge_interleave.serve.hub import Card, Hub
+from edge_interleave.serve.live_api import Window, Windows
+from edge_interleave.serve.loaded import LoadedModel
+from edge_interleave.serve.metrics import CONTENT_TYPE, Metrics
+from edge_interleave.serve.openapi import description
+from edge_interleave.serve.question import chat_question, live_question, responses_question
+from edge_interleave.serve.remote import fetch_public
+from edge_interleave.serve.responses_api import ResponsesAnswer, named_event_line
+from edge_interleave.serve.safety import Safety
+from edge_interleave.serve.schema import (
+    ChatRequest,
+    FramesRequest,
+    LiveQuestion,
+    LiveRequest,
+    ResponsesRequest,
+)
+from edge_interleave.serve.settings import Settings
+
+_M = TypeVar("_M", bound=BaseModel)
+_IDLE_LOOK_S = 5.0
+_GONE = ApiError(499, "the client has gone")
+_IMAGE_TYPES = ("image/", "application/octet-stream")
+
+
+class Serving:
+    """A server's state, and its routes."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Reads what the models are. Raises BundleError, BackendError, ResourceError, UsageError."""
+        self.settings = settings
+        self.metrics = Metrics()
+        self.hub = Hub(settings, self.metrics)
+        self.startup_error: ApiError | None = None
+        """Why the first model could not be loaded."""
+        self._windows = Windows(settings.limits)
+        self.metrics.windows.set_function(lambda: len(self._windows))
+        self._reader = MediaReader(settings.limits, fetch_public if settings.remote_images else None)
+        self._started = int(time.time())
+
+    def app(self) -> ASGIApp:
+        """The ASGI application."""
+        routes = [
+            Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            Route("/v1/responses", self._responses, methods=["POST"]),
+            Route("/v1/models", self._models, methods=["GET"]),
+            Route("/v1/models/{name:path}", self._model, methods=["GET"]),
+            Route("/v1/live", self._live_open, methods=["POST"]),
+            WebSocketRoute("/v1/live/ws", self._live_socket),
+            Route("/v1/live/{id}", self._live_state, methods=["GET", "DELETE"]),
+            Route("/v1/live/{id}/frames", self._live_frames, methods=["POST"]),
+            Route("/v1/live/{id}/ask", self._live_ask, methods=["POST"]),
+            Route("/props", self._props, methods=["GET"]),
+            Route("/health", self._health, methods=["GET"]),
+            Route("/v1/health", self._health, methods=["GET"]),
+            Route("/metrics", self._metrics, methods=["GET"]),
+            Route("/openapi.json", self._openapi, methods=["GET"]),
+        ]
+        handlers: dict[Any, Any] = {
+            ApiError: _told,
+            HTTPException: _http_error,
+            ClientDisconnect: _nobody,
+            Exception: _told,
+        }
+        inner = Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
+        inner.router.redirect_slashes = False
+        return Safety(_Counted(inner, self.metrics.request), self.settings, self.metrics.request)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        try:
+            await self._run(self.hub.cards[0], "start", lambda model, handle: handle.emit(Done()))
+        except ApiError as error:
+            self.startup_error = error
+            raise
+        idle = asyncio.create_task(self._close_idle())
+        try:
+            yield
+        finally:
+            idle.cancel()
+            await run_in_threadpool(self.hub.stop, self.settings.limits.grace_s)
+
+    async def _close_idle(self) -> None:
+        while True:
+            await asyncio.sleep(_IDLE_LOOK_S)
+            for window in self._windows.idle():
+                await run_in_threadpool(self._windows.remove, window)
+
+    # What OpenAI's clients call.
+
+    async def _chat(self, request: Request) -> Response:
+        asked = await _read(request, ChatRequest)
+        card = self.hub.card(asked.model)
+        question = await run_in_threadpool(chat_question, asked, self._reader, self.settings.limits)
+        asked.messages.clear()  # the base64 texts of images
+        answer = ChatAnswer(asked.model or card.id, _fingerprint(card), logprobs=bool(asked.logprobs))
+        usage = asked.stream_options is not None and asked.stream_options.include_usage
+        return await self._completion(
+            request, card, lambda m, h: m.answer(question, h), answer, stream=bool(asked.stream), usage=usage
+        )
+
+    async def _responses(self, request: Request) -> Response:
+        asked = await _read(request, ResponsesRequest)
+        card = self.hub.card(asked.model)
+        question = await run_in_threadpool(responses_question, asked, self._reader, self.settings.limits)
+        answer = ResponsesAnswer(asked.model or card.id, asked)
+        handle = self._submit(card, request.scope["edge_interleave.client"], lambda m, h: m.answer(question, h))
+        if not asked.stream:
+            ended, _ = await self._whole(handle, request.receive, card)
+            return JSONResponse(answer.whole(ended))
+
+        async def lines() -> AsyncIterator[bytes]:
+            try:
+                async for event in answer.events(self._counting(handle.events(), card)):
+                    yield named_event_line(event)
+            except ApiError as error:
+                yield named_event_line(answer.failed(error.body()["error"]))
+
+        return await _stream(lines(), handle, request.receive)
+
+    async def _models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._model_entry(card) for card in self.hub.cards]})
+
+    async def _model(self, request: Request) -> Response:
+        return JSONResponse(self._model_entry(self.hub.card(request.path_params["name"])))
+
+    def _model_entry(self, card: Card) -> dict[str, Any]:
+        manifest = card.bundle.manifest
+        return {
+            "id": card.id,
+            "aliases": list(card.aliases),
+            "object": "model",
+            "created": self._started,
+            "owned_by": "edge-interleave",
+            "max_model_len": card.context,
+            "architecture": {
+                "input_modalities": ["text", "image", "video"],
+                "output_modalities": ["text"],
+            },
+            "meta": {
+                "n_ctx": card.context,
+                "n_ctx_train": manifest.decoder.context_length,
+                "n_vocab": manifest.decoder.vocab_size,
+                "n_embd": manifest.decoder.hidden_size,
+                "n_params": manifest.decoder.parameters,
+                "size": sum(file.bytes for file in manifest.files.values()),
+            },
+            "loaded": card.engine.model is not None,
+        }
+
+    # What llama.cpp's server tells, and monitors ask.
+
+    async def _props(self, request: Request) -> Response:
+        card = self.hub.card(request.query_params.get("model"))
+        prompt = card.bundle.manifest.prompt
+        return JSONResponse(
+            {
+                "default_generation_settings": {
+                    "n_ctx": card.context,
+                    "params": {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "max_tokens": 1024},
+                },
+                "total_slots": 1,
+                "model_path": card.id,
+                "model_alias": card.id,
+                "modalities": {"vision": True, "audio": False, "video": True},
+                "media_marker": "<image>",
+                "chat_template": prompt.chat_template,
+                "chat_template_caps": {"supports_tools": False},
+                "bos_token": prompt.bos_token or "",
+                "eos_token": prompt.eos_token,
+                "build_info": "edge-interleave",
+            }
+        )
+
+    async def _health(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def _metrics(self, request: Request) -> Response:
+        return Response(self.metrics.text(), media_type=CONTENT_TYPE)
+
+    async def _openapi(self, request: Request) -> Response:
+        return JSONResponse(description(with_key=bool(self.settings.keys)))
+
+    # Live windows.
+
+    async def _live_open(self, request: Request) -> Response:
+        asked = await _read(request, LiveRequest, or_default=True)
+        window = await self._open_window(asked, request.scope["edge_interleave.client"], request.receive)
+        return JSONResponse(window.state(), status_code=201)
+
+    async def _live_state(self, request: Request) -> Response:
+        window = self._windows.find(request.path_params["id"])
+        if request.method == "DELETE":
+            await run_in_threadpool(self._windows.remove, window)
+            return JSONResponse({"id": window.id, "object": "live.deleted", "deleted": True})
+        return JSONResponse(window.state())
+
+    async def _live_frames(self, request: Request) -> Response:
+        window = self._windows.find(request.path_params["id"])
+        kind = request.headers.get("content-type", "").lower()
+        if kind.startswith(_IMAGE_TYPES):
+            body = b"".join([chunk async for chunk in request.stream()])
+            if not body:
+                raise wrong("body", "the body is empty; send an image file's content")
+            pictures, time_s = [Picture(body, "auto", "body")], None
+        else:
+            asked = await _read(request, FramesRequest)
+            pictures, time_s = await run_in_threadpool(self._pictures, asked), asked.time_s
+        numbers = await self._add_frames(
+            window, pictures, time_s, request.scope["edge_interleave.client"], request.receive
+        )
+        return JSONResponse({"id": window.id, "object": "live.frames", "numbers": numbers})
+
+    async def _live_ask(self, request: Request) -> Response:
+        window = self._windows.find(request.path_params["id"])
+        asked = await _read(request, LiveQuestion)
+        question = live_question(asked, self.settings.limits)
+        answer = ChatAnswer(window.card.id, _fingerprint(window.card))
+        usage = asked.stream_options is not None and asked.stream_options.include_usage
+        return await self._completion(
+            request,
+            window.card,
+            lambda m, h: m.ask_window(window.live, question, h),
+            answer,
+            stream=bool(asked.stream),
+            usage=usage,
+        )
+
+    async def _live_socket(self, socket: WebSocket) -> None:
+        """A window for as long as the socket is open. See docs/guides/live.md."""
+        await socket.accept()
+        window: Window | None = None
+        client = socket.scope["edge_interleave.client"]
+        try:
+            window = await self._open_window(_valid(LiveRequest, await _text(socket)), client, None)
+            await socket.send_json({"type": "live.opened", **window.state()})
+            while True:
+                try:
+                    await self._socket_message(socket, window, client)
+                except ApiError as error:
+                    await socket.send_json({"type": "error", **error.body()})
+        except ApiError as error:
+            with contextlib.suppress(RuntimeError):
+                await socket.send_json({"type": "error", **error.body()})
+                await socket.close(1008)
+        except WebSocketDisconnect:
+            pass
+        finally:
+            if window is not None:
+                await run_in_threadpool(self._windows.remove, window)
+
+    async def _socket_message(self, socket: WebSocket, window: Window, client: str) -> None:
+        message = await socket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1000))
+        self._windows.find(window.id)
+        content = message.get("bytes")
+        if content is not None:
+            numbers = await self._add_frames(window, [Picture(content, "auto", "frame")], None, client, None)
+            await socket.send_json({"type": "live.frames", "numbers": numbers})
+            return
+        text = message.get("text") or ""
+        question = live_question(_valid(LiveQuestion, text.encode()), self.settings.limits)
+        handle = self._submit(window.card, client, lambda m, h: m.ask_window(window.live, question, h))
+        answer = ChatAnswer(window.card.id, _fingerprint(window.card))
+        try:
+            async for chunk in answer.chunks(self._counting(handle.events(), window.card), with_usage=True):
+                await socket.send_json({"type": "live.answer", **chunk})
+        finally:
+            handle.close()
+
+    async def _open_window(self, asked: LiveRequest, client: str, receive: Receive | None) -> Window:
+        if asked.window > self.settings.limits.window_frames:
+            raise wrong("window", f"more than {self.settings.limits.window_frames} frames")
+        card = self.hub.card(asked.model)
+        self._windows.reserve()
+        opened: Window | None = None
+        try:
+
+            def open_it(model: LoadedModel, handle: Handle) -> None:
+                nonlocal opened
+                opened = Window(card, model.open_window(asked))
+                handle.emit(Done())
+
+            await self._run(card, client, open_it, receive)
+        finally:
+            # Also where the client has gone meanwhile: the window is then closed when it was idle for long.
+            self._windows.settle(opened)
+        assert opened is not None
+        return opened
+
+    async def _add_frames(
+        self, window: Window, pictures: list[Picture], time_s: float | None, client: str, receive: Receive | None
+    ) -> Any:
+        return await self._run(
+            window.card, client, lambda m, h: m.add_frames(window.live, pictures, time_s, h), receive
+        )
+
+    def _pictures(self, asked: FramesRequest) -> list[Picture]:
+        if len(asked.images) > self.settings.limits.media:
+            raise wrong("images", f"{len(asked.images)} images are more than {self.settings.limits.media}")
+        urls = [image if isinstance(image, str) else image.url for image in asked.images]
+        return [self._reader.picture(url, "auto", f"images.{number}") for number, url in enumerate(urls)]
+
+    # How jobs are run.
+
+    def _submit(self, card: Card, client: str, run: Callable[[LoadedModel, Handle], None]) -> Handle:
+        handle = Handle(self.settings.limits.request_s)
+        try:
+            job = card.engine.submit(client, handle, lambda model: run(model, handle))
+            handle.when_closed = lambda: card.engine.forget(job)
+        except ApiError:
+            handle.close()
+            raise
+        return handle
+
+    async def _run(
+        self, card: Card, client: str, run: Callable[[LoadedModel, Handle], None], receive: Receive | None = None
+    ) -> Any:
+        """Run a job that ends with `Done`; gives its value."""
+        handle = self._submit(card, client, run)
+        watch = _Watch(handle, receive)
+        try:
+            event = await handle.next()
+        finally:
+            watch.end()
+        assert isinstance(event, Done)
+        return event.value
+
+    async def _completion(
+        self,
+        request: Request,
+        card: Card,
+        run: Callable[[LoadedModel, Handle], None],
+        answer: ChatAnswer,
+        *,
+        stream: bool,
+        usage: bool,
+    ) -> Response:
+        handle = self._submit(card, request.scope["edge_interleave.client"], run)
+        if not stream:
+            ended, scores = await self._whole(handle, request.receive, card)
+            return JSONResponse(answer.whole(ended, scores))
+
+        async def lines() -> AsyncIterator[bytes]:
+            try:
+                async for chunk in answer.chunks(self._counting(handle.events(), card), with_usage=usage):
+                    yield event_line(chunk)
+                yield DONE_LINE
+            except ApiError as error:
+                yield event_line(error.body())
+
+        return await _stream(lines(), handle, request.receive)
+
+    async def _whole(self, handle: Handle, receive: Receive, card: Card) -> tuple[Ended, list[TokenScore]]:
+        """Wait for the whole answer; gives its end, and the scores of its tokens."""
+        scores: list[TokenScore] = []
+        watch = _Watch(handle, receive)
+        try:
+            async for event in self._counting(handle.events(), card):
+                if isinstance(event, Piece):
+                    scores += event.scores
+                elif isinstance(event, Ended):
+                    return event, [*scores, *event.scores]
+        finally:
+            watch.end()
+        raise AssertionError("events end with Ended")
+
+    async def _counting(self, events: AsyncIterator[Any], card: Card) -> AsyncIterator[Any]:
+        async for event in events:
+            if isinstance(event, Ended):
+                self.metrics.answered(card.id, event)
+            yield event
+
+
+class _Watch:
+    """While a job is waited for: has it end when the client goes."""
+
+    def __init__(self, handle: Handle, receive: Receive | None) -> None:
+        """`receive`: the request's, its body read; None: nothing tells that the client goes."""
+        self._handle = handle
+        self._gone = None if receive is None else asyncio.create_task(self._wait(receive))
+
+    def end(self) -> None:
+        """Nothing is waited for any more; a job that still runs ends."""
+        if self._gone is not None:
+            self._gone.cancel()
+        self._handle.close()
+
+    async def _wait(self, receive: Receive) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                self._handle.end(_GONE)
+                return
+
+
+async def _stream(lines: AsyncIterator[bytes], handle: Handle, receive: Receive) -> Response:
+    """A response that begins once the first event is there, so that errors before it have their status."""
+    watch = _Watch(handle, receive)
+    try:
+        await handle.begun()
+    except BaseException:
+        watch.end()
+        raise
+    return _EventStream(lines, watch)
+
+
+class _EventStream(Response):
+    """Sends lines as they come."""
+
+    def __init__(self, lines: AsyncIterator[bytes], watch: _Watch) -> None:
+        super().__init__(
+            media_type="text/event-stream", headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        )
+        del self.headers["content-length"]
+        self._lines = lines
+        self._watch = watch
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            async for line in self._lines:
+                await send({"type": "http.response.body", "body": line, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self._watch.end()
+
+
+class _Counted:
+    """Counts answers by route and status."""
+
+    def __init__(self, app: ASGIApp, count: Callable[[str, int], None]) -> None:
+        self._app = app
+        self._count = count
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def counting(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                endpoint = scope.get("endpoint")
+                self._count(getattr(endpoint, "__name__", "unknown").strip("_"), message["status"])
+            await send(message)
+
+        await self._app(scope, receive, counting)
+
+
+async def _read(request: Request, model: type[_M], *, or_default: bool = False) -> _M:
+    """The request's body. Raises ApiError naming a field that is wrong."""
+    # Not `request.body()`, which would keep the bytes for as long as the request lives.
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+    if not body and or_default:
+        return model()
+    return await run_in_threadpool(_valid, model, bytes(body))
+
+
+def _valid(model: type[_M], body: bytes) -> _M:
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        # Of the members of a union, the one that got furthest is the one that was meant.
+        found = max(error.errors(include_url=False, include_context=False), key=lambda one: len(one["loc"]))
+        if found["type"] == "json_invalid":
+            raise ApiError(400, f"the body is not JSON: {found['msg']}", None, "invalid_json") from None
+        where = _place(found["loc"])
+        if found["type"] == "extra_forbidden":
+            raise wrong(where, f"{where}: this server does not know this field", "unknown_parameter") from None
+        given = "" if found["type"] == "missing" else f", not {shown(found['input'], 40)}"
+        raise wrong(where, f"{where}: {found['msg']}{given}") from None
+
+
+def _place(parts: tuple[int | str, ...]) -> str:
+    """A field's place as a client knows it, without the members of unions that pydantic names."""
+    named: list[str] = []
+    for part in map(str, parts):
+        is_type = part in ("str", "int", "float", "bool") or part[:1].isupper() or not part.isidentifier()
+        if part.isdecimal() or (not is_type and part not in named[-1:]):
+            named.append(part)
+    return ".".join(named) or "body"
+
+
+async def _text(socket: WebSocket) -> bytes:
+    message = await socket.receive()
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", 1000))
+    text = message.get("text")
+    if text is None:
+        raise wrong("body", 'the first message must be text: {} or {"window": 8, "pool": 2}')
+    return str(text).encode()
+
+
+def _fingerprint(card: Card) -> str:
+    digests = sorted(file.sha256 for file in card.bundle.manifest.files.values())
+    return f"ei-{digests[0][:12]}" if digests else "ei"
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    told = api_error(error)
+    if told.status >= 500 and not isinstance(error, ApiError):
+        LOG.error("request failed", exc_info=error)
+    return JSONResponse(told.body(), status_code=told.status, headers=dict(told.headers))
+
+
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    said = {404: f"no route {shown(request.url.path, 80)} here", 405: "this route does not take this method"}
+    told = ApiError(error.status_code, said.get(error.status_code, str(error.detail)), None, "not_found")
+    if error.status_code == 405:
+        told.code = "method_not_allowed"
+    headers = {**(error.headers or {}), **told.headers}
+    return JSONResponse(told.body(), status_code=told.status, headers=headers)
+
+
+async def _nobody(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)

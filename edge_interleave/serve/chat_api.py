@@ -1,0 +1,139 @@
+"""`POST /v1/chat/completions`: the answer as OpenAI's interface writes it, whole or as a stream."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from edge_interleave.answer import Stats
+from edge_interleave.decoding.generation import TokenScore
+from edge_interleave.serve.handle import Begun, Ended, Event, Piece
+from edge_interleave.serve.timelines import Slid
+
+
+class ChatAnswer:
+    """Writes down the events of one answer."""
+
+    def __init__(self, model: str, fingerprint: str, *, logprobs: bool = False) -> None:
+        """`model`: as the client shall see it; `fingerprint`: tells bundles apart."""
+        self._head = {
+            "id": f"chatcmpl-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": model,
+            "system_fingerprint": fingerprint,
+        }
+        self._logprobs = logprobs
+
+    def whole(self, ended: Ended, scores: Sequence[TokenScore]) -> dict[str, Any]:
+        """The completion."""
+        answer = ended.answer
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            "logprobs": logprobs_of(scores) if self._logprobs else None,
+            "finish_reason": answer.finish_reason,
+        }
+        return {
+            **self._head,
+            "object": "chat.completion",
+            "choices": [choice],
+            "usage": usage_of(answer.stats, ended.slid),
+            "timings": timings_of(ended),
+        }
+
+    async def chunks(self, events: AsyncIterator[Event], *, with_usage: bool) -> AsyncIterator[dict[str, Any]]:
+        """The chunks of a stream; `with_usage`: a last one tells the usage, as `stream_options` asks."""
+        async for event in events:
+            if isinstance(event, Begun):
+                yield self._chunk({"role": "assistant", "content": "", "refusal": None})
+            elif isinstance(event, Piece):
+                yield self._chunk({"content": event.text}, event.scores)
+            elif isinstance(event, Ended):
+                if event.scores and self._logprobs:
+                    yield self._chunk({"content": ""}, event.scores)
+                last = self._chunk({}, reason=event.answer.finish_reason)
+                yield {**last, "timings": timings_of(event)}
+                if with_usage:
+                    head = {**self._head, "object": "chat.completion.chunk", "choices": []}
+                    yield {**head, "usage": usage_of(event.answer.stats, event.slid), "timings": timings_of(event)}
+
+    def _chunk(
+        self, delta: dict[str, Any], scores: Sequence[TokenScore] = (), reason: str | None = None
+    ) -> dict[str, Any]:
+        choice = {
+            "index": 0,
+            "delta": delta,
+            "logprobs": logprobs_of(scores) if self._logprobs and scores else None,
+            "finish_reason": reason,
+        }
+        return {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
+
+
+def usage_of(stats: Stats, slid: Slid) -> dict[str, Any]:
+    """Tokens of prompt and answer, and what of the prompt was there already.
+
+    Beyond OpenAI's: `visual_tokens`; `evicted_tokens` and `recomputed_tokens` where the history slid;
+    `approximate_tokens`: those of the prompt that still carry traces of what was evicted.
+    """
+    details = {
+        "cached_tokens": stats.cached_tokens,
+        "audio_tokens": 0,
+        "visual_tokens": stats.visual_tokens,
+        "evicted_tokens": slid.evicted,
+        "recomputed_tokens": slid.recomputed,
+        "approximate_tokens": slid.approximate,
+    }
+    return {
+        "prompt_tokens": stats.prompt_tokens,
+        "completion_tokens": stats.answer_tokens,
+        "total_tokens": stats.prompt_tokens + stats.answer_tokens,
+        "prompt_tokens_details": details,
+        "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
+    }
+
+
+def timings_of(ended: Ended) -> dict[str, Any]:
+    """As llama.cpp's server gives them, with `encode_ms` for the vision tower."""
+    stats = ended.answer.stats
+    computed = stats.prompt_tokens - stats.cached_tokens
+    decode_s = max(0.0, ended.seconds - stats.encode_s - stats.prefill_s)
+    return {
+        "cache_n": stats.cached_tokens,
+        "prompt_n": computed,
+        "prompt_ms": stats.prefill_s * 1000,
+        "prompt_per_token_ms": stats.prefill_s * 1000 / computed if computed else 0.0,
+        "prompt_per_second": stats.prefill_tokens_per_s,
+        "predicted_n": stats.answer_tokens,
+        "predicted_ms": decode_s * 1000,
+        "predicted_per_token_ms": decode_s * 1000 / stats.answer_tokens if stats.answer_tokens else 0.0,
+        "predicted_per_second": stats.answer_tokens / decode_s if decode_s else 0.0,
+        "encode_ms": stats.encode_s * 1000,
+    }
+
+
+def logprobs_of(scores: Sequence[TokenScore]) -> dict[str, Any]:
+    """Natural logarithms of the tokens' probabilities, as the model gave them."""
+    return {
+        "content": [
+            {**_token(score.text, score.logprob), "top_logprobs": [_token(text, value) for text, value in score.top]}
+            for score in scores
+        ],
+        "refusal": None,
+    }
+
+
+def event_line(data: dict[str, Any]) -> bytes:
+    """One event of a stream."""
+    return b"data: " + json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode() + b"\n\n"
+
+
+DONE_LINE = b"data: [DONE]\n\n"
+
+
+def _token(text: str, logprob: float) -> dict[str, Any]:
+    # Part of a character has no text of its own, and so no bytes that could be told.
+    raw = None if "\ufffd" in text else list(text.encode())
+    return {"token": text, "logprob": max(logprob, -9999.0), "bytes": raw}

@@ -1,0 +1,52 @@
+"""Frames of a video that came in a request.
+
+FFmpeg is only let at regular files (`edge_interleave.stream.video_file`), so the content lies in a temporary file, with
+a name of ours, while its frames are taken.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from typing import TYPE_CHECKING
+
+from edge_interleave.errors import MediaError
+from edge_interleave.media.clip import sample_clip
+from edge_interleave.media.pictures.image import open_image
+from edge_interleave.media.video.file import VideoFile
+from edge_interleave.serve.content import Clip
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_NAME = "the video"
+
+
+def clip_frames(clip: Clip, frames: int, most: int) -> tuple[Image, ...]:
+    """Frames of a clip, RGB, spread evenly: as many as it says, or `frames`, or by its `fps`; at most `most`.
+
+    Raises MediaError where there are none, or more.
+    """
+    if clip.is_frames:
+        # Frames that come one by one were sampled by the client.
+        wanted = min(clip.frames or len(clip.pieces), len(clip.pieces))
+        last = len(clip.pieces) - 1
+        return tuple(open_image(clip.pieces[at * last // max(1, wanted - 1)]) for at in range(wanted))
+    with tempfile.NamedTemporaryFile(prefix="edge-interleave-") as file:
+        file.write(clip.pieces[0])
+        file.flush()
+        try:
+            wanted = clip.frames or (_count(file.name, clip.fps) if clip.fps else frames)
+            if wanted > most:
+                raise MediaError(f"{_NAME}: {wanted} frames are more than {most}; ask for fewer, or a lower fps")
+            return tuple(frame.image for frame in sample_clip(file.name, wanted))
+        except MediaError as error:
+            raise MediaError(str(error).replace(file.name, _NAME)) from error
+
+
+def _count(path: str, fps: float) -> int:
+    """How many frames a clip has at so many a second."""
+    with VideoFile(path) as video:
+        table = video.timetable()
+        if table is None or not table.times:
+            raise MediaError(f"{_NAME}: it does not say when its frames are shown; give frames instead of fps")
+        return int(video.seconds(table.times[-1] - table.times[0]) * fps) + 1

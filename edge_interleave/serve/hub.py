@@ -1,0 +1,173 @@
+"""The models of one server: found by name, loaded when asked for, unloaded when idle or when another needs the room."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from edge_interleave.bundle.manifest import VISION_NAME, Bundle, open_bundle
+from edge_interleave.bundle.store import EMBEDDED, resolve
+from edge_interleave.decoding.decoder import Backend, DecoderOptions
+from edge_interleave.decoding.registry import backend_for
+from edge_interleave.errors import BackendError, ResourceError, UsageError, shown
+from edge_interleave.model import CONTEXT, load
+from edge_interleave.planning.system_memory import in_words
+from edge_interleave.serve.engine import Engine
+from edge_interleave.serve.errors import ApiError
+from edge_interleave.serve.loaded import LoadedModel
+from edge_interleave.serve.metrics import Metrics
+from edge_interleave.serve.settings import Settings
+from edge_interleave.util.process_memory import memory_bytes
+
+_LEAST_CONTEXT = 1024
+_TOWER_SHARE = 1.5
+"""Memory that a vision tower takes at work, beside the size of its file."""
+_ROOM_WAIT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the server tells about a model, loaded or not."""
+
+    id: str
+    aliases: tuple[str, ...]
+    bundle: Bundle
+    context: int
+    """Tokens that a prompt with its answer may have."""
+    engine: Engine
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """How a model is opened in the memory that there is."""
+
+    context: int | None
+    sessions: int
+    bytes: int
+    """Estimated; 0 where no limit is set."""
+
+
+class Hub:
+    """All models of a server."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        """Reads what the models are; loads none. Raises BundleError, BackendError, ResourceError, UsageError."""
+        self._settings = settings
+        self._base = memory_bytes()
+        self._room = threading.Condition()
+        self._sizes: dict[str, int] = {}
+        """Of loaded models, estimated."""
+        self._cards: dict[str, Card] = {}
+        self._names: dict[str, str] = {}
+        keep = settings.keep_alive_s
+        for given in settings.models:
+            bundle = open_bundle(resolve(given))
+            name = EMBEDDED if given is None else os.path.basename(os.path.normpath(given)) or given
+            if name in self._cards:
+                raise UsageError(f"two models are called {name!r}; rename one's folder")
+            runner = backend_for(bundle, settings.backend)
+            opening = self._opening(bundle, runner)
+            engine = Engine(name, partial(self._open, bundle, opening), settings.limits.queue, keep, metrics)
+            trained = bundle.manifest.decoder.context_length
+            grows = settings.context is None and settings.memory is None
+            context = trained if grows else min(trained, opening.context or CONTEXT)
+            aliases = tuple(sorted({bundle.manifest.name, bundle.manifest.source} - {name}))
+            self._cards[name] = Card(name, aliases, bundle, context, engine)
+            metrics.watch(name, engine)
+        for card in self._cards.values():
+            for alias in (card.id, *card.aliases):
+                self._names.setdefault(alias, card.id)
+
+    @property
+    def cards(self) -> Sequence[Card]:
+        """All models; the first is the default."""
+        return tuple(self._cards.values())
+
+    def card(self, name: str | None) -> Card:
+        """The model of that name; None: the first. Raises ApiError (404)."""
+        if not name:
+            return self.cards[0]
+        if name not in self._names:
+            known = ", ".join(self._cards)
+            raise ApiError(404, f"no model {shown(name)} here; there are: {known}", "model", "model_not_found")
+        return self._cards[self._names[name]]
+
+    def stop_taking(self) -> None:
+        """Refuse new requests and those that wait; answers go on."""
+        for card in self.cards:
+            card.engine.stop_taking()
+
+    def stop(self, grace_s: float) -> None:
+        """End all, and free the models; see `Engine.stop`."""
+        until = time.monotonic() + grace_s
+        for card in self.cards:
+            card.engine.stop(max(0.0, until - time.monotonic()))
+
+    def _open(self, bundle: Bundle, opening: _Opening, engine: Engine) -> LoadedModel:
+        settings = self._settings
+        self._make_room(engine, opening.bytes)
+        try:
+            model = load(
+                bundle.folder,
+                backend=settings.backend,
+                context=opening.context,
+                threads=settings.threads,
+                kv_precision=settings.kv_precision,
+            )
+        except BaseException:
+            with self._room:
+                self._sizes.pop(engine.name, None)
+            raise
+        return LoadedModel(engine.name, model, opening.sessions, settings.exact, settings.limits)
+
+    def _opening(self, bundle: Bundle, runner: Backend) -> _Opening:
+        """The largest context and the most timelines that the memory holds, timelines first."""
+        settings = self._settings
+        if settings.memory is None:
+            return _Opening(settings.context, settings.sessions, 0)
+        tower = int(bundle.manifest.files[VISION_NAME].bytes * _TOWER_SHARE)
+        room = settings.memory - self._base
+        trained = bundle.manifest.decoder.context_length
+        least = 0
+        for context in _contexts(min(settings.context or CONTEXT, trained), settings.context is not None):
+            found = runner.memory(bundle, DecoderOptions(context, settings.threads, settings.kv_precision))
+            each, fixed = found.cache + found.compute, found.weights + tower
+            sessions = min(settings.sessions, (room - fixed) // each)
+            if sessions >= 1:
+                return _Opening(context, sessions, fixed + sessions * each)
+            least = fixed + each + self._base
+        raise ResourceError(
+            f"{in_words(settings.memory)} are too little for {bundle.manifest.name}: the least that would do is "
+            f"{in_words(least)}"
+        )
+
+    def _make_room(self, engine: Engine, size: int) -> None:
+        """Wait until a model of so many bytes has room, unloading idle ones. Raises BackendError."""
+        if self._settings.memory is None:
+            return
+        room = self._settings.memory - self._base
+        until = time.monotonic() + _ROOM_WAIT_S
+        while True:
+            with self._room:
+                loaded = {card.id: card.engine for card in self.cards if card.engine.model is not None}
+                self._sizes = {name: size for name, size in self._sizes.items() if name in loaded}
+                if sum(self._sizes.values()) + size <= room:
+                    self._sizes[engine.name] = size
+                    return
+                others = sorted((e for e in loaded.values() if e is not engine), key=lambda e: e.used)
+            if any(other.unload() for other in others):
+                continue
+            if time.monotonic() > until:
+                raise BackendError(f"no room for {engine.name} while other models are in use; try again later")
+            time.sleep(0.05)
+
+
+def _contexts(first: int, fixed: bool) -> list[int]:
+    found = [first]
+    while not fixed and found[-1] // 2 >= _LEAST_CONTEXT:
+        found.append(found[-1] // 2)
+    return found

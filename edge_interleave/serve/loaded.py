@@ -1,0 +1,231 @@
+"""A loaded model as the server uses it: its shared timelines, and how a question becomes an answer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from edge_interleave.answer import CANCELLED, rate
+from edge_interleave.decoding.generation import Generation, GenerationOptions
+from edge_interleave.decoding.grammar import Grammar
+from edge_interleave.decoding.inputs import as_inputs
+from edge_interleave.decoding.session import ANSWER_ROOM
+from edge_interleave.errors import ContextFullError, EdgeInterleaveError, UsageError
+from edge_interleave.model import Model
+from edge_interleave.prompt.builder import ImageSegment, Segment
+from edge_interleave.prompt.messages import Image, Message
+from edge_interleave.serve.content import Clip, Picture
+from edge_interleave.serve.errors import ApiError, api_error, wrong
+from edge_interleave.serve.handle import Begun, Done, Ended, Handle, Piece
+from edge_interleave.serve.question import Format, Question
+from edge_interleave.serve.schema import LiveRequest
+from edge_interleave.serve.settings import Limits
+from edge_interleave.serve.timelines import TimelinePool
+from edge_interleave.vision.media_encoder import EncodedMedia
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Pixels
+
+    from edge_interleave.live.live import Live
+
+_LOW_STRIDE = 2
+_STRIDES = (1, 2, 3, 4, 6, 9)
+"""That `auto` tries, the finest first."""
+_PLACE = Image(b"")
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """One image or clip, opened or still to be opened."""
+
+    of: Picture | Clip
+    frames: tuple[Pixels, ...]
+    """Opened; empty: a picture that is opened when it is encoded."""
+
+    @property
+    def count(self) -> int:
+        return max(1, len(self.frames))
+
+
+class LoadedModel:
+    """An open model. For one thread at a time, `close` aside."""
+
+    def __init__(self, name: str, model: Model, sessions: int, exact: bool, limits: Limits) -> None:
+        """`sessions`: KV caches that requests share."""
+        self.name = name
+        self.model = model
+        self.windows = 0
+        """Live windows that are open."""
+        self.timelines = TimelinePool(model.new_session, sessions, exact)
+        self._limits = limits
+        manifest = model.bundle.manifest
+        self._vocab_size = manifest.decoder.vocab_size
+        self._eos = tuple(manifest.prompt.eos_token_ids)
+
+    def answer(self, question: Question, handle: Handle) -> None:
+        """Answer a question, telling the handle. Raises ApiError, EdgeInterleaveError where there is no answer."""
+        started = time.perf_counter()
+        options = self.options(question)
+        shown = [self._opened(item, question, handle.cancel) for item in question.media]
+        messages = [
+            Message(turn.role, tuple(part if isinstance(part, str) else _PLACE for part in turn.parts))
+            for turn in question.turns
+        ]
+        segments = self.model.prompts.build(messages, [item.count for item in shown])
+        encoded = self._encoded(question, shown, segments, handle.cancel)
+        if handle.cancel.is_set():
+            return
+        handle.emit(Begun(self.name))
+        prompt = as_inputs(segments, encoded.images)
+        timeline = self.timelines.take(prompt)
+        generation = Generation(timeline, self.model.tokenizer, frozenset(self._eos), prompt, options, handle.cancel)
+        told = 0
+        for text in generation:
+            scores = tuple(generation.scores[told:])
+            told += len(scores)
+            handle.emit(Piece(text, scores))
+        answer = generation.answer
+        if answer.finish_reason == CANCELLED:
+            return
+        stats = replace(
+            answer.stats,
+            encode_s=encoded.seconds,
+            first_token_s=answer.stats.first_token_s + encoded.seconds,
+            encode_images_per_s=rate(len(encoded.images), encoded.seconds),
+            vision_provider=encoded.provider,
+        )
+        rest = tuple(generation.scores[told:])
+        handle.emit(Ended(replace(answer, stats=stats), rest, timeline.slid, time.perf_counter() - started))
+
+    def options(self, question: Question) -> GenerationOptions:
+        """How the answer is drawn. Raises ApiError naming the field of a schema that cannot be followed."""
+        return GenerationOptions(
+            max_tokens=question.max_tokens,
+            stop=question.stop,
+            sampling=question.sampling,
+            grammar=None if question.format is None else self._grammar(question.format),
+            logprobs=question.logprobs,
+        )
+
+    def open_window(self, request: LiveRequest) -> Live:
+        """A live window. Raises UsageError, ContextFullError."""
+        pool = request.pool if isinstance(request.pool, int) else tuple(request.pool)
+        live = self.model.live(
+            request.window, pool, mode=request.mode, keep_answers=request.keep_answers, system=request.system
+        )
+        self.windows += 1
+        return live
+
+    def add_frames(self, live: Live, pictures: Sequence[Picture], time_s: float | None, handle: Handle) -> None:
+        """Put pictures into a live window; tells the handle their numbers."""
+        numbers = []
+        for picture in pictures:
+            if handle.cancel.is_set():
+                return
+            with _naming(picture):
+                numbers.append(live.add(picture.data, time_s))
+            time_s = None
+        handle.emit(Done(numbers))
+
+    def ask_window(self, live: Live, question: Question, handle: Handle) -> None:
+        """Answer a question about a live window, telling the handle."""
+        started = time.perf_counter()
+        options = self.options(question)
+        (text,) = question.turns[0].parts
+        assert isinstance(text, str)
+        with live.answer(text, options, handle.cancel) as stream:
+            handle.emit(Begun(self.name))
+            for piece in stream:
+                handle.emit(Piece(piece))
+        if stream.answer.finish_reason != CANCELLED:
+            handle.emit(Ended(stream.answer, seconds=time.perf_counter() - started))
+
+    def close_window(self, live: Live) -> None:
+        """From any thread: close a live window."""
+        live.close()
+        self.windows -= 1
+
+    def close(self, reason: str) -> None:
+        """From any thread: break off what is computed and free the model."""
+        self.model.close()
+
+    def _grammar(self, wanted: Format) -> Grammar:
+        try:
+            return Grammar.of_schema(wanted.schema, self.model.tokenizer, self._vocab_size, self._eos)
+        except UsageError as error:
+            raise wrong(wanted.param, str(error), "invalid_schema") from error
+
+    def _opened(self, item: Picture | Clip, question: Question, cancel: threading.Event) -> _Shown:
+        if cancel.is_set() or (isinstance(item, Picture) and not question.tiles):
+            return _Shown(item, ())
+        with _naming(item):
+            if isinstance(item, Picture):
+                from edge_interleave.media.pictures.image import open_image
+
+                return _Shown(item, (open_image(item.data),))
+            from edge_interleave.serve.clips import clip_frames
+
+            return _Shown(item, clip_frames(item, question.frames, self._limits.media))
+
+    def _encoded(
+        self, question: Question, shown: Sequence[_Shown], segments: Sequence[Segment], cancel: threading.Event
+    ) -> EncodedMedia:
+        """Visual tokens of all images. Raises ContextFullError before any is encoded where they would not fit."""
+        from edge_interleave.media.pictures.image import open_image
+
+        text = sum(len(segment.ids) for segment in segments if not isinstance(segment, ImageSegment))
+        limit = self.model.context_limit
+        room = limit - text - min(question.max_tokens, ANSWER_ROOM)
+        strides = self._strides(question, shown, room)
+        total = text + self._size(shown, strides, question.tiles)
+        if total >= limit:
+            raise ContextFullError(
+                f"the prompt needs {total} tokens, the context holds {limit}; send fewer images or frames, "
+                'detail: "low", or a larger pool'
+            )
+        encoded = EncodedMedia()
+        for item, stride in zip(shown, strides, strict=True):
+            if cancel.is_set():
+                return encoded
+            with _naming(item.of):
+                frames = (open_image(item.of.data),) if isinstance(item.of, Picture) else item.frames
+                encoded += self.model.media_encoder.encode_pictures([frames], stride=stride, tiles=question.tiles)
+        return encoded
+
+    def _strides(self, question: Question, shown: Sequence[_Shown], room: int) -> list[int]:
+        """The pooling stride of each image or clip."""
+        if question.pool is not None:
+            return [question.pool] * len(shown)
+        fixed = {"low": _LOW_STRIDE, "high": 1}
+        grid = self.model.bundle.manifest.vision.grid
+        strides: list[int] = []
+        for auto in [stride for stride in _STRIDES if stride <= grid]:
+            strides = [fixed.get(item.of.detail, auto) for item in shown]
+            if self._size(shown, strides, question.tiles) <= room:
+                break
+        return strides
+
+    def _size(self, shown: Sequence[_Shown], strides: Sequence[int], tiles: bool) -> int:
+        """Visual tokens of all images."""
+        encoder = self.model.media_encoder
+        total = 0
+        for item, stride in zip(shown, strides, strict=True):
+            if tiles:
+                total += sum(encoder.tokens_for(frame, stride, tiles=True) for frame in item.frames)
+            else:
+                total += item.count * encoder.tokens_for(None, stride)
+        return total
+
+
+@contextmanager
+def _naming(item: Picture | Clip) -> Iterator[None]:
+    """Errors about an image or clip name the field of the request that holds it."""
+    try:
+        yield
+    except EdgeInterleaveError as error:
+        told = api_error(error)
+        raise ApiError(told.status, told.message, item.param, told.code, told.kind) from error

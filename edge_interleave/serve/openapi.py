@@ -1,0 +1,111 @@
+"""The OpenAPI description at `/openapi.json`, made from the pydantic models that check the requests."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from edge_interleave.serve.schema import ChatRequest, FramesRequest, LiveQuestion, LiveRequest, ResponsesRequest
+
+_REF = "#/components/schemas/{model}"
+_BODIES: tuple[type[BaseModel], ...] = (ChatRequest, ResponsesRequest, LiveRequest, FramesRequest, LiveQuestion)
+_STREAM = "text/event-stream"
+_ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+_MODEL = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+
+
+def description(*, with_key: bool) -> dict[str, Any]:
+    """The document. `with_key`: whether the server wants an API key."""
+    _, schemas = models_json_schema([(model, "validation") for model in _BODIES], ref_template=_REF)
+    components: dict[str, Any] = {"schemas": {**schemas["$defs"], "Error": _error()}}
+    document: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": "edge-interleave", "version": version("edge-interleave")},
+        "paths": {
+            "/v1/chat/completions": {"post": _takes(ChatRequest, "An answer to a conversation.", stream=True)},
+            "/v1/responses": {"post": _takes(ResponsesRequest, "An answer, by the newer interface.", stream=True)},
+            "/v1/models": {"get": _gives("The models.")},
+            "/v1/models/{name}": {"get": _gives("One model.", parameters=[_MODEL])},
+            "/v1/live": {"post": _takes(LiveRequest, "Open a live window.", status="201", required=False)},
+            "/v1/live/{id}": {
+                "get": _gives("What a live window holds.", parameters=[_ID]),
+                "delete": _gives("Close a live window.", parameters=[_ID]),
+            },
+            "/v1/live/{id}/frames": {"post": _frames()},
+            "/v1/live/{id}/ask": {
+                "post": _takes(LiveQuestion, "Ask about a live window.", stream=True, parameters=[_ID])
+            },
+            "/props": {"get": _gives("What llama.cpp's server tells about itself.", parameters=[_query("model")])},
+            "/health": {"get": _gives("Whether the server runs.")},
+            "/metrics": {"get": _gives("Counters for Prometheus.", media="text/plain")},
+        },
+        "components": components,
+    }
+    if with_key:
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
+    return document
+
+
+def _gives(summary: str, *, parameters: Any = (), media: str = "application/json") -> dict[str, Any]:
+    return {
+        "summary": summary,
+        "parameters": list(parameters),
+        "responses": {"200": {"description": "As asked.", "content": {media: {}}}, **_errors()},
+    }
+
+
+def _takes(
+    model: type[BaseModel],
+    summary: str,
+    *,
+    stream: bool = False,
+    status: str = "200",
+    required: bool = True,
+    parameters: Any = (),
+) -> dict[str, Any]:
+    content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+    if stream:
+        content[_STREAM] = {"schema": {"type": "string"}}
+    schema = {"$ref": _REF.format(model=model.__name__)}
+    return {
+        "summary": summary,
+        "parameters": list(parameters),
+        "requestBody": {"required": required, "content": {"application/json": {"schema": schema}}},
+        "responses": {status: {"description": "As asked.", "content": content}, **_errors()},
+    }
+
+
+def _frames() -> dict[str, Any]:
+    found = _takes(FramesRequest, "Put pictures into a live window.", parameters=[_ID])
+    found["requestBody"]["content"]["image/*"] = {"schema": {"type": "string", "format": "binary"}}
+    return found
+
+
+def _errors() -> dict[str, Any]:
+    body = {"application/json": {"schema": {"$ref": _REF.format(model="Error")}}}
+    told = {
+        "400": "The request cannot be honoured; `param` names the field.",
+        "401": "No valid API key.",
+        "403": "This host name or origin is not known.",
+        "404": "There is no such model, window or route.",
+        "413": "The request is too large.",
+        "429": "Too much is going on; see Retry-After.",
+        "503": "The server is shutting down, or has no room for the model.",
+        "504": "The time limit is over.",
+    }
+    return {status: {"description": text, "content": body} for status, text in told.items()}
+
+
+def _query(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "schema": {"type": "string"}}
+
+
+def _error() -> dict[str, Any]:
+    text = {"type": ["string", "null"]}
+    fields = {"message": {"type": "string"}, "type": {"type": "string"}, "param": text, "code": text}
+    error = {"type": "object", "properties": fields, "required": list(fields)}
+    return {"type": "object", "properties": {"error": error}, "required": ["error"]}

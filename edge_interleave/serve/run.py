@@ -1,0 +1,111 @@
+"""Runs the server: uvicorn, its signals, and what is said when it is ready."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from edge_interleave.errors import EdgeInterleaveError, InputError, UsageError
+from edge_interleave.serve.app import Serving
+from edge_interleave.serve.settings import Settings
+
+_FLUSH_S = 1.0
+_MARGIN_S = 5.0
+"""That uvicorn waits longer than the answers' grace, so that they can say why they end."""
+
+
+def serve(settings: Settings, ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT. `ready` is told the server's address once it can be called.
+
+    Raises EdgeInterleaveError where a model cannot be loaded or the address cannot be had.
+    """
+    serving = Serving(settings)
+    listening = _listen(settings)
+    scheme = "https" if settings.tls_cert else "http"
+    host, port = listening.getsockname()[:2]
+    config = uvicorn.Config(
+        serving.app(),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        # The grace begins at the signal; uvicorn's own limit is for what does not keep to it.
+        timeout_graceful_shutdown=int(settings.limits.grace_s + _MARGIN_S),
+        timeout_keep_alive=75,
+        h11_max_incomplete_event_size=1 << 16,
+        ws_max_size=settings.limits.body_bytes,
+        ssl_certfile=None if settings.tls_cert is None else str(settings.tls_cert),
+        ssl_keyfile=None if settings.tls_key is None else str(settings.tls_key),
+        lifespan="on",
+    )
+    try:
+        if config.is_ssl:
+            config.load()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{settings.tls_cert}: no certificate with its key ({error}); give PEM files") from error
+    # What goes wrong at the start is said once, by the error that ends the command.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    server = _Server(config, serving, lambda: ready(f"{scheme}://{_shown(host)}:{port}"))
+    with listening:
+        server.run(sockets=[listening])
+    if serving.startup_error is not None:
+        raise EdgeInterleaveError(serving.startup_error.message) from serving.startup_error
+
+
+class _Server(uvicorn.Server):
+    """Refuses what waits as soon as the end is asked for; what has begun goes on."""
+
+    def __init__(self, config: uvicorn.Config, serving: Serving, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._serving = serving
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal came. The end it asks for is no failure, so the signal is not raised again, as uvicorn does."""
+        if self.should_exit:
+            self.force_exit = sig == signal.SIGINT
+            return
+        self.should_exit = True
+        self._serving.hub.stop_taking()
+        threading.Thread(target=self._end, daemon=True).start()
+
+    def _end(self) -> None:
+        self._serving.hub.stop(self._serving.settings.limits.grace_s)
+        # What answers still had to send is sent. Idle connections over TLS would be waited for, up to half a minute.
+        time.sleep(_FLUSH_S)
+        self.force_exit = True
+
+
+def _listen(settings: Settings) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"--host {settings.host}: not an address of this machine ({error})") from error
+    listening = socket.socket(found[0], found[1])
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(found[4])
+        listening.listen(512)
+    except OSError as error:
+        listening.close()
+        raise UsageError(
+            f"cannot listen at {settings.host}:{settings.port} ({error.strerror}); choose another --port or --host"
+        ) from error
+    listening.set_inheritable(False)
+    return listening
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,230 @@
+"""Who may speak to the server: API keys, host names, origins, sizes. An ASGI layer around the application.
+
+- A browser sends the name of the page's host. A page of a stranger whose name suddenly means 127.0.0.1 (DNS rebinding)
+  so calls the server by that name: only addresses, `localhost`, the machine's own name and names that were given are
+  answered. An address cannot be rebound.
+- A page that sends `Origin` must be the server's own or one that was given; the same ones get CORS headers.
+- Bodies are counted while they are read, each and all together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import json
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from edge_interleave.serve.errors import ApiError
+from edge_interleave.serve.settings import Settings
+
+OPEN_ROUTES = ("/health", "/v1/health")
+"""What is told without a key."""
+_METHODS = "GET, POST, DELETE, OPTIONS"
+_HEADERS = "authorization, content-type"
+
+
+class Safety:
+    """Checks each request before the application sees it."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, count: Callable[[str, int], None]) -> None:
+        """`count` is told route and status of requests that are refused here."""
+        self._app = app
+        self._count = count
+        self._keys = [_digest(key) for key in settings.keys]
+        self._hosts = {"localhost", *_own_names(), *(host.lower() for host in settings.hosts)}
+        self._origins = {origin.lower().rstrip("/") for origin in settings.origins}
+        self._bodies = _Bodies(settings.limits.all_bodies_bytes)
+        self._body_bytes = settings.limits.body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        cors: Mapping[str, str] = {}
+        try:
+            self._check_host(headers)
+            origin = self._checked_origin(headers, scope)
+            if origin:
+                cors = {"access-control-allow-origin": origin, "vary": "origin"}
+            if scope["type"] == "http" and scope["method"] == "OPTIONS":
+                await _send_empty(send, {**cors, **_preflight(headers)})
+                return
+            scope["edge_interleave.client"] = self._client(scope, headers)
+        except ApiError as error:
+            self._count("refused", error.status)
+            await _refuse(scope, receive, send, error, cors)
+            return
+        if scope["type"] == "websocket":
+            await self._app(scope, receive, send)
+            return
+        body = _Body(receive, self._body_bytes, self._bodies)
+        scope["edge_interleave.body"] = body
+        try:
+            await self._app(scope, body.receive, _with(send, cors) if cors else send)
+        finally:
+            body.release()
+
+    def _check_host(self, headers: Headers) -> None:
+        host = _host_of(headers.get("host", ""))
+        if host in self._hosts or _is_address(host):
+            return
+        raise ApiError(
+            403,
+            "this server does not answer to the host name of the request; call it by its address, or start it with "
+            "--allow-host NAME",
+            None,
+            "unknown_host",
+        )
+
+    def _checked_origin(self, headers: Headers, scope: Scope) -> str | None:
+        """The origin that may read answers; None where no browser's page asks."""
+        origin = headers.get("origin")
+        if origin is None:
+            return None
+        given = origin.lower()
+        if given in self._origins:
+            return origin
+        parts = urlsplit(given)
+        if parts.scheme in ("http", "https") and parts.netloc == headers.get("host", "").lower():
+            return origin
+        raise ApiError(
+            403, "pages of this origin may not call the server; start it with --allow-origin", None, "unknown_origin"
+        )
+
+    def _client(self, scope: Scope, headers: Headers) -> str:
+        """Whom the request is of, for the queue: the key, else the address. Raises ApiError without a right key."""
+        address = scope["client"][0] if scope.get("client") else "local"
+        if not self._keys:
+            return str(address)
+        kind, _, key = headers.get("authorization", "").partition(" ")
+        given = _digest(key.strip() if kind.lower() == "bearer" else "")
+        # All are compared, so that the time does not tell which one came close.
+        matches = [hmac.compare_digest(given, known) for known in self._keys]
+        if any(matches):
+            return f"key {matches.index(True)} {address}"
+        if scope["path"] in OPEN_ROUTES:
+            return str(address)
+        raise ApiError(
+            401,
+            "give the API key: Authorization: Bearer KEY",
+            None,
+            "invalid_api_key",
+            "authentication_error",
+            {"WWW-Authenticate": "Bearer"},
+        )
+
+
+class _Bodies:
+    """Bytes of all bodies in memory."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.bytes = 0
+
+
+class _Body:
+    """Counts a request's body while it comes."""
+
+    def __init__(self, receive: Receive, most: int, bodies: _Bodies) -> None:
+        self._receive = receive
+        self._most = most
+        self._bodies = bodies
+        self._bytes = 0
+
+    async def receive(self) -> Message:
+        """The next message. Raises ApiError where the body is too large, or all together are."""
+        message = await self._receive()
+        if message["type"] == "http.request":
+            size = len(message.get("body", b""))
+            if self._bytes + size > self._most:
+                raise ApiError(413, f"the request has more than {self._most} bytes", None, "too_large")
+            if self._bodies.bytes + size > self._bodies.most:
+                raise ApiError(
+                    429,
+                    "too many large requests at a time; try again later",
+                    None,
+                    "rate_limit_exceeded",
+                    "rate_limit_error",
+                    {"Retry-After": "2"},
+                )
+            self._bytes += size
+            self._bodies.bytes += size
+        return message
+
+    def release(self) -> None:
+        """The request is over."""
+        self._bodies.bytes -= self._bytes
+        self._bytes = 0
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _own_names() -> Iterable[str]:
+    name = socket.gethostname().lower()
+    return (name, f"{name.partition('.')[0]}.local", "host.docker.internal") if name else ()
+
+
+def _host_of(header: str) -> str:
+    """The host of a `Host` header, lower case, without port and brackets."""
+    header = header.strip().lower()
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.rpartition(":")[0] if header.count(":") == 1 else header
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _preflight(headers: Headers) -> dict[str, str]:
+    if "access-control-request-method" not in headers:
+        return {"allow": _METHODS}
+    return {
+        "access-control-allow-methods": _METHODS,
+        "access-control-allow-headers": headers.get("access-control-request-headers", _HEADERS),
+        "access-control-max-age": "600",
+    }
+
+
+def _with(send: Send, more: Mapping[str, str]) -> Send:
+    """`send` that adds headers to the response."""
+    extra = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in more.items()]
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", []), *extra]}
+        await send(message)
+
+    return sending
+
+
+async def _send_empty(send: Send, headers: Mapping[str, str]) -> None:
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": 204, "headers": raw})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send, error: ApiError, cors: Mapping[str, str]) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 1008, "reason": error.message[:120]})
+        return
+    body = json.dumps(error.body()).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers, **cors}
+    raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})

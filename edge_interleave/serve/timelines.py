@@ -1,0 +1,278 @@
+"""KV caches that requests share: each prompt goes to the timeline where the least is left to compute.
+
+Two ways of reuse. *The same beginning*: what lies in a timeline up to the first difference stays. *A history that
+slides*: clients that keep the last turns of a conversation send
+
+    system | turn 2 | turn 3 | turn 4 | question        where        system | turn 1 | turn 2 | turn 3 | turn 4
+
+lies in a timeline. Then turn 1 is evicted in place, turn 2 is computed anew as the first that there is, and only the
+question is prefilled. What lies between still carries traces of turn 1: the approximation of the live window
+(`edge_interleave.window`), with its cost and its remedy. Images count by the digest of their visual tokens.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+
+from edge_interleave.decoding.generation import Prefill
+from edge_interleave.decoding.inputs import Input, TextInput, VisualInput
+from edge_interleave.decoding.session import ANSWER_ROOM, Session
+from edge_interleave.decoding.timeline import Key
+from edge_interleave.errors import EdgeInterleaveError
+from edge_interleave.util.arrays import FloatArray
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One text token or one image of a prompt."""
+
+    key: Key
+    size: int = 1
+    image: VisualInput | None = None
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """What of a timeline serves a prompt. Counts are of entries of the timeline and units of the prompt."""
+
+    kept: int
+    """The beginning that both have."""
+    gap: int = 0
+    """Entries behind it that are evicted."""
+    tail: int = 0
+    """Entries behind those that stay."""
+    anew: int = 0
+    """Of the tail's, those at its beginning that are computed anew."""
+    computed: int = 0
+    """KV entries that are left to compute, the ones computed anew included."""
+    reused: int = 0
+    """KV entries that stay as they are."""
+
+
+@dataclass(frozen=True)
+class Slid:
+    """What a request's history cost, in KV entries."""
+
+    evicted: int = 0
+    recomputed: int = 0
+    approximate: int = 0
+    """Of the prompt, those that still carry traces of what was evicted."""
+
+
+class SharedTimeline:
+    """One session, as an answer uses it (`generation.Appendable`)."""
+
+    def __init__(self, session: Session, exact: bool) -> None:
+        """`exact`: never slide."""
+        self.session = session
+        self.used = time.monotonic()
+        self.slid = Slid()
+        """Of the last prompt."""
+        self._exact = exact
+        self._approximate_from: int | None = None
+        """The first entry of the timeline that carries traces of evicted ones; None: none does."""
+
+    @property
+    def turn(self) -> int:
+        """See `Appendable`."""
+        return self.session.turn
+
+    @property
+    def length(self) -> int:
+        """KV entries that lie here."""
+        return self.session.timeline.length
+
+    def reuse(self, units: Sequence[Unit]) -> Reuse:
+        """What serves a prompt of these units best."""
+        timeline = self.session.timeline
+        keys = [unit.key for unit in units]
+        # The last unit is computed even where it is here: its logits are wanted.
+        kept = min(timeline.common_prefix(keys), len(units) - 1)
+        before = [0, *accumulate(unit.size for unit in units)]
+        plain = Reuse(kept, computed=before[-1] - before[kept], reused=before[kept])
+        if self._exact or sum(unit.image is not None for unit in units) < 2:
+            return plain
+        slide = self._slide(units, before, kept)
+        return plain if slide is None or slide.computed >= plain.computed else slide
+
+    def prefill(self, prompt: Sequence[Input], cancel: threading.Event | None = None) -> Prefill | None:
+        """Bring the timeline to hold the prompt, computing what is new; None where it was cancelled.
+
+        Raises ContextFullError, BackendError.
+        """
+        self.used = time.monotonic()
+        units = units_of(prompt)
+        reuse = self.reuse(units)
+        self.slid = Slid()
+        if reuse.gap and self._fits(units):
+            try:
+                return self._prefill_sliding(units, reuse, cancel)
+            except EdgeInterleaveError:
+                self.session.reset()
+                self._approximate_from = None
+                raise
+        if self._approximate_from is not None and reuse.kept <= self._approximate_from:
+            self._approximate_from = None
+        prefilled = self.session.prefill(prompt, cancel)
+        if not self.session.timeline.entries:
+            self._approximate_from = None
+        self.slid = Slid(approximate=self._traces(units, reuse.kept))
+        return prefilled
+
+    def append_token(self, token: int) -> FloatArray:
+        """Put one token of an answer at the end."""
+        return self.session.append_token(token)
+
+    def close(self, reason: str) -> None:
+        """Free the decoder."""
+        self.session.close(reason)
+
+    def _prefill_sliding(self, units: Sequence[Unit], reuse: Reuse, cancel: threading.Event | None) -> Prefill | None:
+        started = time.perf_counter()
+        session, entries = self.session, self.session.timeline.entries
+        gone = entries[reuse.kept : reuse.kept + reuse.gap]
+        session.truncate(reuse.kept + reuse.gap + reuse.tail)
+        session.evict(reuse.kept, reuse.kept + reuse.gap)
+        anew = units[reuse.kept : reuse.kept + reuse.anew]
+        ranges = session.timeline.entries[reuse.kept : reuse.kept + reuse.anew]
+        if any(entry.end != after.start for entry, after in pairwise(ranges)):
+            session.close_gaps()
+        session.recompute(reuse.kept, inputs_of_units(anew))
+        first = reuse.kept + reuse.anew
+        self._approximate_from = first if self._approximate_from is None else min(first, self._approximate_from)
+        new = units[reuse.kept + reuse.tail :]
+        prefilled = session.extend(inputs_of_units(new), cancel)
+        recomputed = sum(unit.size for unit in anew)
+        self.slid = Slid(
+            evicted=sum(entry.end - entry.start for entry in gone),
+            recomputed=recomputed,
+            approximate=self._traces(units, reuse.kept + reuse.tail),
+        )
+        if prefilled is None:
+            return None
+        return replace(
+            prefilled,
+            visual_tokens=sum(unit.size for unit in units if unit.image is not None),
+            cached_tokens=prefilled.cached_tokens - recomputed,
+            seconds=time.perf_counter() - started,
+        )
+
+    def _slide(self, units: Sequence[Unit], before: Sequence[int], kept: int) -> Reuse | None:
+        """The longest run of entries further on that equals what the prompt goes on with."""
+        entries = self.session.timeline.entries[kept:]
+        wanted = [unit.key for unit in units[kept:-1]]
+        runs = _runs_of(wanted, [entry.key for entry in entries])
+        gap = max(range(1, len(entries)), key=lambda at: before[kept + runs[at]], default=0)
+        tail = runs[gap] if gap else 0
+        images = [number for number in range(kept, kept + tail) if units[number].image is not None]
+        if not images:
+            return None
+        anew = (images[1] if len(images) > 1 else kept + tail) - kept
+        recomputed = before[kept + anew] - before[kept]
+        computed = recomputed + before[-1] - before[kept + tail]
+        return Reuse(kept, gap, tail, anew, computed, before[-1] - computed)
+
+    def _fits(self, units: Sequence[Unit]) -> bool:
+        """Whether the prompt and an answer have room in this KV cache as it is."""
+        return sum(unit.size for unit in units) + ANSWER_ROOM <= self.session.decoder.facts.capacity
+
+    def _traces(self, units: Sequence[Unit], kept: int) -> int:
+        """KV entries of the prompt's kept units that carry traces."""
+        if self._approximate_from is None:
+            return 0
+        return sum(unit.size for unit in units[self._approximate_from : kept])
+
+
+class TimelinePool:
+    """The timelines of one model. For one thread at a time."""
+
+    def __init__(self, open_session: Callable[[], Session], most: int, exact: bool = False) -> None:
+        """`most`: timelines at a time."""
+        self._open_session = open_session
+        self._most = most
+        self._exact = exact
+        self._timelines: list[SharedTimeline] = []
+
+    def __len__(self) -> int:
+        """Open timelines."""
+        return len(self._timelines)
+
+    @property
+    def entries(self) -> int:
+        """KV entries in use."""
+        return sum(timeline.length for timeline in self._timelines)
+
+    def take(self, prompt: Sequence[Input]) -> SharedTimeline:
+        """The timeline for a prompt: the one where the least is left to compute, unless that costs another history.
+
+        A timeline that would lose more than it saves is left alone while another one can be opened, or has been idle
+        longer. Raises BackendError where the first cannot be opened.
+        """
+        units = units_of(prompt)
+        found = [(timeline.reuse(units), timeline) for timeline in self._timelines]
+        if found:
+            reuse, best = min(found, key=lambda pair: pair[0].computed)
+            if reuse.reused and best.length - reuse.reused <= reuse.reused:
+                return best
+        if len(self._timelines) < self._most:
+            try:
+                self._timelines.append(SharedTimeline(self._open_session(), self._exact))
+                return self._timelines[-1]
+            except EdgeInterleaveError:
+                if not self._timelines:
+                    raise
+        return min(self._timelines, key=lambda timeline: timeline.used)
+
+    def close(self, reason: str) -> None:
+        """Free all of them."""
+        for timeline in self._timelines:
+            timeline.close(reason)
+        self._timelines.clear()
+
+
+def units_of(prompt: Sequence[Input]) -> list[Unit]:
+    """The units of a prompt."""
+    units: list[Unit] = []
+    for part in prompt:
+        if isinstance(part, TextInput):
+            units += map(Unit, part.ids)
+        else:
+            units.append(Unit(part.key, part.size, part))
+    return units
+
+
+def inputs_of_units(units: Sequence[Unit]) -> list[Input]:
+    """What a session takes: units put together again."""
+    inputs: list[Input] = []
+    run: list[int] = []
+    for unit in units:
+        if unit.image is None:
+            assert isinstance(unit.key, int)
+            run.append(unit.key)
+            continue
+        if run:
+            inputs.append(TextInput(tuple(run)))
+            run = []
+        inputs.append(unit.image)
+    if run:
+        inputs.append(TextInput(tuple(run)))
+    return inputs
+
+
+def _runs_of(wanted: Sequence[Key], there: Sequence[Key]) -> list[int]:
+    """For each place of `there`, how many keys from it on are the first of `wanted`. Linear (the Z-function)."""
+    joined: list[Key | None] = [*wanted, None, *there]
+    runs = [0] * len(joined)
+    left = right = 0
+    for at in range(1, len(joined)):
+        if at < right:
+            runs[at] = min(right - at, runs[at - left])
+        while at + runs[at] < len(joined) and joined[runs[at]] == joined[at + runs[at]]:
+            runs[at] += 1
+        if at + runs[at] > right:
+            left, right = at, at + runs[at]
+    return runs[len(wanted) + 1 :]
