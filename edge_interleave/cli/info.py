@@ -118,14 +118,16 @@ def _engines(bundle: Bundle) -> dict[str, str]:
 
 
 def _installation() -> dict[str, Any]:
-    from edge_interleave.decoding.registry import backend_names
+    from edge_interleave.decoding.registry import backend_names, choice
 
+    best = choice()
     return {
         "edge-interleave": _version("edge-interleave"),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "models_folder": str(store.known_models_folder() or f"none: set {store.HOME_VARIABLE}"),
         "backends": {name: _backend_problem(name) or "ready" for name in backend_names()},
+        "default_backend": f"{best.name}: {best.reason}",
         "execution_providers": _providers(),
         "libraries": {name: _version(name) for name in _LIBRARIES},
     }

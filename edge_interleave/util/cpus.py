@@ -1,4 +1,4 @@
-"""How many threads an engine should have: the cores that this process may use, within its CPU quota.
+"""What the CPU offers an engine: cores, within the quota of this process, and int8 dot products.
 
 Which CPUs a process may run on is what the system says. How much of their time it may take, in a container or a
 service, is in its control groups (cgroups), version 1 or 2, and an engine that has more threads than that is stopped
@@ -8,11 +8,14 @@ again and again in the middle of its work, all of them waiting for one.
 from __future__ import annotations
 
 import os
+import platform
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+_FLAGS = re.compile(r"(flags|Features)\s*:")
+_DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "avx_vnni_int8", "asimddp", "i8mm"}
 _SYSTEM_MOUNT = Path("/sys/fs/cgroup")
 
 
@@ -42,6 +45,21 @@ def cpu_quota(process: Path = Path("/proc/self"), mount: Path = _SYSTEM_MOUNT) -
         if quota is not None
     ]
     return min(quotas, default=None)
+
+
+def has_int8_dot_products() -> bool:
+    """Whether the CPU has instructions for sums of int8 products: VNNI on x86, dotprod or i8mm on Arm.
+
+    Linux lists them. Elsewhere an Arm CPU has them, and an x86 CPU is asked through ONNX Runtime.
+    """
+    flags = {word for line in _lines(Path("/proc/cpuinfo")) if _FLAGS.match(line) for word in line.split()}
+    if flags:
+        return bool(flags & _DOT_PRODUCTS)
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return True
+    from edge_interleave.util.onnx_runtime import int8_products_saturate
+
+    return not int8_products_saturate()
 
 
 @dataclass(frozen=True)
