@@ -111,7 +111,7 @@ class Ours:
         return seconds
 
     def _rest(self) -> None:
-        if not self._live.wait_prepared(PREPARED_S):
+        if not self._live.wait_prefetched(PREPARED_S):
             sys.exit(f"the window was not prepared within {PREPARED_S:g} s")
 
     def _next(self) -> float:

@@ -165,7 +165,7 @@ def soak(
             report(_line(marks[0], marks[-1]))
 
     with model.live(window, pool) as live:
-        live.watch(source, on_status=lambda status: report(status.line), on_frame=on_frame)
+        live.watch(source, on_frame=on_frame, on_status=lambda status: report(status.line))
         for target in range(ask_every, frames + 1, ask_every):
             _wait(live, target)
             live.ask(QUESTIONS[target // ask_every % len(QUESTIONS)], max_tokens=MAX_TOKENS)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Unpack
 
 from edge_interleave.answer import Answer, Choice, rate
 from edge_interleave.decoding.answer_stream import AnswerStream
+from edge_interleave.decoding.conversation_file import Conversation, Origin, read_conversation, write_conversation
 from edge_interleave.decoding.generation import Generation
 from edge_interleave.decoding.inputs import Input, TextInput, as_inputs
 from edge_interleave.decoding.session import Session
@@ -43,14 +45,23 @@ class Chat:
     """
 
     def __init__(
-        self, session: Session, prompts: Prompts, media_encoder: MediaEncoder, messages: Sequence[Message]
+        self,
+        session: Session,
+        prompts: Prompts,
+        media_encoder: MediaEncoder,
+        messages: Sequence[Message],
+        origin: Origin,
+        resume: Path | None = None,
     ) -> None:
-        """Use `Model.chat`."""
+        """Use `Model.chat`. `origin`: what the conversation is held with. `resume`: a file of a saved conversation."""
         self._session = session
         self._prompts = prompts
         self._media_encoder = media_encoder
+        self._origin = origin
         self._opening = tuple(messages)
         self._history = _History(self._opening)
+        if resume is not None:
+            self._resume(resume)
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -68,7 +79,7 @@ class Chat:
         """As `ask`, but the text comes piece by piece. An answer closed early stays in the conversation as it is."""
         check_process()
         check_names(options, AskOptions)
-        generation = generation_options(options)
+        generation = generation_options(options, self._session)
         cancel = options.get("cancel")
         turn = self._turn(content, options)
 
@@ -98,6 +109,22 @@ class Chat:
             self._session.reset()
             self._history = _History(self._opening)
 
+    def save(self, path: str | Path) -> None:
+        """Write the conversation to a file, to go on with `Model.chat(resume=path)`. Waits for open answers.
+
+        The file holds the messages, the visual tokens of the images and the KV cache, but not the images themselves.
+        Only its owner can read it. Raises InputError if it cannot be written, ResourceError for a full disk.
+        """
+        with self._session.scheduler.question():
+            history = self._history
+            media = history.media
+            conversation = Conversation(
+                history.messages, len(self._opening), media.images, media.counts, history.inputs
+            )
+            write_conversation(
+                Path(path), conversation, self._origin, lambda cache: self._session.save(cache, history.inputs)
+            )
+
     def close(self) -> None:
         """Free the conversation's KV cache, even in the middle of an answer. A second call does nothing."""
         self._session.close(CLOSED)
@@ -109,6 +136,16 @@ class Chat:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _resume(self, path: Path) -> None:
+        saved = read_conversation(
+            path,
+            self._origin,
+            self._session.decoder.facts,
+            lambda cache, conversation: self._session.load(cache, conversation.inputs),
+        )
+        self._opening = saved.messages[: saved.opening]
+        self._history = _History(saved.messages, EncodedMedia(saved.images, saved.counts), saved.inputs)
 
     def _turn(self, content: Content, options: MediaOptions) -> _Turn:
         """The conversation with the new question, whose images are encoded here."""

@@ -56,8 +56,9 @@ class ResourceError(EdgeInterleaveError):
 
 
 def one_line(error: object, most: int = 200) -> str:
-    """An error's text as one line of at most `most` characters; the name of its class if it has no text."""
-    return " ".join(str(error).split())[:most] or type(error).__name__
+    """An error's text as one line of at most `most` characters; its class's name without a text that can be printed."""
+    text = " ".join(str(error).split())[:most]
+    return text if text and text.isprintable() else type(error).__name__
 
 
 def shown(value: object, most: int = 60) -> str:

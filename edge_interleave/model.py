@@ -15,17 +15,18 @@ from types import TracebackType
 from typing import Unpack
 
 from edge_interleave.answer import Answer, Choice
-from edge_interleave.bundle.manifest import Bundle, open_bundle
+from edge_interleave.bundle.manifest import TOKENIZER_NAME, Bundle, open_bundle
 from edge_interleave.chat import Chat, Prompts, encode, with_encode_stats
 from edge_interleave.decoding.answer_stream import AnswerStream
+from edge_interleave.decoding.conversation_file import Origin
 from edge_interleave.decoding.decoder import Backend, Decoder, DecoderOptions
 from edge_interleave.decoding.inputs import Input, as_inputs
 from edge_interleave.decoding.registry import backend_for
 from edge_interleave.decoding.session import Session
-from edge_interleave.errors import ContextFullError, UsageError
+from edge_interleave.errors import UsageError
 from edge_interleave.live.live import Live
-from edge_interleave.live.prompt import LivePrompt
-from edge_interleave.live.window import SLIDING, FrameWindow, Mode, entries_needed, entries_to_prepare
+from edge_interleave.live.opening import open_live
+from edge_interleave.live.window import SLIDING, Mode
 from edge_interleave.options import AskOptions, MediaOptions, check_names, generation_options
 from edge_interleave.prompt.builder import PromptBuilder
 from edge_interleave.prompt.messages import Content, Message, as_messages
@@ -61,9 +62,9 @@ def load(
     Raises BundleError, BackendError, UsageError.
     """
     if context is not None and context < 1:
-        raise UsageError(f"context must be a whole number from 1, not {context}")
+        raise UsageError(f"context must be a whole number of at least 1, not {context}")
     if threads is not None and threads < 1:
-        raise UsageError(f"threads must be a whole number from 1, not {threads}")
+        raise UsageError(f"threads must be a whole number of at least 1, not {threads}")
     from edge_interleave.bundle.store import resolve
 
     bundle = open_bundle(resolve(model))
@@ -102,6 +103,9 @@ class Model:
         claim_process()
         self.bundle = bundle
         self.backend_name = backend.name
+        self._origin = Origin(
+            bundle.manifest.name, bundle.manifest.files[TOKENIZER_NAME].sha256, backend.name, options.kv_precision
+        )
         self.tokenizer = TextTokenizer.open(bundle)
         self.prompts = PromptBuilder(bundle, self.tokenizer)
         self.media_encoder = MediaEncoder(bundle, options.threads, progress)
@@ -133,10 +137,10 @@ class Model:
         """As `ask`, but the text comes piece by piece. Images are encoded before this returns."""
         self._check()
         check_names(options, AskOptions)
-        generation = generation_options(options)
+        session = self._own_session()
+        generation = generation_options(options, session)
         cancel = options.get("cancel")
         prompt, media = self._prompt(content, options)
-        session = self._own_session()
         return AnswerStream(
             lambda: session.stream(prompt, generation, cancel),
             session.scheduler,
@@ -156,15 +160,26 @@ class Model:
         with session.scheduler.question():
             return session.choose(prompt, options)
 
-    def chat(self, system: str | None = None, *, prompts: Prompts | None = None) -> Chat:
+    def chat(
+        self, system: str | None = None, *, resume: str | Path | None = None, prompts: Prompts | None = None
+    ) -> Chat:
         """A conversation that remembers, with a KV cache of its own.
 
-        `system`: a message that goes before it. `prompts`: what makes tokens of messages; None: the model's own chat
-        template.
+        `system`: a message before the conversation. `resume`: a file that `Chat.save` wrote; the conversation goes on
+        without computing its images and text again, with the same bundle, backend and KV precision. `prompts`: turns
+        messages into tokens; None: the model's own chat template.
+        Raises UsageError for `system` together with `resume`, InputError for a file that is damaged or was saved with
+        another model, ContextFullError if the conversation does not fit.
         """
+        if resume is not None and system is not None:
+            raise UsageError("a resumed conversation has its own system message; leave the new one out")
         messages = [] if system is None else [Message("system", (system,))]
-        session = self._new_session()
-        return Chat(session, prompts or self.prompts, self.media_encoder, messages)
+        session, path = self._new_session(), None if resume is None else Path(resume)
+        try:
+            return Chat(session, prompts or self.prompts, self.media_encoder, messages, self._origin, path)
+        except BaseException:
+            session.close()
+            raise
 
     def live(
         self,
@@ -185,24 +200,19 @@ class Model:
         """
         strides = (pool,) if isinstance(pool, int) else tuple(pool)
         self._check()
-        prompt = LivePrompt(self.prompts, self.tokenizer, system)
-        encoder = self.media_encoder.live_encoder()
-        sizes = [encoder.tokens_for(stride=stride) for stride in strides]
-        if not sizes:
-            raise UsageError("give a pooling stride, or several")
-        needed = entries_needed(prompt, window, sizes, keep_answers)
         trained = self.bundle.manifest.decoder.context_length
-        limit = trained if self._may_grow else min(trained, self._context)
-        if needed > limit:
-            raise ContextFullError(
-                f"a window of {window} frames needs {needed} entries with questions and answers, the context holds "
-                f"{limit}; take fewer frames, a larger pooling stride, or a larger context"
-            )
-        ahead = entries_to_prepare(prompt, window, sizes) if mode == SLIDING else 0
-        session = self._new_session(min(needed + ahead, limit))
-        frames = FrameWindow(session, prompt, window, mode, keep_answers)
-        eos = self.bundle.manifest.prompt.eos_token_ids
-        live = Live(session, frames, prompt, self.tokenizer, eos, encoder, strides)
+        live = open_live(
+            self.prompts,
+            self.tokenizer,
+            self.media_encoder.live_encoder(),
+            self._new_session,
+            window,
+            strides,
+            limit=trained if self._may_grow else min(trained, self._context),
+            mode=mode,
+            keep_answers=keep_answers,
+            system=system,
+        )
         with self._opening:
             self._lives.add(live)
         if self._closed:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 from edge_interleave.decoding.generation import GenerationOptions
 from edge_interleave.decoding.sampling import SamplingOptions
+from edge_interleave.decoding.session import Session
 from edge_interleave.prompt.messages import Images, Videos
 
 FRAMES = 8
@@ -23,6 +24,9 @@ class AnswerOptions(TypedDict, total=False):
     """The answer ends before this text, or before the first of several."""
     sampling: SamplingOptions
     """How tokens are drawn (greedy)."""
+    schema: Any
+    """The answer is JSON that this JSON Schema allows: a dict, its text, or a pydantic model's class. Needs llguidance
+    (`edge-interleave[schema]`). None: any text."""
     cancel: threading.Event | None
     """Set it from another thread to end the answer."""
 
@@ -46,13 +50,17 @@ class AskOptions(AnswerOptions, MediaOptions, total=False):
     """All keyword arguments of `ask` and `stream`."""
 
 
-def generation_options(options: AnswerOptions) -> GenerationOptions:
-    """The given options over the defaults. Raises UsageError for a value out of range."""
-    stop = options.get("stop", ())
+def generation_options(options: AnswerOptions, session: Session) -> GenerationOptions:
+    """The given options over the defaults. Raises UsageError for a value out of range, BackendError without llguidance.
+
+    `session`: the one that will answer; a schema is compiled for its tokenizer.
+    """
+    stop, schema = options.get("stop", ()), options.get("schema")
     return GenerationOptions(
         options.get("max_tokens", GenerationOptions.max_tokens),
         (stop,) if isinstance(stop, str) else tuple(stop),
         options.get("sampling", SamplingOptions()),
+        None if schema is None else session.grammar(schema),
     )
 
 

@@ -1,9 +1,9 @@
-"""The webcam, live, with what the model says about its last few frames written on it.
+"""Shows the webcam with the model's answer about its latest frames written on the picture.
 
     python examples/webcam_live.py --ask "What am I holding?" --model llava-interleave-qwen-0.5b
 
-In the window: `a` to ask something else (type it, Enter asks, Escape does not), `q` or Escape to end. Without --model
-the small embedded model answers, which knows drawn shapes and things only: hold a red circle before the camera.
+Keys: `a` asks another question (type it; Enter asks, Escape cancels), `q` or Escape ends. Without --model the small
+embedded model answers, which only knows drawn shapes and things: hold a red circle in front of the camera.
 """
 
 import argparse
@@ -22,17 +22,17 @@ ENTER, ESCAPE, BACKSPACE = (10, 13), 27, (8, 127)
 
 
 class Asker(threading.Thread):
-    """Asks again and again, for as long as frames come, while the window goes on."""
+    """Asks about each newest frame, in its own thread, until no more frames come."""
 
-    def __init__(self, live, question: str, max_tokens: int, answered) -> None:
-        """`answered` is called with each whole answer."""
+    def __init__(self, live, question: str, max_tokens: int, on_answer) -> None:
+        """`on_answer` is called with each whole answer."""
         super().__init__(daemon=True)
         self.live = live
         self.question = question
         self.max_tokens = max_tokens
-        self.answered = answered
+        self.on_answer = on_answer
         self.answer = ""
-        self.asked = 0
+        self.answers = 0
         self.error = None
         self.cancel = threading.Event()
 
@@ -45,28 +45,28 @@ class Asker(threading.Thread):
                     if self.live.ended:
                         return
                     continue
-                number, question, said = newest, self.question, ""
+                number, question, text = newest, self.question, ""
                 with self.live.stream(question, max_tokens=self.max_tokens, cancel=self.cancel) as pieces:
                     for piece in pieces:
-                        said += piece
+                        text += piece
                         if question != self.question:
-                            break  # something else was asked meanwhile
-                        self.answer = said
+                            break  # the user asked another question
+                        self.answer = text
                 if question == self.question and not self.cancel.is_set():
-                    self.asked += 1
-                    if self.answered is not None:
-                        self.answered(said)
+                    self.answers += 1
+                    if self.on_answer is not None:
+                        self.on_answer(text)
         except ei.EdgeInterleaveError as error:
             self.error = error
 
 
 def draw(image, typed: str | None, asker: Asker) -> np.ndarray:
-    """The frame, enlarged where it is small, with question and answer at its foot."""
+    """Draw the question and the answer at the bottom of the frame, enlarged if it is small."""
     picture = cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2BGR)
     scale = max(1.0, 640 / picture.shape[1])
     picture = cv2.resize(picture, None, fx=scale, fy=scale)
-    asked = f"> {asker.question}" if typed is None else f"> {typed}_"
-    lines = [asked, *textwrap.wrap(asker.answer, picture.shape[1] // 11)]
+    question = f"> {asker.question}" if typed is None else f"> {typed}_"
+    lines = [question, *textwrap.wrap(asker.answer, picture.shape[1] // 11)]
     top = picture.shape[0] - 26 * len(lines) - 8
     picture[max(top, 0) :] //= 3
     for row, line in enumerate(lines):
@@ -76,18 +76,18 @@ def draw(image, typed: str | None, asker: Asker) -> np.ndarray:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Ask about a webcam, live.")
+    parser = argparse.ArgumentParser(description="Ask about a live webcam.")
     parser.add_argument("source", nargs="?", default="camera:0", help="or a video, a folder, http(s)://... or rtsp://")
-    parser.add_argument("--ask", default="Describe the image.", help="ask this again and again")
+    parser.add_argument("--ask", default="Describe the image.", help="the question")
     parser.add_argument("-m", "--model", help="a pulled model's name, or a bundle's folder")
     parser.add_argument("--backend", help="what runs the decoder (default: the first that can)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: one a core)")
-    parser.add_argument("--window", type=int, default=4, help="so many of the latest frames are seen")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: one per core)")
+    parser.add_argument("--window", type=int, default=4, help="frames that the model sees")
     parser.add_argument("--pool", type=int, default=2, help="pooling stride: 2 keeps a quarter of the tokens")
-    parser.add_argument("--fps", type=float, default=8.0, help="at most so many frames a second")
-    parser.add_argument("--max-tokens", type=int, default=60, help="length of an answer at most")
-    parser.add_argument("--headless", action="store_true", help="no window: print the answers")
-    parser.add_argument("--limit", type=int, help="end after so many frames")
+    parser.add_argument("--fps", type=float, default=8.0, help="frames per second, at most")
+    parser.add_argument("--max-tokens", type=int, default=60, help="longest answer")
+    parser.add_argument("--headless", action="store_true", help="print the answers, without a window")
+    parser.add_argument("--limit", type=int, help="end after this many frames")
     options = parser.parse_args()
     screen = sys.platform != "linux" or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
     if not options.headless and not screen:
@@ -99,12 +99,7 @@ def main() -> int:
             ei.load(options.model, backend=options.backend, threads=options.threads) as model,
             model.live(options.window, options.pool) as live,
         ):
-            live.watch(
-                options.source,
-                fps=options.fps,
-                realtime=True,
-                on_status=lambda status: print(status.line, file=sys.stderr),
-            )
+            live.watch(options.source, fps=options.fps, realtime=True, on_status=print_status)
             asker = Asker(live, options.ask, options.max_tokens, print_answer if options.headless else None)
             asker.start()
             window(live, asker, options)
@@ -112,16 +107,20 @@ def main() -> int:
             asker.join()
             if asker.error or live.error:
                 raise asker.error or live.error
-            print(f"{live.stats().frames} frames, {asker.asked} answers", file=sys.stderr)
+            print(f"{live.stats().frames} frames, {asker.answers} answers", file=sys.stderr)
     except ei.EdgeInterleaveError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except cv2.error:
-        print("error: this OpenCV has no windows; pip install opencv-python, or use --headless", file=sys.stderr)
+        print("error: this OpenCV cannot open windows; pip install opencv-python, or use --headless", file=sys.stderr)
         return 4
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def print_status(status) -> None:
+    print(status.line, file=sys.stderr)
 
 
 def print_answer(answer: str) -> None:
@@ -129,7 +128,7 @@ def print_answer(answer: str) -> None:
 
 
 def window(live, asker: Asker, options) -> None:
-    """Show frame after frame and take keys, until the end."""
+    """Show the newest frame and handle keys, until the end."""
     typed = None
     while asker.is_alive() and (options.limit is None or live.number < options.limit):
         if options.headless:

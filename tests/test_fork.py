@@ -19,7 +19,7 @@ model = ei.load(backend=sys.argv[1], threads=2)  # more than one: the engines th
 wanted = model.ask([PICTURE, "Describe the image."], max_tokens=3).text
 chat, live = model.chat(), model.live(2, 3)
 for _ in range(3): live.add(PICTURE)
-live.wait_prepared(20)
+live.wait_prefetched(20)
 
 def child(work):
     '''How a child ended that did this: its exit code, minus a signal's number, or None where it hung.'''
@@ -73,7 +73,7 @@ uses = [
     lambda: chat.ask("Hello"), lambda: chat.choose("?", ["a", "b"]), chat.reset,
     lambda: live.add(PICTURE), lambda: live.watch([PICTURE]), lambda: live.ask("?"), lambda: live.stream("?"),
     lambda: live.choose("?", ["a", "b"]), lambda: live.probability("?"), lambda: live.frames, lambda: live.number,
-    lambda: live.wait_frame(0, 1), lambda: live.wait_prepared(1), live.stats,
+    lambda: live.wait_frame(0, 1), lambda: live.wait_prefetched(1), live.stats,
     lambda: ei.load(backend=sys.argv[1]), ei.load,
 ]
 code = child(refused(*uses))

@@ -233,6 +233,45 @@ class TestLive:
             assert [frame.number for frame in live.frames] == [6, 7, 8]
             assert tokens == [4, 36, 4]
 
+    def test_frames_are_added_by_many_threads_while_others_ask(self, model: ei.Model) -> None:
+        strides, tokens = (1, 3, 2), (36, 4, 9)
+        with model.live(4, strides) as live:
+            live.add(PICTURES[0])
+            stop = threading.Event()
+
+            def ask() -> int:
+                asked = 0
+                while not stop.is_set():
+                    assert 0 <= live.probability("Is it dark?") <= 1
+                    assert len(live.frames) <= 4
+                    asked += 1
+                return asked
+
+            with ThreadPoolExecutor(6) as pool:
+                asking = [pool.submit(ask) for _ in range(2)]
+                numbers = list(pool.map(lambda number: live.add(PICTURES[number % 3]), range(24)))
+                stop.set()
+                assert all(future.result(ENOUGH_S) for future in asking)
+            assert sorted(numbers) == list(range(2, 26))
+            assert [(frame.number, frame.tokens) for frame in live.frames] == [
+                (number, tokens[(number - 1) % 3]) for number in range(22, 26)
+            ]
+
+    def test_a_frame_of_the_thread_that_reads_an_answer_is_an_error_while_another_threads_frame_waits(
+        self, model: ei.Model
+    ) -> None:
+        with model.live(2, 3) as live, ThreadPoolExecutor(1) as pool:
+            live.add(PICTURES[0])
+            with live.stream("Describe the image.") as stream:
+                next(stream)
+                other = pool.submit(live.add, PICTURES[1])
+                eventually(lambda: live._scheduler._frames)
+                for use in (lambda: live.add(PICTURES[2]), lambda: live.watch([PICTURES[2]])):
+                    with pytest.raises(UsageError, match="close it first"):
+                        use()
+                assert not other.done()
+            assert other.result(ENOUGH_S) == 2
+
     @pytest.mark.parametrize("failure", [RuntimeError, SystemExit])
     def test_what_a_callback_raises_ends_the_watch_and_is_kept(
         self, model: ei.Model, failure: type[BaseException]

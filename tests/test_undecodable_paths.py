@@ -116,7 +116,7 @@ class TestTheLink:
 
         monkeypatch.setattr(Path, "symlink_to", refused)
         opened = open_bundle(bundle)
-        with pytest.raises(InputError, match="the path is no UTF-8; rename the folder"):
+        with pytest.raises(InputError, match="the path is not UTF-8; rename the folder"):
             VisionTower(opened.file("vision.onnx"), opened.manifest.vision, 1)
 
     def test_does_not_hide_that_a_file_is_damaged(self, bundle: Path) -> None:

@@ -5,20 +5,20 @@ Knows nothing about weights.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edge_interleave.bundle.manifest import DecoderInfo
 from edge_interleave.errors import BundleError, shown
+from edge_interleave.util.json_fields import JsonFields, read_json
 
 CONFIG_BYTES_MAX = 4 << 20
 MODES = {"affine": ((2, 3, 4, 5, 6, 8), (32, 64, 128)), "mxfp4": ((4,), (32,))}
 """Ways to quantize that MLX knows, with the bits and group sizes it takes."""
-_NUMBERS = {"rms_norm_eps": (0, 1), "rope_theta": (1, 1e12)}
-"""Fields that the manifest does not have, each above the first and at most the second."""
+_SMALLEST = 1e-20
+_NUMBERS = {"rms_norm_eps": (_SMALLEST, 1), "rope_theta": (1, 1e12)}
+"""Fields that the manifest lacks, with their least and greatest values."""
 _FEED_FORWARD_MAX = 1 << 20
 _SCALINGS = {"linear": (), "llama3": ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}
 """Ways to stretch the rotary embedding, with what they need beside a factor."""
@@ -54,7 +54,8 @@ class MlxConfig:
 
 def read_config(path: Path, info: DecoderInfo) -> MlxConfig:
     """Read the file. Raises BundleError where it makes no sense, or is not of the decoder that `info` describes."""
-    raw = _object(path)
+    raw = read_json(path, BundleError, most=CONFIG_BYTES_MAX, remedy=_REMEDY)
+    config = JsonFields(path, raw, BundleError, remedy=_REMEDY)
     said = {
         "model_type": info.type,
         "hidden_size": info.hidden_size,
@@ -64,7 +65,7 @@ def read_config(path: Path, info: DecoderInfo) -> MlxConfig:
         "vocab_size": info.vocab_size,
     }
     for name, value in said.items():
-        found = raw.get(name)
+        found = config.raw.get(name)
         if type(found) is not type(value) or found != value:
             raise BundleError(f"{path}: {name} {shown(found)} where bundle.json says {value}; {_REMEDY}")
     if info.heads * info.head_dim != info.hidden_size:
@@ -75,68 +76,44 @@ def read_config(path: Path, info: DecoderInfo) -> MlxConfig:
             f"{_REMEDY}"
         )
     fields: dict[str, Any] = {**said, "max_position_embeddings": info.context_length, "head_dim": info.head_dim}
-    width = fields["intermediate_size"] = _number(path, raw, "intermediate_size", 0, _FEED_FORWARD_MAX)
-    if not isinstance(width, int):
-        raise BundleError(f"{path}: intermediate_size is {width}; {_REMEDY}")
+    fields["intermediate_size"] = config.integer("intermediate_size", most=_FEED_FORWARD_MAX)
     for name, (least, most) in _NUMBERS.items():
-        fields[name] = _number(path, raw, name, least, most)
+        fields[name] = config.number(name, None, least, most)
     for name in ("tie_word_embeddings", "attention_bias", "mlp_bias"):
-        fields[name] = raw.get(name, False) is True
-    scaling = _scaling(path, raw.get("rope_scaling"))
-    if scaling is not None:
-        fields["rope_scaling"] = scaling
-    usual, exceptions = _quantization(path, raw.get("quantization"))
+        fields[name] = config.boolean(name, False)
+    if config.raw.get("rope_scaling") is not None:
+        fields["rope_scaling"] = _scaling(config.object("rope_scaling"))
+    usual, exceptions = _quantization(config)
     return MlxConfig(fields, fields["tie_word_embeddings"], usual, exceptions)
 
 
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > CONFIG_BYTES_MAX:
-            raise ValueError("too large")
-        raw = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: cannot be read ({str(error)[:100]}); {_REMEDY}") from error
-    if not isinstance(raw, dict):
-        raise BundleError(f"{path}: not a JSON object; {_REMEDY}")
-    return raw
-
-
-def _number(path: Path, raw: Mapping[str, Any], name: str, least: float, most: float) -> int | float:
-    value = raw.get(name)
-    if isinstance(value, int | float) and not isinstance(value, bool) and least < value <= most:
-        return value
-    raise BundleError(f"{path}: {name} is {shown(value)}; {_REMEDY}")
-
-
-def _scaling(path: Path, raw: Any) -> dict[str, Any] | None:
-    if raw is None:
-        return None
-    kind = raw.get("rope_type", raw.get("type")) if isinstance(raw, dict) else None
-    if not isinstance(kind, str) or kind not in _SCALINGS:
-        raise BundleError(f"{path}: rope_scaling {shown(raw)} is not supported; {_REMEDY}")
-    numbers = {name: _number(path, raw, name, 0, 1e9) for name in ("factor", *_SCALINGS[kind])}
-    if kind == "llama3" and not numbers["low_freq_factor"] < numbers["high_freq_factor"]:
-        raise BundleError(f"{path}: rope_scaling {shown(raw)} has its frequencies in no order; {_REMEDY}")
+def _scaling(fields: JsonFields) -> dict[str, Any]:
+    kind = fields.text("rope_type", fields.text("type", ""))
+    if kind not in _SCALINGS:
+        raise BundleError(f"{fields.path}: rope_scaling {shown(fields.raw)} is not supported; {_REMEDY}")
+    numbers = {name: fields.number(name, None, _SMALLEST, 1e9) for name in ("factor", *_SCALINGS[kind])}
+    if kind == "llama3":
+        ordered = numbers["low_freq_factor"] < numbers["high_freq_factor"]
+        fields.expect("high_freq_factor", ordered, "greater than low_freq_factor")
     return {"rope_type": kind, **numbers}
 
 
-def _quantization(path: Path, raw: Any) -> tuple[Quantization | None, dict[str, Quantization | None]]:
-    if raw is None:
+def _quantization(fields: JsonFields) -> tuple[Quantization | None, dict[str, Quantization | None]]:
+    if fields.raw.get("quantization") is None:
         return None, {}
-    if not isinstance(raw, dict):
-        raise BundleError(f"{path}: quantization is {shown(raw)}; {_REMEDY}")
+    usual = fields.object("quantization")
     exceptions = {
-        name: _one_quantization(path, value) if isinstance(value, dict) else None
-        for name, value in raw.items()
+        name: _one_quantization(usual.object(name)) if isinstance(value, dict) else None
+        for name, value in usual.raw.items()
         if isinstance(value, dict) or value is False
     }
-    return _one_quantization(path, raw), exceptions
+    return _one_quantization(usual), exceptions
 
 
-def _one_quantization(path: Path, raw: Mapping[str, Any]) -> Quantization:
-    mode, bits, group = raw.get("mode", "affine"), raw.get("bits"), raw.get("group_size")
-    known = MODES.get(mode) if isinstance(mode, str) else None
-    whole = type(bits) is int and type(group) is int
-    if known is None or not whole or bits not in known[0] or group not in known[1]:
-        raise BundleError(f"{path}: no quantization that MLX has ({shown(dict(raw))}); {_REMEDY}")
-    return Quantization(int(bits), int(group), mode)
+def _one_quantization(fields: JsonFields) -> Quantization:
+    mode = fields.choice("mode", MODES, "affine")
+    bits, groups = MODES[mode]
+    found = Quantization(fields.integer("bits"), fields.integer("group_size"), mode)
+    fields.expect("bits", found.bits in bits, f"one of {', '.join(map(str, bits))} for {mode}")
+    fields.expect("group_size", found.group_size in groups, f"one of {', '.join(map(str, groups))} for {mode}")
+    return found

@@ -21,8 +21,9 @@ from edge_interleave.converters.checkpoint.config_parts import (
     pooling_mode,
     token_ids,
 )
-from edge_interleave.converters.checkpoint.json_reader import Reader, read_json
+from edge_interleave.converters.checkpoint.json_files import read_json
 from edge_interleave.errors import CheckpointError, shown
+from edge_interleave.util.json_fields import JsonFields
 
 _SO400M = {
     "model_type": "siglip_vision_model",
@@ -60,74 +61,74 @@ _RESIZES = {None: None, "square": None, "pad": "pad", "anyres": "squash"}
 processor. Of `anyres` it is the overview's, and that of an image that is not cut into tiles."""
 
 
-def parse_original(reader: Reader, generation: Any = None) -> ModelConfig:
+def parse_original(fields: JsonFields, generation: Any = None) -> ModelConfig:
     """The config of a LLaVA-NeXT checkpoint. Raises CheckpointError."""
-    projector = reader.text("mm_projector_type", "linear")
+    projector = fields.text("mm_projector_type", "linear")
     if projector not in _PROJECTORS:
-        raise reader.error("mm_projector_type", "'mlp2x_gelu'")
+        raise fields.error("mm_projector_type", "'mlp2x_gelu'")
     for key, what in _OTHER_MODELS.items():
-        reader.expect(key, not reader.raw.get(key), what)
-    vision = _tower(reader, _PROJECTORS[projector])
-    if reader.integer("mm_hidden_size", vision.hidden_size) != vision.hidden_size:
-        raise reader.error("mm_hidden_size", f"{vision.hidden_size}, the vision tower's hidden size")
-    bos = token_ids("bos_token_id", generation, reader.raw)
+        fields.expect(key, not fields.raw.get(key), what)
+    vision = _tower(fields, _PROJECTORS[projector])
+    if fields.integer("mm_hidden_size", vision.hidden_size) != vision.hidden_size:
+        raise fields.error("mm_hidden_size", f"{vision.hidden_size}, the vision tower's hidden size")
+    bos = token_ids("bos_token_id", generation, fields.raw)
     return ModelConfig(
         layout="original",
-        decoder=parse_decoder(reader, _decoder_type(reader)),
+        decoder=parse_decoder(fields, _decoder_type(fields)),
         vision=vision,
         image_token_id=None,
-        pooling_mode=pooling_mode(reader),
+        pooling_mode=pooling_mode(fields),
         bos_token_id=bos[0] if bos else None,
-        eos_token_ids=token_ids("eos_token_id", generation, reader.raw),
-        more_eos_token_ids=more_token_ids("eos_token_id", generation, reader.raw),
-        image_newline=_has_newline(reader),
-        resize=_resize(reader),
+        eos_token_ids=token_ids("eos_token_id", generation, fields.raw),
+        more_eos_token_ids=more_token_ids("eos_token_id", generation, fields.raw),
+        image_newline=_has_newline(fields),
+        resize=_resize(fields),
     )
 
 
-def _decoder_type(reader: Reader) -> str:
-    named = reader.raw.get("architectures") or [reader.text("model_type", "")]
+def _decoder_type(fields: JsonFields) -> str:
+    named = fields.raw.get("architectures") or [fields.text("model_type", "")]
     name = str(named[0]) if isinstance(named, list) and named else shown(named)
     if name in ("LlavaQwenForCausalLM", "LlavaQwen2ForCausalLM", "llava_qwen", "llava_qwen2"):
         return "qwen2"
     if name in ("LlavaLlamaForCausalLM", "llava_llama"):
         return "llama"
     raise CheckpointError(
-        f"{reader.path}: architecture {shown(name)} is not supported "
+        f"{fields.path}: architecture {shown(name)} is not supported "
         "(LlavaQwenForCausalLM, LlavaLlamaForCausalLM and LlavaForConditionalGeneration are)"
     )
 
 
-def _resize(reader: Reader) -> str | None:
-    said = reader.raw.get("image_aspect_ratio")
+def _resize(fields: JsonFields) -> str | None:
+    said = fields.raw.get("image_aspect_ratio")
     if said not in (*_RESIZES,):
-        raise reader.error(
+        raise fields.error(
             "image_aspect_ratio", "'anyres', 'pad' or 'square' (LLaVA-OneVision and LLaVA-Video are not supported)"
         )
     return _RESIZES[said]
 
 
-def _has_newline(reader: Reader) -> bool:
+def _has_newline(fields: JsonFields) -> bool:
     """Whether `prepare_inputs_labels_for_multimodal` puts `image_newline` behind an image that is not in tiles."""
-    kind = reader.text("mm_patch_merge_type", "flat", null="flat")
+    kind = fields.text("mm_patch_merge_type", "flat", null="flat")
     if kind != "flat" and not kind.startswith("spatial"):
-        raise reader.error("mm_patch_merge_type", "'flat' or one of the 'spatial' ones")
-    place = reader.text("mm_newline_position", "one_token", null="one_token")
+        raise fields.error("mm_patch_merge_type", "'flat' or one of the 'spatial' ones")
+    place = fields.text("mm_newline_position", "one_token", null="one_token")
     if kind != "flat" and place != "one_token":
-        raise reader.error("mm_newline_position", "'one_token' (LLaVA-Video's other places are not supported)")
+        raise fields.error("mm_newline_position", "'one_token' (LLaVA-Video's other places are not supported)")
     return kind != "flat" and "unpad" in kind
 
 
-def _tower(reader: Reader, projector_act: str) -> VisionConfig:
-    name = reader.text("mm_vision_tower", "")
-    tower = Reader(reader.path, _tower_config(reader, name), "vision tower ")
-    select = reader.text("mm_vision_select_feature", "patch")
+def _tower(fields: JsonFields, projector_act: str) -> VisionConfig:
+    name = fields.text("mm_vision_tower", "")
+    tower = fields.nested(_tower_config(fields, name), "vision tower ")
+    select = fields.text("mm_vision_select_feature", "patch")
     if select not in ("patch", "cls_patch"):
-        raise reader.error("mm_vision_select_feature", "'patch' or 'cls_patch'")
+        raise fields.error("mm_vision_select_feature", "'patch' or 'cls_patch'")
     siglip = tower.text("model_type", "").startswith("siglip")
     vision = parse_vision(
         tower,
-        feature_layer=-1 if siglip else reader.integer("mm_vision_select_layer", -2, least=-1024, most=1024),
+        feature_layer=-1 if siglip else fields.integer("mm_vision_select_layer", -2, least=-1024, most=1024),
         select_strategy="full" if siglip or select == "cls_patch" else "default",
         projector_act=projector_act,
         projector_bias=True,
@@ -135,18 +136,18 @@ def _tower(reader: Reader, projector_act: str) -> VisionConfig:
     return replace(vision, layers=vision.layers - 1) if siglip else vision
 
 
-def _tower_config(reader: Reader, name: str) -> Any:
+def _tower_config(fields: JsonFields, name: str) -> Any:
     """The tower's own config: beside the checkpoint where it names a folder there, else by a known name."""
-    folder = reader.path.parent
+    folder = fields.path.parent
     beside = folder / name / "config.json"
     # By its name, not by where it leads: the Hub's cache links every file out of its folder.
     inside = bool(name) and not Path(name).is_absolute() and ".." not in Path(name).parts
-    if inside and beside.resolve() != reader.path.resolve() and beside.is_file():
+    if inside and beside.resolve() != fields.path.resolve() and beside.is_file():
         return read_json(beside)
     known = TOWERS.get(PurePosixPath(Path(name).as_posix()).name.lower())
     if known is None:
         raise CheckpointError(
-            f"{reader.path}: vision tower {shown(name)} is not known ({', '.join(sorted(TOWERS))} are); "
+            f"{fields.path}: vision tower {shown(name)} is not known ({', '.join(sorted(TOWERS))} are); "
             "put its folder with its config.json beside this file"
         )
     return known

@@ -14,7 +14,8 @@ from typing import Any
 
 from edge_interleave.bundle.manifest import VisionInfo
 from edge_interleave.converters.checkpoint.config import VisionConfig
-from edge_interleave.converters.checkpoint.json_reader import Reader, read_json
+from edge_interleave.converters.checkpoint.json_files import fields_of, read_json
+from edge_interleave.util.json_fields import JsonFields
 
 _RESAMPLES = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers, which the configs hold."""
@@ -43,24 +44,24 @@ def read_vision_info(
     `resize`, `image_newline`: what `config.json` says (`ModelConfig`).
     """
     defaults = _DEFAULTS[vision.type]
-    reader = _processor(folder)
+    fields = _processor(folder)
     processor_resize, resample, mean, std = defaults.resize, "bicubic", defaults.mean, defaults.std
-    if reader is not None:
+    if fields is not None:
         for key in ("do_resize", "do_rescale"):
-            reader.expect(key, reader.boolean(key, True), "true")
-        processor_resize = _resize(reader, vision, defaults.resize)
-        if reader.boolean("do_pad", False):
-            kind = str(reader.raw.get("image_processor_type"))
-            reader.expect("do_pad", kind.startswith("LlavaImageProcessor"), "false, but for LlavaImageProcessor")
+            fields.expect(key, fields.boolean(key, True), "true")
+        processor_resize = _resize(fields, vision, defaults.resize)
+        if fields.boolean("do_pad", False):
+            kind = str(fields.raw.get("image_processor_type"))
+            fields.expect("do_pad", kind.startswith("LlavaImageProcessor"), "false, but for LlavaImageProcessor")
             processor_resize = "pad"
-        number = reader.integer("resample", 3, least=0, most=5)
-        reader.expect("resample", number in _RESAMPLES, "0, 1, 2 or 3")
+        number = fields.integer("resample", 3, least=0, most=5)
+        fields.expect("resample", number in _RESAMPLES, "0, 1, 2 or 3")
         resample = _RESAMPLES[number]
-        factor = reader.number("rescale_factor", 1 / 255, 0.0, 1.0)
-        reader.expect("rescale_factor", math.isclose(factor, 1 / 255, rel_tol=1e-4), "1/255")
-        if reader.boolean("do_normalize", True):
-            mean = _triple(reader, "image_mean", mean, -10.0)
-            std = _triple(reader, "image_std", std, 1e-6)
+        factor = fields.number("rescale_factor", 1 / 255, 0.0, 1.0)
+        fields.expect("rescale_factor", math.isclose(factor, 1 / 255, rel_tol=1e-4), "1/255")
+        if fields.boolean("do_normalize", True):
+            mean = _triple(fields, "image_mean", mean, -10.0)
+            std = _triple(fields, "image_std", std, 1e-6)
         else:
             mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     return VisionInfo(
@@ -77,45 +78,40 @@ def read_vision_info(
     )
 
 
-def _processor(folder: Path) -> Reader | None:
+def _processor(folder: Path) -> JsonFields | None:
     path = folder / "preprocessor_config.json"
     if path.is_file():
-        return Reader(path, read_json(path))
+        return fields_of(path, read_json(path))
     path = folder / "processor_config.json"
     if path.is_file():
-        whole = Reader(path, read_json(path))
+        whole = fields_of(path, read_json(path))
         if whole.raw.get("image_processor") is not None:
             return whole.object("image_processor")
     return None
 
 
-def _resize(reader: Reader, vision: VisionConfig, default: str) -> str:
+def _resize(fields: JsonFields, vision: VisionConfig, default: str) -> str:
     """`crop` where the shortest edge is resized and the centre cut out, `squash` where both edges are resized."""
     want = vision.image_size
-    said: Any = reader.raw.get("size")
-    crops = reader.boolean("do_center_crop", default == "crop")
-    if crops and reader.raw.get("crop_size") is not None:
-        _expect_square(reader, "crop_size", want)
+    said: Any = fields.raw.get("size")
+    crops = fields.boolean("do_center_crop", default == "crop")
+    if crops and fields.raw.get("crop_size") is not None:
+        _expect_square(fields, "crop_size", want)
     if said is None:
         return "crop" if crops else "squash"
     if isinstance(said, dict) and said.get("height") is not None:
-        _expect_square(reader, "size", want)
+        _expect_square(fields, "size", want)
         return "squash"
     edge = said.get("shortest_edge") if isinstance(said, dict) else said
-    reader.expect("size", edge == want and crops, f"{want} x {want}, or the shortest edge {want} with a centre crop")
+    fields.expect("size", edge == want and crops, f"{want} x {want}, or the shortest edge {want} with a centre crop")
     return "crop"
 
 
-def _expect_square(reader: Reader, key: str, edge: int) -> None:
-    said = reader.raw.get(key)
+def _expect_square(fields: JsonFields, key: str, edge: int) -> None:
+    said = fields.raw.get(key)
     square = (said.get("height"), said.get("width")) if isinstance(said, dict) else (said, said)
-    reader.expect(key, square == (edge, edge), f"{edge} x {edge}, the vision tower's image size")
+    fields.expect(key, square == (edge, edge), f"{edge} x {edge}, the vision tower's image size")
 
 
-def _triple(reader: Reader, key: str, default: Triple, least: float) -> Triple:
-    value = reader.raw.get(key)
-    if value is None:
-        return default
-    whole = isinstance(value, list) and len(value) == 3 and all(type(v) in (int, float) for v in value)
-    reader.expect(key, whole and all(least <= v <= 10.0 for v in value), f"three numbers from {least:g} to 10")
-    return (float(value[0]), float(value[1]), float(value[2]))
+def _triple(fields: JsonFields, key: str, default: Triple, least: float) -> Triple:
+    return default if fields.raw.get(key) is None else fields.triple(key, least=least, most=10.0)

@@ -18,7 +18,7 @@ import numpy as np
 from edge_interleave.bundle.safetensors_header import Entry
 from edge_interleave.converters.checkpoint.config import ModelConfig
 from edge_interleave.converters.checkpoint.config_hf import parse_config
-from edge_interleave.converters.checkpoint.json_reader import read_json
+from edge_interleave.converters.checkpoint.json_files import read_json
 from edge_interleave.converters.checkpoint.safetensors_file import SafetensorsFile
 from edge_interleave.converters.checkpoint.weight_names import (
     EMBEDDING,

@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from edge_interleave.converters.checkpoint.json_reader import read_json
+from edge_interleave.converters.checkpoint.json_files import read_json
 from edge_interleave.converters.checkpoint.reader import Checkpoint
 from edge_interleave.errors import BundleError, CheckpointError, UsageError, one_line, shown
 from edge_interleave.prompt.template import QWEN_1_5_TEMPLATE, ChatTemplate

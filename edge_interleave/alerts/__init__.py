@@ -1,1 +1,1 @@
-"""Rules, alarms, and how events are delivered."""
+"""Alerts: the rule that raises them, the events on disk, and their delivery to commands and webhooks."""

@@ -1,7 +1,4 @@
-"""A program that is run for each alert, without a shell.
-
-Knows nothing about when an alert is due, nor about the thread it runs in: `deliveries` does.
-"""
+"""Runs a program for each alert, without a shell."""
 
 from __future__ import annotations
 
@@ -20,42 +17,44 @@ from edge_interleave.alerts.events import Alert
 from edge_interleave.alerts.outbox import DeliveryError
 from edge_interleave.errors import UsageError
 
-COMMAND_SECONDS = 30.0
-"""A command that runs longer is killed, with what it started."""
-_LAST_LINES_S = 0.5
+COMMAND_TIMEOUT_S = 30.0
+"""A command that runs longer is killed, together with the processes that it started."""
+_OUTPUT_WAIT_S = 0.5
 _LINE_BYTES = 4096
 
 
 class Command:
-    """Runs a program for each alert, without a shell. What it prints goes to stderr: stdout is for results."""
+    """Runs a program for each alert. Its output goes to stderr, because stdout is for results."""
 
     def __init__(
-        self, command: str, limit_s: float = COMMAND_SECONDS, say: Callable[[str], None] | None = None
+        self, command: str, timeout_s: float = COMMAND_TIMEOUT_S, on_output: Callable[[str], None] | None = None
     ) -> None:
-        """`say` gets each line that the program prints, with its name before it; None: this process's stderr does.
+        """`command` is split into words as in a shell; then placeholders in each word are replaced.
 
-        `command` is split into words as a shell would; then, in each word, `{placeholder}` is filled in.
-
-        The placeholders: `{time}`, `{probability}`, `{question}`, `{number}` of the frame that raised the alert,
-        `{frame}` (path of its saved picture), `{frames}` (paths of all saved pictures, one to a line), `{json}` (the
-        event's whole line). Other braces stay. Raises UsageError for a command without a program that can be found.
+        Placeholders: `{time}`, `{probability}`, `{question}`, `{number}` (of the frame that raised the alert),
+        `{frame}` (path of its saved picture), `{frames}` (paths of all saved pictures, one per line), `{json}` (the
+        event as one line). Other braces are left as they are.
+        `on_output` gets each line that the program prints, after the program's name; None: the output goes to stderr.
+        Raises UsageError if the program cannot be found.
         """
         try:
             self._words = shlex.split(command)
         except ValueError as error:
-            raise UsageError(f"the command {command!r} cannot be split into words ({error}); mend its quotes") from None
+            raise UsageError(
+                f"the command {command!r} cannot be split into words ({error}); correct its quotes"
+            ) from None
         if not self._words or shutil.which(self._words[0]) is None:
             program = self._words[0] if self._words else command
             raise UsageError(f"no program {program!r} to run; give its path, then its arguments (no shell is involved)")
-        self._say = say
+        self._on_output = on_output
         self.name = f"command {os.path.basename(self._words[0])}"
-        self._limit = limit_s
+        self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._aborted = False
         self._process: subprocess.Popen[bytes] | None = None
 
     def words(self, alert: Alert) -> list[str]:
-        """The program and its arguments for an alert."""
+        """The program and its arguments for an alert, placeholders replaced."""
         values = {
             "time": alert.time,
             "probability": f"{alert.probability:.4f}",
@@ -65,74 +64,74 @@ class Command:
             "frames": "\n".join(alert.frames),
             "json": alert.line(),
         }
-        return [self._words[0], *(_filled(word, values) for word in self._words[1:])]
+        return [self._words[0], *(_fill(word, values) for word in self._words[1:])]
 
     def send(self, alert: Alert) -> None:
-        """Run it and wait for its end. Raises DeliveryError where it cannot run, fails or takes too long."""
+        """Run the program and wait for its end. Raises DeliveryError if it cannot start, fails or takes too long."""
         words = self.words(alert)
         with self._lock:
             if self._aborted:
-                raise DeliveryError("not run, for the watch has ended")
+                raise DeliveryError("not run: the watch has ended")
             try:
-                # A session of its own: ctrl-C is not for it, and what it starts can be ended with it.
+                # Its own session: ctrl-C does not reach it, and its children can be killed with it.
                 process = subprocess.Popen(
                     words,
                     stdin=subprocess.DEVNULL,
-                    stdout=sys.stderr.fileno() if self._say is None else subprocess.PIPE,
+                    stdout=sys.stderr.fileno() if self._on_output is None else subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
             except (OSError, ValueError) as error:
-                raise DeliveryError(f"cannot be run ({error})") from error
+                raise DeliveryError(f"cannot be started ({error})") from error
             self._process = process
-        printed = self._pass_on(process)
+        reader = self._read_output(process)
         try:
-            code = process.wait(self._limit)
+            code = process.wait(self._timeout_s)
         except subprocess.TimeoutExpired:
             _kill(process)
             process.wait()
-            raise DeliveryError(f"not done within {self._limit:g} s, killed") from None
+            raise DeliveryError(f"not finished within {self._timeout_s:g} s; killed") from None
         finally:
             with self._lock:
                 self._process = None
-            # A process that the program left running may never close its output.
-            if printed is not None:
-                printed.join(_LAST_LINES_S)
+            # A child that the program left running may never close the pipe.
+            if reader is not None:
+                reader.join(_OUTPUT_WAIT_S)
         if code:
             raise DeliveryError(f"ended with exit code {code}" if code > 0 else f"ended by signal {-code}")
 
-    def _pass_on(self, process: subprocess.Popen[bytes]) -> threading.Thread | None:
-        say, pipe, name = self._say, process.stdout, self.name
-        if say is None or pipe is None:
+    def _read_output(self, process: subprocess.Popen[bytes]) -> threading.Thread | None:
+        on_output, pipe, name = self._on_output, process.stdout, self.name
+        if on_output is None or pipe is None:
             return None
 
         def read() -> None:
             with pipe:
-                # In pieces, for a line may have no end.
+                # Limited: a line may be endless.
                 while line := pipe.readline(_LINE_BYTES):
                     text = line.decode("utf-8", "replace").rstrip()
                     if text:
-                        say(f"{name}: {text}")
+                        on_output(f"{name}: {text}")
 
         thread = threading.Thread(target=read, name=f"output of {name}", daemon=True)
         thread.start()
         return thread
 
     def abort(self) -> None:
-        """Kill a command that runs."""
+        """Kill a running program and refuse later runs."""
         with self._lock:
             self._aborted = True
             if self._process is not None:
                 _kill(self._process)
 
 
-def _filled(word: str, values: Mapping[str, str]) -> str:
-    # One pass, so that what is filled in is never taken for a placeholder.
+def _fill(word: str, values: Mapping[str, str]) -> str:
+    # One pass: a placeholder inside a replacement is not replaced again.
     return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), word)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """The process and what it started, as far as that stayed in its group."""
+    """Kill the process and its children that are still in its group."""
     with suppress(OSError):
         if hasattr(os, "killpg"):
             os.killpg(process.pid, signal.SIGKILL)

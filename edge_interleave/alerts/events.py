@@ -1,6 +1,6 @@
-"""Events on disk: a line of JSON each, and the pictures they name, written so that a crash loses nothing said before.
+"""The events of a watch, and the folder that records them: one JSON line each, with the pictures they name.
 
-Knows nothing about models, rules or who is told.
+Every line and picture is on the disk before anything else learns of it, so a crash loses no event already reported.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ PICTURES_NAME = "frames"
 
 @dataclass(frozen=True)
 class Event:
-    """What is said of one frame."""
+    """Something that a watch reports about one frame."""
 
     time: str
-    """When it was noticed: ISO 8601, UTC, to the millisecond."""
+    """Wall-clock time of the event: ISO 8601, UTC, milliseconds."""
     question: str
     frame: int
-    """Number of the frame, the newest one in the window."""
+    """Number of the newest frame in the window."""
     frame_time_s: float
-    """That frame's time, seconds from the source's beginning."""
+    """That frame's time, in seconds from the source's beginning."""
     file: str | None = field(default=None, kw_only=True)
-    """Name of the frame's file, where the source is a folder."""
+    """Name of the frame's file, if the source is a folder."""
 
     kind: ClassVar[str]
 
     def event(self) -> dict[str, Any]:
-        """As the object that is written, posted and printed."""
+        """The event as the JSON object that is written, posted and printed."""
         found = {"event": self.kind, **asdict(self)}
         if self.file is None:
             del found["file"]
         return found
 
     def line(self) -> str:
-        """The object as one line of JSON, without the line's end."""
+        """The JSON object on one line, without a newline."""
         return json.dumps(self.event(), ensure_ascii=False)
 
 
@@ -59,49 +59,52 @@ class Answered(Event):
 
 
 @dataclass(frozen=True)
-class Looked(Event):
-    """A yes-or-no question was weighed."""
+class Checked(Event):
+    """A rule was checked."""
 
     probability: float
-    """Of yes."""
+    """Of yes, among yes and no."""
     raised: bool
-    """Whether an alert stands."""
+    """Whether the alert is raised."""
     total_probability: float = 1.0
-    """Of yes and no together. Where it is tiny, the model would answer something else."""
+    """Probability that the answer begins with yes or no. If it is tiny, the model would answer something else."""
 
-    kind: ClassVar[str] = "look"
+    kind: ClassVar[str] = "check"
 
 
 @dataclass(frozen=True)
 class Alert(Event):
-    """What was watched for is there."""
+    """A rule raised an alert."""
 
     probability: float
-    """Of yes, at the look that raised the alert."""
+    """Of yes, at the check that raised the alert."""
     frames: tuple[str, ...] = ()
-    """Absolute paths of the saved pictures, oldest first: those of the looks that raised the alert."""
+    """Absolute paths of the saved pictures, oldest first: those of the checks that raised the alert."""
 
     kind: ClassVar[str] = "alert"
 
 
 class EventFolder:
-    """A folder with `events.jsonl` and the pictures in `frames/`. One process at a time, one thread at a time.
+    """A folder with `events.jsonl`, and pictures in `frames/`. Use it from one process and one thread at a time.
 
-    What cannot be written later on (a full disk) is said once and counted: it is no reason to stop watching.
+    A later write that fails (a full disk) is reported once and counted; the watch goes on.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None] = lambda line: None) -> None:
-        """Make the folder where it is missing; what lies there stays. Raises InputError where it cannot be written."""
-        # Whoever reads an event may be in another folder.
+    def __init__(self, folder: Path, on_failure: Callable[[str], None] = lambda line: None) -> None:
+        """Create the folder if it is missing; keep its files. Raises InputError if it cannot be written to.
+
+        `on_failure` gets one line when a write fails for the first time.
+        """
+        # Absolute: events are read from other folders.
         self.path = folder.absolute() / EVENTS_NAME
         self.pictures = folder.absolute() / PICTURES_NAME
         self.unwritten = 0
         """Lines and pictures that could not be written."""
-        self._say = say
+        self._on_failure = on_failure
         try:
             self.pictures.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-            # What a crash cut off keeps its line to itself.
+            # A crash may have cut the last line off; the next event then starts on a new line.
             size = os.fstat(self._file).st_size
             self._torn = size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
             sync_folder(folder)
@@ -109,7 +112,7 @@ class EventFolder:
             raise InputError(f"{folder}: cannot be written to ({error.strerror}); give another folder") from error
 
     def append(self, event: Event) -> None:
-        """Write one line, and have it on the disk before this returns."""
+        """Write one line; it is on the disk when this returns."""
         line = event.line().encode("utf-8", "backslashreplace") + b"\n"
         if self._torn:
             line = b"\n" + line
@@ -124,7 +127,7 @@ class EventFolder:
             self._count(self.path, error)
 
     def save(self, name: str, content: bytes) -> Path | None:
-        """Write a picture, atomically and onto the disk; gives its path, or None where that did not work."""
+        """Write a picture atomically and to the disk; return its path, or None if that failed."""
         path = self.pictures / name
         try:
             with atomic_file(path, durable=True) as temporary:
@@ -143,9 +146,9 @@ class EventFolder:
     def _count(self, path: Path, error: OSError) -> None:
         self.unwritten += 1
         if self.unwritten == 1:
-            self._say(f"{path}: could not be written ({error.strerror}); what follows is tried, and counted")
+            self._on_failure(f"{path}: could not be written ({error.strerror}); further failures are only counted")
 
 
 def now() -> str:
-    """The time: ISO 8601, UTC, to the millisecond."""
+    """The current time: ISO 8601, UTC, milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

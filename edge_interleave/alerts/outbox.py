@@ -1,7 +1,4 @@
-"""Alerts that wait to be delivered, each way of delivery with a thread of its own: nothing here holds up a watch.
-
-Knows nothing about frames, models or when an alert is due.
-"""
+"""Delivers alerts in the background: one queue and one thread for each delivery, so that the watch never waits."""
 
 from __future__ import annotations
 
@@ -13,9 +10,9 @@ from typing import Protocol
 
 from edge_interleave.alerts.events import Alert
 
-ROOM = 64
-"""Alerts that wait for one delivery at most; more are dropped and counted."""
-_END_SECONDS = 0.5
+QUEUE_LENGTH = 64
+"""Alerts that wait for one delivery; more are dropped and counted."""
+_ABORT_WAIT_S = 0.5
 
 
 class DeliveryError(Exception):
@@ -23,39 +20,39 @@ class DeliveryError(Exception):
 
 
 class Delivery(Protocol):
-    """A way for alerts to go."""
+    """A way to deliver alerts: a command, a webhook."""
 
     name: str
-    """For messages."""
+    """Names the delivery in messages."""
 
     def send(self, alert: Alert) -> None:
-        """Deliver one alert, within a time limit. Raises DeliveryError."""
+        """Deliver one alert within a time limit. Raises DeliveryError."""
         ...
 
     def abort(self) -> None:
-        """From another thread: end a `send` that is under way, and refuse later ones."""
+        """End a running `send` and refuse later ones. May be called from another thread."""
         ...
 
 
 @dataclass(frozen=True)
 class OutboxStats:
-    """What became of the alerts."""
+    """Counts of one outbox's alerts."""
 
     sent: int
     failed: int
-    """Tried, with all attempts, and not delivered."""
+    """Alerts that were tried and could not be delivered."""
     dropped: int
-    """Never tried: too many were waiting, or the end came first."""
+    """Alerts that were never tried: the queue was full, or the outbox was closed first."""
 
 
 class Outbox:
-    """Alerts that wait for one delivery, and the thread that delivers them, oldest first."""
+    """Queues alerts for one delivery and sends them from its own thread, oldest first."""
 
-    def __init__(self, delivery: Delivery, say: Callable[[str], None], room: int = ROOM) -> None:
-        """`say` is told, from the worker, when deliveries begin to fail; more failures are counted only."""
+    def __init__(self, delivery: Delivery, on_failure: Callable[[str], None], queue_length: int = QUEUE_LENGTH) -> None:
+        """`on_failure` gets a line, from the outbox's thread, when deliveries begin to fail; more are only counted."""
         self._delivery = delivery
-        self._say = say
-        self._room = room
+        self._on_failure = on_failure
+        self._queue_length = queue_length
         self._waiting: deque[Alert] = deque()
         self._changed = threading.Condition()
         self._closing = self._busy = False
@@ -66,13 +63,13 @@ class Outbox:
 
     @property
     def name(self) -> str:
-        """Where the alerts go."""
+        """The delivery's name."""
         return self._delivery.name
 
     def offer(self, alert: Alert) -> None:
-        """Take an alert; returns at once."""
+        """Queue an alert; returns at once."""
         with self._changed:
-            if self._closing or len(self._waiting) >= self._room:
+            if self._closing or len(self._waiting) >= self._queue_length:
                 self._dropped += 1
                 return
             self._waiting.append(alert)
@@ -80,33 +77,33 @@ class Outbox:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is under way or waiting."""
+        """Whether no alert is queued or being sent."""
         with self._changed:
             return not self._busy and not self._waiting
 
     def stats(self) -> OutboxStats:
-        """So far."""
+        """Counts so far."""
         with self._changed:
             return OutboxStats(self._sent, self._failed, self._dropped)
 
-    def close(self, patience: float = 0.0) -> None:
-        """Wait `patience` seconds for what is under way and waiting, then end it. A second call does nothing."""
+    def close(self, timeout_s: float = 0.0) -> None:
+        """Wait up to `timeout_s` for queued alerts, then abort the delivery. A second call does nothing."""
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._worker.join(patience)
+        self._worker.join(timeout_s)
         with self._changed:
             self._dropped += len(self._waiting)
             self._waiting.clear()
         if self._worker.is_alive():
             self._delivery.abort()
-            self._worker.join(_END_SECONDS)
+            self._worker.join(_ABORT_WAIT_S)
 
     def _run(self) -> None:
         while (alert := self._next()) is not None:
             try:
                 self._delivery.send(alert)
-            except Exception as error:  # whatever it is, the alerts after this one are still to be delivered
+            except Exception as error:  # any failure: later alerts must still be delivered
                 self._count_failure(str(error) if isinstance(error, DeliveryError) else repr(error))
             else:
                 with self._changed:
@@ -125,4 +122,4 @@ class Outbox:
             self._failed += 1
             first, self._failing = not self._failing, True
         if first:
-            self._say(f"{self.name}: {reason}; until one gets through, failures are counted only")
+            self._on_failure(f"{self.name}: {reason}; further failures are only counted until one delivery succeeds")

@@ -1,7 +1,4 @@
-"""A URL that each alert is posted to.
-
-Knows nothing about when an alert is due, nor about the thread it runs in: `deliveries` does.
-"""
+"""Posts each alert to a URL as JSON, with retries."""
 
 from __future__ import annotations
 
@@ -18,76 +15,75 @@ from edge_interleave.alerts.outbox import DeliveryError
 from edge_interleave.errors import UsageError, one_line
 from edge_interleave.util.addresses import check_login
 
-WEBHOOK_SECONDS = 10.0
-"""For each attempt, from connecting to the answer's status."""
+WEBHOOK_TIMEOUT_S = 10.0
+"""Limit of one attempt, from connecting to the response's status."""
 ATTEMPTS = 4
-BACK_OFF_SECONDS = 1.0
-"""Before the second attempt; twice as long before each later one."""
-_TRY_AGAIN = (408, 425, 429)
+BACKOFF_S = 1.0
+"""Pause before the second attempt; it doubles before each later one."""
+_RETRY_STATUSES = (408, 425, 429)
 
 
 class Webhook:
-    """Posts each alert's JSON line to a URL, http or https. Follows no redirect and reads no more than the status."""
+    """Posts each alert's JSON to an http or https URL. Follows no redirect and reads only the response's status."""
 
     def __init__(
         self,
         url: str,
-        limit_s: float = WEBHOOK_SECONDS,
+        timeout_s: float = WEBHOOK_TIMEOUT_S,
         attempts: int = ATTEMPTS,
-        back_off_s: float = BACK_OFF_SECONDS,
+        backoff_s: float = BACKOFF_S,
     ) -> None:
-        """`user:password@` in the URL goes as basic authentication. Raises UsageError for other than http(s) URLs."""
+        """`user:password@` in the URL is sent as basic authentication. Raises UsageError if the URL is not http(s)."""
         check_login(url)
         try:
             parts = urlsplit(url)
             port = parts.port
-        # What it says may hold a part of a password.
-        except ValueError:
+        except ValueError:  # its text may contain a part of a password
             raise UsageError("the webhook's URL cannot be read; give http://... or https://...") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError("a webhook must be an http:// or https:// URL with a host")
         if not url.isascii() or not url.isprintable() or " " in url:
-            raise UsageError("the webhook's URL holds characters that a URL cannot; percent-encode them")
-        # The path is left out of messages: with many services it is the secret.
+            raise UsageError("the webhook's URL has characters that are not allowed in a URL; percent-encode them")
+        # Messages leave out the path: many services put the secret there.
         self.name = f"webhook {parts.scheme}://{parts.hostname}"
         self._connection_to: Callable[[], http.client.HTTPConnection] = lambda: (
             http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        )(str(parts.hostname), port, timeout=limit_s)
+        )(str(parts.hostname), port, timeout=timeout_s)
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._headers = {"Content-Type": "application/json", "User-Agent": "edge-interleave"}
         if parts.username is not None:
             login = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
             self._headers["Authorization"] = f"Basic {base64.b64encode(login).decode('ascii')}"
-        self._limit = limit_s
+        self._timeout_s = timeout_s
         self._attempts = attempts
-        self._back_off = back_off_s
+        self._backoff_s = backoff_s
         self._aborted = threading.Event()
         self._socket: socket.socket | None = None
 
     def send(self, alert: Alert) -> None:
-        """Post it, again after a pause where that may help. Raises DeliveryError."""
+        """Post the alert; retry with exponential backoff if a retry may help. Raises DeliveryError."""
         body = alert.line().encode()
         for attempt in range(1, self._attempts + 1):
-            reason, again = self._post(body)
+            reason, may_retry = self._post(body)
             if not reason:
                 return
-            pause = self._back_off * 2 ** (attempt - 1)
-            if not again or (attempt < self._attempts and self._aborted.wait(pause)):
+            pause = self._backoff_s * 2 ** (attempt - 1)
+            if not may_retry or (attempt < self._attempts and self._aborted.wait(pause)):
                 break
         raise DeliveryError(f"{reason} ({attempt} attempt{'s' if attempt > 1 else ''})")
 
     def abort(self) -> None:
-        """Cut a connection that is open."""
+        """Cut an open connection and refuse later posts."""
         self._cut(self._aborted)
 
     def _post(self, body: bytes) -> tuple[str, bool]:
-        """Why it did not work ("" where it did), and whether another attempt may help."""
+        """Return why the attempt failed ("" if it succeeded), and whether a retry may help."""
         if self._aborted.is_set():
-            return "not posted, for the watch has ended", False
+            return "not posted: the watch has ended", False
         connection = self._connection_to()
         late = threading.Event()
-        # A socket's own time limit is for each read: a server that drips its answer would never reach it.
-        deadline = threading.Timer(self._limit, lambda: self._cut(late))
+        # A socket's timeout applies to each read: a server that sends byte by byte would never reach it.
+        deadline = threading.Timer(self._timeout_s, lambda: self._cut(late))
         deadline.daemon = True
         deadline.start()
         try:
@@ -97,14 +93,14 @@ class Webhook:
                 raise TimeoutError
             connection.request("POST", self._target, body, self._headers)
             status = connection.getresponse().status
-            # What was cut off reads as an answer that ended there.
+            # A response that was cut off reads like a short one.
             if late.is_set() or self._aborted.is_set():
                 raise TimeoutError
         except (OSError, http.client.HTTPException) as error:
             if self._aborted.is_set():
-                return "cut off, for the watch has ended", False
+                return "cut off: the watch has ended", False
             if late.is_set() or isinstance(error, TimeoutError):
-                return f"no answer within {self._limit:g} s", True
+                return f"no response within {self._timeout_s:g} s", True
             return one_line(error), True
         finally:
             deadline.cancel()
@@ -113,11 +109,11 @@ class Webhook:
         if 200 <= status < 300:
             return "", False
         if 300 <= status < 400:
-            return f"answered {status}, a redirect, which is not followed; give the address it leads to", False
-        return f"answered {status}", status >= 500 or status in _TRY_AGAIN
+            return f"answered {status}, a redirect, which is not followed; give the address that it points to", False
+        return f"answered {status}", status >= 500 or status in _RETRY_STATUSES
 
-    def _cut(self, why: threading.Event) -> None:
-        why.set()
+    def _cut(self, reason: threading.Event) -> None:
+        reason.set()
         connected = self._socket
         if connected is not None:
             with suppress(OSError):

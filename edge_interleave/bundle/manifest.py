@@ -16,13 +16,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from edge_interleave.errors import BundleError
 from edge_interleave.util.atomic_file import atomic_file
+from edge_interleave.util.json_fields import JsonFields, read_json
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "bundle.json"
@@ -44,6 +44,7 @@ VISION_OUTPUT = "visual_tokens"
 RESIZES = ("squash", "crop", "pad")
 RESAMPLES = ("bicubic", "bilinear", "lanczos", "nearest")
 POOLING_MODES = ("average", "bilinear", "max")
+_REMEDY = "convert or pull the model again"
 
 
 @dataclass(frozen=True)
@@ -250,173 +251,112 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def read_manifest(path: Path) -> Manifest:
     """Parse and check `bundle.json`. Raises BundleError naming the field that is wrong."""
-    try:
-        if path.stat().st_size > MANIFEST_BYTES_MAX:
-            raise BundleError(f"{path}: {path.stat().st_size} bytes is too large for a manifest")
-        raw: Any = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise BundleError(
-            f"{path.parent}: not a bundle (no {MANIFEST_NAME}); make one with 'edge-interleave convert'"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: not readable as JSON ({error}); convert or pull the model again") from error
-    return _Reader(path).manifest(raw)
+    raw = read_json(
+        path,
+        BundleError,
+        most=MANIFEST_BYTES_MAX,
+        remedy=_REMEDY,
+        missing=f"{path.parent} is not a bundle; make one with 'edge-interleave convert'",
+    )
+    fields = JsonFields(path, raw, BundleError, remedy=_REMEDY)
+    version = fields.integer("schema_version", most=10**6)
+    if version > SCHEMA_VERSION:
+        raise BundleError(f"{path}: schema version {version} is newer than this edge-interleave; upgrade it")
+    precisions = fields.object("precisions")
+    return Manifest(
+        schema_version=version,
+        name=fields.text("name"),
+        source=fields.text("source"),
+        created_by=fields.text("created_by"),
+        decoder=_decoder(fields.object("decoder")),
+        vision=_vision(fields.object("vision")),
+        prompt=_prompt(fields.object("prompt")),
+        pooling_mode=fields.choice("pooling_mode", POOLING_MODES),
+        precisions={key: precisions.text(key) for key in precisions.raw},
+        files=_files(fields.object("files")),
+        parts=_parts(fields) if "parts" in fields.raw else {},
+    )
 
 
 def read_parts(path: Path, raw: Any) -> dict[str, PartInfo]:
     """The `parts` of a manifest, from JSON that `path` holds. Raises BundleError naming the field that is wrong."""
-    reader = _Reader(path)
-    return reader.parts(reader.object({"parts": raw}, "parts"))
+    return _parts(JsonFields(path, {"parts": raw}, BundleError, remedy=_REMEDY))
 
 
-T = TypeVar("T")
+def _decoder(fields: JsonFields) -> DecoderInfo:
+    return DecoderInfo(
+        type=fields.choice("type", ("qwen2", "llama")),
+        hidden_size=fields.integer("hidden_size", most=1 << 17),
+        layers=fields.integer("layers", most=1 << 10),
+        heads=fields.integer("heads", most=1 << 10),
+        kv_heads=fields.integer("kv_heads", most=1 << 10),
+        head_dim=fields.integer("head_dim", most=1 << 12),
+        vocab_size=fields.integer("vocab_size", most=1 << 22),
+        context_length=fields.integer("context_length", most=1 << 24),
+        parameters=fields.integer("parameters", least=0, most=1 << 44),
+    )
 
 
-class _Reader:
-    """Checks types and ranges while it reads, so that a manifest from a stranger can be trusted afterwards."""
+def _vision(fields: JsonFields) -> VisionInfo:
+    return VisionInfo(
+        type=fields.choice("type", ("siglip", "clip")),
+        image_size=fields.integer("image_size", most=4096),
+        patch_size=fields.integer("patch_size", most=4096),
+        grid=fields.integer("grid", most=256),
+        resize=fields.choice("resize", RESIZES),
+        resample=fields.choice("resample", RESAMPLES),
+        mean=fields.triple("mean", least=-1e6, most=1e6),
+        std=fields.triple("std", least=1e-6, most=1e6),
+        parameters=fields.integer("parameters", least=0, most=1 << 44),
+        image_newline=fields.boolean("image_newline", False),
+    )
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
-    def manifest(self, raw: Any) -> Manifest:
-        if not isinstance(raw, dict):
-            raise self.error("", "an object")
-        version = self.integer(raw, "schema_version", 1, 10**6)
-        if version > SCHEMA_VERSION:
-            raise BundleError(f"{self.path}: schema version {version} is newer than this edge-interleave; upgrade it")
-        return Manifest(
-            schema_version=version,
-            name=self.text(raw, "name"),
-            source=self.text(raw, "source"),
-            created_by=self.text(raw, "created_by"),
-            decoder=self.decoder(self.object(raw, "decoder")),
-            vision=self.vision(self.object(raw, "vision")),
-            prompt=self.prompt(self.object(raw, "prompt")),
-            pooling_mode=self.choice(raw, "pooling_mode", POOLING_MODES),
-            precisions={key: self.text(self.object(raw, "precisions"), key) for key in self.object(raw, "precisions")},
-            files=self.files(self.object(raw, "files")),
-            parts=self.parts(self.object(raw, "parts")) if "parts" in raw else {},
-        )
+def _prompt(fields: JsonFields) -> PromptInfo:
+    ids = fields.raw.get("eos_token_ids")
+    if not isinstance(ids, list) or not ids or not all(type(i) is int and i >= 0 for i in ids):
+        raise fields.error("eos_token_ids", "a list of token ids")
+    return PromptInfo(
+        chat_template=fields.text("chat_template"),
+        image_token=fields.text("image_token"),
+        bos_token=None if fields.raw.get("bos_token") is None else fields.text("bos_token"),
+        eos_token=fields.text("eos_token"),
+        eos_token_ids=tuple(ids),
+    )
 
-    def decoder(self, raw: Mapping[str, Any]) -> DecoderInfo:
-        return DecoderInfo(
-            type=self.choice(raw, "type", ("qwen2", "llama")),
-            hidden_size=self.integer(raw, "hidden_size", 1, 1 << 17),
-            layers=self.integer(raw, "layers", 1, 1 << 10),
-            heads=self.integer(raw, "heads", 1, 1 << 10),
-            kv_heads=self.integer(raw, "kv_heads", 1, 1 << 10),
-            head_dim=self.integer(raw, "head_dim", 1, 1 << 12),
-            vocab_size=self.integer(raw, "vocab_size", 1, 1 << 22),
-            context_length=self.integer(raw, "context_length", 1, 1 << 24),
-            parameters=self.integer(raw, "parameters", 0, 1 << 44),
-        )
 
-    def vision(self, raw: Mapping[str, Any]) -> VisionInfo:
-        return VisionInfo(
-            type=self.choice(raw, "type", ("siglip", "clip")),
-            image_size=self.integer(raw, "image_size", 1, 4096),
-            patch_size=self.integer(raw, "patch_size", 1, 4096),
-            grid=self.integer(raw, "grid", 1, 256),
-            resize=self.choice(raw, "resize", RESIZES),
-            resample=self.choice(raw, "resample", RESAMPLES),
-            mean=self.triple(raw, "mean", -1e6),
-            std=self.triple(raw, "std", 1e-6),
-            parameters=self.integer(raw, "parameters", 0, 1 << 44),
-            image_newline="image_newline" in raw and self.typed(raw, "image_newline", bool, "true or false"),
-        )
-
-    def prompt(self, raw: Mapping[str, Any]) -> PromptInfo:
-        ids = raw.get("eos_token_ids")
-        if not isinstance(ids, list) or not ids or not all(type(i) is int and i >= 0 for i in ids):
-            raise self.error("eos_token_ids", "a list of token ids")
-        bos = raw.get("bos_token")
-        return PromptInfo(
-            chat_template=self.text(raw, "chat_template"),
-            image_token=self.text(raw, "image_token"),
-            bos_token=None if bos is None else self.text(raw, "bos_token"),
-            eos_token=self.text(raw, "eos_token"),
-            eos_token_ids=tuple(ids),
-        )
-
-    def files(self, raw: Mapping[str, Any]) -> dict[str, FileInfo]:
-        files = {}
-        for name in raw:
-            parts = PurePosixPath(name).parts
-            if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in name or "\0" in name:
-                raise BundleError(
-                    f"{self.path}: file name {name!r} leads out of the bundle folder; do not trust this bundle"
-                )
-            # Not printable covers lone surrogates, which no file system takes.
-            if name == MANIFEST_NAME or not name.isprintable() or str(PurePosixPath(name)) != name:
-                raise BundleError(f"{self.path}: file name {name!r} is not one a bundle can have; do not trust it")
-            entry = self.object(raw, name)
-            sha256 = self.text(entry, "sha256")
-            if not re.fullmatch("[0-9a-f]{64}", sha256):
-                raise self.error("sha256", f"64 hex digits (of {name})")
-            files[name] = FileInfo(self.integer(entry, "bytes", 0, 1 << 50), sha256)
-        return files
-
-    def parts(self, raw: Mapping[str, Any]) -> dict[str, PartInfo]:
-        parts = {}
-        for name in raw:
-            part = self.object(raw, name)
-            matrices = self.object(part, "matrices")
-            parts[name] = PartInfo(
-                bits_per_weight=self.number(part, "bits_per_weight", 0, 64),
-                matrices={kind: self.stored(self.object(matrices, kind)) for kind in matrices},
-                cosine=None if part.get("cosine") is None else self.number(part, "cosine", -1.0001, 1.0001),
+def _files(fields: JsonFields) -> dict[str, FileInfo]:
+    files = {}
+    for name in fields.raw:
+        parts = PurePosixPath(name).parts
+        if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in name or "\0" in name:
+            raise BundleError(
+                f"{fields.path}: file name {name!r} leads out of the bundle folder; do not trust this bundle"
             )
-        return parts
+        # Not printable covers lone surrogates, which no file system takes.
+        if name == MANIFEST_NAME or not name.isprintable() or str(PurePosixPath(name)) != name:
+            raise BundleError(f"{fields.path}: file name {name!r} is not one a bundle can have; do not trust it")
+        file = fields.object(name)
+        sha256 = file.text("sha256")
+        file.expect("sha256", re.fullmatch("[0-9a-f]{64}", sha256) is not None, "64 hex digits")
+        files[name] = FileInfo(file.integer("bytes", least=0, most=1 << 50), sha256)
+    return files
 
-    def stored(self, raw: Mapping[str, Any]) -> StoredMatrices:
-        names = raw.get("names")
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise self.error("names", "a list of strings")
-        return StoredMatrices(
-            count=self.integer(raw, "count", 0, 1 << 20),
-            names=tuple(names),
-            as_named=self.typed(raw, "as_named", bool, "true or false"),
+
+def _parts(fields: JsonFields) -> dict[str, PartInfo]:
+    return {
+        name: PartInfo(
+            bits_per_weight=part.number("bits_per_weight", None, 0, 64),
+            matrices={kind: _stored(stored) for kind, stored in part.objects("matrices").items()},
+            cosine=None if part.raw.get("cosine") is None else part.number("cosine", None, -1.0001, 1.0001),
         )
+        for name, part in fields.objects("parts").items()
+    }
 
-    def object(self, raw: Mapping[str, Any], key: str) -> dict[str, Any]:
-        return cast("dict[str, Any]", self.typed(raw, key, dict, "an object"))
 
-    def text(self, raw: Mapping[str, Any], key: str) -> str:
-        return self.typed(raw, key, str, "a string")
-
-    def integer(self, raw: Mapping[str, Any], key: str, least: int, most: int) -> int:
-        value = raw.get(key)
-        if type(value) is not int or not least <= value <= most:
-            raise self.error(key, f"a whole number from {least} to {most}")
-        return value
-
-    def number(self, raw: Mapping[str, Any], key: str, least: float, most: float) -> float:
-        value = raw.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-            raise self.error(key, f"a number from {least:g} to {most:g}")
-        return float(value)
-
-    def choice(self, raw: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> str:
-        value = self.text(raw, key)
-        if value not in choices:
-            raise self.error(key, f"one of {', '.join(choices)}")
-        return value
-
-    def triple(self, raw: Mapping[str, Any], key: str, least: float) -> tuple[float, float, float]:
-        value = raw.get(key)
-        if (
-            not isinstance(value, list)
-            or len(value) != 3
-            or not all(type(v) in (int, float) and least <= v <= 1e6 for v in value)
-        ):
-            raise self.error(key, f"three numbers, none below {least:g}")
-        return (float(value[0]), float(value[1]), float(value[2]))
-
-    def typed(self, raw: Mapping[str, Any], key: str, kind: type[T], what: str) -> T:
-        value = raw.get(key)
-        if not isinstance(value, kind):
-            raise self.error(key, what)
-        return value
-
-    def error(self, key: str, what: str) -> BundleError:
-        return BundleError(f"{self.path}: field {key!r} must be {what}; convert or pull the model again")
+def _stored(fields: JsonFields) -> StoredMatrices:
+    return StoredMatrices(
+        count=fields.integer("count", least=0, most=1 << 20),
+        names=fields.texts("names"),
+        as_named=fields.boolean("as_named"),
+    )

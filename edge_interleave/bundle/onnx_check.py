@@ -1,8 +1,8 @@
-"""Checks an ONNX file before ONNX Runtime sees it: a graph with loops in it can run for ever.
+"""Checks an untrusted ONNX file before ONNX Runtime parses it: a graph with a loop can run for ever.
 
-Neither a vision tower nor a decoder needs loops, branches or functions of its own. The file is walked field by field
-(protobuf), weights are stepped over. Weights in another file lie within the one that belongs to the graph. What else
-may be wrong with a graph, ONNX Runtime says itself.
+A vision tower and a decoder need no loops, branches or functions, so a file that has any is refused. Weights in another
+file must lie within the one that belongs to the graph. The check walks the protobuf fields and skips the weights. ONNX
+Runtime reports all other errors of a graph itself.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
 
 def check_onnx(path: Path, data: Path | None = None) -> None:
-    """Raise BundleError where the file holds control flow, or is cut off or otherwise no protobuf message.
+    """Raise BundleError if the file has control flow, functions or too many nodes, or is no protobuf message.
 
-    `data`: the file beside it that holds weights; without one, and where a weight lies elsewhere, the file is refused.
+    `data`: the file beside it with the weights. A file with weights elsewhere is refused.
     """
     try:
         with path.open("rb") as file:
@@ -107,7 +107,7 @@ def _text(file: BinaryIO, start: int, end: int) -> str:
 
 
 def _fields(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Number, start and end of each field of the message from `start` to `end`; the span is empty for plain numbers."""
+    """Number, start and end of each field of the message from `start` to `end`; an empty span for plain numbers."""
     while start < end:
         file.seek(start)
         tag, start = _varint(file, start)
@@ -128,7 +128,7 @@ def _fields(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, int, in
 
 
 def _varint(file: BinaryIO, at: int) -> tuple[int, int]:
-    """A number of 7 bits a byte, and where it ends."""
+    """A varint (7 bits in each byte), and the position of its end."""
     value = 0
     for index, byte in enumerate(file.read(10)):
         value |= (byte & 0x7F) << (7 * index)

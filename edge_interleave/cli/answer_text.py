@@ -1,4 +1,4 @@
-"""An answer on its way to stdout: piece by piece, wrapped at words on a terminal, and marked where it was cut off."""
+"""Streams an answer to stdout: wrapped at words on a terminal, with a note if it was cut off."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class AnswerText:
-    """Writes one answer to stdout. On a terminal the last word is held back until it is whole."""
+    """Writes one answer to stdout. On a terminal, the last word is held back until it is complete."""
 
     def __init__(self, width: int | None = None, write: Callable[[str], None] = output.write) -> None:
-        """`width`: columns to wrap at; None: those of the terminal, and no wrapping elsewhere."""
+        """`width`: columns to wrap at; None: the terminal's width, or no wrapping without a terminal."""
         if width is None and sys.stdout.isatty():
             width = shutil.get_terminal_size().columns
         self._width = width
@@ -31,11 +31,11 @@ class AnswerText:
         self._write(piece if self._width is None else "".join(map(self._laid_out, output.printable(piece))))
 
     def end(self) -> None:
-        """Write what is left, and the end of the line."""
+        """Write the rest and a newline."""
         self._write(self._placed() + "\n")
 
     def _laid_out(self, character: str) -> str:
-        """What can be written once this character has come."""
+        """Take one character; returns the text that can be written now."""
         from rich.cells import cell_len
 
         assert self._width is not None
@@ -47,13 +47,13 @@ class AnswerText:
             done = self._placed()
             self._gap += " "
             return done
-        # Scripts with wide characters have no spaces: a line may end after each.
+        # Scripts with wide characters have no spaces; a line may end after any character.
         done = self._placed() if cell_len(character) > 1 else ""
         self._word += character
         return done + (self._placed() if cell_len(character) > 1 or cell_len(self._word) >= self._width else "")
 
     def _placed(self) -> str:
-        """The word that was held back, on this line or on the next."""
+        """Place the held-back word on this line or on the next; returns the text to write."""
         from rich.cells import cell_len
 
         word, self._word = self._word, ""
@@ -61,7 +61,7 @@ class AnswerText:
             return word
         gap, self._gap = self._gap, ""
         size = cell_len(word)
-        # The rest of a word that is longer than a line comes without a gap: the terminal breaks it, not we.
+        # The rest of a word longer than a line has no gap before it; the terminal breaks it.
         if self._column and self._column + len(gap) + size > self._width and (gap or cell_len(word[0]) > 1):
             self._column = size
             return "\n" + word
@@ -69,12 +69,16 @@ class AnswerText:
         return gap + word
 
 
-def note_a_cut(answer: Answer, max_tokens: int) -> None:
-    """Say on stderr that an answer was cut off, where it was."""
+def note_if_cut_off(answer: Answer, max_tokens: int) -> None:
+    """If the answer was cut off, say so on stderr."""
     from edge_interleave.answer import LENGTH
 
     if answer.finish_reason != LENGTH:
         return
     full = answer.stats.answer_tokens < max_tokens
-    why = "the context is full; --context makes it larger" if full else f"after {max_tokens} tokens; see --max-tokens"
+    why = (
+        "the context is full; --context makes it larger"
+        if full
+        else f"after {max_tokens} tokens; --max-tokens allows more"
+    )
     output.note(f"(cut off: {why})", style="dim")

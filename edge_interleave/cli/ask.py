@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_interleave.cli import output
-from edge_interleave.cli.answer_text import AnswerText, note_a_cut
+from edge_interleave.cli.answer_text import AnswerText, note_if_cut_off
 from edge_interleave.cli.media_arguments import STDIN, MediaCommand, media_in_order
 from edge_interleave.cli.options import (
     Choices,
@@ -21,7 +21,7 @@ from edge_interleave.cli.options import (
     model_options,
     system_option,
 )
-from edge_interleave.cli.waiting import Waiting
+from edge_interleave.cli.status_line import StatusLine
 from edge_interleave.errors import UsageError
 from edge_interleave.prompt.messages import Message
 
@@ -62,20 +62,27 @@ def ask(
 
     Without --model the small embedded model answers, which knows drawn shapes and nothing else.
     """
+    if options and chosen.schema is not None:
+        raise UsageError("give --choose or --schema, not both")
     media = media_in_order(ctx, image, video, stdin_is="the question" if question == STDIN else None)
     text = checked_text(_from_stdin() if question == STDIN else question)
     content: list[Any] = [Message("user", (*media, text))]
     if system is not None:
         content.insert(0, Message("system", (checked_text(system),)))
     shown: dict[str, Any] = {"frames": chosen.frames, "pool": chosen.pool, "tiles": chosen.tiles}
-    with Waiting() as waiting, opening.open(waiting) as opened:
+    with StatusLine() as waiting, opening.open(waiting) as opened:
         if options:
             found = opened.choose(content, [checked_text(option) for option in options], **shown)
             waiting.stop()
             _tell_choices(found, as_json)
             return
         stream = opened.stream(
-            content, max_tokens=chosen.max_tokens, stop=chosen.stop, sampling=chosen.sampling, **shown
+            content,
+            max_tokens=chosen.max_tokens,
+            stop=chosen.stop,
+            sampling=chosen.sampling,
+            schema=chosen.schema,
+            **shown,
         )
         if as_json:
             answer = stream.wait()
@@ -89,7 +96,7 @@ def ask(
     if as_json:
         output.print_json(answer_json(answer))
         return
-    note_a_cut(answer, chosen.max_tokens)
+    note_if_cut_off(answer, chosen.max_tokens)
     if with_stats:
         output.note(stats_lines(answer.stats))
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from edge_interleave.cli import output
-from edge_interleave.cli.answer_text import AnswerText, note_a_cut
+from edge_interleave.cli.answer_text import AnswerText, note_if_cut_off
 from edge_interleave.cli.ask import answer_json, checked_text, stats_lines
-from edge_interleave.cli.interrupts import set_by_interrupt
+from edge_interleave.cli.interrupts import interrupt_event
 from edge_interleave.cli.line_editor import LineEditor, split_paths
 from edge_interleave.cli.media_arguments import IMAGE, STDIN, VIDEO, MediaCommand, check, media_in_order, named_media
 from edge_interleave.cli.options import (
@@ -24,9 +26,11 @@ from edge_interleave.cli.options import (
     model_options,
     system_option,
 )
-from edge_interleave.cli.waiting import Waiting
+from edge_interleave.cli.status_line import StatusLine
 from edge_interleave.errors import EdgeInterleaveError, MediaError, UsageError
 from edge_interleave.prompt.messages import Image, Media, Message
+from edge_interleave.util.atomic_file import check_writable
+from edge_interleave.util.regular_file import open_regular_file
 
 if TYPE_CHECKING:
     from edge_interleave.answer import Answer
@@ -49,6 +53,8 @@ _FENCE = '"""'
 
 @click.command(cls=MediaCommand)
 @media_options
+@click.option("--resume", type=click.Path(path_type=Path), help="Go on with a saved conversation.")
+@click.option("--save", type=click.Path(path_type=Path), help="Save the conversation to this file when it ends.")
 @model_options
 @system_option
 @answer_options
@@ -59,32 +65,51 @@ def chat(
     /,
     image: tuple[str, ...],
     video: tuple[str, ...],
+    resume: Path | None,
+    save: Path | None,
     system: str | None,
     as_json: bool,
     chosen: Choices,
     opening: ModelChoice,
 ) -> None:
-    """Talk about images and videos, turn by turn; images given here go with the first question.
+    """Talk about images and videos, turn by turn. Images given here go with the first question.
 
-    Each line is a question; /help lists what else can be typed. Through a pipe the answers alone go to stdout, and the
-    first error ends the conversation.
+    Each line is a question; /help lists the commands. If questions come through a pipe, stdout gets the answers and
+    nothing else, and the first error ends the conversation.
+
+    With --save the conversation is written to a file when it ends; --resume goes on with it, without computing its
+    images again. The file can be the same.
     """
     media = media_in_order(ctx, image, video, stdin_is="the conversation")
     for one in media:
         check(one)
-    with Waiting() as waiting, opening.open(waiting) as opened, opened.chat(system and checked_text(system)) as talk:
+    if resume is not None:
+        open_regular_file(resume).close()
+    if save is not None:
+        check_writable(save, "choose another place")
+    system = system and checked_text(system)
+    with StatusLine() as waiting, opening.open(waiting) as opened, opened.chat(system, resume=resume) as talk:
         waiting.stop()
         repl = _Repl(talk, chosen, media, waiting, as_json=as_json)
         if repl.interactive:
             output.note(f"{opened.bundle.manifest.name}; /help lists the commands, ctrl-D ends")
-            repl.tell_pending()
-        repl.run()
+            repl.note_resumed()
+            repl.note_pending()
+        try:
+            repl.run()
+        finally:
+            if save is not None:
+                talk.save(save)
+        if save is not None:
+            output.note(f"saved; go on with: edge-interleave chat --resume {shlex.quote(str(save))}")
 
 
 class _Repl:
-    """Reads lines, answers them."""
+    """Reads lines and answers them."""
 
-    def __init__(self, talk: Chat, chosen: Choices, pending: list[Media], waiting: Waiting, *, as_json: bool) -> None:
+    def __init__(
+        self, talk: Chat, chosen: Choices, pending: list[Media], waiting: StatusLine, *, as_json: bool
+    ) -> None:
         self.talk = talk
         self.chosen = chosen
         self.pending = pending
@@ -154,7 +179,7 @@ class _Repl:
         name, _, rest = line.partition(" ")
         if name in _SHOW:
             self.pending += _named(name, rest.strip())
-            self.tell_pending()
+            self.note_pending()
         elif name in _CLEAR:
             self.talk.reset()
             self.pending, self.last = [], None
@@ -169,12 +194,13 @@ class _Repl:
     def ask(self, question: str) -> None:
         """Answer a question, piece by piece."""
         try:
-            with self.waiting, set_by_interrupt() as cancel:
+            with self.waiting, interrupt_event() as cancel:
                 stream = self.talk.stream(
                     Message("user", (*self.pending, question)),
                     max_tokens=self.chosen.max_tokens,
                     stop=self.chosen.stop,
                     sampling=self.chosen.sampling,
+                    schema=self.chosen.schema,
                     frames=self.chosen.frames,
                     pool=self.chosen.pool,
                     tiles=self.chosen.tiles,
@@ -190,7 +216,7 @@ class _Repl:
         self.last, self.pending = stream.answer, []
         if self.last.finish_reason == "cancelled":
             output.note("(stopped)")
-        note_a_cut(self.last, self.chosen.max_tokens)
+        note_if_cut_off(self.last, self.chosen.max_tokens)
 
     def write(self, pieces: Iterator[str]) -> None:
         """Write an answer while it comes."""
@@ -201,7 +227,13 @@ class _Repl:
         self.waiting.stop()
         text.end()
 
-    def tell_pending(self) -> None:
+    def note_resumed(self) -> None:
+        """Show where a resumed conversation stands: its last question and answer."""
+        texts = [part for message in self.talk.messages[-2:] for part in message.parts if isinstance(part, str)]
+        if any(message.role == "assistant" for message in self.talk.messages):
+            output.note("resumed after:\n" + "\n".join(f"  {text}" for text in texts))
+
+    def note_pending(self) -> None:
         """Say which images and videos go with the next question."""
         names = [str(media.source if isinstance(media, Image) else media.path) for media in self.pending]
         if names:

@@ -1,7 +1,7 @@
-"""`edge-interleave demo`: a short tour with the embedded model, from pictures that ship with the package.
+"""`edge-interleave demo`: a short tour with the embedded model, on pictures that ship with the package.
 
-`embedded/demo/tour.json` is the script: a list of stops, each `{"title", "images": [file], "video": file or null,
-"question", "follow_up": question or null}`; the files lie beside it.
+`embedded/demo/tour.json` lists the stops: `{"title", "images": [file], "video": file or null, "question",
+"follow_up": question or null}`, with files in the same folder.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 _FRAMES = 8
 _PURPOSE = (
-    "This is the embedded model ({size:.1f} million parameters, {bytes} on disk). It was made to try edge-interleave "
-    "without a download, and knows one small world: drawn shapes and things, their colours and places, signs, several "
-    "images at a time, short videos. Of photographs it knows nothing."
+    "This is the embedded model ({size:.1f} million parameters, {bytes} on disk). It lets you try edge-interleave "
+    "without a download. It knows drawn shapes and things, their colours and places, signs, several images at a time "
+    "and short videos. It does not understand photographs."
 )
 _NEXT = (
     "Ask it yourself:    edge-interleave ask 'Describe the image.' -i drawing.png\n"
@@ -49,8 +49,8 @@ class Stop:
 
 
 @dataclass
-class Told:
-    """What was asked and answered at a stop."""
+class StopResult:
+    """The questions and answers of a stop."""
 
     stop: Stop
     pictures: list[Picture] = field(repr=False)
@@ -58,7 +58,7 @@ class Told:
 
 
 def tour_folder() -> Path:
-    """Where the tour that ships with the package lies."""
+    """The folder of the tour that ships with the package."""
     return embedded.DEMO
 
 
@@ -68,26 +68,28 @@ def tour_folder() -> Path:
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("edge-interleave-demo.png"),
     show_default=True,
-    help="Where the sheet with all pictures and answers is saved: .png, .jpg or .webp.",
+    help="Save all pictures and answers as one picture: .png, .jpg or .webp.",
 )
 @backend_option
 @threads_option
 @json_option()
 def demo(out: Path, backend: str | None, threads: int | None, as_json: bool) -> None:
-    """A short tour with the embedded model: several images, a video, a follow-up question."""
+    """Take a short tour with the embedded model: several images, a video, follow-up questions."""
     from edge_interleave.cli.pictures import check_sheet
     from edge_interleave.model import load
 
     check_sheet(out)
     stops = read_tour(tour_folder())
     with load(backend=backend, threads=threads) as model:
-        told = run_tour(model, tour_folder(), stops, out, quiet=as_json)
+        results = run_tour(model, tour_folder(), stops, out, quiet=as_json)
     if as_json:
-        output.print_json({"model": model.bundle.manifest.name, "sheet": str(out), "stops": [_json(t) for t in told]})
+        output.print_json(
+            {"model": model.bundle.manifest.name, "sheet": str(out), "stops": [_json(t) for t in results]}
+        )
 
 
 def read_tour(folder: Path) -> list[Stop]:
-    """The stops of a tour. Raises InputError where there is no sound `tour.json`."""
+    """The stops of a tour. Raises InputError if `tour.json` is missing or damaged."""
     path = folder / "tour.json"
     try:
         stops = [
@@ -96,13 +98,13 @@ def read_tour(folder: Path) -> list[Stop]:
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path}: no sound tour ({type(error).__name__}: {error}); reinstall edge-interleave"
+            f"{path}: damaged tour ({type(error).__name__}: {error}); reinstall edge-interleave"
         ) from error
     return stops
 
 
-def run_tour(model: Model, folder: Path, stops: list[Stop], out: Path, *, quiet: bool) -> list[Told]:
-    """Go through the stops, telling and showing each unless `quiet`, and save the sheet to `out`."""
+def run_tour(model: Model, folder: Path, stops: list[Stop], out: Path, *, quiet: bool) -> list[StopResult]:
+    """Ask the questions of all stops, print them unless `quiet`, and save the sheet to `out`."""
     from rich.padding import Padding
     from rich.text import Text
 
@@ -116,10 +118,10 @@ def run_tour(model: Model, folder: Path, stops: list[Stop], out: Path, *, quiet:
     )
     if not quiet:
         console.print(purpose)
-    told = []
+    results = []
     for number, stop in enumerate(stops, 1):
         media, pictures = _open(folder, stop)
-        here = Told(stop, pictures)
+        result = StopResult(stop, pictures)
         if not quiet:
             console.print(f"\n{number}. {stop.title}", style="bold")
             if not show(console, row(pictures)):
@@ -130,17 +132,19 @@ def run_tour(model: Model, folder: Path, stops: list[Stop], out: Path, *, quiet:
                 if not quiet:
                     console.print(f"   > {question}", style="cyan")
                 answer = talk.ask([*parts, question])
-                here.exchanges.append((question, answer))
+                result.exchanges.append((question, answer))
                 parts = []
                 if not quiet:
-                    told_text = Text.assemble(output.printable(answer.text), (f"   ({_cost(answer)})", "dim"))
-                    console.print(Padding(told_text, (0, 0, 0, 3), expand=False))
-        told.append(here)
+                    answer_text = Text.assemble(output.printable(answer.text), (f"   ({_cost(answer)})", "dim"))
+                    console.print(Padding(answer_text, (0, 0, 0, 3), expand=False))
+        results.append(result)
     heading = "edge-interleave demo"
-    save_sheet(out, heading, [SheetPart(t.stop.title, t.pictures, [(q, a.text) for q, a in t.exchanges]) for t in told])
+    save_sheet(
+        out, heading, [SheetPart(t.stop.title, t.pictures, [(q, a.text) for q, a in t.exchanges]) for t in results]
+    )
     if not quiet:
         console.print(f"\nAll pictures and answers: {out}\n\n{_NEXT}")
-    return told
+    return results
 
 
 def _open(folder: Path, stop: Stop) -> tuple[list[Media], list[Picture]]:
@@ -166,11 +170,11 @@ def _described(stop: Stop, pictures: int) -> str:
 def _cost(answer: Answer) -> str:
     stats = answer.stats
     new = stats.prompt_tokens - stats.cached_tokens
-    known = f"; {stats.cached_tokens} were known already" if stats.cached_tokens else ""
+    known = f"; {stats.cached_tokens} reused" if stats.cached_tokens else ""
     return f"first token after {stats.first_token_s:.2f} s; {new} new tokens{known}"
 
 
-def _json(told: Told) -> dict[str, Any]:
+def _json(results: StopResult) -> dict[str, Any]:
     exchanges = [
         {
             "question": question,
@@ -178,6 +182,6 @@ def _json(told: Told) -> dict[str, Any]:
             "finish_reason": answer.finish_reason,
             "stats": asdict(answer.stats),
         }
-        for question, answer in told.exchanges
+        for question, answer in results.exchanges
     ]
-    return {**asdict(told.stop), "exchanges": exchanges}
+    return {**asdict(results.stop), "exchanges": exchanges}

@@ -1,4 +1,4 @@
-"""Lengths of time as people type them: 2s, 500ms, 1.5m, 1h; a bare number is seconds."""
+"""Durations as people type them: 2s, 500ms, 1.5m, 1h; a bare number means seconds."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _LONGEST_S = 366 * 24 * 3600.0
 
 
 def duration(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
-    """An option's callback: seconds, more than none and at most a year; the command's usage error for other texts."""
+    """Callback of a click option: seconds, above 0 and at most a year. Raises BadParameter for other texts."""
     if value is None:
         return None
     seconds = parse_duration(value)
     if seconds is None:
-        raise click.BadParameter(f"{value!r} is not a length of time; give one like 2s, 500ms or 1m")
+        raise click.BadParameter(f"{value!r} is not a duration; give one like 2s, 500ms or 1m")
     return seconds
 
 
 def parse_duration(text: str) -> float | None:
-    """Seconds; None where the text is no length of time that makes sense."""
+    """Seconds; None if the text is not a duration from above 0 to a year."""
     found = re.fullmatch(r"\s*([0-9]{1,12}(?:\.[0-9]{1,12})?|\.[0-9]{1,12})\s*([a-z]*)\s*", text.lower(), re.ASCII)
     if found is None or found[2] not in _UNITS:
         return None
@@ -30,6 +30,6 @@ def parse_duration(text: str) -> float | None:
 
 
 def clock(seconds: float) -> str:
-    """A time since the beginning, for people: 0:01:02.5."""
+    """Format a time from the beginning for people: 0:01:02.5."""
     tenths = round(max(seconds, 0.0) * 10)
     return f"{tenths // 36000}:{tenths // 600 % 60:02d}:{tenths // 10 % 60:02d}.{tenths % 10}"

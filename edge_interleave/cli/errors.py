@@ -1,7 +1,7 @@
-"""What the user sees, and which exit code the shell gets, when a command does not work out.
+"""Runs a command and turns its errors into one line for the user and an exit code.
 
-Errors that this package raises on purpose carry their own line and code; 130 is an interruption, 70 a mistake of ours.
-With `--json` the line goes to stderr all the same, and stdout gets one object, `{"error": ..., "exit_code": ...}`.
+The package's own errors carry their exit code; 130 is an interruption, 70 a bug. The line goes to stderr; with
+`--json`, stdout also gets one object, `{"error": ..., "exit_code": ...}`.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ DEBUG_VARIABLE = "EDGE_INTERLEAVE_DEBUG"
 INTERRUPTED = 130
 INTERNAL = 70
 BROKEN_PIPE = 1
-"""What Click says, too, where a reader such as `head` goes away."""
+"""Exit code if the reader of stdout, such as `head`, is gone; Click's, too."""
 _BAD_FILE = 3
 _NOT_HERE = 4
 _DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def run(command: click.Command, args: list[str]) -> int:
-    """Run the command; returns the exit code and raises nothing but SystemExit."""
+    """Run the command; returns the exit code. Raises nothing but SystemExit."""
     as_json = "--json" in args
     output.open_missing_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            # A terminal that cannot show a character must not end an answer.
+            # A character that the terminal cannot show must not end an answer.
             stream.reconfigure(errors="backslashreplace")
     try:
         result = command.main(args, prog_name="edge-interleave", standalone_mode=False)
@@ -44,10 +44,10 @@ def run(command: click.Command, args: list[str]) -> int:
     except click.ClickException as error:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else None
         hint = f" (see '{where} --help')" if where else ""
-        return _tell(error.format_message() + hint, error.exit_code, as_json)
+        return _report(error.format_message() + hint, error.exit_code, as_json)
     except (KeyboardInterrupt, click.Abort):
         if as_json:
-            _tell("interrupted", INTERRUPTED, as_json)
+            _report("interrupted", INTERRUPTED, as_json)
         return INTERRUPTED
     except OSError as error:
         return _system_error(error, as_json)
@@ -56,10 +56,10 @@ def run(command: click.Command, args: list[str]) -> int:
 
 
 def _system_error(error: OSError, as_json: bool) -> int:
-    """An error of stdout, where it still holds what could not be written; else of a file."""
+    """Report an OSError: of stdout if its buffer cannot be flushed, else of a file."""
     try:
         if isinstance(error, BrokenPipeError):
-            output.drop(sys.stdout)
+            output.discard(sys.stdout)
             return BROKEN_PIPE
         output.flush()
     except BrokenPipeError:
@@ -75,27 +75,29 @@ def _failed(error: Exception, as_json: bool) -> int:
 
         traceback.print_exception(error)
     if isinstance(error, EdgeInterleaveError):
-        return _tell(str(error), error.exit_code, as_json)
+        return _report(str(error), error.exit_code, as_json)
     if isinstance(error, MemoryError):
-        return _tell("out of memory; close other programs, or take a smaller model or --context", _NOT_HERE, as_json)
+        return _report(
+            "out of memory; close other programs, or use a smaller model or a smaller --context", _NOT_HERE, as_json
+        )
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename is not None else ""
         if error.errno in _DISK_FULL:
-            return _tell(f"{where}{error.strerror}; free some, or give a place on another disk", _NOT_HERE, as_json)
-        return _tell(f"{where}{error.strerror}", _BAD_FILE, as_json)
-    return _tell(
-        f"internal error ({type(error).__name__}: {error}); please report it, with the traceback that "
-        f"{DEBUG_VARIABLE}=1 shows",
+            return _report(f"{where}{error.strerror}; free some space, or write to another disk", _NOT_HERE, as_json)
+        return _report(f"{where}{error.strerror}", _BAD_FILE, as_json)
+    return _report(
+        f"internal error ({type(error).__name__}: {error}); please report it with the traceback that "
+        f"{DEBUG_VARIABLE}=1 prints",
         INTERNAL,
         as_json,
     )
 
 
-def _tell(message: str, code: int, as_json: bool) -> int:
-    """One line for the user, and the object for a program."""
+def _report(message: str, code: int, as_json: bool) -> int:
+    """Print the error as one line on stderr and, with --json, as an object on stdout; returns the exit code."""
     line = " ".join(message.split())
     if as_json:
-        # Where stdout cannot be written, the line below and the code say all that is left to say.
+        # If stdout cannot be written, the line on stderr and the exit code remain.
         with suppress(BrokenPipeError, output.OutputError):
             output.print_json({"error": line, "exit_code": code})
     output.note(f"error: {line}")

@@ -1,4 +1,4 @@
-"""`edge-interleave eval`: a benchmark's score, kept answer by answer, and compared with another run's."""
+"""`edge-interleave eval`: scores a model on a benchmark, and compares the score with another run's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edge_interleave.cli import output
-from edge_interleave.cli.interrupts import set_by_interrupt
+from edge_interleave.cli.interrupts import interrupt_event
 from edge_interleave.cli.options import (
     COUNT,
     ModelChoice,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 WORLD_FOLDER = "world"
 INTERRUPTED = 130
 SOME_FAILED = 3
-"""As for bad input: some samples could not be answered."""
+"""Exit code if some samples could not be answered; the same as for bad input."""
 _PATH = click.Path(path_type=Path)
 _ASKING = (
     "images", "samples", "seed", "model", "backend", "context", "threads", "kv_precision", "pool", "frames",
@@ -39,28 +39,40 @@ _ASKING = (
 )  # fmt: skip
 
 
-def part(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:
-    """Number and count of `2/4`."""
+def parse_shard(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:
+    """Parse a shard such as `2/4`."""
     found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", value)
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
-        raise click.BadParameter(f"{value!r} is no part of the samples; give one like 1/4")
+        raise click.BadParameter(f"{value!r} is not a part of the samples; give one like 1/4")
     return int(found[1]), int(found[2])
 
 
 @click.command("eval")
 @click.argument("file", required=False, type=_PATH)
-@click.option("--out", type=_PATH, required=True, help="Folder of the results; what lies there goes on.")
-@click.option("--images", type=_PATH, help="Folder that the file's image paths are relative to (default: FILE's own).")
-@click.option("--world", is_flag=True, help="Draw a world of shapes and things, and ask about that, instead of FILE.")
-@click.option("--samples", type=COUNT, default=100, show_default=True, help="With --world: of each task.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="With --world: what is drawn.")
+@click.option("--out", type=_PATH, required=True, help="Folder of the results; an unfinished run in it is resumed.")
+@click.option(
+    "--images", type=_PATH, help="Folder that the image paths are relative to.  [default: the folder of FILE]"
+)
+@click.option("--world", is_flag=True, help="Instead of FILE, draw pictures of shapes and things, and ask about them.")
+@click.option(
+    "--samples", type=COUNT, default=100, show_default=True, help="With --world: number of samples of each task."
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="With --world: seed of the drawn samples."
+)
 @model_options
 @pool_option
 @frames_option
 @max_tokens_option(1024)
-@click.option("--limit", type=COUNT, help="Only so many of the first samples.")
-@click.option("--shard", default="1/1", callback=part, metavar="I/N", help="Only every N-th sample, from the I-th.")
-@click.option("--against", type=_PATH, metavar="OUT", help="Compare with the results in another folder.")
+@click.option("--limit", type=COUNT, help="Ask only the first LIMIT samples.")
+@click.option(
+    "--shard",
+    default="1/1",
+    callback=parse_shard,
+    metavar="I/N",
+    help="Ask only every N-th sample, starting with the I-th; the shards of one run share --out.",
+)
+@click.option("--against", type=_PATH, metavar="OUT", help="Compare with the results in the folder OUT.")
 @json_option("Print the summary as one JSON object.")
 @click.pass_context
 def evaluate(
@@ -81,12 +93,12 @@ def evaluate(
     as_json: bool,
     opening: ModelChoice,
 ) -> int:
-    """Score a model on FILE, a file of LLaVA-Interleave Bench, of M4-Instruct, or of their form.
+    """Score a model on FILE: a file of LLaVA-Interleave Bench or M4-Instruct, or another file in their format.
 
-    Answers are kept in --out as they come: an interrupted run goes on when it is called again. Scores are the official
-    script's. Without FILE and --world, what lies in --out is summarised again, without a model.
+    Each answer is stored in --out at once; run the same command again to resume an interrupted run. Scores follow the
+    rules of the official script. Without FILE and --world, the results in --out are summarised again, without a model.
 
-    Exit codes: 0 all samples were answered; 3 some could not be, or the input is bad; 130 interrupted.
+    Exit codes: 0 all samples were answered; 3 some samples could not be answered, or the input is bad; 130 interrupted.
     """
     from edge_interleave.evaluation.answering import Settings
     from edge_interleave.evaluation.results import Shard
@@ -95,17 +107,21 @@ def evaluate(
     if file is not None and world:
         raise UsageError("give FILE or --world, not both")
     if file is None and not world:
-        _refuse(ctx, _ASKING, "needs samples to ask: give FILE, or --world")
-        return _tell(out, against, as_json, None)
-    _refuse(ctx, ("images",) if world else ("samples", "seed"), f"makes no sense with {'--world' if world else 'FILE'}")
+        _refuse_ignored(ctx, _ASKING, "needs samples: give FILE or --world")
+        return _report(out, against, as_json, None)
+    _refuse_ignored(
+        ctx,
+        ("images",) if world else ("samples", "seed"),
+        f"has no effect with {'--world' if world else 'FILE'}; leave it out",
+    )
     settings = Settings(
         max_tokens=max_tokens, pool=pool, frames=frames, context=opening.context, kv_precision=opening.kv_precision
     )
     drawn = World(seed, samples) if world else None
-    with set_by_interrupt() as cancel, output.progress(counted="samples") as progress:
+    with interrupt_event() as cancel, output.progress(counted="samples") as progress:
         from edge_interleave.evaluation.runner import run
 
-        # Before the model is loaded: drawing may find that the folder holds another run.
+        # Draw before loading the model: drawing fails early if the folder holds another run.
         path = _draw(out, drawn, progress) if drawn else file
         assert path is not None
         with opening.open() as opened:
@@ -121,18 +137,18 @@ def evaluate(
                 report=progress,
                 cancel=cancel,
             )
-    return _tell(out, against, as_json, outcome)
+    return _report(out, against, as_json, outcome)
 
 
-def _refuse(ctx: click.Context, names: Sequence[str], why: str) -> None:
-    """What would be left out in silence is refused."""
+def _refuse_ignored(ctx: click.Context, names: Sequence[str], why: str) -> None:
+    """Refuse options that would be silently ignored."""
     for name in names:
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             raise UsageError(f"--{name.replace('_', '-')} {why}")
 
 
 def _draw(out: Path, drawn: World, progress: output.ProgressCall) -> Path:
-    """The file of the drawn world; one that was drawn for this very run is taken as it is."""
+    """The file of the drawn samples; files already drawn for this run are reused."""
     from edge_interleave.evaluation.files import make_folder
     from edge_interleave.evaluation.run_info import RUN_NAME, read_run
     from edge_interleave.world.benchmark import write_benchmark
@@ -149,7 +165,7 @@ def _draw(out: Path, drawn: World, progress: output.ProgressCall) -> Path:
         raise UsageError(str(error)) from error
 
 
-def _tell(out: Path, against: Path | None, as_json: bool, outcome: Outcome | None) -> int:
+def _report(out: Path, against: Path | None, as_json: bool, outcome: Outcome | None) -> int:
     from edge_interleave.evaluation.comparison import compare
     from edge_interleave.evaluation.report import as_json as to_json
     from edge_interleave.evaluation.report import write
@@ -158,7 +174,7 @@ def _tell(out: Path, against: Path | None, as_json: bool, outcome: Outcome | Non
     if outcome is not None and outcome.done == 0:
         if outcome.interrupted:
             raise click.Abort
-        raise UsageError("there are no samples in this part; take fewer parts, or a larger --limit")
+        raise UsageError("there are no samples in this shard; use fewer shards or a larger --limit")
     summary = summarise(out)
     comparison = None if against is None else compare(out, against)
     write(out, summary, comparison)
@@ -167,7 +183,7 @@ def _tell(out: Path, against: Path | None, as_json: bool, outcome: Outcome | Non
     else:
         _show(summary, comparison)
     if outcome is not None and outcome.interrupted:
-        output.note(f"interrupted at {outcome.done} of {outcome.of} samples; the same call goes on")
+        output.note(f"interrupted at {outcome.done} of {outcome.of} samples; run the same command to resume")
         return INTERRUPTED
     return SOME_FAILED if summary.failed else 0
 
@@ -176,9 +192,9 @@ def _show(summary: Summary, comparison: Comparison | None) -> None:
     from edge_interleave.evaluation.report import CAPTION, headline, notes, tables
 
     out = output.out()
-    output.say(output.listed(headline(summary.run)))
+    output.print_text(output.wrap_at_commas(headline(summary.run)))
     if comparison is not None:
-        output.say(output.listed(f"b: {headline(comparison.b)}"))
+        output.print_text(output.wrap_at_commas(f"b: {headline(comparison.b)}"))
     for table in tables(summary, comparison, narrow=True):
         right = [column for column, number in zip(table.columns, table.numbers, strict=True) if number]
         out.print()
@@ -186,4 +202,4 @@ def _show(summary: Summary, comparison: Comparison | None) -> None:
     out.print()
     out.print(CAPTION)
     for note in notes(summary, comparison):
-        output.say(note)
+        output.print_text(note)

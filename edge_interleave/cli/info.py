@@ -1,4 +1,4 @@
-"""`edge-interleave info`: what a bundle is made of, or what is installed here."""
+"""`edge-interleave info`: the parts of a bundle, or the installed libraries and backends."""
 
 from __future__ import annotations
 
@@ -31,10 +31,14 @@ _LIBRARIES = (
 
 @click.command()
 @click.argument("model", required=False, shell_complete=complete_model)
-@click.option("--verify", "check", is_flag=True, help="Compare every file with its SHA-256 in bundle.json.")
+@click.option("--verify", "check", is_flag=True, help="Check every file against its SHA-256 in bundle.json.")
 @json_option()
 def info(model: str | None, check: bool, as_json: bool) -> None:
-    """What MODEL (a name, a folder, or `embedded`) is made of; without MODEL, what is installed here."""
+    """Show what MODEL consists of: its decoder, vision tower, files and precisions.
+
+    MODEL is a stored model's name, a bundle's folder, or `embedded`. Without MODEL, show the installed libraries and
+    backends.
+    """
     if model is None:
         if check:
             raise click.UsageError("--verify needs a MODEL")
@@ -57,7 +61,7 @@ def info(model: str | None, check: bool, as_json: bool) -> None:
         out.print()
         out.print(output.table(("file", "size", "precision"), rows, right=("size",)))
     if check:
-        output.note("every file is as bundle.json says")
+        output.note("every file matches its SHA-256")
 
 
 def _bundle(bundle: Bundle) -> dict[str, Any]:
@@ -106,7 +110,7 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
 
 
 def _engines(bundle: Bundle) -> dict[str, str]:
-    """What would run the bundle on this machine."""
+    """The backend and execution provider that would run the bundle on this machine."""
     from edge_interleave.decoding.registry import backend_for
     from edge_interleave.vision.providers import provider_for
 
@@ -134,7 +138,7 @@ def _installation() -> dict[str, Any]:
 
 
 def _rows(facts: dict[str, Any], indent: str = "") -> list[tuple[str, str]]:
-    """Names and values, with what is inside indented."""
+    """Rows of names and values; nested values are indented."""
     rows: list[tuple[str, str]] = []
     for name, value in facts.items():
         if name == "parts":

@@ -1,4 +1,4 @@
-"""Ctrl-C that ends work at a good place. Knows nothing about the work."""
+"""Turns the first ctrl-C into an event, so that work can stop at a safe point."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from types import FrameType
 
 
 @contextmanager
-def set_by_interrupt() -> Iterator[threading.Event]:
-    """An event that the first ctrl-C sets; the second interrupts as ever. The engine is never torn off mid-step."""
+def interrupt_event() -> Iterator[threading.Event]:
+    """An event that the first ctrl-C sets, so that an engine finishes its step; the second raises KeyboardInterrupt."""
     interrupted = threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -1,6 +1,6 @@
-"""Reads lines from a terminal: editing, completion of commands and paths, a history kept between runs.
+"""Reads lines from a terminal, with editing, completion of commands and paths, and a history kept between runs.
 
-Where Python has no readline (Windows), lines are read as the terminal gives them, and no history is kept.
+Without Python's readline (Windows), there is no editing, completion or history.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _TO_ESCAPE = re.compile(r"([\s'\"\\])")
 
 
 def history_file() -> Path | None:
-    """Where what is typed is kept: the file that EDGE_INTERLEAVE_HISTORY names, or one in the user's state folder.
+    """The history file: the one that EDGE_INTERLEAVE_HISTORY names, or one in the user's state folder.
 
-    None where that variable is empty, `0` or `off`, or where there is no such folder.
+    None if that variable is empty, `0` or `off`, or if there is no state folder.
     """
     named = os.environ.get(HISTORY_VARIABLE)
     if named is not None:
@@ -31,16 +31,16 @@ def history_file() -> Path | None:
 
     with suppress(OSError, RuntimeError, KeyError):
         folder = user_state_path("edge-interleave")
-        # Without a home folder it may begin with a tilde.
+        # Without a home folder the path may begin with a tilde.
         return folder / "chat-history" if folder.is_absolute() else None
     return None
 
 
 class LineEditor:
-    """Reads lines. Keep one open for a conversation."""
+    """Reads the lines of one conversation."""
 
     def __init__(self, commands: Sequence[str], path_commands: Sequence[str]) -> None:
-        """`commands` complete at the beginning of a line; after one of `path_commands` paths do."""
+        """`commands` are completed at the start of a line, paths after one of `path_commands`."""
         self._commands = commands
         self._path_commands = path_commands
         self._matches: list[str] = []
@@ -50,14 +50,14 @@ class LineEditor:
             self._set_up(self._readline)
 
     def read(self, prompt: str) -> str:
-        """One line. Raises EOFError at ctrl-D, KeyboardInterrupt at ctrl-C."""
+        """Read one line. Raises EOFError at ctrl-D, KeyboardInterrupt at ctrl-C."""
         line = input(prompt)
         if self._readline is not None and self._history is not None and line.strip():
             remember(self._history, line)
         return line
 
     def completions(self, line: str) -> list[str]:
-        """What the line up to the cursor may become."""
+        """The possible completions of the line up to the cursor."""
         command, space, argument = line.partition(" ")
         if not space:
             return [name for name in self._commands if name.startswith(line)] if line.startswith("/") else []
@@ -76,7 +76,7 @@ class LineEditor:
         readline.parse_and_bind("bind ^I rl_complete" if libedit else "tab: complete")
 
     def _complete(self, text: str, state: int) -> str | None:
-        """For readline, which replaces the text after the last space by one of the matches."""
+        """Readline's completer: readline replaces the text after the last space with a match."""
         if state == 0:
             assert self._readline is not None
             line = self._readline.get_line_buffer()[: self._readline.get_endidx()]
@@ -86,9 +86,9 @@ class LineEditor:
 
 
 def split_paths(text: str) -> list[str]:
-    """The paths of a line: between spaces, which quotes or `\\ ` make part of a path. Raises ValueError.
+    """Split a line into paths at spaces that are not quoted or escaped. Raises ValueError for an open quote.
 
-    On Windows `\\` parts folders.
+    On Windows, backslashes separate folders instead of escaping.
     """
     import shlex
 
@@ -98,9 +98,9 @@ def split_paths(text: str) -> list[str]:
 
 
 def remember(path: Path, line: str) -> None:
-    """Add a line to a file that only its owner can read, atomically. Does nothing where it cannot be written.
+    """Append a line to the history, a file that only its owner can read; atomic. Does nothing if it is not writable.
 
-    What another chat has written meanwhile stays.
+    Lines that another chat added meanwhile stay.
     """
     lines = [*_lines(path), line][-_HISTORY_LINES:]
     with suppress(OSError, UnicodeError):
@@ -125,7 +125,7 @@ def _lines(path: Path | None) -> list[str]:
 
 
 def _last_word(text: str) -> tuple[str, str, str]:
-    """The text up to the word that is being typed, the quote that is open in it, and the word as the file is named."""
+    """The text before the word being typed, its open quote if any, and the word without quotes and escapes."""
     start, quote, escaped, word = 0, "", False, ""
     for index, character in enumerate(text):
         if escaped:
@@ -144,7 +144,7 @@ def _last_word(text: str) -> tuple[str, str, str]:
 
 
 def _paths(typed: str, quote: str) -> list[str]:
-    """Paths that begin so, as they must be typed; folders end with a slash."""
+    """Paths that start with `typed`, quoted or escaped for the line; folders end with a slash."""
     folder, slash, beginning = typed.rpartition("/")
     folder += slash
     found = []

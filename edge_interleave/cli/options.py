@@ -1,4 +1,4 @@
-"""Options that several commands share, one decorator each: the model, what it is shown, how its answer is drawn."""
+"""Options that several commands share, as decorators: the model, its images and videos, how it answers."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 from click.shell_completion import CompletionItem
 
-from edge_interleave.errors import UsageError
+from edge_interleave.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from edge_interleave.cli.waiting import Waiting
+    from edge_interleave.cli.status_line import StatusLine
     from edge_interleave.decoding.sampling import SamplingOptions
     from edge_interleave.model import Model
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-# As in `decoder` and `sampling`, whose import costs NumPy: tests hold them together.
+# Copies of names in `decoder` and `sampling`, whose import would load NumPy; a test compares them.
 KV_PRECISIONS = ("f16", "q8_0", "q4_0")
 SAMPLING = (
     "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed"
 )  # fmt: skip
-_CHOSEN = ("max_tokens", "stop", "frames", "pool", "tiles")
+_CHOSEN = ("max_tokens", "stop", "frames", "pool", "tiles", "schema")
+_SCHEMA_BYTES_MAX = 1 << 18
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What was chosen, as the library takes it."""
+    """Chosen options of an answer, in the library's types."""
 
     sampling: SamplingOptions
     max_tokens: int
@@ -36,11 +37,12 @@ class Choices:
     frames: int
     pool: int
     tiles: bool
+    schema: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """Which model, and how it is opened: the arguments of `load`."""
+    """The arguments of `load`."""
 
     model: str | None
     backend: str | None
@@ -48,8 +50,8 @@ class ModelChoice:
     threads: int | None
     kv_precision: str
 
-    def open(self, waiting: Waiting | None = None) -> Model:
-        """The model, loaded now. `waiting` shows that, and later how far its questions are."""
+    def open(self, waiting: StatusLine | None = None) -> Model:
+        """Load the model. `waiting` shows the loading, and later the progress of questions."""
         from edge_interleave.model import load
 
         if waiting is not None:
@@ -58,18 +60,18 @@ class ModelChoice:
 
 
 class Count(click.ParamType[int]):
-    """A whole number from 1."""
+    """A whole number of at least 1."""
 
     name = "integer"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number. Fails with the option's name where it is none."""
+        """Parse the number. Fails with the option's name for anything else."""
         try:
             number = int(value)
         except ValueError:
             number = 0
         if number < 1:
-            self.fail(f"{value} is not a whole number from 1", param, ctx)
+            self.fail(f"{value} is not a whole number of at least 1", param, ctx)
         return number
 
 
@@ -83,12 +85,12 @@ def strides(ctx: click.Context, parameter: click.Parameter, value: str | None) -
     except ValueError:
         found = (0,)
     if found is not None and min(found) < 1:
-        raise click.BadParameter(f"{value!r} is no pooling stride; give one like 2, or a pattern like 1,4,4,4")
+        raise click.BadParameter(f"{value!r} is not a pooling stride; give a number like 2, or a pattern like 1,4,4,4")
     return found
 
 
 def complete_model(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """For the shell: the models that are here, then folders."""
+    """Shell completion: stored models, else folders."""
     from edge_interleave.bundle.store import model_names
 
     names = [CompletionItem(name) for name in model_names() if name.startswith(incomplete)]
@@ -96,7 +98,7 @@ def complete_model(ctx: click.Context, parameter: click.Parameter, incomplete: s
 
 
 def complete_path(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """For the shell: files and folders."""
+    """Shell completion: files and folders."""
     return [CompletionItem(incomplete, type="file")]
 
 
@@ -107,20 +109,22 @@ def model_option(command: _F) -> _F:
         "--model",
         metavar="NAME_OR_FOLDER",
         shell_complete=complete_model,
-        help="A pulled model or a bundle (default: the embedded).",
+        help="A stored model's name or a bundle's folder.  [default: the embedded model]",
     )(command)
 
 
 def backend_option(command: _F) -> _F:
-    """`--backend`, of what runs a decoder."""
-    return click.option("--backend", metavar="NAME", help="What runs the decoder (default: the first that can).")(
-        command
-    )
+    """`--backend`."""
+    return click.option(
+        "--backend",
+        metavar="NAME",
+        help="Backend that runs the decoder: llama-cpp, mlx, ...  [default: the first one that can]",
+    )(command)
 
 
 def threads_option(command: _F) -> _F:
     """`--threads`."""
-    return click.option("--threads", type=COUNT, help="CPU threads (default: one a core).")(command)
+    return click.option("--threads", type=COUNT, help="Number of CPU threads.  [default: one per core]")(command)
 
 
 def kv_precision_option(default: str | None = "f16") -> Callable[[_F], _F]:
@@ -130,19 +134,21 @@ def kv_precision_option(default: str | None = "f16") -> Callable[[_F], _F]:
         type=click.Choice(KV_PRECISIONS, case_sensitive=False),
         default=default,
         show_default=default is not None,
-        help="Of the KV cache; less takes less memory." if default else "Of the KV cache (default: what fits best).",
+        help="Precision of the KV cache; the lower, the less memory it takes."
+        if default
+        else "Precision of the KV cache.  [default: the best that fits]",
     )
 
 
 def system_option(command: _F) -> _F:
     """`--system`."""
-    return click.option("--system", metavar="TEXT", help="A message that goes before the conversation.")(command)
+    return click.option("--system", metavar="TEXT", help="System message, placed before the conversation.")(command)
 
 
 def max_tokens_option(default: int = 256) -> Callable[[_F], _F]:
     """`--max-tokens`."""
     return click.option(
-        "--max-tokens", type=COUNT, default=default, show_default=True, help="Length of an answer at most."
+        "--max-tokens", type=COUNT, default=default, show_default=True, help="Most tokens of an answer."
     )
 
 
@@ -153,20 +159,24 @@ def window_option(default: int | None = None) -> Callable[[_F], _F]:
         type=COUNT,
         default=default,
         show_default=default is not None,
-        help="So many of the latest frames are seen.",
+        help="Number of latest frames that the model sees.",
     )
 
 
 def pool_option(command: _F) -> _F:
     """`--pool`, one stride for all."""
     return click.option(
-        "--pool", type=COUNT, default=1, show_default=True, help="Pooling stride: 2 keeps a quarter of the tokens."
+        "--pool",
+        type=COUNT,
+        default=1,
+        show_default=True,
+        help="Pooling stride: 2 keeps a quarter of the visual tokens.",
     )(command)
 
 
 def frames_option(command: _F) -> _F:
     """`--frames`, of a video."""
-    return click.option("--frames", type=COUNT, default=8, show_default=True, help="Frames taken of each video.")(
+    return click.option("--frames", type=COUNT, default=8, show_default=True, help="Frames sampled from each video.")(
         command
     )
 
@@ -177,7 +187,7 @@ def json_option(help: str = "Print one JSON object.") -> Callable[[_F], _F]:
 
 
 def model_options(command: _F) -> _F:
-    """Which model, and how it is opened; reaches the command as `opening`."""
+    """The options of `ModelChoice`; the command gets them as `opening`."""
 
     @wraps(command)
     def packed(*arguments: Any, **values: Any) -> Any:
@@ -189,27 +199,62 @@ def model_options(command: _F) -> _F:
         cast(_F, packed),
         model_option,
         backend_option,
-        click.option("--context", type=COUNT, help="Tokens that fit, answer included (default: as many as needed)."),
+        click.option("--context", type=COUNT, help="Capacity in tokens, for prompt and answer.  [default: as needed]"),
         threads_option,
         kv_precision_option(),
     )
 
 
+def schema_option(command: _F) -> _F:
+    """`--schema`, which reaches the command as the schema itself."""
+    return click.option(
+        "--schema",
+        metavar="FILE",
+        callback=_schema,
+        shell_complete=complete_path,
+        help="Answer in JSON that this JSON Schema allows.",
+    )(command)
+
+
+def _schema(ctx: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    import json
+
+    try:
+        with open(value, encoding="utf-8") as file:
+            found = json.loads(file.read(_SCHEMA_BYTES_MAX + 1))
+    except OSError as error:
+        raise InputError(f"{value}: {error.strerror}; give a file that holds a JSON Schema") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{value}: not JSON ({error}); give a file that holds a JSON Schema") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{value}: not a JSON object; give a file that holds a JSON Schema")
+    return found
+
+
 def media_options(command: _F) -> _F:
-    """What the model is shown."""
+    """Images and videos for the model."""
     path = click.Path(allow_dash=True)  # as text: `Path` would make one slash of an address's two
     return _decorated(
         command,
-        click.option("-i", "--image", type=path, multiple=True, help="An image; repeat it for more."),
-        click.option("--video", type=path, multiple=True, help="A video, an animation or a folder of pictures."),
+        click.option("-i", "--image", type=path, multiple=True, help="An image; repeat the option for more."),
+        click.option(
+            "--video",
+            type=path,
+            multiple=True,
+            help="A video, an animation or a folder of pictures; repeat the option for more.",
+        ),
         frames_option,
         pool_option,
-        click.option("--tiles", is_flag=True, help="A large image as overview plus tiles."),
+        click.option(
+            "--tiles", is_flag=True, help="Show each large image as an overview plus tiles, for small details."
+        ),
     )
 
 
 def answer_options(command: _F) -> _F:
-    """How the answer is drawn, and when it ends; with what `media_options` says it reaches the command as `chosen`."""
+    """How to sample the answer, and when to end it; with `media_options`, the command gets them as `chosen`."""
 
     @wraps(command)
     def packed(*arguments: Any, **values: Any) -> Any:
@@ -218,7 +263,7 @@ def answer_options(command: _F) -> _F:
         try:
             sampling = SamplingOptions(**{name: values.pop(name) for name in SAMPLING})
         except UsageError as error:
-            # The library names its parameter first.
+            # The library's message starts with the parameter's name.
             name, _, why = str(error).partition(" ")
             raise UsageError(f"--{name.replace('_', '-')} {why}") from error
         values["chosen"] = Choices(sampling, **{name: values.pop(name) for name in _CHOSEN})
@@ -228,19 +273,43 @@ def answer_options(command: _F) -> _F:
         cast(_F, packed),
         max_tokens_option(),
         click.option("--stop", metavar="TEXT", multiple=True, help="End the answer before this text."),
-        click.option("--temperature", type=float, default=0.0, show_default=True, help="0: the likeliest answer."),
-        click.option("--top-p", type=float, default=1.0, help="Draw from the likeliest tokens that sum to this."),
-        click.option("--top-k", type=int, default=0, help="Draw from so many tokens; 0: from all."),
-        click.option("--min-p", type=float, default=0.0, help="Draw from tokens this likely beside the likeliest."),
+        click.option(
+            "--temperature",
+            type=float,
+            default=0.0,
+            show_default=True,
+            help="Randomness of the answer; 0 always takes the likeliest token.",
+        ),
+        click.option(
+            "--top-p",
+            type=float,
+            default=1.0,
+            help="Sample only from the likeliest tokens with this total probability.",
+        ),
+        click.option("--top-k", type=int, default=0, help="Sample only from this many likeliest tokens; 0: from all."),
+        click.option(
+            "--min-p",
+            type=float,
+            default=0.0,
+            help="Sample only from tokens at least this likely, relative to the likeliest.",
+        ),
         click.option(
             "--repetition-penalty",
             type=float,
             default=1.0,
-            help="Above 1: tokens that stand in the prompt or in the answer so far become less likely.",
+            help="Penalise tokens that occur in the prompt or the answer so far; 1 disables it.",
         ),
-        click.option("--presence-penalty", type=float, default=0.0, help="Off the logits of tokens said already."),
-        click.option("--frequency-penalty", type=float, default=0.0, help="The same, for each time they were said."),
-        click.option("--seed", type=int, help="The same seed, the same answer."),
+        schema_option,
+        click.option(
+            "--presence-penalty",
+            type=float,
+            default=0.0,
+            help="Subtract this from the logit of every token already in the answer.",
+        ),
+        click.option(
+            "--frequency-penalty", type=float, default=0.0, help="The same, times how often the token occurred."
+        ),
+        click.option("--seed", type=int, help="Seed of the sampling; the same seed gives the same answer."),
     )
 
 

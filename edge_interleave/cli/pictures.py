@@ -1,6 +1,6 @@
-"""Pictures on a terminal and on a sheet: rows of them, shown inline where the terminal can, saved as one file.
+"""Shows pictures in a terminal, and saves contact sheets.
 
-Inline: kitty's graphics protocol, iTerm2's, or half blocks in colour. Knows nothing about models.
+In a terminal: kitty's graphics protocol, iTerm2's, or half blocks in colour.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from edge_interleave.errors import InputError, UsageError
 from edge_interleave.util.atomic_file import atomic_file, check_writable
 
 TILE = 112
-"""Side of one picture in a row, pixels."""
+"""Side of a picture in a row, in pixels."""
 _GAP = 8
 _SHEET_WIDTH = 8 * (TILE + _GAP) + 3 * _GAP
 SHEET_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-"""Suffix to what Pillow calls the format."""
+"""File suffix to Pillow's name of the format."""
 _PAPER, _INK, _QUIET = (250, 250, 247), (33, 37, 41), (110, 117, 124)
 _REMEDY = "give a name in another folder"
 _KITTY_CHUNK = 4096
@@ -39,7 +39,7 @@ class SheetPart:
     title: str
     pictures: Sequence[Image.Image]
     lines: Sequence[tuple[str, str]]
-    """Question and answer, each."""
+    """Pairs of question and answer."""
 
 
 def row(pictures: Sequence[Image.Image]) -> Image.Image:
@@ -60,7 +60,7 @@ def check_sheet(path: Path) -> None:
     Raises UsageError for an ending that is not in SHEET_FORMATS, InputError if the folder cannot be written.
     """
     if path.suffix.lower() not in SHEET_FORMATS:
-        raise UsageError(f"{path}: a sheet is a picture; give a name that ends in {', '.join(SHEET_FORMATS)}")
+        raise UsageError(f"{path}: the sheet is a picture; give a name that ends in {', '.join(SHEET_FORMATS)}")
     if path.is_dir() or (path.exists() and not path.is_file()):
         raise InputError(f"{path}: not a file that can be replaced; give another name")
     check_writable(path, _REMEDY)
@@ -84,7 +84,7 @@ def save_sheet(path: Path, heading: str, parts: Sequence[SheetPart]) -> None:
 
 
 def show(console: Console, picture: Image.Image) -> bool:
-    """Show a picture on the terminal; False, with nothing shown, where it cannot."""
+    """Show a picture in the terminal; returns False and shows nothing if the terminal cannot."""
     if not console.is_terminal or console.is_dumb_terminal or not console.encoding.startswith("utf"):
         return False
     sequence = escape_sequence(picture, os.environ)
@@ -99,7 +99,7 @@ def show(console: Console, picture: Image.Image) -> bool:
 
 
 def escape_sequence(picture: Image.Image, environment: Mapping[str, str]) -> str | None:
-    """What draws the picture on the terminal that the environment names; None where it knows no such sequence."""
+    """The escape sequence that draws the picture in the terminal named by the environment; None if it has none."""
     program = environment.get("TERM_PROGRAM", "")
     if "TMUX" in environment or environment.get("TERM", "").startswith("screen"):
         return None
@@ -119,7 +119,7 @@ def escape_sequence(picture: Image.Image, environment: Mapping[str, str]) -> str
 
 
 def half_blocks(picture: Image.Image, width: int) -> Text:
-    """The picture as characters, `width` of them in a row, each of two pixels one above the other."""
+    """The picture as text, `width` characters in a row; a character shows two pixels, one above the other."""
     height = max(2, picture.height * width // picture.width // 2 * 2)
     pixels = picture.convert("RGB").resize((width, height), Image.Resampling.BOX)
     text = Text(no_wrap=True, end="")
@@ -151,7 +151,7 @@ def _part(part: SheetPart) -> Image.Image:
 
 
 def _text(text: str, points: int, colour: tuple[int, int, int]) -> Image.Image:
-    """A text, wrapped to the sheet's width."""
+    """A picture of a text, wrapped to the sheet's width."""
     font = ImageFont.load_default(points)
     most = _SHEET_WIDTH - 4 * _GAP
     lines, line = [], ""

@@ -1,4 +1,4 @@
-"""`edge-interleave plan`: what a live window can hold in so much memory, and what it costs."""
+"""`edge-interleave plan`: how many frames a live window can hold in a memory limit, and what each part costs."""
 
 from __future__ import annotations
 
@@ -22,37 +22,34 @@ from edge_interleave.cli.options import (
     window_option,
 )
 from edge_interleave.errors import UsageError
+from edge_interleave.planning.goals import COVERAGE, GOALS, LATENCY, PRESETS
 
 if TYPE_CHECKING:
-    from edge_interleave.planning.planner import Plan
-
-# As in `budget`, whose import costs NumPy: a test holds them together.
-GOALS = ("coverage", "detail", "latency")
-PRESETS = ("10-full", "16-full", "40-pooled", "64-pooled")
+    from edge_interleave.planning.plan import Plan
 
 
 def pixels(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:
-    """A picture's width and height."""
+    """Callback of a click option: width and height in pixels. Raises BadParameter for other texts."""
     width, _, height = value.lower().partition("x")
     if not (width.isdecimal() and height.isdecimal() and 0 < int(width) <= 1 << 15 and 0 < int(height) <= 1 << 15):
-        raise click.BadParameter(f"{value!r} is no size in pixels; give one like 1280x720")
+        raise click.BadParameter(f"{value!r} is not a size in pixels; give one like 1280x720")
     return int(width), int(height)
 
 
 @click.command()
 @click.argument("model", required=False, shell_complete=complete_model)
-@click.option("--memory", metavar="SIZE", help="2GB, 800MB, or 50% of what is free (default: no limit).")
-@click.option("--goal", type=click.Choice(GOALS), default="coverage", show_default=True, help="What to spend it on.")
-@click.option("--preset", type=click.Choice(PRESETS), help="A window of the LLaVA-NeXT-Interleave paper instead.")
-@click.option("--within", callback=duration, metavar="TIME", help="With --goal latency: for each new frame.")
+@click.option("--memory", metavar="SIZE", help="2GB, 800MB, or 50% of the free memory (default: no limit).")
+@click.option("--goal", type=click.Choice(GOALS), default=COVERAGE, show_default=True, help="What to spend memory on.")
+@click.option("--preset", type=click.Choice([*PRESETS]), help="Instead: a window of the LLaVA-NeXT-Interleave paper.")
+@click.option("--within", callback=duration, metavar="TIME", help="With --goal latency: the time for each new frame.")
 @window_option()
-@click.option("--pool", callback=strides, help="Pooling stride, or a pattern: 1,4,4,4 has key frames in full.")
+@click.option("--pool", callback=strides, help="Pooling stride, or a pattern: 1,4,4,4 keeps each fourth frame full.")
 @kv_precision_option(None)
-@click.option("--frame-size", callback=pixels, default="1280x720", show_default=True, help="Of the source's frames.")
+@click.option("--frame-size", callback=pixels, default="1280x720", show_default=True, help="The source's frame size.")
 @click.option(
     "--source",
     shell_complete=complete_path,
-    help="What will be watched: a camera or a stream may have a process of its own.",
+    help="The source: a camera or a stream may be read by a process of its own.",
 )
 @backend_option
 @threads_option
@@ -72,21 +69,21 @@ def plan(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """What a live window of MODEL (default: the embedded one) can hold in so much memory, and what that costs.
+    """Plan a live window of MODEL (default: the embedded one) for a memory limit, and show what each part costs.
 
-    coverage: many frames, pooled to a quarter. detail: fewer frames, unpooled, which the paper found better at as many
+    coverage: many frames, pooled to a quarter. detail: fewer frames, unpooled; the paper found this better at as many
     visual tokens. latency: the least pooling that keeps the time for each new frame (--within).
 
-    What the model takes by itself is found out by running it for a moment.
+    The command runs the model for some seconds to measure its memory.
     """
-    if (goal == "latency") != (within is not None):
-        raise UsageError("--goal latency needs --within, the time that a new frame may take, and only that goal does")
-    if preset is not None and (window is not None or pool is not None or goal != GOALS[0]):
-        raise UsageError("--preset says --goal, --window and --pool itself; give it alone")
-    from edge_interleave.planning import planner as budget
+    if (goal == LATENCY) != (within is not None):
+        raise UsageError("--goal latency, and only that goal, needs --within, the time that a new frame may take")
+    if preset is not None and (window is not None or pool is not None or goal != COVERAGE):
+        raise UsageError("--preset sets --goal, --window and --pool; leave those out")
+    from edge_interleave.planning import planner
 
     bundle = open_bundle(store.resolve(model))
-    made = budget.plan(
+    made = planner.plan(
         bundle,
         memory,
         goal,
@@ -107,7 +104,7 @@ def plan(
     out.print(output.table(("", ""), _rows(bundle, made)))
     out.print()
     costs = [(cost.name, output.size(cost.bytes)) for cost in made.costs]
-    out.print(output.table(("peak memory", "size"), [*costs, ("in all", output.size(made.estimate))], right=("size",)))
+    out.print(output.table(("peak memory", "size"), [*costs, ("total", output.size(made.estimate))], right=("size",)))
 
 
 def _rows(bundle: Bundle, made: Plan) -> list[tuple[str, str]]:

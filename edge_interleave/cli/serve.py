@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -18,9 +17,6 @@ from edge_interleave.cli.options import (
     threads_option,
 )
 from edge_interleave.errors import BackendError, InputError, UsageError
-
-if TYPE_CHECKING:
-    from edge_interleave.serve.settings import Settings
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _KEYS_BYTES_MAX = 1 << 16
@@ -99,13 +95,15 @@ def serve(
         raise BackendError(f"packages are missing ({error}); pip install 'edge-interleave[serve]'") from error
     from edge_interleave.planning.system_memory import parse_memory
     from edge_interleave.serve.run import serve as run
-    from edge_interleave.serve.settings import Settings
+    from edge_interleave.serve.settings import Settings, limits_within
 
-    settings: Settings = Settings(
+    size = None if memory is None else parse_memory(memory)
+    settings = Settings(
         models=models or (None,),
         host=host,
         port=port,
-        memory=None if memory is None else parse_memory(memory),
+        memory=size,
+        limits=limits_within(size),
         sessions=sessions,
         exact=exact,
         keep_alive_s=keep_alive,

@@ -1,4 +1,4 @@
-"""`edge-interleave watch`: a camera, a video, a folder or a stream, asked about for as long as it goes on."""
+"""`edge-interleave watch`: ask about a camera, a video, a folder or a stream, or be alerted by it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from click.core import ParameterSource
 
+from edge_interleave.alerts.alarm import Alarm
 from edge_interleave.alerts.command import Command
 from edge_interleave.alerts.events import EventFolder
 from edge_interleave.alerts.outbox import Delivery, Outbox
-from edge_interleave.alerts.rule import Alarm, Rule
+from edge_interleave.alerts.rule import Rule
 from edge_interleave.alerts.webhook import Webhook
 from edge_interleave.cli import output
 from edge_interleave.cli.durations import duration
-from edge_interleave.cli.interrupts import set_by_interrupt
+from edge_interleave.cli.interrupts import interrupt_event
 from edge_interleave.cli.options import (
     COUNT,
     ModelChoice,
@@ -28,67 +29,77 @@ from edge_interleave.cli.options import (
     json_option,
     max_tokens_option,
     model_options,
+    schema_option,
     strides,
     system_option,
     window_option,
 )
-from edge_interleave.cli.waiting import Waiting
-from edge_interleave.cli.watch_looks import AskNowAndThen, LookOut, Looks
-from edge_interleave.cli.watch_views import Outlasting, View, open_view, stats_lines
+from edge_interleave.cli.status_line import StatusLine
+from edge_interleave.cli.watch_handlers import FrameHandler, PeriodicAsker, RuleWatcher
+from edge_interleave.cli.watch_views import Outlasting, open_view, stats_lines
 from edge_interleave.errors import UsageError
-from edge_interleave.planning.system_memory import in_words
+from edge_interleave.planning.system_memory import format_memory
 
 if TYPE_CHECKING:
     from edge_interleave.live.live import Live
     from edge_interleave.live.stats import LiveStats
-    from edge_interleave.media.reader import SourceStatus
+    from edge_interleave.options import AnswerOptions
     from edge_interleave.planning.plan import Plan
 
 ASK_EVERY_S = 2.0
-DELIVERY_PATIENCE_S = 60.0
-"""At a source's end, for alerts that are still under way."""
+DELIVERY_WAIT_S = 60.0
+"""At the source's end, how long alerts that are still queued are waited for."""
 _TICK_S = 0.1
 _OUT = Path("edge-interleave-events")
-_ONLY_WHEN = ("above", "looks", "below", "command", "webhook")
+_RULE_OPTIONS = ("above", "checks", "below", "command", "webhook")
 
 
 @click.command()
 @click.argument("source", shell_complete=complete_path)
-@click.option("--ask", "question", metavar="QUESTION", help="Ask this again and again.")
+@click.option("--ask", "question", metavar="QUESTION", help="Ask this at intervals.")
 @click.option("--when", "when", metavar="QUESTION", help="Raise an alert when the answer to this becomes yes.")
 @click.option(
     "--every",
     callback=duration,
     metavar="TIME",
-    help="How often: 500ms, 2s, 1m (default: 2s; with --when each frame).",
+    help="Interval: 500ms, 2s, 1m (default: 2s; with --when every frame).",
 )
 @click.option(
-    "--above", type=click.FloatRange(0, 1), default=0.8, show_default=True, help="Probability of yes that counts."
+    "--above",
+    type=click.FloatRange(0, 1),
+    default=0.8,
+    show_default=True,
+    help="Probability of yes from which a check counts.",
 )
-@click.option("--for", "looks", type=COUNT, default=3, show_default=True, help="So many looks in a row raise an alert.")
+@click.option("--for", "checks", type=COUNT, default=3, show_default=True, help="Checks in a row that raise an alert.")
 @click.option(
-    "--below", type=click.FloatRange(0, 1), help="Below this the alert is over, and another may come (default: 0.5)."
+    "--below", type=click.FloatRange(0, 1), help="Below this the alert ends and another can follow (default: 0.5)."
 )
 @click.option("--exec", "command", metavar="COMMAND", help="Run this for each alert, without a shell (see above).")
-@click.option("--webhook", metavar="URL", help="Post each alert there, as JSON.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Where events and frames are kept.")
+@click.option("--webhook", metavar="URL", help="Post each alert to this URL, as JSON.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for events and their frames.")
 @window_option(8)
 @click.option("--pool", callback=strides, default="2", show_default=True, help="Pooling stride, or a pattern: 1,4,4,4.")
 @click.option(
-    "--mode", type=click.Choice(["sliding", "exact"]), default="sliding", show_default=True, help="exact: slow."
+    "--mode",
+    type=click.Choice(["sliding", "exact"]),
+    default="sliding",
+    show_default=True,
+    help="exact recomputes the window for each question.",
 )
 @click.option("--keep-answers", is_flag=True, help="The model sees its last few answers.")
-@click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="At most so many frames a second.")
+@click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="Frames per second, at most.")
 @click.option("--change", type=click.FloatRange(min=0), help="Skip frames that differ less than this from the last.")
 @click.option(
-    "--memory", metavar="SIZE", help="Stay within 2GB, 800MB or 50% of what is free; plans frames and pooling."
+    "--memory", metavar="SIZE", help="Stay within 2GB, 800MB or 50% of the free memory: plans frames and pooling."
 )
-@click.option("--realtime", is_flag=True, help="A video plays at its own pace.")
+@click.option("--realtime", is_flag=True, help="Play a video at its own speed.")
 @model_options
 @system_option
 @max_tokens_option()
-@click.option("--stats", "with_stats", is_flag=True, help="Show what it cost at the end, on stderr.")
-@json_option("Print one JSON object a line.")
+@schema_option
+@click.option("--stats", "with_stats", is_flag=True, help="Print figures at the end, on stderr.")
+@json_option("Print each event as one line of JSON.")
 @click.pass_context
 def watch(
     ctx: click.Context,
@@ -98,7 +109,7 @@ def watch(
     when: str | None,
     every: float | None,
     above: float,
-    looks: int,
+    checks: int,
     below: float | None,
     command: str | None,
     webhook: str | None,
@@ -113,34 +124,36 @@ def watch(
     realtime: bool,
     system: str | None,
     max_tokens: int,
+    schema: dict[str, Any] | None,
     with_stats: bool,
     as_json: bool,
     opening: ModelChoice,
 ) -> None:
     """Watch SOURCE: camera:0, a video, a folder that fills up, http(s)://... (MJPEG) or rtsp://...
 
-    With --ask, answers come as the frames do. With --when, an alert is raised where the probability of yes has been at
-    or above --above for --for looks in a row, and no other until it has been below --below: a line of JSON with the
-    frames that raised it, in --out (default: ./edge-interleave-events).
+    --ask answers a question about the latest frames, at intervals. --when checks a yes-or-no question on every frame
+    and raises an alert after --for checks in a row with a probability of yes of --above or more; the next alert can
+    come after a check below --below. Each alert is saved in --out (default: ./edge-interleave-events) as a line of
+    JSON, with the frames that raised it.
 
-    --exec runs a program, and what it prints goes to stderr. In its arguments {time}, {probability}, {question},
-    {number}, {frame}, {frames} and {json} stand for the alert's time, probability, question, frame number, newest saved
-    picture, all saved pictures, and line.
+    --exec runs a program; its output goes to stderr. Its arguments may contain {time}, {probability}, {question},
+    {number} (of the frame), {frame} (the newest saved picture), {frames} (all saved pictures) and {json} (the alert's
+    line).
 
-    A video ends the watch when it is through, with exit code 0; ctrl-C ends it at once, with 130.
+    The watch ends with exit code 0 at the end of a video, and with 130 on ctrl-C.
     """
     if question is not None and when is not None:
-        raise UsageError("give --ask or --when, not both; start a second watch for the other")
+        raise UsageError("give --ask or --when, not both; start a second watch for the other one")
     if question is None and when is None:
-        raise UsageError("give a question to ask again and again (--ask), or one to be alerted by (--when)")
+        raise UsageError("give a question: --ask to get answers, --when to get alerts")
     if below is not None and below > above:
         raise UsageError(f"--below must be at most --above ({above:g}), not {below:g}")
-    rule = None if when is None else Rule(when, above, looks, below)
+    rule = None if when is None else Rule(when, above, checks, below)
     if rule is None:
-        _refuse(ctx, _ONLY_WHEN, "is about alerts; it goes with --when")
+        _refuse(ctx, _RULE_OPTIONS, "is about alerts; it goes with --when")
     else:
-        _refuse(ctx, ("max_tokens",), "is about answers; it goes with --ask")
-    deliveries: list[Delivery] = [] if command is None else [Command(command, say=lambda line: view.say(line))]
+        _refuse(ctx, ("max_tokens", "schema"), "is about answers; it goes with --ask")
+    deliveries: list[Delivery] = [] if command is None else [Command(command, on_output=lambda line: view.note(line))]
     deliveries += [] if webhook is None else [Webhook(webhook)]
     from edge_interleave.media.sources.open import open_source
 
@@ -151,46 +164,46 @@ def watch(
     view = outlasting or view
 
     with ExitStack() as stack:
-        folder = None if out is None else stack.enter_context(closing(EventFolder(out, view.say)))
+        folder = None if out is None else stack.enter_context(closing(EventFolder(out, view.note)))
         if memory is None:
-            with Waiting() as waiting:
+            with StatusLine() as waiting:
                 opened = opening.open(waiting)
         else:
             planned = _planned(ctx, source, memory, window, pool, keep_answers, opening)
-            view.say(
-                f"{planned.frames} frames, pooling {','.join(map(str, planned.pool))}, in {in_words(planned.estimate)}"
-            )
+            pooling = ",".join(map(str, planned.pool))
+            view.note(f"{planned.frames} frames, pooling {pooling}, in {format_memory(planned.estimate)}")
             window, pool, opened = planned.frames, planned.pool, planned.open()
         stack.enter_context(opened)
         live = opened.live(window, pool, mode=mode, keep_answers=keep_answers, system=system)
         stack.enter_context(live)
-        outboxes = [stack.enter_context(closing(Outbox(delivery, view.say))) for delivery in deliveries]
-        interrupted = stack.enter_context(set_by_interrupt())
-        stack.enter_context(output.abandoned_by(interrupted))
-        looker: Looks
+        outboxes = [stack.enter_context(closing(Outbox(delivery, view.note))) for delivery in deliveries]
+        interrupted = stack.enter_context(interrupt_event())
+        stack.enter_context(output.abandon_stdout_on(interrupted))
+        handler: FrameHandler
         if rule is None:
-            looker = AskNowAndThen(live, str(question), every or ASK_EVERY_S, view, folder, interrupted, max_tokens)
+            options: AnswerOptions = {"max_tokens": max_tokens, "schema": schema, "cancel": interrupted}
+            handler = PeriodicAsker(live, str(question), every or ASK_EVERY_S, view, folder, options)
         else:
-            looker = LookOut(live, Alarm(rule, folder, outboxes), every or 0.0, view, interrupted)
-            view.say(f"alerts are kept in {out}")
+            handler = RuleWatcher(live, Alarm(rule, folder, outboxes), every or 0.0, view, interrupted)
+            view.note(f"alerts are saved in {out}")
         view.begin(live)
         stack.callback(view.close)
         live.watch(
             frames,
             fps=fps,
             change=change,
-            on_frame=looker.frame,
-            on_unchanged=None if rule is None else looker.unchanged,
-            on_status=lambda status: _show_status(view, status),
+            on_frame=handler.frame,
+            on_unchanged=None if rule is None else handler.unchanged,
+            on_status=view.status,
         )
-        _until_the_end(live, looker, outboxes, interrupted)
+        _wait_for_end(live, handler, outboxes, interrupted)
         view.close()
         figures, error = live.stats(), live.error
         live.close()
         for outbox in outboxes:
             outbox.close()
-        with suppress(output.Abandoned):
-            _tell(figures, folder, outboxes, as_json, with_stats)
+        with suppress(output.AbandonedError):
+            _report(figures, folder, outboxes, as_json, with_stats)
     if interrupted.is_set():
         raise KeyboardInterrupt
     if error is not None:
@@ -208,13 +221,13 @@ def _planned(
     keep_answers: bool,
     opening: ModelChoice,
 ) -> Plan:
-    """A window that fits into the memory; what was not given on the command line is the plan's to choose."""
+    """Plan a window that fits into the memory. The plan chooses what the command line does not give."""
     from edge_interleave.bundle.manifest import open_bundle
     from edge_interleave.bundle.store import resolve
     from edge_interleave.planning.planner import plan
 
     if _given(ctx, "context"):
-        raise UsageError("with --memory the context is planned; leave --context out")
+        raise UsageError("--memory plans the context; leave --context out")
     return plan(
         open_bundle(resolve(opening.model)),
         memory,
@@ -239,28 +252,23 @@ def _refuse(ctx: click.Context, names: Sequence[str], why: str) -> None:
             raise UsageError(f"{parameter.opts[0]} {why}")
 
 
-def _until_the_end(live: Live, looker: Looks, outboxes: Sequence[Outbox], interrupted: threading.Event) -> None:
-    """Until the source has ended and all is said and delivered, or until ctrl-C."""
+def _wait_for_end(live: Live, handler: FrameHandler, outboxes: Sequence[Outbox], interrupted: threading.Event) -> None:
+    """Wait until the source has ended and all alerts are delivered, or until ctrl-C."""
     while not live.ended:
         if interrupted.wait(_TICK_S):
             return
     if live.error is None:
-        looker.end()
-    until = time.monotonic() + DELIVERY_PATIENCE_S
-    while not all(outbox.idle for outbox in outboxes) and time.monotonic() < until:
+        handler.end()
+    deadline = time.monotonic() + DELIVERY_WAIT_S
+    while not all(outbox.idle for outbox in outboxes) and time.monotonic() < deadline:
         if interrupted.wait(_TICK_S):
             return
 
 
-def _show_status(view: View, status: SourceStatus) -> None:
-    view.say(status.line)
-    view.status(status)
-
-
-def _tell(
+def _report(
     stats: LiveStats, folder: EventFolder | None, outboxes: Sequence[Outbox], as_json: bool, with_stats: bool
 ) -> None:
-    """What it cost and what became of the alerts; losses are said in any case."""
+    """Print the figures and the deliveries; lost alerts and events are always reported."""
     delivered = {outbox.name: outbox.stats() for outbox in outboxes}
     unwritten = folder.unwritten if folder else 0
     if as_json:

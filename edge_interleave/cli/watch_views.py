@@ -1,6 +1,6 @@
-"""How a watch shows itself: plain lines, lines of JSON, or a live view on a terminal. Knows nothing about models.
+"""Shows the events of a watch: as plain lines, as JSON lines, or on a live screen.
 
-Results go to stdout, what is said about the watch itself to stderr; on the live view all of it is above the picture.
+Events go to stdout, notes about the watch itself to stderr; on the screen both scroll above the picture.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live as RichLive
 from rich.text import Text
 
-from edge_interleave.alerts.events import Alert, Answered, Event, Looked, now
+from edge_interleave.alerts.events import Alert, Answered, Checked, Event, now
 from edge_interleave.cli import output
 from edge_interleave.cli.durations import clock
 from edge_interleave.cli.pictures import half_blocks
@@ -30,69 +30,70 @@ _REFRESHES_PER_S = 4
 
 
 class View(Protocol):
-    """Where events are shown. Called from one thread at a time, `say` from any."""
+    """Shows events. `note` and `status` may be called from any thread, the rest from one at a time."""
 
     def piece(self, text: str) -> None:
-        """A piece of an answer, as it comes."""
+        """Show the next piece of an answer."""
         ...
 
     def show(self, event: Event) -> None:
-        """Something happened."""
+        """Show an event."""
         ...
 
-    def say(self, line: str) -> None:
-        """A line for the user about the watch itself."""
+    def note(self, line: str) -> None:
+        """Show a line about the watch itself."""
         ...
 
     def status(self, status: SourceStatus) -> None:
-        """Something happened to the source. `say` gets its line as well."""
+        """Show that the source was lost, came back, froze or was damaged."""
         ...
 
     def begin(self, live: Live) -> None:
-        """Frames come into this window from now on."""
+        """Start: frames come into this window from now on."""
         ...
 
     def close(self) -> None:
-        """Nothing more comes. A second call does nothing."""
+        """Stop. A second call does nothing."""
         ...
 
 
 class Lines:
-    """A line for each answer, alert, and end of an alert."""
+    """Writes a line for each answer, alert, and end of an alert."""
 
     def __init__(self) -> None:
         self._raised = False
 
     def piece(self, text: str) -> None:
-        """Lines are written whole."""
+        """Do nothing: the whole answer is one line."""
 
     def show(self, event: Event) -> None:
-        """Write its line, where it has one."""
+        """Write the event's line, if it has one."""
         line = _line(event, self._raised)
-        if isinstance(event, Looked):
+        if isinstance(event, Checked):
             self._raised = event.raised
         if line:
             output.write(f"{line}\n")
 
-    def say(self, line: str) -> None:
-        """To stderr."""
+    def note(self, line: str) -> None:
+        """Write to stderr."""
         output.note(line)
 
     def status(self, status: SourceStatus) -> None:
-        """Its line says it."""
+        """Write the status to stderr."""
+        output.note(status.line)
 
     def begin(self, live: Live) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
 class JsonLines:
-    """Each event, looks included, as one line of JSON."""
+    """Writes each event, checks included, as one line of JSON."""
 
     def __init__(self) -> None:
-        # What happens to a source comes from another thread than what is seen in its frames.
+        # Events come from two threads: the window's, and the one that reads the source.
         self._writing = threading.Lock()
 
     def _write(self, value: dict[str, Any]) -> None:
@@ -100,83 +101,84 @@ class JsonLines:
             output.print_json(value)
 
     def piece(self, text: str) -> None:
-        """Events are written whole."""
+        """Do nothing: the answer is written whole, as an event."""
 
     def show(self, event: Event) -> None:
-        """Write it."""
+        """Write the event."""
         self._write(event.event())
 
-    def say(self, line: str) -> None:
-        """To stderr."""
+    def note(self, line: str) -> None:
+        """Write to stderr."""
         output.note(line)
 
     def status(self, status: SourceStatus) -> None:
-        """Write it."""
+        """Write the status as a `source` event, and its line to stderr."""
+        output.note(status.line)
         found = asdict(status)
         if status.file is None:
             del found["file"]
         self._write({"event": "source", "time": now(), **found})
 
     def begin(self, live: Live) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
 class Outlasting:
-    """Another view, and the watch goes on where stdout is lost: for events that are kept or delivered elsewhere too."""
+    """Wraps a view so that the watch outlasts stdout: for events that are also saved or delivered."""
 
     def __init__(self, view: View) -> None:
         self.lost: output.OutputError | None = None
-        """Why results can no longer be written to stdout; None while they can."""
+        """The error that ended writing to stdout; None if there was none."""
         self._view = view
 
     def piece(self, text: str) -> None:
-        """As the view does."""
+        """As the view."""
         self._view.piece(text)
 
     def show(self, event: Event) -> None:
-        """As the view does; where stdout is lost, that is said once, and nothing is shown any more."""
+        """As the view. If stdout is lost, note it once and show no more events."""
         try:
             self._view.show(event)
-        except output.Abandoned:
+        except output.AbandonedError:
             raise
         except output.OutputError as error:
             self.lost = error
-            self.say(f"{error}; the watch goes on")
+            self.note(f"{error}; the watch goes on")
 
-    def say(self, line: str) -> None:
-        """As the view does."""
-        self._view.say(line)
+    def note(self, line: str) -> None:
+        """As the view."""
+        self._view.note(line)
 
     def status(self, status: SourceStatus) -> None:
-        """As the view does, for as long as stdout is there."""
+        """As the view, while stdout can be written."""
         with suppress(output.OutputError):
             self._view.status(status)
 
     def begin(self, live: Live) -> None:
-        """As the view does."""
+        """As the view."""
         self._view.begin(live)
 
     def close(self) -> None:
-        """As the view does."""
+        """As the view."""
         self._view.close()
 
 
 class Screen:
-    """On a terminal: the newest frame, the answer as it comes, rates and memory; what is past scrolls away above."""
+    """A live screen on a terminal: the newest frame, the growing answer, rates and memory; past events scroll above."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._watched: Live | None = None
         self._shown: RichLive | None = None
         self._pending = ""
-        self._look: Looked | None = None
+        self._check: Checked | None = None
         self._drawn: tuple[Frame | None, Text] = (None, Text())
 
     def begin(self, live: Live) -> None:
-        """Show the view, and keep it fresh."""
+        """Show the screen and refresh it from now on."""
         self._watched = live
         self._shown = RichLive(
             console=self._console, get_renderable=self._render, refresh_per_second=_REFRESHES_PER_S, transient=False
@@ -184,27 +186,28 @@ class Screen:
         self._shown.start(refresh=True)
 
     def piece(self, text: str) -> None:
-        """Shown with the next refresh."""
+        """Add the piece; the next refresh shows it."""
         self._pending += text
 
     def show(self, event: Event) -> None:
-        """What is to be remembered scrolls away above; a look changes the view only."""
-        line = _line(event, self._look is not None and self._look.raised)
+        """Print the event above the screen, if it has a line; a check only changes the screen."""
+        line = _line(event, self._check is not None and self._check.raised)
         self._pending = ""
-        if isinstance(event, Looked):
-            self._look = event
+        if isinstance(event, Checked):
+            self._check = event
         if line:
             self._console.print(output.printable(line), style="bold red" if isinstance(event, Alert) else "")
 
-    def say(self, line: str) -> None:
-        """Above the picture."""
+    def note(self, line: str) -> None:
+        """Print above the screen."""
         self._console.print(output.printable(line), style="dim")
 
     def status(self, status: SourceStatus) -> None:
-        """Its line says it."""
+        """Print the status above the screen."""
+        self.note(status.line)
 
     def close(self) -> None:
-        """Leave the last view on the terminal."""
+        """Stop refreshing; the last screen stays."""
         if self._shown is not None:
             self._shown.stop()
 
@@ -213,13 +216,13 @@ class Screen:
         parts: list[RenderableType] = [self._picture(self._watched.latest)]
         if self._pending:
             parts.append(Text(output.printable(self._pending)))
-        look = self._look
-        if look is not None:
-            filled = round(look.probability * 20)
+        check = self._check
+        if check is not None:
+            filled = round(check.probability * 20)
             parts.append(
                 Text(
-                    f"{'█' * filled}{'░' * (20 - filled)} {look.probability:.2f}{'  alert' if look.raised else ''}",
-                    style="red" if look.raised else "",
+                    f"{'█' * filled}{'░' * (20 - filled)} {check.probability:.2f}{'  alert' if check.raised else ''}",
+                    style="red" if check.raised else "",
                 )
             )
         parts.append(Text(rates(self._watched.stats()), style="dim"))
@@ -231,7 +234,7 @@ class Screen:
         if self._console.color_system not in ("truecolor", "256") or self._console.no_color:
             return Text(f"frame at {clock(frame.time_s)}, {frame.image.width} x {frame.image.height}", style="dim")
         if self._drawn[0] is not frame:
-            # Rows are half as many as pixels, and a view higher than the terminal would not stay in its place.
+            # A text row shows two rows of pixels. A screen taller than the terminal would scroll.
             rows = max(4, self._console.height - 8)
             width = min(_PICTURE_WIDTH, self._console.width, 2 * rows * frame.image.width // frame.image.height)
             self._drawn = (frame, half_blocks(frame.image, max(2, width)))
@@ -239,7 +242,7 @@ class Screen:
 
 
 def open_view(as_json: bool) -> View:
-    """JSON where it is asked for, the live view on a terminal, plain lines elsewhere."""
+    """JSON lines if asked for, the live screen on a terminal, plain lines elsewhere."""
     if as_json:
         return JsonLines()
     console = output.out()
@@ -247,7 +250,7 @@ def open_view(as_json: bool) -> View:
 
 
 def rates(stats: LiveStats) -> str:
-    """Two lines, of less than 80 columns each, on how fast it goes and what it takes."""
+    """Frames, rates, times and memory, as two lines of less than 80 columns."""
     source = stats.source
     lost = "" if source is None else _counted(late=source.late, damaged=source.damaged + stats.damaged)
     return (
@@ -258,12 +261,12 @@ def rates(stats: LiveStats) -> str:
 
 
 def stats_lines(stats: LiveStats) -> str:
-    """All figures, for people."""
+    """All figures, as lines for people."""
     lines = [
-        f"frames   {stats.frames} in all, {stats.window} in the window, {stats.frames_per_s:.2f} frames/s of late; "
+        f"frames   {stats.frames} in all, {stats.window} in the window, {stats.frames_per_s:.2f} frames/s lately; "
         f"{stats.questions} questions",
         f"cost     encode {stats.encode_s:.3f} s on {output.engine_name(stats.vision_provider)}, "
-        f"append {stats.append_s:.3f} s a frame (medians of late)",
+        f"append {stats.append_s:.3f} s a frame (recent medians)",
         f"context  {stats.entries} of {stats.capacity} entries   memory {output.size(stats.memory_bytes)}, "
         f"peak {output.size(stats.peak_memory_bytes)}",
     ]
@@ -287,7 +290,7 @@ def _counted(**counts: int) -> str:
 
 
 def _line(event: Event, raised: bool) -> str:
-    """An event for people, on one line, "" where there is nothing to say. `raised`: whether an alert stood before."""
+    """The event as a line for people; "" if it has none. `raised`: whether an alert was raised before."""
     where = clock(event.frame_time_s) if event.file is None else event.file
     at = f"{where}  frame {event.frame}: "
     if isinstance(event, Answered):
@@ -295,6 +298,6 @@ def _line(event: Event, raised: bool) -> str:
     if isinstance(event, Alert):
         saved = f"; {event.frames[-1]}" if event.frames else ""
         return f"{at}ALERT {event.question} {event.probability:.2f}{saved}"
-    if isinstance(event, Looked) and raised and not event.raised:
+    if isinstance(event, Checked) and raised and not event.raised:
         return f"{at}over {event.question} {event.probability:.2f}"
     return ""

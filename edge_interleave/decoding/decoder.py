@@ -51,7 +51,7 @@ class DecoderOptions:
         if self.kv_precision not in KV_PRECISIONS:
             raise UsageError(f"no KV precision {self.kv_precision!r}; choose one of {', '.join(KV_PRECISIONS)}")
         if self.batch is not None and self.batch < 1:
-            raise UsageError(f"batch must be a whole number from 1, not {self.batch}")
+            raise UsageError(f"batch must be a whole number of at least 1, not {self.batch}")
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class GenerationOptions:
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
-            raise UsageError(f"max_tokens must be a whole number from 1, not {self.max_tokens}")
+            raise UsageError(f"max_tokens must be a whole number of at least 1, not {self.max_tokens}")
         if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
             raise UsageError("stop must be texts, and none may be empty")
 
@@ -98,6 +98,10 @@ class Generation:
         self._answer: Answer | None = None
         self.scores: list[TokenScore] = []
         """Of the tokens so far, if `GenerationOptions.logprobs` asks for them."""
+        self.tokens = 0
+        """Tokens so far."""
+        self.prefilled: Prefill | None = None
+        """What computing the prompt took; None before."""
         self.pieces = self._generate(timeline, tokenizer, eos, prompt, options, cancel)
         """Pieces of text, one at a time."""
 
@@ -129,7 +133,7 @@ class Generation:
         if prefill is None:
             self._answer = figures.answer("", CANCELLED, ())
             return
-        figures.prefill = prefill
+        figures.prefill = self.prefilled = prefill
         turn = timeline.turn
         sampler, text, buffer = Sampler(options.sampling), tokenizer.stream(), _StopTextBuffer(options.stop)
         history = [token for part in prompt if isinstance(part, TextInput) for token in part.ids]
@@ -147,6 +151,7 @@ class Generation:
                     reason = STOP
                     break
                 ids.append(token)
+                self.tokens += 1
                 history.append(token)
                 if options.logprobs is not None:
                     self.scores.append(_score(token, logits, options.logprobs, tokenizer))

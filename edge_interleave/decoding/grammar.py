@@ -27,6 +27,10 @@ SCHEMA_BYTES_MAX = 1 << 18
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 # One spelling of the white space between values: a small model that may write any number of newlines does so for ever.
 _LAYOUT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_MAPS_OF_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions")
+_LISTS_OF_SCHEMAS = ("anyOf", "oneOf", "prefixItems")
+_SCHEMAS = ("items", "additionalProperties")
+_OPENING = {"additionalProperties", "unevaluatedProperties", "patternProperties", "anyOf", "oneOf", "$ref"}
 _tokenizers: weakref.WeakKeyDictionary[TextTokenizer, LLTokenizer] = weakref.WeakKeyDictionary()
 _opening = threading.Lock()
 
@@ -53,7 +57,7 @@ class Grammar:
             raise BackendError(
                 f"answers by a schema need llguidance ({error}); pip install 'edge-interleave[schema]'"
             ) from error
-        found = _ANY_OBJECT if schema is None else schema_of(schema)
+        found = _ANY_OBJECT if schema is None else _closed(schema_of(schema))
         text = json.dumps(found)
         if len(text) > SCHEMA_BYTES_MAX:
             raise UsageError(f"the schema has {len(text)} bytes, more than {SCHEMA_BYTES_MAX}; give a smaller one")
@@ -118,6 +122,33 @@ def schema_of(schema: Any) -> Mapping[str, Any]:
     if not isinstance(schema, Mapping):
         raise UsageError(f"a schema must be a JSON object or a pydantic model's class, not {type(schema).__name__}")
     return schema
+
+
+def _closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema, its objects without properties that it does not name, as llama.cpp's server and strict mode have it.
+
+    What it still allows is allowed by the schema as given. Objects that say something about further properties stay as
+    they are, and so do all where `allOf` puts objects together.
+    """
+    return schema if '"allOf"' in json.dumps(schema) else dict(_closed_below(schema))
+
+
+def _closed_below(schema: Any) -> Any:
+    if not isinstance(schema, Mapping):
+        return schema
+    closed: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in _MAPS_OF_SCHEMAS and isinstance(value, Mapping):
+            closed[key] = {name: _closed_below(one) for name, one in value.items()}
+        elif key in _LISTS_OF_SCHEMAS and isinstance(value, list):
+            closed[key] = [_closed_below(one) for one in value]
+        elif key in _SCHEMAS:
+            closed[key] = _closed_below(value)
+        else:
+            closed[key] = value
+    if "properties" in schema and not _OPENING & schema.keys():
+        closed["additionalProperties"] = False
+    return closed
 
 
 def _guide(tokenizer: TextTokenizer, vocab_size: int, eos: tuple[int, ...]) -> LLTokenizer:

@@ -101,6 +101,12 @@ class EngineScheduler:
         """
         return self._take(self._questions, given_up)
 
+    def check_not_reading(self) -> None:
+        """Raise UsageError if this thread has an answer open: it must not wait for others then."""
+        with self._state:
+            if self._reader is threading.current_thread():
+                raise UsageError(_OPEN)
+
     def continue_question(self) -> None:
         """This thread takes the answer's next piece: until it is through, it must not wait for another turn."""
         check_process()
@@ -169,7 +175,6 @@ class EngineScheduler:
 
     def _check_reader(self, line: deque[object]) -> None:
         """Raise UsageError where waiting in this line would never end. Frames have time: the answer may be dropped."""
-        if self._reader is threading.current_thread():
-            raise UsageError(_OPEN)
+        self.check_not_reading()
         if line is self._questions and self._reader is not None and not self._reader.is_alive():
             raise UsageError(_ABANDONED)

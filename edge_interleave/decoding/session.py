@@ -9,22 +9,25 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Concatenate, ParamSpec, TypeVar
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
 from edge_interleave.answer import Choice
 from edge_interleave.decoding.decoder import Decoder
-from edge_interleave.decoding.generation import Generation, GenerationOptions, Prefill
+from edge_interleave.decoding.generation import Generation, GenerationOptions, LogitsSource, Prefill
+from edge_interleave.decoding.grammar import Grammar
 from edge_interleave.decoding.inputs import Input, TextInput, VisualInput
 from edge_interleave.decoding.sampling import Probabilities, log_softmax, softmax
 from edge_interleave.decoding.scheduler import EngineScheduler
 from edge_interleave.decoding.spellings import Spelled, tokenized
 from edge_interleave.decoding.timeline import Key, Timeline
-from edge_interleave.errors import BackendError, ContextFullError, EdgeInterleaveError, UsageError
+from edge_interleave.errors import BackendError, ContextFullError, EdgeInterleaveError, InputError, UsageError
 from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.engine_lock import EngineLock
@@ -90,6 +93,10 @@ class Session:
         """The decoder that holds the timeline. Change it through the session only."""
         return self._decoder
 
+    def grammar(self, schema: Any) -> Grammar:
+        """What allows only JSON of this schema (`grammar.schema_of`). Raises UsageError, BackendError."""
+        return Grammar.of_schema(schema, self._tokenizer, self._decoder.facts.vocab_size, tuple(sorted(self._eos)))
+
     @_with_engine
     def prefill(self, prompt: Sequence[Input], cancel: threading.Event | None = None) -> Prefill | None:
         """Bring the timeline to hold exactly the prompt, computing what is new; None where it was cancelled.
@@ -127,22 +134,22 @@ class Session:
 
     @_with_engine
     def truncate(self, count: int) -> None:
-        """Keep the timeline's first `count` entries."""
+        """Keep the timeline's first `count` spans."""
         self.turn += 1
         self._decoder.truncate(self.timeline.truncate(count))
 
     @_with_engine
     def evict(self, first: int, last: int) -> None:
-        """Forget the timeline's entries first <= index < last; nothing else is computed anew."""
+        """Forget the timeline's spans first <= index < last; nothing else is computed anew."""
         self.turn += 1
         self._decoder.evict(*self.timeline.evict(first, last))
 
     @_with_engine
     def recompute(self, first: int, inputs: Sequence[Input]) -> None:
-        """Compute the entries from `first` on anew, so that they know nothing of what was evicted before them.
+        """Compute the spans from `first` on anew, so that they know nothing of what was evicted before them.
 
-        `inputs`: what they were computed from. Later entries stay as they are.
-        Raises BackendError where the engine fails: these entries are forgotten then.
+        `inputs`: what they were computed from. Later spans stay as they are.
+        Raises BackendError where the engine fails: these spans are forgotten then.
         """
         self.turn += 1
         try:
@@ -153,13 +160,13 @@ class Session:
 
     @_with_engine
     def prepare(self, first: int, inputs: Sequence[Input], leaving: tuple[int, int], rows: int) -> bool:
-        """Work ahead on `recompute(first, inputs)`, as it will be when the entries `leaving` are evicted.
+        """Work ahead on `recompute(first, inputs)`, as it will be when the spans `leaving` are evicted.
 
         At most `rows` rows are computed; True where a further call would compute more. Nothing that can be seen
         changes, and an answer that is being drawn goes on. `leaving`: first <= index < last, all before `first`.
         Raises BackendError where the engine fails.
         """
-        gone = self.timeline.entries[slice(*leaving)]
+        gone = self.timeline.spans[slice(*leaving)]
         start, end = self._range_of(first, inputs)
         return self._decoder.prepare(start, end, _parts(inputs), (gone[0].start, gone[-1].end), rows)
 
@@ -168,13 +175,15 @@ class Session:
         prompt: Sequence[Input],
         options: GenerationOptions,
         cancel: threading.Event | None = None,
+        through: LogitsSource | None = None,
     ) -> Generation:
         """Answer a prompt. Nothing is computed before the first piece of text is asked for.
 
+        `through`: prefills the prompt and appends the answer's tokens, on this session; None: the session itself.
         Where the KV cache grows with prompts, it grows for the longest answer that was asked for, too.
         """
         self._room = max(self._room, options.max_tokens)
-        return Generation(self, self._tokenizer, self._eos, prompt, options, cancel)
+        return Generation(self if through is None else through, self._tokenizer, self._eos, prompt, options, cancel)
 
     def choose(self, prompt: Sequence[Input], options: Sequence[str]) -> list[Choice]:
         """How likely each of the given answers is, in the order given. The timeline then holds the prompt.
@@ -201,7 +210,7 @@ class Session:
         room = min(facts.capacity - self.timeline.length, facts.trained_context - self.timeline.position)
         if longest > room:
             raise ContextFullError(f"an option needs {longest} entries, the context has {room} left; use a larger one")
-        count = len(self.timeline.entries)
+        count = len(self.timeline.spans)
         try:
             scores = self._scores(logits, answers, room)
         finally:
@@ -210,6 +219,26 @@ class Session:
         return [
             Choice(option, float(probability), float(score), min(total, 1.0))
             for option, probability, score in zip(options, softmax(scores), scores, strict=True)
+        ]
+
+    def weigh_first_tokens(self, logits: FloatArray, options: Sequence[str]) -> list[Choice]:
+        """How likely an answer begins with each option, from the logits of its first token, float32 (vocab_size,).
+
+        A token counts for an option if spellings of that option, and of no other, begin with it. What follows the token
+        does not count: "Yes, there is." begins with yes. `Choice.log_probability` is that of these tokens.
+        Raises UsageError as `choose`.
+        """
+        log_probabilities = log_softmax(logits)
+        firsts = [{ids[0] for ids in spelled} for spelled in self._tokenized(options)]
+        shared = Counter(token for tokens in firsts for token in tokens)
+        scores = [
+            float(np.logaddexp.reduce(log_probabilities[[token for token in sorted(tokens) if shared[token] == 1]]))
+            for tokens in firsts
+        ]
+        total = float(np.logaddexp.reduce(scores))
+        return [
+            Choice(option, math.exp(score - total), score, min(math.exp(total), 1.0))
+            for option, score in zip(options, scores, strict=True)
         ]
 
     @_with_engine
@@ -224,6 +253,39 @@ class Session:
         """Forget everything."""
         self.turn += 1
         self._decoder.truncate(self.timeline.truncate(0))
+
+    @_with_engine
+    def save(self, path: Path, prompt: Sequence[Input]) -> None:
+        """Write the KV cache of the prompt to a file, as far as it is computed. Whatever else is computed is dropped.
+
+        Raises InputError if the file cannot be written.
+        """
+        self.turn += 1
+        keys = [unit.key for unit in _units(prompt)]
+        self._decoder.truncate(self.timeline.truncate(self.timeline.common_prefix(keys)))
+        self._decoder.save(path)
+
+    @_with_engine
+    def load(self, path: Path, prompt: Sequence[Input]) -> None:
+        """Replace the timeline by the one that `save` wrote for the same prompt.
+
+        Raises InputError, with the timeline empty, if the file does not hold the beginning of the prompt;
+        ContextFullError if the prompt does not fit.
+        """
+        self.turn += 1
+        units = _units(prompt)
+        total = sum(unit.size for unit in units)
+        self._grow(total)
+        self._check_room(total)
+        self._decoder.truncate(self.timeline.truncate(0))
+        self._decoder.load(path)
+        for unit in units:
+            if self.timeline.length >= self._decoder.length:
+                break
+            self.timeline.add(unit.key, unit.size)
+        if not self.timeline.length == self._decoder.length == self._decoder.position:
+            self._decoder.truncate(self.timeline.truncate(0))
+            raise InputError(f"{path}: not of this conversation")
 
     def interrupt(self) -> None:
         """From any thread, before `close`: have what is being computed fail at once."""
@@ -250,9 +312,9 @@ class Session:
         self._decoder.close()
 
     def _range_of(self, first: int, inputs: Sequence[Input]) -> tuple[int, int]:
-        """Positions of the entries that were computed from the inputs, the first of them given."""
-        entries = self.timeline.entries[first : first + len(_units(inputs))]
-        return entries[0].start, entries[-1].end
+        """Positions of the spans that were computed from the inputs, the first of them given."""
+        spans = self.timeline.spans[first : first + len(_units(inputs))]
+        return spans[0].start, spans[-1].end
 
     def _tokenized(self, options: Sequence[str]) -> list[Spelled]:
         if isinstance(options, str) or not options or not all(isinstance(o, str) and o.strip() for o in options):
@@ -272,7 +334,7 @@ class Session:
         eos = [token for token in self._eos if token < len(logits)]
         scores = np.full(len(answers), -np.inf)
         root = _spelling_tree(answers, room)
-        pending = [_Branch(root, 0.0, len(self.timeline.entries))]
+        pending = [_Branch(root, 0.0, len(self.timeline.spans))]
         while pending:
             branch = pending.pop()
             # The score is an upper bound on those of all spellings below.
@@ -286,7 +348,7 @@ class Session:
                 end = branch.score + float(np.logaddexp.reduce(likely[eos]))
                 for answer, share in branch.node.ends.items():
                     scores[answer] = np.logaddexp(scores[answer], end + np.log(share))
-            place = len(self.timeline.entries)
+            place = len(self.timeline.spans)
             below = [
                 _Branch(node, branch.score + float(likely[token]), place, token)
                 for token, node in branch.node.next.items()

@@ -1,7 +1,7 @@
 """The timeline's bookkeeping: which tokens and images the KV cache holds, and at which positions.
 
-An entry is one text token or one image. Its key identifies it: a token's id, or the digest of an image's visual tokens.
-After an eviction positions have gaps, as in the decoder.
+A span is one text token or one image: the KV entries at a range of positions. Its key identifies it: a token's id, or
+the digest of an image's visual tokens. After an eviction positions have gaps, as in the decoder.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ Key = int | bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A token or an image, at positions start <= p < end."""
+class Span:
+    """A token or an image: the KV entries at positions start <= p < end."""
 
     key: Key
     start: int
@@ -24,48 +24,48 @@ class Entry:
 
 @dataclass
 class Timeline:
-    """Entries in order of position."""
+    """Spans in order of position."""
 
-    entries: list[Entry] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
 
     @property
     def length(self) -> int:
-        """KV cache entries in use."""
-        return sum(entry.end - entry.start for entry in self.entries)
+        """KV entries in use."""
+        return sum(span.end - span.start for span in self.spans)
 
     @property
     def position(self) -> int:
-        """The position that the next entry will have."""
-        return self.entries[-1].end if self.entries else 0
+        """The position that the next KV entry will have."""
+        return self.spans[-1].end if self.spans else 0
 
     def common_prefix(self, keys: Sequence[Key]) -> int:
-        """How many of the first entries are those keys."""
-        for index, (entry, key) in enumerate(zip(self.entries, keys, strict=False)):
-            if entry.key != key:
+        """How many of the first spans have these keys."""
+        for index, (span, key) in enumerate(zip(self.spans, keys, strict=False)):
+            if span.key != key:
                 return index
-        return min(len(self.entries), len(keys))
+        return min(len(self.spans), len(keys))
 
     def add(self, key: Key, size: int = 1) -> None:
-        """Put an entry of `size` positions at the end."""
-        self.entries.append(Entry(key, self.position, self.position + size))
+        """Append a span of `size` KV entries."""
+        self.spans.append(Span(key, self.position, self.position + size))
 
     def truncate(self, count: int) -> int:
-        """Keep the first `count` entries; gives the position that the decoder must be truncated to."""
-        del self.entries[count:]
+        """Keep the first `count` spans; returns the position that the decoder must be truncated to."""
+        del self.spans[count:]
         return self.position
 
     def evict(self, first: int, last: int) -> tuple[int, int]:
-        """Forget the entries first <= index < last; gives the range of positions that the decoder must evict."""
-        gone = self.entries[first:last]
+        """Remove the spans first <= index < last; returns the range of positions that the decoder must evict."""
+        gone = self.spans[first:last]
         if not gone:
-            raise ValueError(f"no entries from {first} to {last}")
-        del self.entries[first:last]
+            raise ValueError(f"no spans from {first} to {last}")
+        del self.spans[first:last]
         return gone[0].start, gone[-1].end
 
     def rebase(self) -> None:
         """Close the gaps, as the decoder does."""
         position, moved = 0, []
-        for entry in self.entries:
-            moved.append(Entry(entry.key, position, position + entry.end - entry.start))
+        for span in self.spans:
+            moved.append(Span(span.key, position, position + span.end - span.start))
             position = moved[-1].end
-        self.entries = moved
+        self.spans = moved

@@ -10,8 +10,8 @@
     print({one.name: one.score for one in summary.sets})
 
 `run` stores each answer at once and resumes an interrupted run; `summarise` scores a folder of results by the rules of
-the official script; `compare` compares two runs, answer by answer. docs/evaluation.md lists the differences to the
-official script. Names are imported on first use.
+the official script; `compare` compares two runs, answer by answer. docs/guides/evaluation.md lists the
+differences to the official script. Names are imported on first use.
 """
 
 from importlib import import_module

@@ -41,7 +41,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("max_tokens", "pool", "frames"):
             if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be a whole number from 1, not {getattr(self, name)}")
+                raise UsageError(f"{name} must be a whole number of at least 1, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Scores of one answer, by the exact rules of LLaVA-NeXT's `llava/eval/evaluate_interleave.py`.
 
-docs/evaluation.md lists the rules and their oddities; the tests compare with an independent implementation.
+docs/guides/evaluation.md lists the rules and their oddities; the tests compare with an independent implementation.
 """
 
 from __future__ import annotations

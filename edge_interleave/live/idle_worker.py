@@ -1,8 +1,8 @@
-"""Runs low-priority work in small steps while the engine is idle. Contains nothing about what the work is.
+"""Runs low-priority work in small steps while the engine is idle.
 
-One thread does it all, from the first work to the end: engines keep something for every thread that ever used them.
-It waits while there is nothing to do, or others need the processor (they call `begin` when they are through), and ends
-on `stop`, with its owner, or with the program.
+One thread does all the work, from its first step to the end: engines keep memory for every thread that ever used them.
+The thread waits while there is no work, or while foreground work runs (which calls `begin` when it ends). It ends on
+`stop`, when its owner is collected, or with the program.
 """
 
 from __future__ import annotations
@@ -17,81 +17,59 @@ from edge_interleave.util.engine_lock import is_forked
 
 
 class StepResult(Enum):
-    """What came of a step."""
+    """The result of a step."""
 
     MORE = "more"
-    """Another one would go on."""
+    """There is more work."""
     DONE = "done"
-    """There is nothing left to do."""
+    """There is no work left."""
     LATER = "later"
-    """Not now: others need the processor, or it failed. `IdleWorker.begin` is called when it is worth another try."""
-
-
-@dataclass(eq=False)
-class _State:
-    """What a worker shares with its owner, which it does not keep alive."""
-
-    news: threading.Condition = field(default_factory=threading.Condition)
-    wanted: bool = False
-    working: bool = False
-    stopped: bool = False
-    last: StepResult = StepResult.DONE
-
-    def stop(self) -> None:
-        if is_forked():  # a thread that only the parent has may hold the lock
-            return
-        with self.news:
-            self.stopped = True
-            self.news.notify_all()
-
-    @property
-    def through(self) -> bool:
-        return not self.wanted and not self.working and self.last is StepResult.DONE
+    """Foreground work runs, or the step failed. `IdleWorker.begin` is called when a retry makes sense."""
 
 
 class IdleWorker:
-    """A worker thread that takes steps, where there are any to take."""
+    """A thread that takes steps while there is work."""
 
     def __init__(self, step: Callable[[], StepResult]) -> None:
         """`step` is called from the thread; it should take a fraction of a second."""
         self._step = step
         self._state = _State()
         self._thread: threading.Thread | None = None
-        # At the program's end, an engine waits for the thread that uses it: see `EngineLock`.
+        # Not at exit: an engine then waits for the thread that uses it (see `EngineLock`).
         weakref.finalize(self, self._state.stop).atexit = False
 
     def begin(self) -> None:
-        """There may be something to do. From any thread; returns at once."""
+        """Start or resume: there may be work. Returns at once; may be called from any thread."""
         state = self._state
-        with state.news:
+        with state.changed:
             if state.stopped:
                 return
             if self._thread is None:
                 thread = threading.Thread(
-                    target=_work, args=(state, weakref.ref(self)), name="edge-interleave ahead", daemon=True
+                    target=_work, args=(state, weakref.ref(self)), name="edge-interleave idle work", daemon=True
                 )
                 try:
                     thread.start()
-                except RuntimeError:  # the system has no thread to give, or the program ends
+                except RuntimeError:  # the system refuses a thread, or the program ends
                     state.last = StepResult.LATER
                     return
                 self._thread = thread
             state.wanted = True
-            state.news.notify_all()
+            state.changed.notify_all()
 
     def wait(self, timeout: float) -> bool:
-        """Wait until there is nothing left to do, at most `timeout` seconds; gives whether that is so."""
+        """Wait until there is no work left, `timeout` seconds at most; returns whether there is none."""
         state = self._state
-        with state.news:
-            state.news.wait_for(lambda: state.stopped or state.through, timeout)
-            return state.through and not state.stopped
+        with state.changed:
+            state.changed.wait_for(lambda: state.stopped or state.finished, timeout)
+            return state.finished and not state.stopped
 
     def stop(self) -> None:
-        """No step begins any more. Returns at once."""
+        """Begin no further step. Returns at once."""
         self._state.stop()
 
     def close(self) -> None:
-        """Stop, and wait for the step that is being done. A second call does nothing."""
+        """Stop, and wait for a running step. A second call does nothing."""
         self.stop()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
@@ -107,23 +85,45 @@ class IdleWorker:
             return StepResult.LATER
 
 
+@dataclass(eq=False)
+class _State:
+    """The state that the thread shares with its `IdleWorker`, without keeping it alive."""
+
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    wanted: bool = False
+    working: bool = False
+    stopped: bool = False
+    last: StepResult = StepResult.DONE
+
+    def stop(self) -> None:
+        if is_forked():  # the lock may be held by a thread that only exists in the parent
+            return
+        with self.changed:
+            self.stopped = True
+            self.changed.notify_all()
+
+    @property
+    def finished(self) -> bool:
+        return not self.wanted and not self.working and self.last is StepResult.DONE
+
+
 def _work(state: _State, owner: weakref.ref[IdleWorker]) -> None:
-    """The worker: steps while there are any, then wait for `begin`."""
+    """The thread: take steps while there is work, then wait for `begin`."""
     while True:
-        with state.news:
-            state.news.wait_for(lambda: state.stopped or state.wanted)
+        with state.changed:
+            state.changed.wait_for(lambda: state.stopped or state.wanted)
             if state.stopped:
                 return
             state.wanted, state.working = False, True
-        # Without a variable: between two steps nothing here may keep the owner alive.
-        step = _step_of(owner)
-        with state.news:
+        # In a function of its own: between steps, no variable here may keep the owner alive.
+        result = _step_of(owner)
+        with state.changed:
             state.working = False
-            state.last = step
-            state.wanted |= step is StepResult.MORE
-            state.news.notify_all()
+            state.last = result
+            state.wanted |= result is StepResult.MORE
+            state.changed.notify_all()
 
 
 def _step_of(owner: weakref.ref[IdleWorker]) -> StepResult:
-    ahead = owner()
-    return StepResult.DONE if ahead is None else ahead._one_step()
+    worker = owner()
+    return StepResult.DONE if worker is None else worker._one_step()

@@ -1,43 +1,37 @@
-"""A live conversation: frames come in, the latest stay in a window, and questions about them can be asked at any time.
+"""A live conversation: the latest frames of a stream stay in a window, and questions about them can come at any time.
 
     with model.live(window=8, pool=2) as live:
         live.watch("camera:0", fps=2)
         print(live.ask("What is happening?"))
 
-Frames come from a source, which threads read, encode and put into the window while the caller does something else; or
-one by one through `add`. A question waits for the frame that is being computed, frames wait for the answer, and what
-a live source shows meanwhile is counted as late. While there is neither, the window prepares for the next frame.
-Knows nothing about how sources are read or windows kept.
+Frames come from a source, which threads read, encode and add in the background, or one by one through `add`. A question
+waits for the frame being computed; frames wait for the answer. Frames that a live source shows meanwhile are dropped
+and counted as late. While there is neither, the window prefetches work for the next frame.
 """
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
-import numpy as np
-
 from edge_interleave.answer import CANCELLED, Answer, Choice
 from edge_interleave.decoding.answer_stream import AnswerStream
 from edge_interleave.decoding.generation import Generation, GenerationOptions
 from edge_interleave.decoding.inputs import TextInput
-from edge_interleave.decoding.sampling import log_softmax
 from edge_interleave.decoding.session import Session
-from edge_interleave.decoding.spellings import tokenized
 from edge_interleave.errors import BackendError, MediaError, UsageError
 from edge_interleave.live.idle_worker import IdleWorker, StepResult
 from edge_interleave.live.prompt import LivePrompt
 from edge_interleave.live.stats import LiveStats, RollingTiming
 from edge_interleave.live.window import FrameWindow
 from edge_interleave.options import AnswerOptions, check_names, generation_options
-from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.engine_lock import check_process, is_forked
 from edge_interleave.util.process_memory import memory_bytes, peak_memory_bytes
@@ -52,30 +46,30 @@ if TYPE_CHECKING:
 
 CLOSED = "the window is closed; open another one"
 YES, NO = "yes", "no"
+_POLL_S = 0.1
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class SeenFrame:
-    """A frame that lies in the window."""
+class WindowFrame:
+    """A frame in the window."""
 
     number: int
-    """Counted from 1 since the beginning; what the model knows the frame by."""
+    """Running number, from 1. The model sees it, so a question can refer to it."""
     time_s: float
+    """Seconds from the source's beginning."""
     tokens: int
     """Visual tokens."""
 
 
 class Live:
-    """A window over a stream. Its methods may be called from any thread."""
+    """A window over a stream of frames. All methods may be called from any thread."""
 
     def __init__(
         self,
         session: Session,
         window: FrameWindow,
         prompt: LivePrompt,
-        tokenizer: TextTokenizer,
-        eos_token_ids: Sequence[int],
         encoder: ImageEncoder,
         strides: Sequence[int],
     ) -> None:
@@ -83,40 +77,38 @@ class Live:
         self._session = session
         self._window = window
         self._prompt = prompt
-        self._tokenizer = tokenizer
-        self._eos = frozenset(eos_token_ids)
         self._encoder = encoder
         self._strides = tuple(strides)
-        self._ahead = IdleWorker(self._prepare)
+        self._idle_worker = IdleWorker(self._prefetch)
         self._scheduler = session.scheduler
-        self._scheduler.on_idle = self._ahead.begin
+        self._scheduler.on_idle = self._idle_worker.begin
         self._adding = threading.RLock()
-        """Held by who adds frames: their pooling strides follow a pattern, so they come one after the other."""
-        self._news = threading.Condition()
-        self._seen: deque[SeenFrame] = deque(maxlen=window.frames)
+        """Held while a frame is added or a source opened, so that frames enter the window one after the other."""
+        self._encoding = threading.Lock()
+        """Held while a frame is encoded: its stride follows from the number of frames encoded before it."""
+        self._changed = threading.Condition()
+        self._frames: deque[WindowFrame] = deque(maxlen=window.frames)
         self._latest: Frame | None = None
         self._pipeline: FramePipeline[FloatArray] | None = None
         self._closed = threading.Event()
         self._encoded = self._damaged = self._questions = 0
         self._encode_timing, self._append_timing = RollingTiming(), RollingTiming()
-        self._yes, self._no = _first_tokens(tokenizer)
 
     def add(self, image: ImageSource, time_s: float | None = None) -> int:
-        """Encode a frame and put it into the window; gives its number.
+        """Encode a frame and add it to the window; returns its number.
 
-        `image`: as `open_image` takes it. `time_s`: when it was taken; None: a second after the one before.
-        Raises MediaError, ContextFullError, UsageError while a source is watched, or this thread has an answer open.
+        `image`: as `open_image` takes it. `time_s`: its time in seconds; None: a second after the frame before.
+        Raises MediaError; ContextFullError; UsageError while a source is watched, or if this thread has an answer open.
         """
         check_process()
+        self._scheduler.check_not_reading()
         from edge_interleave.media.frame import Frame
         from edge_interleave.media.pictures.image import open_image
 
-        with self._adding:
+        with self._one_at_a_time():
             if not self.ended:
-                raise UsageError(
-                    "frames come from the source that is watched; wait for its end, or open another window"
-                )
-            after = self._seen[-1].time_s + 1.0 if self._seen else 0.0
+                raise UsageError("a source adds frames to this window; wait for its end, or open another window")
+            after = self._frames[-1].time_s + 1.0 if self._frames else 0.0
             frame = Frame(open_image(image), after if time_s is None else time_s, self.number)
             with self._scheduler.frame_pending():
                 return self._append(frame, self._encode(frame))
@@ -132,16 +124,16 @@ class Live:
         on_unchanged: Callable[[float], None] | None = None,
         on_status: Callable[[SourceStatus], None] | None = None,
     ) -> None:
-        """Begin to take frames from a source, in the background, until it ends or `close`.
+        """Add frames from a source, in the background, until it ends or the window is closed.
 
-        `source`: `camera:0`, a video, a folder that fills up, `http(s)://` or `rtsp://`, an iterable of pictures.
-        `fps`: at most so many frames a second. `change`: skip frames that differ less than this from the last one taken
-        (see `media.filters`). `realtime`: a video plays at its own pace. `on_status`: called when the source is lost,
-        frozen or damaged, and when that ends; a status has a `line` for people (see `media.reader`).
-        `on_frame`: gets the number of each frame that has come into the window, and may ask about it; the next frame
-        waits until it is through. `on_unchanged`: gets the time of frames that `change` left out: what was found about
-        the newest frame in the window still stands then.
-        Raises MediaError where the source cannot be opened, UsageError while another is watched.
+        `source`: `camera:0`, a video, a folder that keeps filling, `http(s)://` or `rtsp://`, an iterable of pictures.
+        `fps`: frames per second, at most. `change`: skip frames that differ less than this from the last one taken (see
+        `media.filters`). `realtime`: play a video at its own speed.
+        `on_frame`: gets the number of each frame added, and may ask about it; the next frame waits until it returns.
+        `on_unchanged`: gets the time of each frame that `change` skipped; what holds for the window's newest frame
+        holds for it. `on_status`: called when the source is lost, frozen or damaged, and when it recovers;
+        `SourceStatus.line` is a line for people.
+        Raises MediaError if the source cannot be opened, UsageError while another source is watched.
         """
         from edge_interleave.media.pipeline import FramePipeline
         from edge_interleave.media.reader import FrameReader
@@ -158,11 +150,11 @@ class Live:
             if on_unchanged is not None:
                 on_unchanged(frame.time_s)
 
-        with self._adding:
+        with self._one_at_a_time():
             if self._closed.is_set():
                 raise UsageError(CLOSED)
             if not self.ended:
-                raise UsageError("a source is being watched; wait for its end, or open another window")
+                raise UsageError("a source is already watched; wait for its end, or open another window")
             if self._pipeline is not None:
                 self._pipeline.close()
             reader = FrameReader(
@@ -172,8 +164,8 @@ class Live:
                 with_unchanged=on_unchanged is not None,
                 on_status=on_status,
             )
-            self._pipeline = FramePipeline(reader, self._encode_or_skip, append, self._tell, unchanged)
-        if self._closed.is_set():  # meanwhile
+            self._pipeline = FramePipeline(reader, self._encode_or_skip, append, self._notify, unchanged)
+        if self._closed.is_set():  # while the source was opened
             self._pipeline.close()
             raise UsageError(CLOSED)
 
@@ -185,16 +177,16 @@ class Live:
         question or frame of the thread that reads it raises UsageError.
         """
         check_names(options, AnswerOptions)
-        return self.answer(question, generation_options(options), options.get("cancel"))
+        return self.answer(question, generation_options(options, self._session), options.get("cancel"))
 
     def answer(self, question: str, generation: GenerationOptions, cancel: threading.Event | None) -> AnswerStream:
-        """As `stream`, for callers that have the options in their final form."""
+        """As `stream`, with the options in their final form."""
         check_process()
         ids = self._prompt.question(question)
 
         def generate() -> Generation:
             self._questions += 1
-            return Generation(self._window, self._tokenizer, self._eos, [TextInput(ids)], generation, cancel)
+            return self._window.stream(ids, generation, cancel)
 
         def complete(answer: Answer) -> Answer:
             if answer.finish_reason != CANCELLED:
@@ -208,41 +200,33 @@ class Live:
         return self.stream(question, **options).wait()
 
     def choose(self, question: str, options: Sequence[str]) -> list[Choice]:
-        """The probability of each given answer; see `Session.choose`. The window forgets that it was asked."""
+        """The probability of each given answer, in the order given; see `Session.choose`. The question is not kept."""
         return self._weighed(question, lambda logits: self._session.weigh(logits, options))
 
     def check(self, question: str) -> Choice:
-        """How likely the answer begins with yes rather than with no: the choice `yes` of the options yes and no.
+        """How likely the answer begins with yes rather than no: the choice `yes` among the options yes and no.
 
-        From the logits of the answer's first token, over the first tokens of the spellings of YES and NO. What comes
-        after ("Yes, there is.") does not matter. The window forgets that it was asked.
+        It is computed from the answer's first token alone; see `Session.weigh_first_tokens`. The question is not kept.
         """
-
-        def of_yes(logits: FloatArray) -> Choice:
-            likely = log_softmax(logits)
-            yes, no = (float(np.logaddexp.reduce(likely[tokens])) for tokens in (self._yes, self._no))
-            either = float(np.logaddexp(yes, no))
-            return Choice(YES, math.exp(yes - either), yes, min(math.exp(either), 1.0))
-
-        return self._weighed(question, of_yes)
+        return self._weighed(question, lambda logits: self._session.weigh_first_tokens(logits, (YES, NO))[0])
 
     def probability(self, question: str) -> float:
-        """P(yes) / (P(yes) + P(no)) of the answer's beginning; see `check`, which also gives P(yes) + P(no)."""
+        """P(yes) / (P(yes) + P(no)) of the answer's first token; `check` also returns P(yes) + P(no)."""
         return self.check(question).probability
 
     @property
-    def frames(self) -> tuple[SeenFrame, ...]:
+    def frames(self) -> tuple[WindowFrame, ...]:
         """The frames in the window, oldest first."""
         check_process()
-        with self._news:
-            return tuple(self._seen)
+        with self._changed:
+            return tuple(self._frames)
 
     @property
     def number(self) -> int:
         """The newest frame's number; 0 before the first."""
         check_process()
-        with self._news:
-            return self._seen[-1].number if self._seen else 0
+        with self._changed:
+            return self._frames[-1].number if self._frames else 0
 
     @property
     def latest(self) -> Frame | None:
@@ -251,34 +235,34 @@ class Live:
 
     @property
     def ended(self) -> bool:
-        """Whether no source is watched: none was, or it is through and all that it gave is in the window."""
+        """Whether no source is watched: there was none, or it has ended and all its frames were added."""
         return self._pipeline is None or self._pipeline.ended
 
     @property
     def error(self) -> BaseException | None:
-        """What ended the source, where it did not end by itself."""
+        """The error that ended the source; None if there was none."""
         return None if self._pipeline is None else self._pipeline.error
 
     def wait_frame(self, after: int, timeout: float) -> int:
-        """Wait for a frame numbered above `after`; gives the newest frame's number.
+        """Wait for a frame with a number above `after`; returns the newest frame's number.
 
-        Returns after `timeout` seconds at most, and at once when no more frames come.
+        Waits `timeout` seconds at most, and returns at once if no more frames come.
         """
         check_process()
-        with self._news:
-            self._news.wait_for(lambda: self.number > after or self.ended or self._closed.is_set(), timeout)
+        with self._changed:
+            self._changed.wait_for(lambda: self.number > after or self.ended or self._closed.is_set(), timeout)
             return self.number
 
-    def wait_prepared(self, timeout: float) -> bool:
-        """Wait until all is done that the next frame can find done, at most `timeout` seconds; gives whether it is.
+    def wait_prefetched(self, timeout: float) -> bool:
+        """Wait until the idle work for the next frame is done, `timeout` seconds at most; returns whether it is.
 
-        Nobody needs to wait: what is not done by then is done when the frame comes.
+        Waiting is optional, for measurements: work left undone is done when the frame comes.
         """
         check_process()
-        return self._ahead.wait(timeout)
+        return self._idle_worker.wait(timeout)
 
     def stats(self) -> LiveStats:
-        """What came in, what was left out, and what it took."""
+        """Counts, times and memory so far."""
         return LiveStats(
             frames=self.number,
             window=len(self.frames),
@@ -296,21 +280,20 @@ class Live:
         )
 
     def close(self) -> None:
-        """End the source's threads and any answer, free the KV cache. A second call does nothing.
+        """End the source and any answer, and free the KV cache. A second call does nothing.
 
-        What the engines are at is broken off, in the middle of a frame or of an answer's step. In a forked child it
-        does nothing: the window is the parent's.
+        Aborts running computations, in the middle of a frame or of an answer. Does nothing in a forked child.
         """
         if is_forked():
             return
         self._closed.set()
-        self._ahead.stop()
+        self._idle_worker.stop()
         if self._pipeline is not None:
             self._pipeline.stop()
-        self._tell()
+        self._notify()
         self._encoder.stop(CLOSED)
         self._window.close(CLOSED)
-        self._ahead.close()
+        self._idle_worker.close()
         if self._pipeline is not None:
             self._pipeline.close()
 
@@ -322,11 +305,27 @@ class Live:
     ) -> None:
         self.close()
 
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        """Hold `_adding`.
+
+        Its holder may wait for an answer that this thread has open: that raises UsageError instead of a deadlock.
+        """
+        while not self._adding.acquire(timeout=_POLL_S):
+            self._scheduler.check_not_reading()
+        try:
+            yield
+        finally:
+            self._adding.release()
+
     def _encode(self, frame: Frame) -> FloatArray:
         started = time.perf_counter()
-        with self._scheduler.frame_pending():
-            (rows,) = self._encoder.encode([frame.image], stride=self._strides[self._encoded % len(self._strides)])
-        self._encoded += 1
+        # `add` may meet the encoding thread of a source that ended with an error: the stride and its count belong
+        # together.
+        with self._scheduler.frame_pending(), self._encoding:
+            stride = self._strides[self._encoded % len(self._strides)]
+            (rows,) = self._encoder.encode([frame.image], stride=stride)
+            self._encoded += 1
         ended = time.perf_counter()
         self._encode_timing.add(ended - started, ended)
         return rows
@@ -344,19 +343,19 @@ class Live:
             number = self._window.add(rows)
             ended = time.perf_counter()
         self._append_timing.add(ended - started, ended)
-        with self._news:
-            self._seen.append(SeenFrame(number, frame.time_s, len(rows)))
+        with self._changed:
+            self._frames.append(WindowFrame(number, frame.time_s, len(rows)))
             self._latest = frame
-            self._news.notify_all()
+            self._changed.notify_all()
         return number
 
-    def _prepare(self) -> StepResult:
+    def _prefetch(self) -> StepResult:
         try:
             with self._scheduler.idle_step() as mine:
                 if not mine:
                     return StepResult.LATER
-                return StepResult.MORE if self._window.prepare() else StepResult.DONE
-        except (BackendError, UsageError):  # closed; or an engine's failure, which the next frame meets again
+                return StepResult.MORE if self._window.prefetch() else StepResult.DONE
+        except (BackendError, UsageError):  # closed, or an engine failure that the next frame will report
             return StepResult.LATER
 
     def _weighed(self, question: str, weigh: Callable[[FloatArray], _T]) -> _T:
@@ -368,13 +367,6 @@ class Live:
             assert prefilled is not None
             return weigh(prefilled.logits)
 
-    def _tell(self) -> None:
-        with self._news:
-            self._news.notify_all()
-
-
-def _first_tokens(tokenizer: TextTokenizer) -> tuple[list[int], list[int]]:
-    """The tokens that an answer of yes and one of no can begin with."""
-    yes, no = ({ids[0] for ids in spelled} for spelled in tokenized((YES, NO), tokenizer.encode_plain))
-    # What both begin with (a space of its own, say) tells nothing.
-    return sorted(yes - no), sorted(no - yes)
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()

@@ -1,7 +1,7 @@
-"""What a live conversation is made of, taken from the model's own chat template: the sink, and what goes around frames.
+"""The text of a live conversation, from the model's own chat template: before, around and after the frames.
 
-A live window has no end, so it cannot be rendered as a whole. The template is asked for short conversations instead,
-and their tokens are cut at the images and at the answer. Knows nothing about windows, decoders or pixels.
+A live conversation has no end, so the template cannot render it whole. It renders short conversations instead; their
+tokens are cut at the images and at the answer.
 """
 
 from __future__ import annotations
@@ -15,42 +15,42 @@ from edge_interleave.prompt.builder import MARKER, ImageSegment, PromptBuilder, 
 from edge_interleave.prompt.messages import Image, Message
 from edge_interleave.prompt.tokenizer import TextTokenizer
 
-_SOME_IMAGE = Image(np.zeros((1, 1, 3), np.uint8))
+_PLACEHOLDER = Image(np.zeros((1, 1, 3), np.uint8))
 
 
 class LivePrompt:
-    """Token ids of a live conversation: `sink`, then frames, each announced and followed by `after_frame`, then a
-    question."""
+    """Token ids of a live conversation: `sink`, then the frames, each between its announcement and `after_frame`, then
+    a question."""
 
     def __init__(self, prompts: PromptBuilder, tokenizer: TextTokenizer, system: str | None = None) -> None:
-        """`system`: a message that goes before all frames. Raises BundleError for a template that cannot run live."""
+        """`system`: a message before all frames. Raises BundleError if the template does not allow a live window."""
         self._prompts = prompts
         self._tokenizer = tokenizer
         self._opening = [] if system is None else [Message("system", (system,))]
         self.sink, self.after_frame, rest = self._around_frames("?")
-        """The system message and the opening of the user's turn; what follows each frame."""
+        """`sink`: the system message and the opening of the user's turn. `after_frame`: the text after each frame."""
         if rest[: len(self.after_frame)] != self.after_frame:
             raise BundleError("the chat template does not treat all images of a message alike; it cannot run live")
         self.after_answer = self._between_turns()
-        """The end of an answer that is kept, and the opening of the user's next turn."""
+        """The end of a kept answer's turn, and the opening of the user's next turn."""
 
     def announce(self, number: int) -> tuple[int, ...]:
-        """Token ids of what says a frame's number, right before its visual tokens."""
+        """Token ids of a frame's announcement, which states its number right before its visual tokens."""
         return tuple(self._tokenizer.encode_plain(f"Frame {number}:"))
 
     def question(self, text: str) -> tuple[int, ...]:
-        """Token ids from the question to where the answer begins. Raises UsageError for `<image>` markers in it."""
+        """Token ids of a question, up to where the answer begins. Raises UsageError for `<image>` markers."""
         if MARKER in text:
-            raise UsageError("a question about a live window cannot hold <image>; name a frame by its number")
+            raise UsageError("a question about a live window cannot contain <image>; refer to a frame by its number")
         return self._around_frames(text)[2][len(self.after_frame) :]
 
     def _around_frames(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-        message = Message("user", (_SOME_IMAGE, _SOME_IMAGE, text))
+        message = Message("user", (_PLACEHOLDER, _PLACEHOLDER, text))
         before, between, after = _texts(self._prompts.build([*self._opening, message]))
         return before, between, after
 
     def _between_turns(self) -> tuple[int, ...]:
-        user = Message("user", (_SOME_IMAGE, _SOME_IMAGE, "?"))
+        user = Message("user", (_PLACEHOLDER, _PLACEHOLDER, "?"))
         follow = self._prompts.follow_up([*self._opening, user, Message("assistant", ("!",)), user])
         if follow is None:
             raise BundleError("the chat template does not show an answer as it was given; it cannot run live")
@@ -58,7 +58,7 @@ class LivePrompt:
 
 
 def _texts(segments: Sequence[Segment]) -> list[tuple[int, ...]]:
-    """The text before, between and after the images, empty where there is none."""
+    """The token ids before, between and after the images."""
     texts: list[tuple[int, ...]] = [()]
     for segment in segments:
         if isinstance(segment, ImageSegment):

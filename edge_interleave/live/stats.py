@@ -1,4 +1,4 @@
-"""Figures of a live window. Knows nothing about how it works."""
+"""Figures of a live window."""
 
 from __future__ import annotations
 
@@ -12,40 +12,42 @@ if TYPE_CHECKING:
     from edge_interleave.media.reader import ReaderStats
 
 RECENT = 100
-"""Frames whose times a pace is taken over."""
+"""Frames that times and rates are taken over."""
 
 
 @dataclass(frozen=True)
 class LiveStats:
-    """Counts since the beginning; times over the latest RECENT frames; bytes now."""
+    """Counts since the beginning, times over the latest RECENT frames, bytes now."""
 
     frames: int
-    """Frames that went into the window."""
+    """Frames added to the window."""
     window: int
-    """Frames that are in it now."""
+    """Frames in the window now."""
     questions: int
     damaged: int
-    """Frames that were read and whose picture could not be used."""
+    """Frames that were read but could not be decoded."""
     entries: int
-    """KV cache entries in use."""
+    """KV entries in use."""
     capacity: int
+    """KV entries that fit."""
     encode_s: float
     """Median time to encode a frame."""
     append_s: float
-    """Median time to put a frame into the window, the oldest one's leaving included."""
+    """Median time to add an encoded frame to the window, including the eviction of the oldest."""
     frames_per_s: float
-    """Frames that went into the window, over the time between the first and the last of the latest."""
+    """Rate at which the latest frames were added."""
     source: ReaderStats | None
-    """What became of the source's frames; None where there is no source."""
+    """Counts of the source's frames; None if there is no source."""
     memory_bytes: int
-    """Resident now; 0 where the system does not say."""
+    """Resident bytes now; 0 if the system does not report them."""
     peak_memory_bytes: int
+    """The most resident bytes so far."""
     vision_provider: str
-    """ONNX Runtime's name of what runs the vision tower."""
+    """The ONNX Runtime execution provider of the vision tower."""
 
 
 class RollingTiming:
-    """How long something takes, of late. Safe between threads."""
+    """Duration and rate of the latest repetitions of a step. Thread-safe."""
 
     def __init__(self) -> None:
         self._seconds: deque[float] = deque(maxlen=RECENT)
@@ -53,20 +55,20 @@ class RollingTiming:
         self._lock = threading.Lock()
 
     def add(self, seconds: float, end: float) -> None:
-        """It took so long, and was through at that time (`time.perf_counter`)."""
+        """Record a repetition: its duration, and its end by `time.perf_counter`."""
         with self._lock:
             self._seconds.append(seconds)
             self._ends.append(end)
 
     @property
     def seconds(self) -> float:
-        """Median; 0 where it never happened."""
+        """Median duration; 0 before the first."""
         with self._lock:
             return median(self._seconds) if self._seconds else 0.0
 
     @property
     def rate(self) -> float:
-        """How often a second; 0 before the second time."""
+        """Repetitions per second; 0 before the second."""
         with self._lock:
             span = self._ends[-1] - self._ends[0] if self._ends else 0.0
             return (len(self._ends) - 1) / span if span > 0 else 0.0

@@ -1,1 +1,1 @@
-"""Memory budgets: what a live window can hold in a given amount of RAM."""
+"""Plans for live windows that stay within a memory limit."""

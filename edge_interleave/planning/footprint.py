@@ -1,7 +1,7 @@
-"""What a model takes before its window does, found out by running it small: in a process of its own, which says so.
+"""Measures the memory that a model takes apart from its window, by running a small window in a separate process.
 
-Libraries, engines and their threads differ from machine to machine, so they are measured; what grows with a window is
-computed (`budget`). Knows nothing about budgets or goals.
+Libraries, engines and their threads differ between machines, so they are measured. What grows with the window is
+computed (`planner`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from edge_interleave import errors
 from edge_interleave.bundle.manifest import Bundle
 from edge_interleave.embedded import DEMO_CLIP, DEMO_CLIP_SIZE
 from edge_interleave.errors import BackendError, EdgeInterleaveError
-from edge_interleave.planning.system_memory import give_back, limit_allocator
+from edge_interleave.live.layout import WindowLayout
+from edge_interleave.planning.system_memory import limit_allocator, release_freed_memory
 from edge_interleave.util.parent_process import end_with_parent
 from edge_interleave.util.process_memory import memory_bytes, peak_memory_bytes
 
@@ -32,65 +33,61 @@ if TYPE_CHECKING:
 _TIMEOUT_S = 600
 _WINDOW = 2
 _FPS = 1.0
-"""Of the demo's clip, which lasts some seconds."""
+"""Frames a second of the demo clip, which lasts some seconds."""
 _BATCH = 32
 _ROOTS = ("click", "edge_interleave", "rich")
-"""Packages whose modules the process takes over from its parent, which is the one that will run the window."""
-_USED = ("av", "onnxruntime", "edge_interleave.model")
-"""What a live window imports when it is needed."""
+"""The process imports its parent's modules of these packages: the parent will run the window."""
+_IMPORTED_LATE = ("av", "onnxruntime", "edge_interleave.model")
+"""Modules that a live window imports only when it runs."""
 _BLOCKS, _BLOCK_ROWS = 8, 128
 
 
-def picture_bytes(width: int, height: int) -> int:
-    """What a source's frames of so many pixels take on their way to the tower, all of them together.
+def frame_buffer_bytes(width: int, height: int) -> int:
+    """Bytes of all decoded frames between a source and the tower, for frames of so many pixels.
 
-    About nine pictures at 3 bytes a pixel (the source's slot, the one that is encoded, the latest, and their copies
-    between colour orders), and ten that a video's decoder keeps at 1.5: found with videos of 96 x 96 and 1280 x 720.
+    About nine pictures at 3 bytes a pixel (the reader's slot, the one being encoded, the latest, and their copies in
+    other colour orders), and ten at 1.5 in the video's decoder: measured with videos of 96 x 96 and 1280 x 720.
     """
     return int(width * height * (9 * 3 + 10 * 1.5))
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds that work takes on this machine."""
+    """Speed of this machine, in seconds."""
 
     encode: float
-    """To encode one frame."""
+    """Time to encode one frame."""
     token: float
-    """To put one visual token into an empty window."""
+    """Time to prefill one visual token into an empty window."""
     token_per_entry: float
-    """More, for each entry that is in the window already."""
+    """Further time for each KV entry already in the window."""
 
-    def append(self, tokens: int, entries: int) -> float:
-        """To put a frame of so many tokens into a window of so many entries."""
+    def prefill_s(self, tokens: int, entries: int) -> float:
+        """Time to prefill `tokens` visual tokens into a window of `entries` KV entries."""
         return tokens * (self.token + self.token_per_entry * entries)
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of resident memory, and lengths in entries of the KV cache."""
+    """Resident bytes of each part, and the lengths of the window's text."""
 
     libraries: int
     """Interpreter and libraries."""
     tokenizer: int
     decoder: int
-    """Weights and what else an open decoder has, its KV cache and compute buffers aside."""
+    """An open decoder without its KV cache and compute buffers: its weights, mostly."""
     tower: int
     """Vision tower and projector."""
     working: int
-    """What encoding a frame and answering a question take for a while, at the peak."""
-    fixed_entries: int
-    """Of any window: what goes before the frames, and room for a question and its answer."""
-    frame_entries: int
-    """Around the visual tokens of each frame."""
+    """Temporary memory of encoding a frame and answering a question, at the peak."""
+    layout: WindowLayout
     rates: Rates | None = None
 
 
 def measure(bundle: Bundle, backend: str, threads: int | None = None, *, rates: bool = False) -> Footprint:
-    """Run the model small, in a process of its own, and say what it took. Takes seconds; once for each bundle.
+    """Run a small window in a separate process and measure it. Takes seconds; the result is kept for each bundle.
 
-    `rates`: how fast it is as well. Raises BundleError and whatever else opening the model raises, BackendError where
-    the process fails.
+    `rates`: measure the speed too. Raises BackendError if the process fails, and what opening the model raises.
     """
     alongside = tuple(sorted(name for name in sys.modules if name.split(".")[0] in _ROOTS))
     digest = tuple(sorted((name, file.sha256) for name, file in bundle.manifest.files.items()))
@@ -102,27 +99,27 @@ def _measured(
     folder: Path, digest: object, backend: str, threads: int | None, rates: bool, alongside: tuple[str, ...]
 ) -> Footprint:
     order = json.dumps([str(folder), backend, threads, rates, alongside])
-    # -P: what lies in the current folder is not imported.
+    # -P: nothing is imported from the current folder.
     command = [sys.executable, "-P", "-m", "edge_interleave.planning.footprint"]
     try:
         code, out, err = _ask(command, order)
         found = json.loads(out.splitlines()[-1])
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise BackendError(f"{folder}: could not be run to see what memory it takes ({error})") from error
+        raise BackendError(f"{folder}: its memory could not be measured ({error})") from error
     except (ValueError, IndexError):
         said = err.strip().splitlines() or [f"it ended with {code}"]
-        raise BackendError(f"{folder}: could not be run to see what memory it takes ({said[-1]:.200})") from None
+        raise BackendError(f"{folder}: its memory could not be measured ({said[-1]:.200})") from None
     if "error" in found:
         raise getattr(errors, found["kind"], BackendError)(found["error"])
-    seconds = found.pop("rates")
-    return Footprint(**found, rates=None if seconds is None else Rates(**seconds))
+    layout, seconds = WindowLayout(**found.pop("layout")), found.pop("rates")
+    return Footprint(**found, layout=layout, rates=None if seconds is None else Rates(**seconds))
 
 
 def _ask(command: list[str], order: str) -> tuple[int, str, str]:
-    """Exit code and output of a process. Its standard input stays open: the process ends when that is closed."""
+    """Run a process; return its exit code and output. It ends when its standard input closes, so that stays open."""
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
-        stdin, process.stdin = process.stdin, None  # which `communicate` would close
+        stdin, process.stdin = process.stdin, None  # `communicate` would close it
         assert stdin is not None
         with stdin:
             stdin.write(f"{order}\n")
@@ -136,7 +133,7 @@ def _ask(command: list[str], order: str) -> tuple[int, str, str]:
 
 
 def main() -> None:
-    """The process: an order on stdin, a line of JSON on stdout."""
+    """Run in the separate process: read the order from stdin, print the footprint as a line of JSON."""
     limit_allocator()
     folder, backend, threads, rates, alongside = json.loads(sys.stdin.buffer.readline())
     end_with_parent()
@@ -149,45 +146,49 @@ def main() -> None:
 
 def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, alongside: list[str]) -> Footprint:
     from edge_interleave.bundle.manifest import open_bundle
-    from edge_interleave.decoding.decoder import DecoderOptions
+    from edge_interleave.decoding.decoder import DecoderMemory, DecoderOptions
     from edge_interleave.decoding.registry import find_backend
     from edge_interleave.decoding.session import Session
-    from edge_interleave.live.live import Live
+    from edge_interleave.live.opening import open_live
     from edge_interleave.live.prompt import LivePrompt
-    from edge_interleave.live.window import FrameWindow, entries_needed
     from edge_interleave.prompt.builder import PromptBuilder
     from edge_interleave.prompt.tokenizer import TextTokenizer
     from edge_interleave.vision.media_encoder import MediaEncoder
-    from edge_interleave.vision.pooling import image_tokens
 
     backend = find_backend(backend_name)
-    for name in (*_USED, *alongside):
+    for name in (*_IMPORTED_LATE, *alongside):
         import_module(name)
     _play(DEMO_CLIP)
     bundle = open_bundle(folder)
     libraries = _resident()
 
     tokenizer = TextTokenizer.open(bundle)
-    prompt = LivePrompt(PromptBuilder(bundle, tokenizer), tokenizer)
-    give_back()
+    prompts = PromptBuilder(bundle, tokenizer)
+    layout = WindowLayout.of(LivePrompt(prompts, tokenizer))
+    release_freed_memory()
     with_tokenizer = _resident()
 
-    vision, mode = bundle.manifest.vision, bundle.manifest.pooling_mode
-    stride = vision.grid  # one visual token, and the newline where there is one
-    tokens = image_tokens(vision, stride, mode)
-    one, two = (entries_needed(prompt, frames, [tokens], False) for frames in (1, 2))
-    options = DecoderOptions(two, threads, batch=_BATCH)
-    decoder = backend.open(bundle, options)
-    memory = backend.memory(bundle, options)
-    give_back()
-    with_decoder = _resident()
-
     encoder = MediaEncoder(bundle, threads).live_encoder()
+    release_freed_memory()
     with_tower = _resident()
 
-    eos = bundle.manifest.prompt.eos_token_ids
-    session = Session(decoder, tokenizer, eos)
-    with Live(session, FrameWindow(session, prompt, _WINDOW), prompt, tokenizer, eos, encoder, [stride]) as live:
+    allocated = DecoderMemory(0, 0, 0)
+    with_decoder = 0
+
+    def open_session(context: int) -> Session:
+        nonlocal allocated, with_decoder
+        options = DecoderOptions(context, threads, batch=_BATCH)
+        decoder = backend.open(bundle, options)
+        allocated = backend.memory(bundle, options)
+        release_freed_memory()
+        with_decoder = _resident()
+        return Session(decoder, tokenizer, bundle.manifest.prompt.eos_token_ids)
+
+    manifest = bundle.manifest
+    strides = [manifest.vision.grid]  # pools a frame to one visual token
+    with open_live(
+        prompts, tokenizer, encoder, open_session, _WINDOW, strides, limit=manifest.decoder.context_length
+    ) as live:
         live.watch(DEMO_CLIP, fps=_FPS)
         while not live.ended:
             live.wait_frame(live.number, _TIMEOUT_S)
@@ -197,17 +198,16 @@ def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, alon
     return Footprint(
         libraries=libraries,
         tokenizer=max(0, with_tokenizer - libraries),
-        decoder=max(0, with_decoder - with_tokenizer - memory.cache),
-        tower=max(0, with_tower - with_decoder),
-        working=max(0, peak_memory_bytes() - with_tower - memory.compute - picture_bytes(*DEMO_CLIP_SIZE)),
-        fixed_entries=2 * one - two,
-        frame_entries=two - one - tokens,
+        decoder=max(0, with_decoder - with_tower - allocated.cache),
+        tower=max(0, with_tower - with_tokenizer),
+        working=max(0, peak_memory_bytes() - with_decoder - allocated.compute - frame_buffer_bytes(*DEMO_CLIP_SIZE)),
+        layout=layout,
         rates=_rates(bundle, backend, threads, encode) if rates else None,
     )
 
 
 def _play(clip: Path) -> None:
-    """Have the libraries that decode videos be there."""
+    """Read a frame, so that the libraries that decode videos are loaded."""
     from edge_interleave.media.sources.video import VideoSource
 
     source = VideoSource(clip)
@@ -217,14 +217,14 @@ def _play(clip: Path) -> None:
 
 
 def _rates(bundle: Bundle, backend: Backend, threads: int | None, encode: float) -> Rates:
-    """Time blocks of rows as the KV cache fills, and lay a line through the times."""
+    """Time the prefill of blocks of rows as the KV cache fills, and fit a line to the times."""
     from edge_interleave.decoding.decoder import DecoderOptions
 
     info = bundle.manifest.decoder
     rows = np.random.default_rng(0).standard_normal((_BLOCK_ROWS, info.hidden_size)).astype(np.float32)
     decoder = backend.open(bundle, DecoderOptions(min(_BLOCKS * _BLOCK_ROWS, info.context_length), threads))
     entries, seconds = [], []
-    decoder.append_embeddings(rows)  # the first run is no measure
+    decoder.append_embeddings(rows)  # the first run also warms up
     decoder.truncate(0)
     while decoder.length + _BLOCK_ROWS <= decoder.facts.capacity:
         started = time.perf_counter()

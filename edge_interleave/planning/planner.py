@@ -1,19 +1,19 @@
-"""Memory to a plan: how many frames a live window can hold, at which pooling, and what everything costs in bytes.
+"""Plans a live window for a memory limit: how many frames, at which pooling, and what each part costs in bytes.
 
     made = plan(open_bundle(folder), "1.5GB", "coverage")
     with made.open() as model, model.live(made.frames, made.pool) as live:
         ...
 
-What a model takes before its window is measured (`footprint`), what grows with the window is computed. At an equal
-number of visual tokens the LLaVA-NeXT-Interleave paper finds fewer frames without pooling better than more frames
-pooled to a quarter (10 x 729 against 40 x 729/4), and more frames at inference than in training better still: `detail`
-takes that side, `coverage` the other, for what happens between two frames is seen by neither. Knows no engine.
+What the model takes before any frame is measured (`footprint`); what grows with the window is computed. At an equal
+number of visual tokens, the LLaVA-NeXT-Interleave paper finds fewer unpooled frames better than more frames pooled to a
+quarter (10 x 729 against 40 x 729/4), and more frames at inference than in training better still. The goal `detail`
+follows it. `coverage` takes more, pooled frames, because an event between two frames is not seen at all.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,37 +21,34 @@ from edge_interleave.bundle.manifest import Bundle
 from edge_interleave.decoding.decoder import Backend, DecoderOptions
 from edge_interleave.decoding.registry import backend_for
 from edge_interleave.errors import BackendError, ResourceError, UsageError
-from edge_interleave.live.window import KEPT_ANSWERS, KEPT_ROOM
-from edge_interleave.media.capture.memory import capture_bytes
-from edge_interleave.media.sources.open import has_own_process
-from edge_interleave.planning.footprint import Footprint, measure, picture_bytes
-from edge_interleave.planning.plan import PRESETS, Cost, Plan, Preset
-from edge_interleave.planning.system_memory import in_words, parse_memory
+from edge_interleave.live.layout import visual_tokens
+from edge_interleave.media.capture.memory import capture_process_bytes
+from edge_interleave.media.sources.open import may_need_capture_process
+from edge_interleave.planning.footprint import Footprint, frame_buffer_bytes, measure
+from edge_interleave.planning.goals import COVERAGE, DETAIL, GOALS, LATENCY, PRESETS
+from edge_interleave.planning.plan import Cost, Plan
+from edge_interleave.planning.system_memory import format_memory, parse_memory
 from edge_interleave.vision.pooling import image_tokens
 
-__all__ = ["FRAME_SIZE", "GOALS", "PRESETS", "Cost", "Plan", "Preset", "plan"]
-
-COVERAGE, DETAIL, LATENCY = "coverage", "detail", "latency"
-GOALS = (COVERAGE, DETAIL, LATENCY)
-MOST_FRAMES = {COVERAGE: 64, DETAIL: 16, LATENCY: 64}
+MAX_FRAMES = {COVERAGE: 64, DETAIL: 16, LATENCY: 64}
 """The largest windows that the paper tried."""
 FRAME_SIZE = (1280, 720)
 _WHY = {
-    COVERAGE: "more frames, pooled: longer in time, coarser in each picture",
-    DETAIL: "fewer frames, unpooled: better than more frames pooled at as many visual tokens, the paper found",
+    COVERAGE: "more frames, pooled: a longer time, less detail in each frame",
+    DETAIL: "fewer frames, unpooled: better than more pooled frames at as many visual tokens, the paper found",
     LATENCY: "the least pooling that keeps the time for each new frame",
 }
 _STRIDES = (1, 2, 3, 4, 6, 9)
 _ENOUGH_FRAMES = 8
 _PRECISIONS = ("f16", "q8_0")
-"""Of the KV cache, that a plan chooses by itself; 4 bits cost answers, and are for who asks for them."""
-_WORTH_IT = 1.25
-"""So many times more frames are worth a KV cache in q8_0, or very small batches: both take time."""
+"""KV cache precisions that a plan chooses from. `q4_0` is opt-in: it changes answers."""
+_WORTHWHILE_GAIN = 1.25
+"""A KV cache in q8_0, or a very small batch, must hold this many times more frames: both take time."""
 _BATCHES = (512, 256, 128, 64, 32)
 _SLOW_BATCH = 64
-_FLOAT = 4
-# Visual tokens wait in the queue, come from the tower, and are pooled: beside the window three full grids.
-_GRIDS = 3
+_FLOAT32_BYTES = 4
+_GRIDS_IN_FLIGHT = 3
+"""Full grids of visual tokens beside the window: one in the queue, one from the tower, one being pooled."""
 _RESERVE, _RESERVE_BYTES = 0.01, 1_000_000
 
 
@@ -74,129 +71,134 @@ def plan(
 ) -> Plan:
     """Plan a live window.
 
-    `memory`: bytes, a text as `parse_memory` takes it (`2GB`, `50%` of what is free), or None for no limit.
-    `goal`: `coverage` (frames pooled to 1/4, as many as fit, 64 at most), `detail` (unpooled, 16 at most) or `latency`
+    `memory`: bytes, a text as `parse_memory` reads it (`2GB`, `50%` of the free memory), or None for no limit.
+    `goal`: `coverage` (frames pooled to 1/4, as many as fit, at most 64), `detail` (unpooled, at most 16) or `latency`
     (the least pooling with which a new frame takes at most `seconds`). `preset`: one of PRESETS instead.
-    `frames`: exactly so many. `pool`: a stride, or a pattern of strides that repeats: (1, 4, 4, 4) for key frames in
-    full and those between at a sixteenth. `kv_precision`: None: f16, and q8_0 where that holds a quarter more frames.
-    `frame_size`: width and height of the source's frames in pixels. `source`: what will be watched, as `Live.watch`
-    takes it: a camera or a network stream may have a process of its own, which counts as well. `footprint`: None:
-    measured, which takes seconds.
+    `frames`: exactly this many. `pool`: a stride, or a pattern of strides that repeats: (1, 4, 4, 4) keeps every fourth
+    frame in full and pools the others to a sixteenth. `kv_precision`: None chooses f16, or q8_0 if that holds a quarter
+    more frames. `frame_size`: width and height of the source's frames in pixels. `source`: what `Live.watch` will take;
+    a camera or a network stream may be read by a process of its own, whose memory counts too. `footprint`: None
+    measures it, which takes seconds.
 
-    Raises ResourceError for too little memory or time, naming the least that would do; UsageError for what no memory
-    could hold, or makes no sense; BundleError, BackendError.
+    Raises ResourceError for too little memory or time, naming the least that is enough; UsageError for a window that
+    no memory could hold or that is not possible; BundleError, BackendError.
     """
     if isinstance(memory, str):
         memory = parse_memory(memory)
-    wish = _wish(goal, preset, frames, pool, seconds)
-    runner = backend_for(bundle, backend)
-    timed = wish.seconds is not None
+    request = _request(goal, preset, frames, pool, seconds)
+    chosen_backend = backend_for(bundle, backend)
+    timed = request.seconds is not None
     if footprint is None or (timed and footprint.rates is None):
-        footprint = measure(bundle, runner.name, threads, rates=timed)
-    precisions = (kv_precision,) if kv_precision else _precisions(bundle, runner, timed)
+        footprint = measure(bundle, chosen_backend.name, threads, rates=timed)
+    precisions = (kv_precision,) if kv_precision else _precisions(bundle, chosen_backend, timed)
     capture = 0
-    if source is not None and has_own_process(source):
-        capture = capture_bytes(*frame_size, camera=str(source).startswith("camera:"))
-    planner = _Planner(bundle, runner, footprint, wish, memory, precisions, keep_answers, frame_size, capture, threads)
+    if source is not None and may_need_capture_process(source):
+        capture = capture_process_bytes(*frame_size, camera=str(source).startswith("camera:"))
+    planner = _Planner(
+        bundle, chosen_backend, footprint, request, memory, precisions, keep_answers, frame_size, capture, threads
+    )
     return planner.best()
 
 
 @dataclass(frozen=True)
-class _Wish:
-    """What was asked for."""
+class _Request:
+    """What the caller asked for, checked, with the goal's defaults."""
 
     goal: str
     why: str
     frames: int | None
-    most: int
+    """Exactly this many, or None."""
+    max_frames: int
     pools: tuple[tuple[int, ...], ...]
-    """Patterns of strides, the one to be had first first."""
+    """Patterns of strides to choose from, the preferred one first."""
     seconds: float | None = None
 
 
-def _wish(
+def _request(
     goal: str, preset: str | None, frames: int | None, pool: int | Sequence[int] | None, seconds: float | None
-) -> _Wish:
+) -> _Request:
     if goal not in GOALS:
         raise UsageError(f"no goal {goal!r}; choose one of {', '.join(GOALS)}")
     if frames is not None and frames < 1:
-        raise UsageError(f"a window of {frames} frames makes no sense; give 1 or more")
+        raise UsageError(f"a window of {frames} frames is not possible; give 1 or more")
     pattern = None if pool is None else (pool,) if isinstance(pool, int) else tuple(pool)
     if pattern is not None and (not pattern or min(pattern) < 1):
-        raise UsageError("pooling strides must be whole numbers from 1, at least one")
+        raise UsageError("pooling strides must be whole numbers from 1; give one or more")
     if (goal == LATENCY) != (seconds is not None) or (seconds is not None and not 0 < seconds < math.inf):
-        raise UsageError("the goal 'latency' needs the seconds that a new frame may take, and only that goal does")
+        raise UsageError("the goal 'latency', and only that goal, needs the seconds that a new frame may take")
     if preset is None:
         pools = {COVERAGE: ((2,),), DETAIL: ((1,),), LATENCY: tuple((stride,) for stride in _STRIDES)}[goal]
-        return _Wish(goal, _WHY[goal], frames, frames or MOST_FRAMES[goal], (pattern,) if pattern else pools, seconds)
+        max_frames = frames or MAX_FRAMES[goal]
+        return _Request(goal, _WHY[goal], frames, max_frames, (pattern,) if pattern else pools, seconds)
     if preset not in PRESETS:
         raise UsageError(f"no preset {preset!r}; choose one of {', '.join(PRESETS)}")
     if frames is not None or pattern is not None or goal != COVERAGE:
-        raise UsageError("a preset says goal, frames and pooling itself; give it alone")
+        raise UsageError("a preset sets goal, frames and pooling; leave those out")
     row = PRESETS[preset]
-    return _Wish(preset, "a row of the paper's pooling ablation", row.frames, row.frames, ((row.stride,),))
+    return _Request(preset, "a row of the paper's pooling ablation", row.frames, row.frames, ((row.stride,),))
 
 
-def _precisions(bundle: Bundle, runner: Backend, timed: bool) -> tuple[str, ...]:
-    """Those that the decoder can have. Where time counts, f16: the times are those of f16."""
-    possible = []
+def _precisions(bundle: Bundle, backend: Backend, timed: bool) -> tuple[str, ...]:
+    """KV precisions that the backend supports. For a time limit only f16, in which the rates were measured."""
+    supported = []
     for precision in _PRECISIONS[: 1 if timed else None]:
         try:
-            runner.memory(bundle, DecoderOptions(1, kv_precision=precision))
+            backend.memory(bundle, DecoderOptions(1, kv_precision=precision))
         except BackendError:
             continue
-        possible.append(precision)
-    return tuple(possible)
+        supported.append(precision)
+    return tuple(supported)
 
 
 @dataclass(frozen=True)
 class _Planner:
-    """Goes through what can be chosen."""
+    """Searches pooling, KV precision, batch and number of frames for the best plan."""
 
     bundle: Bundle
-    runner: Backend
+    backend: Backend
     footprint: Footprint
-    wish: _Wish
+    request: _Request
     memory: int | None
     precisions: tuple[str, ...]
     keep_answers: bool
     frame_size: tuple[int, int]
     capture: int
-    """Bytes of the process that reads the source, where it has one."""
+    """Bytes of the process that reads the source; 0 if there is none."""
     threads: int | None
 
     def best(self) -> Plan:
-        """The plan. Raises ResourceError, UsageError."""
-        found = None
-        for pool in self.wish.pools:
-            here = self._most(pool, self._fits)
-            if here is not None and (found is None or here.frames > found.frames):
-                found = here
-            if found is not None and found.frames >= min(_ENOUGH_FRAMES, self.wish.most):
+        """The best plan that fits. Raises ResourceError, UsageError."""
+        best = None
+        for pool in self.request.pools:
+            largest = self._largest(pool)
+            if largest is not None and (best is None or largest.frames > best.frames):
+                best = largest
+            if best is not None and best.frames >= min(_ENOUGH_FRAMES, self.request.max_frames):
                 break
-        if found is None:
+        if best is None:
             raise self._refusal()
-        return found
+        return best
 
-    def _most(self, pool: tuple[int, ...], fits: Callable[[Plan], bool]) -> Plan | None:
-        """The plan with the most frames, or exactly those that were asked for; None where there is none."""
-        found: Plan | None = None
+    def _largest(self, pool: tuple[int, ...]) -> Plan | None:
+        """The plan with the most frames, or with exactly the requested number; None if no plan fits."""
+        best: Plan | None = None
         for precision, batch in self._choices(pool):
-            least = self.wish.frames or 1
-            low, high = least - 1, min(self.wish.most, self._frames_of_context(pool))
+            least = self.request.frames or 1
+            low, high = least - 1, min(self.request.max_frames, self._frames_in_trained_context(pool))
             while low < high:
                 middle = (low + high + 1) // 2
-                low, high = (middle, high) if fits(self._made(pool, middle, precision, batch)) else (low, middle - 1)
-            if low < least or (found is not None and low < _enough(found, precision, batch)):
+                fits = self._fits(self._plan(pool, middle, precision, batch))
+                low, high = (middle, high) if fits else (low, middle - 1)
+            if low < least or (best is not None and low < _frames_to_beat(best, precision, batch)):
                 continue
-            found = self._made(pool, low, precision, batch)
-            if low == self.wish.most:
+            best = self._plan(pool, low, precision, batch)
+            if low == self.request.max_frames:
                 break
-        return found
+        return best
 
     def _choices(self, pool: tuple[int, ...]) -> Iterator[tuple[str, int]]:
-        """KV precision and batch, the fastest first. A batch larger than a frame is never filled."""
-        largest = max(self._tokens(pool))
+        """KV precisions and batches, the fastest first. A batch larger than a frame is never filled."""
+        largest = max(self._frame_tokens(pool))
         batches = [batch for batch in _BATCHES if batch <= max(largest, _SLOW_BATCH)]
         first = min(max(largest, _SLOW_BATCH), _BATCHES[0])
         batches = sorted({first, *batches}, reverse=True)
@@ -204,79 +206,75 @@ class _Planner:
             for precision in self.precisions:
                 yield from ((precision, batch) for batch in batches if (batch < _SLOW_BATCH) == slow)
 
-    def _fits(self, made: Plan) -> bool:
-        if self.memory is not None and made.estimate > self.memory:
+    def _fits(self, candidate: Plan) -> bool:
+        if self.memory is not None and candidate.estimate > self.memory:
             return False
-        return self.wish.seconds is None or (made.seconds_per_frame or 0.0) <= self.wish.seconds
+        return self.request.seconds is None or (candidate.seconds_per_frame or 0.0) <= self.request.seconds
 
     def _refusal(self) -> Exception:
-        """Why there is no plan, with the least that would do."""
-        frames = self.wish.frames or 1
-        pools = [pool for pool in self.wish.pools if self._frames_of_context(pool) >= frames]
-        trained = self.bundle.manifest.decoder.context_length
+        """Why no plan fits, with the least that is enough."""
+        frames = self.request.frames or 1
+        pools = [pool for pool in self.request.pools if self._frames_in_trained_context(pool) >= frames]
         if not pools:
-            most = max(self._frames_of_context(pool) for pool in self.wish.pools)
+            most = max(self._frames_in_trained_context(pool) for pool in self.request.pools)
             return UsageError(
-                f"{_count(frames)} do not fit into the {trained} entries that {self._name} was trained on; "
-                f"{most} would: take fewer, or a larger pooling stride"
+                f"{_count(frames)} do not fit into the {self._trained_context} entries that {self._name} was trained "
+                f"on; {most} would: take fewer, or a larger pooling stride"
             )
-        made = [self._made(pool, frames, precision, min(_BATCHES)) for pool in pools for precision in self.precisions]
-        least = min(plan.estimate for plan in made)
+        candidates = [
+            self._plan(pool, frames, precision, min(_BATCHES)) for pool in pools for precision in self.precisions
+        ]
+        least = min(candidate.estimate for candidate in candidates)
         if self.memory is not None and least > self.memory:
             return ResourceError(
-                f"{in_words(self.memory)} are too little for {_count(frames)} with {self._name}: the least that would "
-                f"do is {in_words(least)}"
+                f"{format_memory(self.memory)} are too little for {_count(frames)} with {self._name}; the least that "
+                f"is enough is {format_memory(least)}"
             )
-        quickest = min(plan.seconds_per_frame or 0.0 for plan in made)
+        quickest = min(candidate.seconds_per_frame or 0.0 for candidate in candidates)
         return ResourceError(
-            f"{self.wish.seconds:g} s are too short for a new frame with {self._name} here, in this memory: the least "
-            f"that would do is {math.ceil(quickest * 100) / 100:g} s"
+            f"{self.request.seconds:g} s are too short for a new frame with {self._name} on this machine, in this "
+            f"memory; the least that is enough is {math.ceil(quickest * 100) / 100:g} s"
         )
 
     @property
     def _name(self) -> str:
         return self.bundle.manifest.name
 
-    def _tokens(self, pool: tuple[int, ...]) -> tuple[int, ...]:
+    @property
+    def _trained_context(self) -> int:
+        return self.bundle.manifest.decoder.context_length
+
+    def _frame_tokens(self, pool: tuple[int, ...]) -> tuple[int, ...]:
         manifest = self.bundle.manifest
         return tuple(image_tokens(manifest.vision, stride, manifest.pooling_mode) for stride in pool)
 
-    def _entries(self, pool: tuple[int, ...], frames: int) -> int:
-        """As `window.entries_needed`."""
-        kept = KEPT_ANSWERS * KEPT_ROOM if self.keep_answers else 0
-        each = self.footprint.frame_entries
-        return self.footprint.fixed_entries + kept + frames * each + _window_tokens(self._tokens(pool), frames)
-
-    def _context(self, pool: tuple[int, ...], frames: int) -> int:
-        """The KV cache's entries: with `window.entries_to_prepare`, where the trained context has so many."""
-        ahead = self.footprint.frame_entries + max(self._tokens(pool)) if frames > 1 else 0
-        return min(self._entries(pool, frames) + ahead, self.bundle.manifest.decoder.context_length)
-
-    def _frames_of_context(self, pool: tuple[int, ...]) -> int:
+    def _frames_in_trained_context(self, pool: tuple[int, ...]) -> int:
         """The most frames that the trained context holds."""
-        trained = self.bundle.manifest.decoder.context_length
-        low, high = 0, trained
+        tokens = self._frame_tokens(pool)
+        low, high = 0, self._trained_context
         while low < high:
             middle = (low + high + 1) // 2
-            low, high = (middle, high) if self._entries(pool, middle) <= trained else (low, middle - 1)
+            fits = self.footprint.layout.entries(middle, tokens, self.keep_answers) <= self._trained_context
+            low, high = (middle, high) if fits else (low, middle - 1)
         return low
 
-    def _made(self, pool: tuple[int, ...], frames: int, precision: str, batch: int) -> Plan:
-        context = self._context(pool, frames)
-        tokens = self._tokens(pool)
-        rates = self.footprint.rates
-        visual = _window_tokens(tokens, frames)
+    def _plan(self, pool: tuple[int, ...], frames: int, precision: str, batch: int) -> Plan:
+        layout, rates = self.footprint.layout, self.footprint.rates
+        tokens = self._frame_tokens(pool)
+        context = layout.context(frames, tokens, self.keep_answers, sliding=True, limit=self._trained_context)
+        visual = visual_tokens(frames, tokens)
         seconds = None
         if rates is not None:
-            # The oldest is computed anew as well, beside little else; before the frame comes where there is a pause.
-            oldest = rates.append(max(tokens), self.footprint.fixed_entries) if frames > 1 else 0.0
-            seconds = rates.encode + rates.append(max(tokens), context) + oldest
+            # The oldest frame is recomputed as well, after the sink alone; in the pause before the frame, if there is
+            # one.
+            oldest = rates.prefill_s(max(tokens), layout.fixed_entries) if frames > 1 else 0.0
+            seconds = rates.encode + rates.prefill_s(max(tokens), context) + oldest
         return Plan(
             folder=self.bundle.folder,
-            backend=self.runner.name,
+            backend=self.backend.name,
             threads=self.threads,
-            goal=self.wish.goal,
-            why=self.wish.why,
+            goal=self.request.goal,
+            why=self.request.why,
             memory=self.memory,
             frames=frames,
             pool=pool,
@@ -291,20 +289,20 @@ class _Planner:
         )
 
     def _costs(self, context: int, visual_tokens: int, precision: str, batch: int) -> tuple[Cost, ...]:
-        found = self.footprint
-        decoder = self.runner.memory(self.bundle, DecoderOptions(context, self.threads, precision, batch))
+        measured = self.footprint
+        decoder = self.backend.memory(self.bundle, DecoderOptions(context, self.threads, precision, batch))
         vision, hidden = self.bundle.manifest.vision, self.bundle.manifest.decoder.hidden_size
-        embeddings = (visual_tokens + _GRIDS * vision.tokens) * hidden * _FLOAT
+        embeddings = (visual_tokens + _GRIDS_IN_FLIGHT * vision.tokens) * hidden * _FLOAT32_BYTES
         square = 3 * max(self.frame_size) ** 2 if vision.resize == "pad" else 0
         costs: tuple[Cost, ...] = (
-            Cost("interpreter and libraries", found.libraries),
-            Cost("tokenizer", found.tokenizer),
-            Cost("decoder weights", found.decoder),
+            Cost("interpreter and libraries", measured.libraries),
+            Cost("tokenizer", measured.tokenizer),
+            Cost("decoder weights", measured.decoder),
             Cost("KV cache", decoder.cache),
             Cost("compute buffers", decoder.compute),
-            Cost("vision tower weights", found.tower),
-            Cost("vision activations", found.working),
-            Cost("frames and their embeddings", picture_bytes(*self.frame_size) + square + embeddings),
+            Cost("vision tower weights", measured.tower),
+            Cost("vision activations", measured.working),
+            Cost("frames and their embeddings", frame_buffer_bytes(*self.frame_size) + square + embeddings),
         )
         if self.capture:
             costs += (Cost("the source's process", self.capture),)
@@ -312,17 +310,11 @@ class _Planner:
         return (*costs, Cost("reserve", int(total * _RESERVE) + _RESERVE_BYTES))
 
 
-def _enough(found: Plan, precision: str, batch: int) -> float:
-    """How many frames make up for another precision or a batch so small."""
-    if precision == found.kv_precision and batch >= _SLOW_BATCH:
-        return found.frames + 1
-    return found.frames * _WORTH_IT
-
-
-def _window_tokens(tokens: Sequence[int], frames: int) -> int:
-    """Visual tokens of a window, where the pattern costs most."""
-    pattern = [tokens[index % len(tokens)] for index in range(frames + len(tokens))]
-    return max(sum(pattern[first : first + frames]) for first in range(len(tokens)))
+def _frames_to_beat(best: Plan, precision: str, batch: int) -> float:
+    """How many frames another precision or a very small batch must hold to be worth its time."""
+    if precision == best.kv_precision and batch >= _SLOW_BATCH:
+        return best.frames + 1
+    return best.frames * _WORTHWHILE_GAIN
 
 
 def _count(frames: int) -> str:

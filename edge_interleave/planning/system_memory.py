@@ -1,7 +1,4 @@
-"""How much memory a person means, how much there is, and how to keep the C library from hoarding it.
-
-Knows nothing about models.
-"""
+"""Amounts of RAM: as people write them, what the system has free, and how to make the C library release it."""
 
 from __future__ import annotations
 
@@ -24,49 +21,50 @@ _M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 def parse_memory(text: str) -> int:
-    """Bytes of `2GB`, `1.5GiB`, `800MB` or of a share of what is free now, `50%`.
+    """Bytes of an amount: `2GB`, `1.5GiB`, `800MB`, or `50%` of the memory that is free now.
 
-    Raises UsageError, ResourceError where the system does not say how much is free.
+    Raises UsageError for other texts, ResourceError if the system does not say how much memory is free.
     """
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]+|%)\s*", text, re.IGNORECASE | re.ASCII)
     if found is None or (found[2] != "%" and found[2].lower() not in _UNITS):
-        raise UsageError(f"no amount of memory: {text!r}; give one as 2GB, 1.5GiB, 800MB or 50%")
+        raise UsageError(f"{text!r} is not an amount of memory; give one like 2GB, 1.5GiB, 800MB or 50%")
     amount = float(found[1])
     if found[2] == "%":
         if not 0 < amount <= 100:
-            raise UsageError(f"{text.strip()} of the free memory makes no sense; give 1% to 100%")
+            raise UsageError(f"{text.strip()} of the free memory is not possible; give 1% to 100%")
         return int(free_memory() * amount / 100)
     size = amount * _UNITS[found[2].lower()]
     if not 1 <= size < 1 << 63:
-        raise UsageError(f"no amount of memory: {text!r}; give one as 2GB, 1.5GiB, 800MB or 50%")
+        raise UsageError(f"{text!r} is not an amount of memory; give one like 2GB, 1.5GiB, 800MB or 50%")
     return int(size)
 
 
 def free_memory() -> int:
-    """Bytes that this process may still take: what the system calls available, or less where a control group says so.
+    """Bytes that this process can still take: the system's available memory, or what its control groups leave.
 
-    Where the system does not say (macOS), all that is built in. Raises ResourceError where it says neither.
+    On systems that do not report available memory (macOS), all installed memory. Raises ResourceError if neither is
+    known.
     """
-    rooms = [room for room in (_available(), _group_room()) if room is not None]
-    if not rooms:
-        raise ResourceError("this system does not say how much memory is free; give an amount, as 2GB")
-    return min(rooms)
+    limits = [limit for limit in (_available(), _cgroup_available()) if limit is not None]
+    if not limits:
+        raise ResourceError("this system does not say how much memory is free; give an amount like 2GB")
+    return min(limits)
 
 
-def in_words(size: int) -> str:
-    """An amount of memory that `parse_memory` takes, rounded up."""
+def format_memory(size: int) -> str:
+    """Write bytes as an amount that `parse_memory` reads, rounded up."""
     return f"{math.ceil(size / 1e6)}MB" if size < 10_000_000_000 else f"{math.ceil(size / 1e8) / 10:.1f}GB"
 
 
 def limit_allocator() -> None:
-    """Have the C library keep freed memory of all threads in few places, where the next one finds it. glibc only."""
+    """Let all threads share few malloc arenas, so that memory freed by one is reused by others. glibc only."""
     library = _glibc()
     if library is not None:
         library.mallopt(_M_ARENA_MAX, _ARENAS)
 
 
-def give_back() -> None:
-    """Give memory that was freed back to the system. glibc only."""
+def release_freed_memory() -> None:
+    """Return freed memory to the system. glibc only."""
     library = _glibc()
     if library is not None:
         library.malloc_trim(0)
@@ -92,23 +90,23 @@ def _available() -> int | None:
         return None
 
 
-def _group_room() -> int | None:
-    """What the control groups (version 2) around this process leave it."""
+def _cgroup_available() -> int | None:
+    """Bytes that the control groups (version 2) of this process leave it."""
     try:
         line = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::/"))
     except (OSError, StopIteration, UnicodeError):
         return None
-    top = Path("/sys/fs/cgroup")
-    folder = top / line.removeprefix("0::/")
-    rooms = []
+    root = Path("/sys/fs/cgroup")
+    folder = root / line.removeprefix("0::/")
+    limits = []
     for group in (folder, *folder.parents):
-        if not group.is_relative_to(top):
+        if not group.is_relative_to(root):
             break
         try:
-            most = (group / "memory.max").read_text().strip()
+            maximum = (group / "memory.max").read_text().strip()
             used = int((group / "memory.current").read_text())
         except (OSError, ValueError):
             continue
-        if most.isdecimal():
-            rooms.append(max(0, int(most) - used))
-    return min(rooms, default=None)
+        if maximum.isdecimal():
+            limits.append(max(0, int(maximum) - used))
+    return min(limits, default=None)

@@ -47,7 +47,7 @@ class Video:
 
     def __post_init__(self) -> None:
         if self.frames is not None and self.frames < 1:
-            raise UsageError(f"frames must be a whole number from 1, not {self.frames}")
+            raise UsageError(f"frames must be a whole number of at least 1, not {self.frames}")
 
 
 Media = Image | Video
@@ -86,12 +86,12 @@ def as_messages(content: Content, images: Images = (), videos: Videos = ()) -> l
     `parts_of`. `images`, then `videos`, come before the parts of the last message.
     Raises UsageError for any other content, for no content, and if the last message is not the user's.
     """
-    messages = _messages(content, bool(images or videos))
+    media: list[Part] = [_image(image) for image in _listed("images", images)]
+    media += [_video(video) for video in _listed("videos", videos)]
+    messages = _messages(content, with_media=bool(media))
     last = messages[-1]
     if last.role == "assistant":
         raise UsageError("the last message is the assistant's; end with the user's")
-    media: list[Part] = [_image(image) for image in _listed("images", images)]
-    media += [_video(video) for video in _listed("videos", videos)]
     return [*messages[:-1], replace(last, parts=(*media, *last.parts))] if media else messages
 
 
@@ -149,8 +149,8 @@ def _part(item: object) -> Part:
     if _is_image_source(item):
         return _image(item)
     raise UsageError(
-        f"a message cannot hold a {type(item).__name__}; give text, a pathlib.Path, a Pillow image, an array, "
-        "Image(...) or Video(...)"
+        f"a message cannot hold a value of type {type(item).__name__}; give text, a pathlib.Path, a Pillow image, an "
+        "array, Image(...) or Video(...)"
     )
 
 
@@ -180,7 +180,8 @@ def _image(source: object) -> Image:
     if isinstance(source, str) or _is_image_source(source):
         return Image(source)
     raise UsageError(
-        f"an image cannot be a {type(source).__name__}; give a path, the bytes of a file, a Pillow image or an array"
+        f"an image cannot be of type {type(source).__name__}; give a path, the bytes of a file, a Pillow image or an "
+        "array"
     )
 
 
@@ -189,7 +190,7 @@ def _video(source: object) -> Video:
         return source
     if isinstance(source, (str, os.PathLike)):
         return Video(Path(source))
-    raise UsageError(f"a video cannot be a {type(source).__name__}; give a path or Video(path, frames=8)")
+    raise UsageError(f"a video cannot be of type {type(source).__name__}; give a path or Video(path, frames=8)")
 
 
 def _is_image_source(item: object) -> TypeGuard[ImageSource]:
@@ -201,7 +202,7 @@ def _listed(name: str, given: Sequence[_T]) -> Sequence[_T]:
     """The list itself. A lone path or array would be taken for a list of characters or rows."""
     if isinstance(given, (list, tuple)):
         return given
-    raise UsageError(f"{name} must be a list, not a {type(given).__name__}: {name}=[...]")
+    raise UsageError(f"{name} must be a list, not of type {type(given).__name__}: {name}=[...]")
 
 
 def _refuse_path(text: str) -> None:

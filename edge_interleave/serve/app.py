@@ -122,7 +122,13 @@ class Serving:
         answer = ChatAnswer(asked.model or card.id, _fingerprint(card), logprobs=bool(asked.logprobs))
         usage = asked.stream_options is not None and asked.stream_options.include_usage
         return await self._completion(
-            request, card, lambda m, h: m.answer(question, h), answer, stream=bool(asked.stream), usage=usage
+            request,
+            card,
+            lambda m, h: m.answer(question, h),
+            answer,
+            stream=bool(asked.stream),
+            usage=usage,
+            timings=bool(asked.timings_per_token),
         )
 
     async def _responses(self, request: Request) -> Response:
@@ -362,6 +368,7 @@ class Serving:
         *,
         stream: bool,
         usage: bool,
+        timings: bool = False,
     ) -> Response:
         handle = self._submit(card, request.scope["edge_interleave.client"], run)
         if not stream:
@@ -370,7 +377,8 @@ class Serving:
 
         async def lines() -> AsyncIterator[bytes]:
             try:
-                async for chunk in answer.chunks(self._counting(handle.events(), card), with_usage=usage):
+                events = self._counting(handle.events(), card)
+                async for chunk in answer.chunks(events, with_usage=usage, with_timings=timings):
                     yield event_line(chunk)
                 yield DONE_LINE
             except ApiError as error:

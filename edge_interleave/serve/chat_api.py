@@ -8,9 +8,9 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from edge_interleave.answer import Stats
+from edge_interleave.answer import Stats, rate
 from edge_interleave.decoding.generation import TokenScore
-from edge_interleave.serve.handle import Begun, Ended, Event, Piece
+from edge_interleave.serve.handle import Begun, Ended, Event, Piece, Timings
 from edge_interleave.serve.timelines import Slid
 
 
@@ -41,24 +41,34 @@ class ChatAnswer:
             "object": "chat.completion",
             "choices": [choice],
             "usage": usage_of(answer.stats, ended.slid),
-            "timings": timings_of(ended),
+            "timings": timings_of(ended.timings),
         }
 
-    async def chunks(self, events: AsyncIterator[Event], *, with_usage: bool) -> AsyncIterator[dict[str, Any]]:
-        """The chunks of a stream; `with_usage`: a last one tells the usage, as `stream_options` asks."""
+    async def chunks(
+        self, events: AsyncIterator[Event], *, with_usage: bool, with_timings: bool = False
+    ) -> AsyncIterator[dict[str, Any]]:
+        """The chunks of a stream; `with_usage`: a last one tells the usage, as `stream_options` asks.
+
+        `with_timings`: each chunk tells the speed so far, as `timings_per_token` asks.
+        """
         async for event in events:
             if isinstance(event, Begun):
                 yield self._chunk({"role": "assistant", "content": "", "refusal": None})
             elif isinstance(event, Piece):
-                yield self._chunk({"content": event.text}, event.scores)
+                chunk = self._chunk({"content": event.text}, event.scores)
+                yield {**chunk, "timings": timings_of(event.timings)} if with_timings else chunk
             elif isinstance(event, Ended):
                 if event.scores and self._logprobs:
                     yield self._chunk({"content": ""}, event.scores)
                 last = self._chunk({}, reason=event.answer.finish_reason)
-                yield {**last, "timings": timings_of(event)}
+                yield {**last, "timings": timings_of(event.timings)}
                 if with_usage:
                     head = {**self._head, "object": "chat.completion.chunk", "choices": []}
-                    yield {**head, "usage": usage_of(event.answer.stats, event.slid), "timings": timings_of(event)}
+                    yield {
+                        **head,
+                        "usage": usage_of(event.answer.stats, event.slid),
+                        "timings": timings_of(event.timings),
+                    }
 
     def _chunk(
         self, delta: dict[str, Any], scores: Sequence[TokenScore] = (), reason: str | None = None
@@ -95,22 +105,22 @@ def usage_of(stats: Stats, slid: Slid) -> dict[str, Any]:
     }
 
 
-def timings_of(ended: Ended) -> dict[str, Any]:
+def timings_of(spent: Timings) -> dict[str, Any]:
     """As llama.cpp's server gives them, with `encode_ms` for the vision tower."""
-    stats = ended.answer.stats
-    computed = stats.prompt_tokens - stats.cached_tokens
-    decode_s = max(0.0, ended.seconds - stats.encode_s - stats.prefill_s)
     return {
-        "cache_n": stats.cached_tokens,
-        "prompt_n": computed,
-        "prompt_ms": stats.prefill_s * 1000,
-        "prompt_per_token_ms": stats.prefill_s * 1000 / computed if computed else 0.0,
-        "prompt_per_second": stats.prefill_tokens_per_s,
-        "predicted_n": stats.answer_tokens,
-        "predicted_ms": decode_s * 1000,
-        "predicted_per_token_ms": decode_s * 1000 / stats.answer_tokens if stats.answer_tokens else 0.0,
-        "predicted_per_second": stats.answer_tokens / decode_s if decode_s else 0.0,
-        "encode_ms": stats.encode_s * 1000,
+        "cache_n": spent.cached,
+        **_timed("prompt", spent.computed, spent.prefill_s),
+        **_timed("predicted", spent.answered, spent.decode_s),
+        "encode_ms": spent.encode_s * 1000,
+    }
+
+
+def _timed(name: str, count: int, seconds: float) -> dict[str, Any]:
+    return {
+        f"{name}_n": count,
+        f"{name}_ms": seconds * 1000,
+        f"{name}_per_token_ms": seconds * 1000 / count if count else 0.0,
+        f"{name}_per_second": rate(count, seconds),
     }
 
 

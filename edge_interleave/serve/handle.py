@@ -22,12 +22,27 @@ class Begun:
 
 
 @dataclass(frozen=True)
+class Timings:
+    """What a request has cost so far. Counts are tokens."""
+
+    cached: int = 0
+    """Of the prompt, not computed."""
+    computed: int = 0
+    """Of the prompt."""
+    answered: int = 0
+    encode_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class Piece:
     """Text of the answer."""
 
     text: str
     scores: tuple[TokenScore, ...] = ()
     """Of the tokens that the text is made of, where they were asked for."""
+    timings: Timings = field(default_factory=Timings)
 
 
 @dataclass(frozen=True)
@@ -38,8 +53,7 @@ class Ended:
     scores: tuple[TokenScore, ...] = ()
     """Of tokens that came after the last piece."""
     slid: Slid = field(default_factory=Slid)
-    seconds: float = 0.0
-    """That the model was busy with it."""
+    timings: Timings = field(default_factory=Timings)
 
 
 @dataclass(frozen=True)

@@ -9,23 +9,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from edge_interleave.bundle.manifest import VISION_NAME, Bundle, open_bundle
+from edge_interleave.bundle.manifest import Bundle, open_bundle
 from edge_interleave.bundle.store import EMBEDDED, resolve
 from edge_interleave.decoding.decoder import Backend, DecoderOptions
 from edge_interleave.decoding.registry import backend_for
 from edge_interleave.errors import BackendError, ResourceError, UsageError, shown
 from edge_interleave.model import CONTEXT, load
-from edge_interleave.planning.system_memory import in_words
+from edge_interleave.planning.footprint import measure
+from edge_interleave.planning.system_memory import format_memory
 from edge_interleave.serve.engine import Engine
 from edge_interleave.serve.errors import ApiError
 from edge_interleave.serve.loaded import LoadedModel
 from edge_interleave.serve.metrics import Metrics
 from edge_interleave.serve.settings import Settings
-from edge_interleave.util.process_memory import memory_bytes
 
 _LEAST_CONTEXT = 1024
-_TOWER_SHARE = 1.5
-"""Memory that a vision tower takes at work, beside the size of its file."""
+_REQUESTS_SHARE = 0.2
+"""Of the memory, for bodies of requests, their pictures, and visual tokens that are kept (`limits_within`)."""
 _ROOM_WAIT_S = 60.0
 
 
@@ -57,7 +57,8 @@ class Hub:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         """Reads what the models are; loads none. Raises BundleError, BackendError, ResourceError, UsageError."""
         self._settings = settings
-        self._base = memory_bytes()
+        self._base = 0
+        """What the process takes without a model."""
         self._room = threading.Condition()
         self._sizes: dict[str, int] = {}
         """Of loaded models, estimated."""
@@ -122,6 +123,7 @@ class Hub:
             with self._room:
                 self._sizes.pop(engine.name, None)
             raise
+        model.media_encoder.cache_bytes = settings.limits.embedding_bytes
         return LoadedModel(engine.name, model, opening.sessions, settings.exact, settings.limits)
 
     def _opening(self, bundle: Bundle, runner: Backend) -> _Opening:
@@ -129,27 +131,32 @@ class Hub:
         settings = self._settings
         if settings.memory is None:
             return _Opening(settings.context, settings.sessions, 0)
-        tower = int(bundle.manifest.files[VISION_NAME].bytes * _TOWER_SHARE)
-        room = settings.memory - self._base
+        found = measure(bundle, runner.name, settings.threads)
+        self._base = max(self._base, found.libraries)
+        fixed = found.tokenizer + found.decoder + found.tower + found.working
         trained = bundle.manifest.decoder.context_length
         least = 0
         for context in _contexts(min(settings.context or CONTEXT, trained), settings.context is not None):
-            found = runner.memory(bundle, DecoderOptions(context, settings.threads, settings.kv_precision))
-            each, fixed = found.cache + found.compute, found.weights + tower
-            sessions = min(settings.sessions, (room - fixed) // each)
+            memory = runner.memory(bundle, DecoderOptions(context, settings.threads, settings.kv_precision))
+            each = memory.cache + memory.compute
+            sessions = min(settings.sessions, (self._room_bytes() - fixed) // each)
             if sessions >= 1:
                 return _Opening(context, sessions, fixed + sessions * each)
             least = fixed + each + self._base
         raise ResourceError(
-            f"{in_words(settings.memory)} are too little for {bundle.manifest.name}: the least that would do is "
-            f"{in_words(least)}"
+            f"{format_memory(settings.memory)} are too little for {bundle.manifest.name}: the least that is enough is "
+            f"{format_memory(int(least / (1 - _REQUESTS_SHARE)))}"
         )
+
+    def _room_bytes(self) -> int:
+        """What the memory holds of models, the process and its requests aside."""
+        return int((self._settings.memory or 0) * (1 - _REQUESTS_SHARE)) - self._base
 
     def _make_room(self, engine: Engine, size: int) -> None:
         """Wait until a model of so many bytes has room, unloading idle ones. Raises BackendError."""
         if self._settings.memory is None:
             return
-        room = self._settings.memory - self._base
+        room = self._room_bytes()
         until = time.monotonic() + _ROOM_WAIT_S
         while True:
             with self._room:

@@ -20,7 +20,7 @@ from edge_interleave.prompt.builder import ImageSegment, Segment
 from edge_interleave.prompt.messages import Image, Message
 from edge_interleave.serve.content import Clip, Picture
 from edge_interleave.serve.errors import ApiError, api_error, wrong
-from edge_interleave.serve.handle import Begun, Done, Ended, Handle, Piece
+from edge_interleave.serve.handle import Begun, Done, Ended, Handle, Piece, Timings
 from edge_interleave.serve.question import Format, Question
 from edge_interleave.serve.schema import LiveRequest
 from edge_interleave.serve.settings import Limits
@@ -68,7 +68,6 @@ class LoadedModel:
 
     def answer(self, question: Question, handle: Handle) -> None:
         """Answer a question, telling the handle. Raises ApiError, EdgeInterleaveError where there is no answer."""
-        started = time.perf_counter()
         options = self.options(question)
         shown = [self._opened(item, question, handle.cancel) for item in question.media]
         messages = [
@@ -82,12 +81,13 @@ class LoadedModel:
         handle.emit(Begun(self.name))
         prompt = as_inputs(segments, encoded.images)
         timeline = self.timelines.take(prompt)
+        began = time.perf_counter()
         generation = Generation(timeline, self.model.tokenizer, frozenset(self._eos), prompt, options, handle.cancel)
         told = 0
         for text in generation:
             scores = tuple(generation.scores[told:])
             told += len(scores)
-            handle.emit(Piece(text, scores))
+            handle.emit(Piece(text, scores, _timings(generation, encoded.seconds, began)))
         answer = generation.answer
         if answer.finish_reason == CANCELLED:
             return
@@ -99,7 +99,8 @@ class LoadedModel:
             vision_provider=encoded.provider,
         )
         rest = tuple(generation.scores[told:])
-        handle.emit(Ended(replace(answer, stats=stats), rest, timeline.slid, time.perf_counter() - started))
+        spent = _timings(generation, encoded.seconds, began)
+        handle.emit(Ended(replace(answer, stats=stats), rest, timeline.slid, spent))
 
     def options(self, question: Question) -> GenerationOptions:
         """How the answer is drawn. Raises ApiError naming the field of a schema that cannot be followed."""
@@ -133,7 +134,7 @@ class LoadedModel:
 
     def ask_window(self, live: Live, question: Question, handle: Handle) -> None:
         """Answer a question about a live window, telling the handle."""
-        started = time.perf_counter()
+        began = time.perf_counter()
         options = self.options(question)
         (text,) = question.turns[0].parts
         assert isinstance(text, str)
@@ -142,7 +143,11 @@ class LoadedModel:
             for piece in stream:
                 handle.emit(Piece(piece))
         if stream.answer.finish_reason != CANCELLED:
-            handle.emit(Ended(stream.answer, seconds=time.perf_counter() - started))
+            stats = stream.answer.stats
+            decode_s = time.perf_counter() - began - stats.prefill_s
+            computed = stats.prompt_tokens - stats.cached_tokens
+            spent = Timings(stats.cached_tokens, computed, stats.answer_tokens, 0.0, stats.prefill_s, decode_s)
+            handle.emit(Ended(stream.answer, timings=spent))
 
     def close_window(self, live: Live) -> None:
         """From any thread: close a live window."""
@@ -219,6 +224,16 @@ class LoadedModel:
             else:
                 total += item.count * encoder.tokens_for(None, stride)
         return total
+
+
+def _timings(generation: Generation, encode_s: float, began: float) -> Timings:
+    """What an answer has cost that began then."""
+    found = generation.prefilled
+    if found is None:
+        return Timings(encode_s=encode_s)
+    decode_s = time.perf_counter() - began - found.seconds
+    computed = found.prompt_tokens - found.cached_tokens
+    return Timings(found.cached_tokens, computed, generation.tokens, encode_s, found.seconds, decode_s)
 
 
 @contextmanager

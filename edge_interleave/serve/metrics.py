@@ -77,7 +77,7 @@ class Metrics:
         for stage, seconds in (
             ("encode", stats.encode_s),
             ("prefill", stats.prefill_s),
-            ("decode", max(0.0, ended.seconds - stats.encode_s - stats.prefill_s)),
+            ("decode", ended.timings.decode_s),
         ):
             self._stage.labels(model, stage).inc(seconds)
         self._first.labels(model).observe(stats.first_token_s)

@@ -38,7 +38,7 @@ class ResponsesAnswer:
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": usage["total_tokens"],
         }
-        found["timings"] = timings_of(ended)
+        found["timings"] = timings_of(ended.timings)
         return found
 
     async def events(self, events: AsyncIterator[Event]) -> AsyncIterator[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 
@@ -33,6 +33,22 @@ class Limits:
     window_frames: int = 64
     embedding_bytes: int = 256 << 20
     """Of visual tokens that are kept, by content."""
+
+
+def limits_within(memory: int | None) -> Limits:
+    """Limits whose bodies, pictures and visual tokens take a fifth of so many bytes at most; None: the usual ones."""
+    usual = Limits()
+    if memory is None:
+        return usual
+    # A body is there up to three times: as it came, as base64 text, and as the pictures' content.
+    share = memory // 20
+    return replace(
+        usual,
+        body_bytes=min(usual.body_bytes, share),
+        all_bodies_bytes=min(usual.all_bodies_bytes, share),
+        video_bytes=min(usual.video_bytes, share * 3 // 4),
+        embedding_bytes=min(usual.embedding_bytes, share),
+    )
 
 
 @dataclass(frozen=True)

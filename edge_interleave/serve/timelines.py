@@ -118,7 +118,7 @@ class SharedTimeline:
         if self._approximate_from is not None and reuse.kept <= self._approximate_from:
             self._approximate_from = None
         prefilled = self.session.prefill(prompt, cancel)
-        if not self.session.timeline.entries:
+        if not self.session.timeline.spans:
             self._approximate_from = None
         self.slid = Slid(approximate=self._traces(units, reuse.kept))
         return prefilled
@@ -133,13 +133,13 @@ class SharedTimeline:
 
     def _prefill_sliding(self, units: Sequence[Unit], reuse: Reuse, cancel: threading.Event | None) -> Prefill | None:
         started = time.perf_counter()
-        session, entries = self.session, self.session.timeline.entries
-        gone = entries[reuse.kept : reuse.kept + reuse.gap]
+        session, spans = self.session, self.session.timeline.spans
+        gone = spans[reuse.kept : reuse.kept + reuse.gap]
         session.truncate(reuse.kept + reuse.gap + reuse.tail)
         session.evict(reuse.kept, reuse.kept + reuse.gap)
         anew = units[reuse.kept : reuse.kept + reuse.anew]
-        ranges = session.timeline.entries[reuse.kept : reuse.kept + reuse.anew]
-        if any(entry.end != after.start for entry, after in pairwise(ranges)):
+        ranges = session.timeline.spans[reuse.kept : reuse.kept + reuse.anew]
+        if any(span.end != after.start for span, after in pairwise(ranges)):
             session.close_gaps()
         session.recompute(reuse.kept, inputs_of_units(anew))
         first = reuse.kept + reuse.anew
@@ -148,7 +148,7 @@ class SharedTimeline:
         prefilled = session.extend(inputs_of_units(new), cancel)
         recomputed = sum(unit.size for unit in anew)
         self.slid = Slid(
-            evicted=sum(entry.end - entry.start for entry in gone),
+            evicted=sum(span.end - span.start for span in gone),
             recomputed=recomputed,
             approximate=self._traces(units, reuse.kept + reuse.tail),
         )
@@ -162,11 +162,11 @@ class SharedTimeline:
         )
 
     def _slide(self, units: Sequence[Unit], before: Sequence[int], kept: int) -> Reuse | None:
-        """The longest run of entries further on that equals what the prompt goes on with."""
-        entries = self.session.timeline.entries[kept:]
+        """The longest run of spans further on that equals what the prompt goes on with."""
+        spans = self.session.timeline.spans[kept:]
         wanted = [unit.key for unit in units[kept:-1]]
-        runs = _runs_of(wanted, [entry.key for entry in entries])
-        gap = max(range(1, len(entries)), key=lambda at: before[kept + runs[at]], default=0)
+        runs = _runs_of(wanted, [span.key for span in spans])
+        gap = max(range(1, len(spans)), key=lambda at: before[kept + runs[at]], default=0)
         tail = runs[gap] if gap else 0
         images = [number for number in range(kept, kept + tail) if units[number].image is not None]
         if not images:

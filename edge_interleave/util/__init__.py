@@ -1,1 +1,1 @@
-"""Helpers without a subject of ours: files, locks, CPUs, progress."""
+"""General helpers that no subject of this package owns: files, locks, processes, CPUs, addresses."""

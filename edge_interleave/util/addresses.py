@@ -1,4 +1,4 @@
-"""Addresses that may hold passwords: what messages show of them, and which of them are refused. Opens none."""
+"""Handles addresses (URLs) that may hold passwords: hides these in messages, and refuses ambiguous ones."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ _VALUE = re.compile(r"=[^/&;]*")
 
 
 def check_login(url: str) -> None:
-    """Raise UsageError, which shows nothing of the address, where a name or password holds `/`, `?`, `#` or `@`.
+    """Raise UsageError if a name or password holds `/`, `?`, `#` or `@`; the error does not show the address.
 
-    The first three end the host (RFC 3986, 3.2): what stands before them would be taken for the host, and the rest of
-    the password for a path. An `@` behind the host is refused as well, for nothing tells the two apart.
+    The first three end the host (RFC 3986, 3.2), so that a part of the password would be taken for the host or the
+    path. An `@` behind the host is refused as well, because it cannot be told from such a password.
     """
     if _is_unclear(url):
         raise UsageError(
-            f"{_scheme(url)}://...: an '@' leaves open which part is the host; percent-encode what a name, password "
-            "or path holds of these: / as %2F, ? as %3F, # as %23, @ as %40"
+            f"{_scheme(url)}://...: an '@' leaves open which part is the host; in the name, password and path, "
+            "percent-encode / as %2F, ? as %3F, # as %23, @ as %40"
         )
 
 
 def without_secrets(url: str) -> str:
     """An address for messages: without name, password, query, fragment, and values in its path (`user=me`).
 
-    Only the scheme is left where the address cannot be read, or its host is not clear.
+    If the address cannot be parsed or its host is ambiguous, only the scheme is left.
     """
     try:
         parts = urlsplit(url)

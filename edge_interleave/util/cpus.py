@@ -1,8 +1,7 @@
-"""What the CPU offers an engine: cores, within the quota of this process, and int8 dot products.
+"""Counts the cores that this process may use, within its CPU quota, and says whether they have int8 dot products.
 
-Which CPUs a process may run on is what the system says. How much of their time it may take, in a container or a
-service, is in its control groups (cgroups), version 1 or 2, and an engine that has more threads than that is stopped
-again and again in the middle of its work, all of them waiting for one.
+The quota of a container or a service is in its control groups (cgroups, version 1 or 2). An engine with more threads
+than the quota is suspended again and again, while its other threads wait for the suspended one.
 """
 
 from __future__ import annotations
@@ -20,22 +19,22 @@ _SYSTEM_MOUNT = Path("/sys/fs/cgroup")
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, at least 1; two hyperthreads of a core count as one."""
+    """The number of cores that this process may use, at least 1; the hyperthreads of a core count as one."""
     cores = _cores()
     return cores if (limit := _limit()) is None else min(cores, limit)
 
 
 def quota_limit() -> int | None:
-    """`usable_cores` where the quota is less than the cores; None where an engine may count them itself."""
+    """`usable_cores` if the quota is lower than the number of cores; None if there is no such quota."""
     limit = _limit()
     return limit if limit is not None and limit < _cores() else None
 
 
 def cpu_quota(process: Path = Path("/proc/self"), mount: Path = _SYSTEM_MOUNT) -> float | None:
-    """CPUs' worth of time that the process may take, 1.5 say; None for no limit.
+    """The CPU quota in CPUs, such as 1.5; None without a limit.
 
-    The least of its control groups and of those above them. `process`: its folder in /proc. `mount`: where control
-    groups lie where the process's list of mounts does not say.
+    It is the minimum over the process's control groups and their parents. `process`: the process's folder in /proc.
+    `mount`: the control groups' mount point if the process's list of mounts has none.
     """
     quotas = [
         quota
@@ -67,10 +66,10 @@ class _Group:
     """A control group of the process."""
 
     unified: bool
-    """Of version 2."""
+    """Whether it is of version 2."""
     mount: Path
     path: PurePosixPath
-    """Below the mount."""
+    """Relative to the mount."""
 
 
 def _limit() -> int | None:
@@ -92,7 +91,7 @@ def _cores() -> int:
 
 
 def _groups(process: Path, mount: Path) -> Iterator[_Group]:
-    """The process's groups that can have a quota. proc(5): /proc/PID/cgroup and /proc/PID/mountinfo."""
+    """The process's control groups that can have a quota. Source: proc(5), /proc/PID/cgroup and /proc/PID/mountinfo."""
     paths: dict[str, str] = {}
     for line in _lines(process / "cgroup"):
         _, controllers, path = (*line.split(":", 2), "", "")[:3]
@@ -112,7 +111,7 @@ def _groups(process: Path, mount: Path) -> Iterator[_Group]:
 
 
 def _below(path: str, root: str) -> PurePosixPath:
-    """A group's path below a mount that shows the hierarchy from `root` on; the mount itself where it lies outside."""
+    """A group's path relative to a mount that shows the hierarchy from `root` on; empty if it lies outside of that."""
     pure = PurePosixPath(path)
     inside = ".." not in pure.parts and pure.is_relative_to(root)
     return pure.relative_to(root) if inside else PurePosixPath()
@@ -125,13 +124,13 @@ def _up_to_the_mount(group: _Group) -> Iterator[Path]:
 
 
 def _unified(folder: Path) -> float | None:
-    """`cpu.max`: quota and period in microseconds, or `max`."""
+    """The quota in `cpu.max`: quota and period in microseconds, or `max`."""
     parts = " ".join(_lines(folder / "cpu.max")).split()
     return _share(*parts) if len(parts) == 2 else None
 
 
 def _legacy(folder: Path) -> float | None:
-    """`cpu.cfs_quota_us`, -1 for no limit, and `cpu.cfs_period_us`."""
+    """The quota by `cpu.cfs_quota_us`, -1 for no limit, and `cpu.cfs_period_us`."""
     quota, period = ("".join(_lines(folder / f"cpu.cfs_{name}_us")).strip() for name in ("quota", "period"))
     return _share(quota, period)
 

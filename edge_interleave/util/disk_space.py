@@ -1,6 +1,6 @@
-"""Room on a disk: checked before long work, and named, with the file, where it runs out all the same.
+"""Checks disk space before long work, and explains errors of a full disk with the file's name.
 
-Another program may fill the disk, and a quota is not among what a disk says is free.
+A disk may fill up in spite of the check: other programs write to it, and its free space does not include quotas.
 """
 
 from __future__ import annotations
@@ -15,17 +15,14 @@ from pathlib import Path
 from edge_interleave.errors import ResourceError
 
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
-"""Error numbers of a full disk, a full quota, and a file larger than the system takes."""
+"""Error numbers of a full disk, a full quota, and a file larger than the system allows."""
 MARGIN_BYTES = 64 << 20
 _PROBE_BYTES = 1 << 20
 _REMEDY = "free some, or give a place on another disk"
 
 
 def require_room(folder: Path, needed: int) -> int:
-    """Refuse work that writes `needed` bytes into a folder's disk where that and MARGIN_BYTES are not free.
-
-    Gives the bytes that are looked for. Raises ResourceError.
-    """
+    """Raise ResourceError unless a folder's disk has `needed` bytes and MARGIN_BYTES free; return their sum."""
     wanted = needed + MARGIN_BYTES
     free = shutil.disk_usage(folder).free
     if free < wanted:
@@ -35,10 +32,10 @@ def require_room(folder: Path, needed: int) -> int:
 
 @contextmanager
 def writing(path: Path, needed: int | None = None) -> Iterator[None]:
-    """Turn an error of a full disk inside the block into one that names the file, and what is needed and free.
+    """Turn a full-disk error inside the block into a ResourceError with the file's name and the space free and needed.
 
-    `path`: what is written; files of other names beside it are on the way to it. `needed`: bytes that the whole work
-    takes, where known. Raises ResourceError; other errors pass.
+    `path`: the file being written. Temporary files in the same folder are reported as `path`. `needed`: the bytes of
+    the whole work, if known. Other errors pass unchanged.
     """
     try:
         yield
@@ -50,9 +47,9 @@ def writing(path: Path, needed: int | None = None) -> Iterator[None]:
 
 
 def check_still_room(path: Path) -> None:
-    """Raise the system's own error where no more can be written to a file.
+    """Raise the system's OSError if nothing more can be written to a file.
 
-    For libraries that say no more than that writing failed. What is tried is taken back.
+    For libraries that report only that writing failed. The file is restored to its size.
     """
     descriptor = -1
     try:

@@ -1,7 +1,7 @@
 """Lets one thread at a time use a native engine, in the process that opened it, until it is closed.
 
-Engines (llama.cpp, MLX, ONNX Runtime) end the process by a signal where two threads use one of them, or one thread
-frees it while another computes. In a forked child they wait without end for threads that only the parent has.
+Engines (llama.cpp, MLX, ONNX Runtime) crash the process if two threads use one at once, or if one thread frees it while
+another computes. In a forked child they wait for ever for threads that exist only in the parent.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from types import TracebackType
 from edge_interleave.errors import EdgeInterleaveError, UsageError
 
 _EXIT_WAIT_S = 10.0
-"""At the program's end, for an engine that does not break off what it computes."""
+"""How long the program's end waits for an engine that ignores the interrupt."""
 
 _process: int | None = None
-"""The process that opened an engine. A forked child inherits the number, and knows by it that it is one."""
+"""The id of the process that opened an engine. A forked child inherits the value but has another id."""
 
 
 def claim_process() -> None:
-    """Note that this process opens an engine. Raises UsageError as `check_process`."""
+    """Record that this process opens an engine. Raises UsageError as `check_process`."""
     global _process
     check_process()
     _process = os.getpid()
 
 
 def check_process() -> None:
-    """Raise UsageError in a child that was forked from a process with an engine. Takes no lock."""
+    """Raise UsageError in a child forked from a process with an engine. Takes no lock."""
     if is_forked():
         raise UsageError(
             "this process was forked from one that had opened a model, and engines do not survive a fork; start it "
@@ -39,20 +39,20 @@ def check_process() -> None:
 
 
 def is_forked() -> bool:
-    """Whether this process was forked from one that had opened an engine: nothing here may use or free it."""
+    """Whether this process was forked from one with an open engine, which it may neither use nor free."""
     return _process is not None and _process != os.getpid()
 
 
 def when_engines_ended(call: Callable[[], None]) -> None:
-    """Have something done at the program's end, once no thread uses an engine any more."""
+    """Register a call for the program's end, after all threads have stopped using engines."""
     _afterwards.append(call)
 
 
 class EngineLock:
-    """A lock around one engine, used as a context manager. The thread that holds it may take it again."""
+    """A reentrant lock around one engine, used as a context manager."""
 
     def __init__(self, interrupt: Callable[[], None]) -> None:
-        """`interrupt`: a method that makes the engine fail at once, called from any thread; held weakly."""
+        """`interrupt`: a bound method that aborts the engine's computation from any thread; held weakly."""
         self._interrupt = weakref.WeakMethod(interrupt)
         self._lock = threading.RLock()
         self._depth = 0
@@ -62,7 +62,7 @@ class EngineLock:
         _locks.add(self)
 
     def __enter__(self) -> None:
-        """Wait for the engine. Raises UsageError once closed, and in a forked child."""
+        """Wait until the engine is free. Raises UsageError once closed, and in a forked child."""
         check_process()
         self._lock.acquire()
         if self._closed is not None:
@@ -84,11 +84,11 @@ class EngineLock:
             raise UsageError(self._closed) from error
 
     def close(self, reason: str, free: Callable[[], None]) -> None:
-        """Interrupt the engine, wait until nobody uses it, and free it. Nobody gets it afterwards.
+        """Interrupt the engine, wait until no thread uses it, and call `free`. Nobody can use it afterwards.
 
-        `reason`: what those who use it, or try to, get as UsageError. A signal handler may call this while its own
-        thread uses the engine: it is freed when that use ends. Does nothing in a forked child: the engine is the
-        parent's.
+        `reason`: the text of the UsageError for current and later users. A signal handler may call this while its own
+        thread uses the engine, which is then freed when that use ends. Does nothing in a forked child, because the
+        engine belongs to the parent.
         """
         if is_forked():
             return
@@ -112,10 +112,7 @@ class EngineLock:
             interrupt()
 
     def _end(self) -> None:
-        """Keep everyone out while the program ends.
-
-        Daemon threads that use the engine, or come to, stand still from now on: they have nobody to tell an error to.
-        """
+        """Close the engine at the program's end. Daemon threads that use it, or try to, block from now on."""
         self._ended = True
         self._closed = self._closed or "the program ends"
         self._break_off()

@@ -1,4 +1,4 @@
-"""What every use of ONNX Runtime needs: silence, sums of whole numbers that do not saturate, and care in a fork."""
+"""Settings that every session of ONNX Runtime needs: no log, exact int8 products, and survival of a fork."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 CPU_PROVIDER = "CPUExecutionProvider"
 SILENT = 4
-"""ONNX Runtime's log severity "fatal": what goes wrong comes as an exception, which is turned into one line."""
+"""ONNX Runtime's log severity "fatal": errors come as exceptions, which become one line."""
 PROBE = (
     b'\x08\x08:\\\n\x18\n\x01a\n\x01b\x12\x01y"\rMatMulInteger\x12\x01gZ\x13\n\x01a\x12\x0e\n\x0c\x08\x02\x12\x08\n\x02'
     b"\x08\x04\n\x02\x08@Z\x13\n\x01b\x12\x0e\n\x0c\x08\x03\x12\x08\n\x02\x08@\n\x02\x08\x10b\x13\n\x01y\x12\x0e\n\x0c"
@@ -20,14 +20,14 @@ PROBE = (
 )
 """An ONNX graph of one node: y int32 (4, 16) = MatMulInteger(a uint8 (4, 64), b int8 (64, 16))."""
 _sessions: weakref.WeakSet[Any] = weakref.WeakSet()
-"""The engine's open sessions."""
+"""ONNX Runtime's open sessions in this process."""
 
 
 def session_options() -> Any:
     """Options of a session that logs nothing."""
     import onnxruntime as ort
 
-    # Part of the engine logs by itself, whatever a session's options say.
+    # Some parts of ONNX Runtime ignore a session's log level and use the default logger.
     ort.set_default_logger_severity(SILENT)
     options = ort.SessionOptions()
     options.log_severity_level = SILENT
@@ -44,7 +44,7 @@ def run_options() -> Any:
 
 
 def keep_at_fork(session: Any) -> None:
-    """Have a session not be freed in a forked child, which would wait for threads that only the parent has."""
+    """Keep a session alive in a forked child: freeing one waits for threads that exist only in the parent."""
     _sessions.add(session)
 
 
@@ -52,8 +52,8 @@ def keep_at_fork(session: Any) -> None:
 def int8_products_saturate() -> bool:
     """Whether sums of uint8 x int8 products overflow on this CPU: x86 without VNNI adds them pairwise in 16 bits.
 
-    ONNX Runtime has an option against it, which turns weights to uint8, exact and slower; but it takes CPUs that have
-    VNNI for ones that have not. So the engine is asked for a product whose value is known.
+    ONNX Runtime has an option against that, which converts weights to uint8: exact, but slower. It does not detect VNNI
+    reliably, so a product with a known result is computed instead.
     """
     import onnxruntime as ort
 

@@ -1,4 +1,4 @@
-"""For a process that works for another one: it ends as soon as that one has ended, however that was."""
+"""Makes a child process end as soon as its parent ends, even if the parent was killed."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import threading
 
 
 def end_with_parent() -> None:
-    """End this process when its standard input is closed: by the other process, or by the system where it was killed.
+    """End this process when its standard input is closed: by the parent, or by the system if the parent was killed.
 
-    What the other process has to say on it must have been read.
+    Call it after reading everything that the parent sends.
     """
     threading.Thread(target=_wait, daemon=True).start()
 
 
 def _wait() -> None:
-    # Not by sys.stdin: a thread that waits in its buffer's lock makes an interpreter that ends abort.
+    # os.read rather than sys.stdin: an interpreter that ends aborts if a thread holds the lock of sys.stdin's buffer.
     while os.read(0, 1):
         pass
     os._exit(0)

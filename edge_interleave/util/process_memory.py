@@ -1,4 +1,4 @@
-"""How much memory a process holds, and has held."""
+"""Reads a process's resident memory, now and at its peak."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import sys
 
 
 def peak_memory_bytes() -> int:
-    """The most that this process has had resident so far; 0 where the system does not say (Windows).
+    """This process's peak resident memory; 0 if the system does not report it (Windows).
 
-    On Linux not what `getrusage` says, which counts what the process was before it became this program.
+    On Linux it is not `getrusage`'s value, which includes the process's memory before it executed this program.
     """
     peak = peak_memory_of(os.getpid())
     if peak:
@@ -23,7 +23,7 @@ def peak_memory_bytes() -> int:
 
 
 def peak_memory_of(process: int) -> int:
-    """The most that a process of ours has had resident so far; 0 where the system does not say (it does on Linux)."""
+    """The peak resident memory of the process with this id; 0 on systems other than Linux, or if it has ended."""
     try:
         with open(f"/proc/{process}/status", encoding="ascii", errors="replace") as file:
             return int(file.read().split("VmHWM:")[1].split()[0]) * 1024
@@ -32,7 +32,7 @@ def peak_memory_of(process: int) -> int:
 
 
 def memory_bytes() -> int:
-    """The resident set of this process now; 0 where the system does not say (it does on Linux)."""
+    """This process's resident memory now; 0 on systems other than Linux."""
     try:
         with open("/proc/self/statm", "rb") as file:
             pages = int(file.read().split()[1])

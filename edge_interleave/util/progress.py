@@ -1,4 +1,4 @@
-"""What tells a caller how far a question is, while an answer is waited for."""
+"""The type of a callback that reports a question's progress before its answer starts."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ Stage = Literal["encode", "prefill"]
 
 
 class QuestionProgress(Protocol):
-    """Called before each step of a question, from the thread that asked it.
+    """Called before each step of a question, in the thread that asks. The step waits for it, so it must be quick.
 
-    It must be quick, for the step waits for it; an exception that it raises ends the question.
+    An exception that it raises ends the question.
     """
 
     def __call__(self, stage: Stage, done: int, total: int, /) -> None:
-        """`encode`: `done` of `total` images and frames have their visual tokens. `prefill`: `done` of the `total`
-        entries of the prompt that are new are in the KV cache.
+        """`encode`: `done` of `total` images and frames are encoded.
+
+        `prefill`: `done` of `total` new entries of the prompt are in the KV cache.
         """
         ...

@@ -33,9 +33,7 @@ def open_regular_file(path: Path | str, max_bytes: int | None = None) -> BinaryI
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{name}: no such file; check the path") from None
     except (OSError, ValueError) as error:
-        reason = one_line(error)
-        reason = reason if reason and reason.isprintable() else type(error).__name__
-        raise InputError(f"{name}: cannot be opened ({reason}); check the path") from error
+        raise InputError(f"{name}: cannot be opened ({one_line(error)}); check the path") from error
 
 
 def display_name(path: Path | str) -> str:

@@ -1,7 +1,7 @@
-"""Paths that are no UTF-8, for engines and files that take nothing else.
+"""Provides UTF-8 paths for files whose paths are not UTF-8, for engines and formats that accept nothing else.
 
-POSIX file names are bytes. Python keeps those that are no UTF-8 as lone surrogates, which its own calls turn back into
-the bytes; ONNX Runtime, MLX and JSON refuse them.
+POSIX file names are bytes. Python represents bytes that are not UTF-8 as lone surrogates, which ONNX Runtime, MLX and
+JSON refuse.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from edge_interleave.errors import InputError
 
 @contextmanager
 def utf8_path(path: Path) -> Iterator[str]:
-    """A path of the same file in UTF-8: the path itself, else a link to it that is gone after the block.
+    """A UTF-8 path of the same file: the path itself, or a temporary link that is deleted after the block.
 
-    The file need not be there yet, and the ending is kept. Raises InputError where no such link can be made.
+    The file need not exist yet. The link has the file's ending. Raises InputError if the link cannot be created.
     """
     if _is_utf8(str(path)):
         yield str(path)
@@ -28,12 +28,12 @@ def utf8_path(path: Path) -> Iterator[str]:
         try:
             link.symlink_to(path.absolute())
         except OSError as error:
-            raise InputError(f"{path}: the path is no UTF-8; rename the folder") from error
+            raise InputError(f"{path}: the path is not UTF-8; rename the folder") from error
         yield str(link)
 
 
 def utf8_text(text: str) -> str:
-    """The text with `?` for what is no Unicode, as names of files may hold it."""
+    """The text with `?` in place of lone surrogates, which file names may hold."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 

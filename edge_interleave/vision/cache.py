@@ -1,7 +1,4 @@
-"""Embeddings by content: the same pixels need not go through the tower twice.
-
-A least-recently-used store, bounded in bytes. Knows nothing about towers or pooling: its keys say what made an entry.
-"""
+"""Caches visual tokens by content, so that the same pixels go through the tower once: an LRU cache bounded in bytes."""
 
 from __future__ import annotations
 
@@ -19,37 +16,38 @@ CAPACITY_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class CacheKey:
-    """What determines an image's embeddings."""
+    """Everything that determines an image's visual tokens."""
 
     content: bytes
-    """Digest of the pixels that the tower gets."""
+    """The digest of the preprocessed pixels."""
     tower: str
-    """Which tower and projector."""
+    """The identity of tower and projector."""
     stride: int
+    """The pooling stride."""
     mode: str
-    """Pooling mode; irrelevant, and so empty, at stride 1."""
+    """The pooling mode; empty at stride 1, where it has no effect."""
 
 
 def cache_key(pixels: FloatArray, tower: str, stride: int, mode: str) -> CacheKey:
-    """The key of preprocessed pixels, float32 (3, H, W), encoded by `tower` and pooled."""
+    """The key for preprocessed pixels, float32 (3, H, W), encoded by `tower` and pooled by `stride` and `mode`."""
     content = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=32).digest()
     return CacheKey(content, tower, stride, mode if stride > 1 else "")
 
 
 class EmbeddingCache:
-    """Embeddings, float32 (tokens, hidden), by key; the least recently used go first. Safe between threads."""
+    """Visual tokens, float32 (tokens, hidden), by key; drops the least recently used first. Thread-safe."""
 
     def __init__(self, capacity_bytes: int = CAPACITY_BYTES) -> None:
         self.capacity_bytes = capacity_bytes
         self.bytes = 0
-        """Held now: never more than the capacity."""
+        """Bytes held now, at most the capacity."""
         self.hits = 0
         self.misses = 0
         self._rows: OrderedDict[CacheKey, FloatArray] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, key: CacheKey) -> FloatArray | None:
-        """The embeddings, read-only, or None; counted as a hit or a miss."""
+        """The visual tokens, read-only, or None. Counts a hit or a miss."""
         with self._lock:
             rows = self._rows.get(key)
             if rows is None:
@@ -60,8 +58,8 @@ class EmbeddingCache:
             return rows
 
     def put(self, key: CacheKey, rows: FloatArray) -> FloatArray:
-        """Keep a copy of the embeddings (not at all where they exceed the capacity), and give it back, read-only."""
-        # A copy, for a row of a batch would keep the whole batch alive.
+        """Store a copy and return it, read-only. It is not stored if it exceeds the capacity by itself."""
+        # A copy, because a view into a batch would keep the whole batch alive.
         rows = np.array(rows, np.float32)
         rows.flags.writeable = False
         with self._lock:

@@ -1,8 +1,8 @@
-"""Pictures to visual tokens: preprocess, tiles, tower, pooling and cache put together.
+"""Encodes images to visual tokens: tiles, preprocess, tower, pooling, merge, and a cache.
 
-What the cache holds: embeddings as pooled for the question, not the tower's full grid. A live window or a plan keeps
-one stride for long, and at stride 2 four times as many frames fit in the same memory. Where the full grid of an image
-happens to be held (a question at stride 1), a pooled one is made from it without the tower.
+The cache holds pooled visual tokens rather than the tower's full grid, because a conversation or a live window keeps
+its stride, and at stride 2 four times as many images fit. If it holds an image's full grid (from a question at stride
+1), a pooled one is computed from that without the tower.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ class Tower(Protocol):
 
     @property
     def provider(self) -> str:
-        """What runs it."""
+        """The name of ONNX Runtime's execution provider."""
         ...
 
     def encode(self, pixels: FloatArray) -> FloatArray:
-        """Pixels float32 (n, 3, H, W) -> visual tokens float32 (n, grid * grid, hidden)."""
+        """Pixels, float32 (n, 3, H, W), to visual tokens, float32 (n, grid * grid, hidden)."""
         ...
 
     def stop(self) -> None:
-        """From any thread: have `encode`, now and later, raise UsageError at once."""
+        """Make `encode`, running or later, raise UsageError at once. Any thread may call it."""
         ...
 
 
 class ImageEncoder:
-    """Makes visual tokens of pictures, each picture once.
+    """Encodes images to visual tokens, each different image once.
 
-    May be used from any thread: `encode` serves one caller at a time. The cache may be shared.
+    Any thread may call it; `encode` serves one caller at a time. Several encoders may share a cache.
     """
 
     def __init__(
@@ -61,19 +61,21 @@ class ImageEncoder:
         identity: str | None = None,
         newline: FloatArray | None = None,
     ) -> None:
-        """`identity` names the tower in a cache that several encoders share, e.g. the SHA-256 of `vision.onnx`.
+        """Wrap an open tower.
 
-        Without it, no other encoder finds what this one stored. `newline`: the row `image_newline`, float32 (hidden,),
-        that follows images where the model was trained with it (see `merge`).
+        `pooling_mode`: of POOLING_MODES. `cache`: None for one of its own. `identity`: the tower's name in a shared
+        cache, such as the SHA-256 of `vision.onnx`; without it, encoders do not share entries. `newline`: the row
+        `image_newline`, float32 (hidden,), if the model was trained with it (see `merge`).
+        Raises UsageError for an unknown pooling mode.
         """
         pooled_grid(info.grid, 1, pooling_mode)
         self.info = info
         self.pooling_mode = pooling_mode
         self.cache = EmbeddingCache() if cache is None else cache
         self.encode_seconds = 0.0
-        """Time spent in `encode`, in all."""
+        """Total time spent in `encode`."""
         self.images_encoded = 0
-        """Images that went through the tower, in all; overview and tiles count one each, cached ones not at all."""
+        """Total number of tower runs: one for each image, overview and tile that was not cached."""
         self._tower = tower
         self._engine = EngineLock(tower.stop)
         self._newline = newline
@@ -81,7 +83,7 @@ class ImageEncoder:
 
     @property
     def provider(self) -> str:
-        """What runs the tower."""
+        """The name of ONNX Runtime's execution provider that runs the tower."""
         return self._tower.provider
 
     def encode(
@@ -95,11 +97,11 @@ class ImageEncoder:
     ) -> list[FloatArray]:
         """Visual tokens of each image, float32 (tokens, hidden), read-only, in order.
 
-        With `tiles`, an image larger than the tower's size gives its overview's tokens and then those of its tiles,
-        as `merge` puts them together. `ends`: for each image, whether `image_newline` follows it; None: after all.
-        `progress` is called before each image that the tower must run for.
-        Raises UsageError for a stride that leaves nothing, once stopped, and in a forked child; MediaError for an image
-        that cannot be decoded.
+        `stride`: pooling stride. `tiles`: split images larger than the tower's size into an overview and tiles. `ends`:
+        for each image, whether `image_newline` follows it, if the model has one; None: after each. `progress`: called
+        before each run of the tower.
+        Raises UsageError for a stride that leaves no token, once stopped, and in a forked child; MediaError for an
+        image that cannot be decoded.
         """
         pooled_grid(self.info.grid, stride, self.pooling_mode)
         with self._engine:
@@ -110,7 +112,7 @@ class ImageEncoder:
                 self.encode_seconds += time.perf_counter() - started
 
     def tokens_for(self, image: Image.Image | None = None, stride: int = 1, tiles: bool = False) -> int:
-        """How many visual tokens `encode` makes of an image; of None, the most it makes of any image."""
+        """The number of visual tokens that `encode` returns for an image; for None, the maximum over all images."""
         side, newline = pooled_grid(self.info.grid, stride, self.pooling_mode), self._newline is not None
         if not tiles:
             return side * side + newline
@@ -119,9 +121,9 @@ class ImageEncoder:
         return merged_tokens(side, image.size, tile_grid(image.size, self.info.image_size), newline=newline)
 
     def stop(self, reason: str = STOPPED) -> None:
-        """From any thread: have `encode`, now and later, raise UsageError at once, even in the middle of a picture.
+        """Make `encode`, running or later, raise UsageError(reason), even in the middle of an image.
 
-        Returns when nobody encodes any more. In a forked child it does nothing.
+        Any thread may call it. Returns when no thread encodes any more. Does nothing in a forked child.
         """
         self._engine.close(reason, lambda: None)
 
@@ -162,7 +164,7 @@ class ImageEncoder:
         return None if tokens is None else self.cache.put(key, self._pool(tokens[np.newaxis], key)[0])
 
     def _through_tower(self, key: CacheKey, pixels: FloatArray) -> FloatArray:
-        # One at a time, as the tower runs them: more would only keep more pixels in memory.
+        # One image at a time: the tower gains nothing from a batch, and a batch would hold more pixels in memory.
         tokens = self._tower.encode(pixels[np.newaxis])
         self.images_encoded += 1
         return self.cache.put(key, self._pool(tokens, key)[0])

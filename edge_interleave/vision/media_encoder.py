@@ -56,6 +56,8 @@ class MediaEncoder:
         self._threads = threads
         self._progress = progress
         self._opening = threading.RLock()
+        self.cache_bytes: int | None = None
+        """Visual tokens that are kept, in bytes; set it before the first image. None: the cache's own limit."""
         self._closed: str | None = None
         self._shared_tower: VisionTower | None = None
         self._shared_encoder: ImageEncoder | None = None
@@ -71,9 +73,9 @@ class MediaEncoder:
         decoded, BundleError if the tower does not fit the bundle.
         """
         if frames < 1:
-            raise UsageError(f"frames must be a whole number from 1, not {frames}")
+            raise UsageError(f"frames must be a whole number of at least 1, not {frames}")
         if stride < 1:
-            raise UsageError(f"pool must be a whole number from 1, not {stride}")
+            raise UsageError(f"pool must be a whole number of at least 1, not {stride}")
         if not media:
             return EncodedMedia()
         from edge_interleave.media.clip import sample_clip
@@ -127,6 +129,7 @@ class MediaEncoder:
             encoder.stop(reason)
 
     def _encoder(self) -> ImageEncoder:
+        from edge_interleave.vision.cache import CAPACITY_BYTES, EmbeddingCache
         from edge_interleave.vision.image_encoder import ImageEncoder
 
         with self._opening:
@@ -138,6 +141,7 @@ class MediaEncoder:
                     tower,
                     manifest.vision,
                     manifest.pooling_mode,
+                    EmbeddingCache(CAPACITY_BYTES if self.cache_bytes is None else self.cache_bytes),
                     identity=manifest.files[VISION_NAME].sha256,
                     newline=newline,
                 )

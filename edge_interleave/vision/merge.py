@@ -1,11 +1,11 @@
-"""How the visual tokens of an image's parts become one run, and the row that ends it where a model has one.
+"""Joins the visual tokens of an image's overview and tiles, and adds the trained row `image_newline`.
 
-Two ways of LLaVA-NeXT (`mm_patch_merge_type`, llava/model/llava_arch.py: prepare_inputs_labels_for_multimodal):
+LLaVA-NeXT has two ways (`mm_patch_merge_type`, llava/model/llava_arch.py: prepare_inputs_labels_for_multimodal):
 
-- `flat`: the parts one after another, the overview first;
-- `spatial_unpad`, with the trained row `image_newline`: an image in one part is followed by that row. Of an image in
-  tiles the overview comes first and alone; the tiles are then one grid, without the rows and columns that show the
-  padding (`unpad_image`), each of its rows followed by `image_newline`.
+- `flat`: the overview, then the tiles one after another; no `image_newline`.
+- `spatial_unpad`: `image_newline` follows an image without tiles. For an image with tiles: the overview, then the tiles
+  joined to one grid, without the rows and columns that show padding (`unpad_image`), and `image_newline` after each of
+  the grid's rows.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from edge_interleave.vision.tiles import GRIDS
 
 
 def read_newline(path: Path, hidden_size: int) -> FloatArray:
-    """`image_newline.npy`: float32 (hidden_size,), read-only. Raises BundleError where the file is something else."""
+    """Read `image_newline.npy`: float32 (hidden_size,), read-only. Raises BundleError for any other content."""
     try:
         with path.open("rb") as file:
             if np.lib.format.read_magic(file) != (1, 0):
                 raise ValueError("another version of the format")
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-            # Before anything is allocated: the header may claim any size.
+            # Checked before memory is allocated: the header may claim any size.
             if dtype != np.dtype("<f4") or shape != (hidden_size,):
                 raise ValueError(f"{dtype} {shape} instead of float32 ({hidden_size},)")
             raw = file.read(4 * hidden_size + 1)
-    except Exception as error:  # NumPy evaluates the header as Python and lets what goes wrong there through
-        reason = one_line(error)
-        raise BundleError(f"{path}: not the row it must hold ({reason}); convert or pull the model again") from error
+    except Exception as error:  # NumPy parses the header as a Python literal, and passes on any exception of that
+        raise BundleError(
+            f"{path}: not a valid image_newline ({one_line(error)}); convert or pull the model again"
+        ) from error
     if len(raw) != 4 * hidden_size:
         raise BundleError(f"{path}: must hold {hidden_size} values; convert or pull the model again")
     row = np.frombuffer(raw, "<f4").astype(np.float32, copy=False)
@@ -51,11 +52,11 @@ def merge(
     *,
     ends: bool = True,
 ) -> FloatArray:
-    """One run of visual tokens, float32 (tokens, hidden), read-only.
+    """An image's visual tokens, float32 (tokens, hidden), read-only.
 
-    `parts`: the whole image alone, or its overview and its tiles, row by row, each (side * side, hidden).
+    `parts`: the whole image, or its overview and its tiles row by row; each float32 (side * side, hidden).
     `image_size`: width and height in pixels. `grid`: columns and rows of tiles. `newline`: `image_newline`, float32
-    (hidden,), or None for the flat merge. `ends`: whether it follows an image in one part.
+    (hidden,), or None for the flat merge. `ends`: whether `newline` follows an image without tiles.
     """
     if newline is None or (len(parts) == 1 and not ends):
         rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -74,7 +75,7 @@ def merge(
 
 
 def merged_tokens(side: int, image_size: tuple[int, int], grid: tuple[int, int], *, newline: bool) -> int:
-    """How many visual tokens `merge` gives. `side`: of the grid of one part's visual tokens."""
+    """The number of visual tokens that `merge` returns. `side`: the side of one part's pooled grid, in tokens."""
     if grid == (1, 1):
         return side * side + newline
     if not newline:
@@ -84,12 +85,12 @@ def merged_tokens(side: int, image_size: tuple[int, int], grid: tuple[int, int],
 
 
 def most_merged_tokens(side: int, *, newline: bool) -> int:
-    """The most visual tokens that `merge` gives for any image in tiles."""
+    """The largest number of visual tokens that `merge` returns for any image with tiles."""
     return max(side * side + rows * side * (columns * side + newline) for columns, rows in GRIDS)
 
 
 def _shown(image_size: tuple[int, int], grid: tuple[int, int], side: int) -> tuple[int, int, int, int]:
-    """Top, bottom, left and right of the tiles' visual tokens that show the image and not its padding."""
+    """The part of the tiles' token grid that shows the image and not its padding: top, bottom, left, right."""
     (width, height), columns, rows = image_size, grid[0] * side, grid[1] * side
     if width / height > columns / rows:
         margin = (rows - int(height * (columns / width))) // 2

@@ -1,8 +1,8 @@
-"""Fewer visual tokens: the grid of one image pooled to a smaller grid.
+"""Pools the grid of an image's visual tokens to a smaller grid.
 
-The same sums as PyTorch's, for the modes that LLaVA-NeXT's `get_2dPool` (llava/model/llava_arch.py) knows:
-`average` is avg_pool2d and `max` is max_pool2d with kernel = stride (rows and columns left over at the far edges are
-dropped), `bilinear` is interpolate to ceil(grid / stride) with align_corners=False and without antialiasing.
+The modes are those of LLaVA-NeXT's `get_2dPool` (llava/model/llava_arch.py), with PyTorch's results. `average` and
+`max` are avg_pool2d and max_pool2d with kernel = stride: rows and columns left over at the far edges are dropped.
+`bilinear` is interpolate to ceil(grid / stride) with align_corners=False, without antialiasing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from edge_interleave.util.arrays import FloatArray
 
 
 def pooled_grid(grid: int, stride: int, mode: str) -> int:
-    """Side of the pooled grid: floor(grid / stride), for `bilinear` ceil. Raises UsageError where nothing is left."""
+    """The side of the pooled grid: floor(grid / stride), or ceil for `bilinear`.
+
+    Raises UsageError for an unknown mode, a stride below 1, or one that leaves no token.
+    """
     if mode not in POOLING_MODES:
         raise UsageError(f"no pooling mode {mode!r}; choose one of {', '.join(POOLING_MODES)}")
     if stride < 1:
@@ -28,14 +31,14 @@ def pooled_grid(grid: int, stride: int, mode: str) -> int:
 
 
 def image_tokens(vision: VisionInfo, stride: int, mode: str) -> int:
-    """Visual tokens that an image in one part takes in the decoder, `image_newline` included. Raises UsageError."""
+    """The visual tokens of an image without tiles, including `image_newline`. Raises UsageError as `pooled_grid`."""
     return pooled_grid(vision.grid, stride, mode) ** 2 + vision.image_newline
 
 
 def pool(tokens: FloatArray, grid: int, stride: int, mode: str) -> FloatArray:
-    """Pool float32 of shape (n, grid * grid, hidden), row by row, to (n, side * side, hidden).
+    """Pool visual tokens, float32 (n, grid * grid, hidden) in row-major order, to (n, side * side, hidden).
 
-    `side` is `pooled_grid`. Stride 1 gives the tokens back as they are. Raises UsageError as `pooled_grid` does.
+    `side` is `pooled_grid(grid, stride, mode)`. Stride 1 returns `tokens` itself. Raises UsageError as `pooled_grid`.
     """
     side = pooled_grid(grid, stride, mode)
     if stride == 1:
@@ -50,7 +53,7 @@ def pool(tokens: FloatArray, grid: int, stride: int, mode: str) -> FloatArray:
 
 
 def _blocks(cells: FloatArray, side: int, stride: int, mode: str) -> FloatArray:
-    """Sum or maximum over stride x stride blocks, one strided view at a time: no copy of the whole in blocks."""
+    """Mean or maximum of each stride x stride block, added up over strided views, which need no reordered copy."""
     edge = side * stride
     combine = np.add if mode == "average" else np.maximum
     pooled = cells[:, :edge:stride, :edge:stride].copy()
@@ -64,7 +67,7 @@ def _blocks(cells: FloatArray, side: int, stride: int, mode: str) -> FloatArray:
 
 
 def _interpolate(cells: FloatArray, side: int, axis: int) -> FloatArray:
-    """Linear interpolation of one axis to `side` points: point i lies at (i + 0.5) * length / side - 0.5."""
+    """Interpolate one axis linearly to `side` points; point i lies at (i + 0.5) * length / side - 0.5."""
     length = cells.shape[axis]
     place = np.maximum((np.arange(side) + 0.5) * (length / side) - 0.5, 0.0)
     low = place.astype(np.intp)

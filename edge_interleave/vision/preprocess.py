@@ -1,8 +1,8 @@
-"""A picture to the pixels a vision tower wants, as transformers' image processors make them.
+"""Resizes and normalises an image to the vision tower's input, as transformers' image processors do.
 
-`squash` is SiglipImageProcessor, `crop` is CLIPImageProcessor, `pad` is LlavaImageProcessor with `do_pad` (and
-`expand2square` of the original code): 8-bit resize by Pillow, then scale, mean and std. Knows the tower's VisionInfo
-and nothing else about it.
+An 8-bit resize by Pillow, then scale, mean and std. The ways to resize (`VisionInfo.resize`): `squash` is
+SiglipImageProcessor, `crop` is CLIPImageProcessor, `pad` is LlavaImageProcessor with `do_pad` (`expand2square` in the
+original code).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
 }
 WHOLE_PIXELS = 16_000_000
-"""A picture is resized whole before its middle is kept, or made a square, if it then has at most so many pixels."""
+"""The limit for intermediate images: a larger one is cropped or scaled down first."""
 
 
 def preprocess(image: Image.Image, info: VisionInfo) -> FloatArray:
-    """Pixels of shape (3, image_size, image_size), float32, normalised by the tower's mean and std.
+    """The tower's input: float32 (3, image_size, image_size), normalised by the tower's mean and std.
 
-    Any mode and size. Equal to transformers' image processor to 1/255 before normalisation. Raises MediaError where
-    the image cannot be decoded.
+    `image`: of any mode and size. Before normalisation, values differ from transformers' image processor by at most
+    1/255. Raises MediaError if the image cannot be decoded.
     """
     image = open_image(image)
     size, resample = info.image_size, RESAMPLING[info.resample]
@@ -44,10 +44,10 @@ def preprocess(image: Image.Image, info: VisionInfo) -> FloatArray:
 
 
 def _pad(image: Image.Image, resample: Image.Resampling, mean: Sequence[float]) -> Image.Image:
-    """The picture in the middle of a square of the mean colour."""
+    """The image in the middle of a square of the mean colour."""
     long = max(image.size)
     if long * long > WHOLE_PIXELS and image.width != image.height:
-        # A strip of 1 x 170,000,000 would need a square of petabytes.
+        # Otherwise, a strip of 1 x 170,000,000 pixels would need a square of petabytes.
         scale = math.isqrt(WHOLE_PIXELS) / long
         image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), resample)
         long = max(image.size)
@@ -57,7 +57,7 @@ def _pad(image: Image.Image, resample: Image.Resampling, mean: Sequence[float]) 
 
 
 def _crop(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
-    """The shortest edge becomes `size`, then the middle is kept."""
+    """Resize the shorter edge to `size`, then keep the middle."""
     short, long = min(image.size), max(image.size)
     new_long = int(size * long / short)
     start = (new_long - size) // 2
@@ -70,18 +70,18 @@ def _crop(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Im
 
 
 def _middle(image: Image.Image, size: int, resample: Image.Resampling, start: float, end: float) -> Image.Image:
-    """The long edge's part from `start` to `end`, the same as if the whole had been resized.
+    """Resize only the long edge's part from `start` to `end`, with the same result as resizing all of it.
 
-    A picture of 1 x 5000 would otherwise become one of 336 x 1,680,000.
+    Otherwise, an image of 1 x 5000 pixels would first become one of 336 x 1,680,000.
     """
     short, long = min(image.size), max(image.size)
-    # The source pixels that count: Pillow's widest kernel reaches 3 pixels, of the smaller of the two pictures.
+    # The margin of source pixels that matter: Pillow's widest kernel reaches 3 pixels of the smaller image.
     reach = math.ceil(3 * max(1.0, short / size)) + 2
     first, last = max(0, math.floor(start) - reach), min(long, math.ceil(end) + reach)
     if image.width > image.height:
         part, box = image.crop((first, 0, last, short)), (start - first, 0.0, end - first, float(short))
     else:
         part, box = image.crop((0, first, short, last)), (0.0, start - first, float(short), end - first)
-    # In two steps, since Pillow rounds to 8 bits after each: rows first, as it does for the whole.
+    # In two steps, horizontal first, because Pillow resizes a whole image so and rounds to 8 bits after each.
     rows = part.resize((size, part.height), resample, box=(box[0], 0.0, box[2], float(part.height)))
     return rows.resize((size, size), resample, box=(0.0, box[1], float(size), box[3]))

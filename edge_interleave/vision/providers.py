@@ -1,7 +1,4 @@
-"""What runs the vision tower: which of ONNX Runtime's execution providers, and what it is told.
-
-Knows nothing about towers but the precision they were exported in.
-"""
+"""Chooses ONNX Runtime's execution provider for the vision tower, with its options."""
 
 from __future__ import annotations
 
@@ -17,16 +14,17 @@ class Provider:
     """An execution provider."""
 
     name: str
-    """ONNX Runtime's."""
+    """ONNX Runtime's name."""
     options: tuple[tuple[str, str], ...] = ()
+    """ONNX Runtime's provider options."""
     fixed_shapes: bool = False
-    """It wants to know all sizes when it opens the graph."""
+    """Whether the graph's batch size must be fixed before it is opened."""
 
 
 CPU = Provider(CPU_PROVIDER)
 CORE_ML = Provider(
     "CoreMLExecutionProvider",
-    # An ML program computes in halves on the GPU and the Neural Engine; the older format knows too few operators.
+    # An ML program runs in float16 on the GPU and the Neural Engine; the older format lacks operators.
     (("ModelFormat", "MLProgram"), ("MLComputeUnits", "ALL"), ("RequireStaticInputShapes", "1")),
     fixed_shapes=True,
 )
@@ -34,9 +32,9 @@ CORE_ML = Provider(
 
 
 def provider_for(precision: str | None) -> Provider:
-    """What runs a tower of that precision best here. Imports ONNX Runtime on Apple Silicon only.
+    """The best provider on this machine for a tower of that precision. Imports ONNX Runtime on Apple Silicon only.
 
-    CoreML has no products of whole numbers: an `int8` tower is for CPUs.
+    CoreML has no integer products, so an `int8` tower always runs on the CPU.
     """
     if (sys.platform, platform.machine()) != ("darwin", "arm64") or precision not in ("fp16", "fp32"):
         return CPU

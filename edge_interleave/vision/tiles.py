@@ -1,9 +1,8 @@
-"""Multi-patch ("anyres"): a large picture as an overview and tiles, each of the tower's size.
+"""Splits a large image into an overview and tiles, each of the tower's size: multi-patch, or "anyres".
 
-The choice of LLaVA-NeXT (llava/mm_utils.py: select_best_resolution, resize_and_pad_image, divide_to_patches): of the
-candidate grids the one that keeps most of the picture's own pixels, and of those the one that wastes least; the
-picture is resized into it keeping its shape, centred on black, and cut. What to do with the tokens of the parts
-(overview first, then the tiles row by row: the "flat" merge) is the encoder's business.
+As LLaVA-NeXT does (llava/mm_utils.py: select_best_resolution, resize_and_pad_image, divide_to_patches): choose the
+candidate grid that keeps the most of the image's own pixels, and among equals the one with the least padding; resize
+the image into it with its aspect ratio, centre it on black, and cut. `merge` joins the tokens of the parts again.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ from edge_interleave.media.pictures.image import open_image
 from edge_interleave.vision.preprocess import RESAMPLING
 
 GRIDS = ((2, 1), (1, 2), (2, 2), (1, 3), (3, 1))
-"""Candidates as (columns, rows), in LLaVA-NeXT's order (for 384 pixels: 384x768, 768x384, 768x768, 1152x384,
-384x1152, each height x width), which decides between equals."""
+"""Candidate grids as (columns, rows), in LLaVA-NeXT's order (for 384 pixels: 384x768, 768x384, 768x768, 1152x384,
+384x1152, each height x width): the first of equal candidates wins."""
 MAX_PARTS = 1 + max(columns * rows for columns, rows in GRIDS)
-"""An overview and the tiles of the largest grid."""
+"""The largest number of parts: an overview and the tiles of the largest grid."""
 
 
 def tile_grid(image_size: tuple[int, int], side: int) -> tuple[int, int]:
-    """The best (columns, rows) of tiles of `side` pixels for a picture of (width, height) pixels.
+    """The best grid (columns, rows) of tiles of `side` pixels for an image of (width, height) pixels.
 
-    (1, 1) where the picture is no larger than one tile: tiles would only magnify it.
+    (1, 1) for an image no larger than one tile, which tiles would only magnify.
     """
     width, height = image_size
     if width <= side and height <= side:
@@ -34,10 +33,10 @@ def tile_grid(image_size: tuple[int, int], side: int) -> tuple[int, int]:
 
 
 def split_tiles(image: Image.Image, side: int, resample: str = "bicubic") -> list[Image.Image]:
-    """The overview and then the tiles, row by row, each RGB of side x side pixels.
+    """The overview, then the tiles row by row, each RGB of side x side pixels.
 
-    The overview is the whole picture squashed to a square, as LLaVA-NeXT does it. A picture no larger than one tile
-    gives itself alone, at its own size.
+    The overview is the whole image squashed to a square, as in LLaVA-NeXT. An image no larger than one tile is returned
+    alone, at its own size.
     """
     image = open_image(image)
     columns, rows = tile_grid(image.size, side)
@@ -53,14 +52,14 @@ def split_tiles(image: Image.Image, side: int, resample: str = "bicubic") -> lis
 
 
 def _merit(width: int, height: int, grid_width: int, grid_height: int) -> tuple[int, int]:
-    """Pixels of the picture that are kept, then pixels of the grid that are not wasted (a number below zero)."""
+    """For comparing grids: the image's pixels that the grid keeps, then minus the grid's wasted pixels."""
     scale = min(grid_width / width, grid_height / height)
     kept = min(int(width * scale) * int(height * scale), width * height)
     return kept, kept - grid_width * grid_height
 
 
 def _fit(size: tuple[int, int], width: int, height: int) -> tuple[int, int]:
-    """The picture's size when it fills the grid in one direction; rounded up in the other."""
+    """The image's size when it fills the grid in one direction; rounded up in the other."""
     across, down = width / size[0], height / size[1]
     if across < down:
         return width, min(math.ceil(size[1] * across), height)

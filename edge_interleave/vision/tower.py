@@ -1,7 +1,4 @@
-"""Runs the vision tower and projector of a bundle (`vision.onnx`) with ONNX Runtime: pixels to visual tokens.
-
-Knows nothing about where pixels come from, how they are prepared, nor about what happens to the tokens.
-"""
+"""Runs a bundle's vision tower and projector (`vision.onnx`) with ONNX Runtime: pixels to visual tokens."""
 
 from __future__ import annotations
 
@@ -31,7 +28,7 @@ LOG = logging.getLogger(__name__)
 
 
 class VisionTower:
-    """An open vision tower. `encode` may be called from several threads, and stopped for one user (`another`)."""
+    """An open vision tower. Several threads may call `encode`; `another` gives a user a tower that stops alone."""
 
     def __init__(
         self,
@@ -42,11 +39,9 @@ class VisionTower:
     ) -> None:
         """Open `path`, an ONNX graph of pixels (n, 3, H, W) -> visual_tokens (n, tokens, hidden), both float32.
 
-        `threads` None leaves the number of CPU threads to ONNX Runtime, within the process's quota. What another
-        `provider` than the CPU cannot take of the graph, the CPU does; where it cannot run it at all, the CPU does
-        everything, and the log says so.
-
-        Raises BundleError where the file is not such a graph or not for `info`.
+        `threads`: CPU threads; None: ONNX Runtime's choice within the process's CPU quota. `provider`: the CPU runs the
+        operators that it does not support, and the whole graph if it cannot run it at all, which is logged.
+        Raises BundleError if the file is no such graph or does not fit `info`.
         """
         claim_process()
         self._path = Path(path)
@@ -61,29 +56,30 @@ class VisionTower:
         self._open(CPU, threads)
 
     def another(self) -> VisionTower:
-        """The same tower for another user: the weights are shared, `stop` and `close` are each one's own."""
+        """A second handle on the same tower: it shares the weights, but `stop` and `close` affect only itself."""
         one = copy(self)
         one._run_options = run_options()
         return one
 
     @property
     def hidden_size(self) -> int:
-        """Columns of a visual token: the decoder's hidden size."""
+        """The size of a visual token: the decoder's hidden size."""
         return self._hidden_size
 
     @property
     def provider(self) -> str:
-        """The execution provider that runs the graph, or most of it."""
+        """The name of the execution provider that runs the graph, or most of it."""
         return self._provider
 
     def encode(self, pixels: FloatArray) -> FloatArray:
-        """Pixels float32 (n, 3, H, W), prepared as the model wants them, to float32 (n, tokens, hidden_size).
+        """Preprocessed pixels, float32 (n, 3, H, W), to visual tokens, float32 (n, tokens, hidden_size).
 
-        One image after the other: one fills the cores, so more at once would cost memory and gain no time; and the
-        int8 graph of an older bundle scales its activations to all that goes through it together, so that an image's
-        tokens would depend on its company.
+        Images run one after the other. One image keeps all cores busy, so a batch would cost memory and save no time;
+        and the int8 graph of an older bundle scales its activations over the whole batch, so that an image's tokens
+        would depend on the others.
 
-        Raises UsageError for another shape or type, or once stopped; BackendError where the engine fails.
+        Raises UsageError for a wrong shape or type and once stopped, BackendError if ONNX Runtime fails, BundleError if
+        the graph returns a wrong shape or values that are not finite.
         """
         check_process()
         if self._session is None or self._run_options.terminate:
@@ -100,11 +96,11 @@ class VisionTower:
         return out
 
     def stop(self) -> None:
-        """From any thread: have `encode`, now and later, raise UsageError at once."""
+        """Make `encode`, running or later, raise UsageError at once. Any thread may call it."""
         self._run_options.terminate = True
 
     def close(self) -> None:
-        """Free the engine's memory where no other user has it. A second call does nothing."""
+        """Free the memory, unless another handle uses it. A second call does nothing."""
         self._session = None
 
     def _open(self, provider: Provider, threads: int | None) -> None:
@@ -114,7 +110,7 @@ class VisionTower:
         self._provider = str(self._session.get_providers()[0])
 
     def _tried(self, provider: Provider, threads: int | None) -> str:
-        """Open the graph and run it once; what went wrong, or nothing."""
+        """Open the graph with the provider and run it once; returns the error's text, or nothing."""
         import onnxruntime as ort
 
         size = self._info.image_size
@@ -130,7 +126,7 @@ class VisionTower:
     def _run(self, pixels: FloatArray, shape: tuple[int, ...]) -> FloatArray:
         try:
             rows: FloatArray = self._session.run([VISION_OUTPUT], {VISION_INPUT: pixels}, self._run_options)[0]
-        except Exception as error:  # ONNX Runtime's exceptions share no base class but this.
+        except Exception as error:  # ONNX Runtime's exceptions have no other common base class
             if self._run_options.terminate:
                 raise UsageError(f"{self._path}: the vision tower was stopped") from None
             raise BackendError(f"{self._path}: the vision tower failed: {one_line(error, 300)}") from error
@@ -140,12 +136,12 @@ class VisionTower:
                 "convert or pull the model again"
             )
         if not np.isfinite(rows).all():
-            raise BundleError(f"{self._path}: gave visual tokens that are no numbers; convert or pull the model again")
+            raise BundleError(f"{self._path}: gave visual tokens that are not finite; convert or pull the model again")
         return rows
 
 
 def open_graph(graph: bytes) -> Any:
-    """An ONNX Runtime session, on the CPU, of a graph in memory that was made here: as a tower is opened, unchecked."""
+    """An ONNX Runtime session on the CPU, with a tower's options, for a trusted graph in memory: it is not checked."""
     import onnxruntime as ort
 
     return ort.InferenceSession(graph, _tower_options(None), providers=[CPU_PROVIDER])
@@ -156,7 +152,7 @@ def _open_session(path: Path, threads: int | None, provider: Provider) -> Any:
 
     options = _tower_options(threads)
     if provider.fixed_shapes:
-        options.add_free_dimension_override_by_name(VISION_BATCH, 1)  # `encode` runs one picture at a time
+        options.add_free_dimension_override_by_name(VISION_BATCH, 1)  # `encode` runs one image at a time
     providers = [(provider.name, dict(provider.options)), *([] if provider.name == CPU_PROVIDER else [CPU_PROVIDER])]
     if not path.is_file():
         raise BundleError(f"{path}: missing; convert or pull the model again")
@@ -166,7 +162,7 @@ def _open_session(path: Path, threads: int | None, provider: Provider) -> Any:
             return ort.InferenceSession(name, options, providers=providers)
     except InputError:
         raise
-    except Exception as error:  # ONNX Runtime's exceptions share no base class but this.
+    except Exception as error:  # ONNX Runtime's exceptions have no other common base class
         raise BundleError(
             f"{path}: not a vision tower that ONNX Runtime can open ({one_line(error, 300)}); "
             "convert or pull the model again"
@@ -178,11 +174,11 @@ def _tower_options(threads: int | None) -> Any:
     threads = threads or quota_limit()
     if threads is not None:
         options.intra_op_num_threads = threads
-    # Packed copies of the weights, and an arena that keeps what one run needed, double what a tower holds in memory.
-    # They gain nothing here: a product has hundreds of rows, so packing the weights anew is lost in it.
+    # Prepacked copies of the weights, and an arena that keeps the memory of a run, double a tower's memory. They save
+    # no time here: a product has hundreds of rows, so packing the weights for each one costs little.
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.enable_cpu_mem_arena = False
-    # Threads that wait in a loop for work would take the cores from the decoder, which runs at the same time.
+    # Threads that spin while they wait would take cores from the decoder, which runs at the same time.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if int8_products_saturate():
         options.add_session_config_entry("session.x64quantprecision", "1")
@@ -190,7 +186,7 @@ def _tower_options(threads: int | None) -> Any:
 
 
 def _checked_signature(path: Path, session: Any, info: VisionInfo, fixed: bool) -> int:
-    """The hidden size, where the graph takes and gives what a bundle promises."""
+    """The hidden size. Raises BundleError unless the graph's inputs and outputs are those of a tower for `info`."""
     inputs = [(i.name, i.type, list(i.shape)) for i in session.get_inputs()]
     outputs = [(o.name, o.type, list(o.shape)) for o in session.get_outputs()]
     size = info.image_size

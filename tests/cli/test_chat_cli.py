@@ -129,6 +129,45 @@ def test_each_answer_is_one_object_for_a_program(env: Mapping[str, str], folder:
     assert first["finish_reason"] == second["finish_reason"] == "stop"
 
 
+def test_a_saved_conversation_goes_on(env: Mapping[str, str], folder: Path) -> None:
+    first = run(*CHAT, "-i", "cat.png", "--save", "talk", env=env, cwd=folder, stdin="Describe the image.\n")
+    assert first.stdout.startswith("There is a cat")
+    assert "--resume talk" in first.stderr
+    for _ in range(2):
+        done = run(*CHAT, "--resume", "talk", "--save", "talk", "--json", env=env, cwd=folder, stdin="And?\n")
+        stats = json.loads(done.stdout)["stats"]
+        assert stats["encode_s"] == 0
+        assert stats["visual_tokens"] == 36
+        assert stats["cached_tokens"] > 36
+    with on_terminal(*CHAT, "--resume", "talk", env=env, cwd=folder) as shown:
+        shown.until("resumed after:\r\n  And?\r\n")
+        shown.until("> ")
+
+
+def test_a_conversation_that_an_error_ends_is_saved_too(env: Mapping[str, str], folder: Path) -> None:
+    stdin = "Describe the image.\n/image nowhere.png\n"
+    assert run(*CHAT, "-i", "cat.png", "--save", "talk", env=env, cwd=folder, stdin=stdin).returncode == 3
+    done = run(*CHAT, "--resume", "talk", "--json", env=env, cwd=folder, stdin="And?\n")
+    assert json.loads(done.stdout)["stats"]["visual_tokens"] == 36
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--resume", "nowhere"], 3, "nowhere: no such file"),
+        (["--resume", "cat.png"], 3, "cat.png: not a saved conversation"),
+        (["--save", "nowhere/talk"], 3, "nowhere/talk: cannot be written"),
+    ],
+    ids=["missing", "other", "unwritable"],
+)
+def test_a_wrong_file_is_told_before_the_conversation(
+    options: list[str], code: int, said: str, env: Mapping[str, str], folder: Path
+) -> None:
+    done = run(*CHAT, *options, env=env, cwd=folder, stdin="Hello\n")
+    assert said in told(done, code)
+    assert not done.stdout
+
+
 def test_what_was_typed_is_there_in_the_next_conversation(env: Mapping[str, str], folder: Path) -> None:
     with on_terminal(*CHAT, env=env, cwd=folder) as shown:
         shown.until("> ")
@@ -208,13 +247,14 @@ def test_paths_are_split_as_a_shell_does() -> None:
 def test_an_answer_that_was_cut_off_is_marked(env: Mapping[str, str], folder: Path) -> None:
     done = run(*CHAT, "-i", "cat.png", "--max-tokens", 3, env=env, cwd=folder, stdin="Describe the image.\n")
     assert done.stdout == "There is a\n"
-    assert done.stderr == "(cut off: after 3 tokens; see --max-tokens)\n"
+    assert done.stderr == "(cut off: after 3 tokens; --max-tokens allows more)\n"
 
 
 def test_answers_are_wrapped_at_words_on_a_terminal(env: Mapping[str, str], folder: Path) -> None:
     with on_terminal(*CHAT, "-i", "two words/a dog.png", env={**env, "TERM": "xterm"}, cwd=folder, columns=30) as shown:
         answer = " ".join(answered(shown, "Describe the image.").split())
-        assert max(map(len, shown.lines)) <= 30
+        conversation = shown.lines[shown.lines.index("> Describe the image.") :]
+        assert max(map(len, conversation)) <= 30
     plain = run(*CHAT, "-i", "two words/a dog.png", env=env, cwd=folder, stdin="Describe the image.\n").stdout
     assert answer == plain.strip()
     assert len(answer) > 60

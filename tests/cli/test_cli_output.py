@@ -177,9 +177,9 @@ def test_a_reader_of_stderr_that_goes_away_changes_nothing(env: Mapping[str, str
 def test_what_is_waited_for_is_shown_on_a_terminal_and_goes_away(env: Mapping[str, str], tmp_path: Path) -> None:
     script = (
         "import time\n"
-        "from edge_interleave.cli import waiting\n"
-        "waiting.PATIENCE_S = 0\n"
-        "with waiting.Waiting() as shown:\n"
+        "from edge_interleave.cli import status_line\n"
+        "status_line.PATIENCE_S = 0\n"
+        "with status_line.StatusLine() as shown:\n"
         "    for step in (('encode', 0, 2), ('encode', 1, 2), ('prefill', 0, 1460), ('prefill', 730, 1460)):\n"
         "        shown(*step)\n"
         "        time.sleep(0.3)\n"
@@ -230,7 +230,7 @@ def test_elsewhere_an_answer_is_written_as_it_comes() -> None:
 
 def test_a_cut_answer_is_said_to_be_cut(env: Mapping[str, str]) -> None:
     cut = run(*ASK, "--max-tokens", 3, env=env)
-    assert (cut.stdout, cut.stderr) == ("There is a\n", "(cut off: after 3 tokens; see --max-tokens)\n")
+    assert (cut.stdout, cut.stderr) == ("There is a\n", "(cut off: after 3 tokens; --max-tokens allows more)\n")
     whole = run(*ASK, env=env)
     assert whole.stderr == ""
     assert json.loads(run(*ASK, "--max-tokens", 3, "--json", env=env).stdout)["finish_reason"] == "length"

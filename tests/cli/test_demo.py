@@ -49,7 +49,7 @@ def test_every_stop_is_asked_told_and_put_on_the_sheet(
     assert told[0].exchanges[1][1].stats.cached_tokens > 2 * 16  # the images are not computed again
     assert told[1].exchanges[0][1].stats.visual_tokens == 4 * 16
     shown = " ".join(capsys.readouterr().out.split())
-    assert "was made to try" in shown
+    assert "lets you try" in shown
     assert "2 images: red.png, blue.png" in shown
     assert "clip.gif: 4 frames" in shown
     with Image.open(out) as sheet:

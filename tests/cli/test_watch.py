@@ -1,4 +1,4 @@
-"""`edge-interleave watch` as a shell meets it: answers and alerts from a video and from a folder that goes on."""
+"""`edge-interleave watch` from a shell: answers and alerts from a video, and from a folder that keeps filling."""
 
 import array
 import fcntl
@@ -27,7 +27,7 @@ from support.webhook_server import status, webhook
 
 from edge_interleave.cli import cli, errors
 from edge_interleave.cli.durations import clock, parse_duration
-from edge_interleave.cli.watch_looks import Pacer
+from edge_interleave.cli.watch_handlers import FrameInterval
 from edge_interleave.cli.watch_views import rates
 from edge_interleave.live.stats import LiveStats
 from edge_interleave.media.reader import ReaderStats
@@ -60,7 +60,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Four pictures; a watch of it goes on and waits for more."""
+    """A folder of four pictures; a watch of it waits for more."""
     path = tmp_path / "pictures"
     path.mkdir()
     for number in range(4):
@@ -74,7 +74,7 @@ def events(text: str, kind: str) -> list[dict[str, Any]]:
 
 @contextmanager
 def running(*arguments: object, env: dict[str, str], cwd: Path) -> Iterator[subprocess.Popen[str]]:
-    """The program, going on; killed at the end of the block if it still is."""
+    """Run the program; kill it at the end of the block if it has not ended."""
     command = [*PROGRAM, *map(str, arguments)]
     process = subprocess.Popen(
         command, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
@@ -97,14 +97,14 @@ def next_event(process: subprocess.Popen[str], kind: str) -> dict[str, Any]:
 
 
 def interrupted(process: subprocess.Popen[str]) -> float:
-    """Ctrl-C; gives the seconds until the program has ended."""
+    """Press ctrl-C; return the seconds until the program has ended."""
     started = time.monotonic()
     process.send_signal(signal.SIGINT)
     process.wait(60)
     return time.monotonic() - started
 
 
-def test_answers_come_at_the_pace_of_the_video_and_once_more_at_its_end(clip: Path, env: dict[str, str]) -> None:
+def test_answers_follow_the_videos_time_with_one_more_at_its_end(clip: Path, env: dict[str, str]) -> None:
     result = run("watch", clip, "--ask", "Describe the image.", "--every", "1s", "--json", env=env)
     assert result.returncode == 0, result.stderr
     answers = events(result.stdout, "answer")
@@ -116,7 +116,7 @@ def test_answers_come_at_the_pace_of_the_video_and_once_more_at_its_end(clip: Pa
     assert result.stderr == ""
 
 
-def test_through_a_pipe_there_is_a_line_for_each_answer(clip: Path, env: dict[str, str], tmp_path: Path) -> None:
+def test_through_a_pipe_each_answer_is_a_line(clip: Path, env: dict[str, str], tmp_path: Path) -> None:
     result = run("watch", clip, "--ask", "Describe the image.", "--fps", "1", "--out", tmp_path, "--stats", env=env)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
@@ -129,7 +129,7 @@ def test_through_a_pipe_there_is_a_line_for_each_answer(clip: Path, env: dict[st
     assert [line.split(": ", 1)[1] for line in lines] == [" ".join(event["answer"].split()) for event in written]
 
 
-def test_an_alert_is_written_run_and_posted(clip: Path, env: dict[str, str], tmp_path: Path) -> None:
+def test_an_alert_is_saved_run_and_posted(clip: Path, env: dict[str, str], tmp_path: Path) -> None:
     script = tmp_path / "ring.py"
     script.write_text("import json, sys; json.dump(sys.argv[1:], open(sys.argv[1], 'w'))")
     command = f"{sys.executable} {script} {tmp_path}/rung.json '{{question}} {{number}}' {{frame}} {{json}}"
@@ -138,9 +138,9 @@ def test_an_alert_is_written_run_and_posted(clip: Path, env: dict[str, str], tmp
         arguments = [*ALWAYS, "--exec", command, "--webhook", hook.url, "--out", out, "--json"]
         result = run("watch", clip, *arguments, env=env)
     assert result.returncode == 0, result.stderr
-    looks = events(result.stdout, "look")
-    assert [look["frame"] for look in looks] == list(range(1, 13))  # each frame, however fast it is read
-    assert [look["raised"] for look in looks] == [False, False] + [True] * 10
+    checks = events(result.stdout, "check")
+    assert [check["frame"] for check in checks] == list(range(1, 13))  # every frame, however fast it is read
+    assert [check["raised"] for check in checks] == [False, False] + [True] * 10
     (alert,) = events(result.stdout, "alert")
     assert (alert["frame"], alert["frame_time_s"], alert["question"]) == (3, 0.5, QUESTION)
     assert [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()] == [alert]
@@ -156,18 +156,16 @@ def test_an_alert_is_written_run_and_posted(clip: Path, env: dict[str, str], tmp
     assert [tuple(counts.values()) for counts in end["deliveries"].values()] == [(1, 0, 0), (1, 0, 0)]
 
 
-def test_alerts_go_to_a_folder_of_their_own_where_none_is_named(
-    clip: Path, env: dict[str, str], tmp_path: Path
-) -> None:
+def test_by_default_alerts_are_saved_in_the_current_folder(clip: Path, env: dict[str, str], tmp_path: Path) -> None:
     result = run("watch", clip, *ALWAYS, "--every", "1s", env=env, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     (line,) = result.stdout.splitlines()
     assert line.startswith(f"0:00:02.0  frame 9: ALERT {QUESTION} ")
-    assert "alerts are kept in edge-interleave-events" in result.stderr
+    assert "alerts are saved in edge-interleave-events" in result.stderr
     assert len((tmp_path / "edge-interleave-events" / "events.jsonl").read_text().splitlines()) == 1
 
 
-def test_what_stands_still_raises_an_alert_though_unchanged_frames_are_left_out(
+def test_a_still_scene_raises_an_alert_although_unchanged_frames_are_skipped(
     env: dict[str, str], tmp_path: Path
 ) -> None:
     path = tmp_path / "still.avi"
@@ -177,18 +175,16 @@ def test_what_stands_still_raises_an_alert_though_unchanged_frames_are_left_out(
     writer.release()
     result = run("watch", path, *ALWAYS, "--change", "2", "--out", tmp_path / "out", "--json", env=env)
     assert result.returncode == 0, result.stderr
-    looks = events(result.stdout, "look")
-    # Two frames were encoded; what stands still is looked at each half second.
-    assert {look["frame"] for look in looks} == {1, 2}
-    assert [look["frame_time_s"] for look in looks] == pytest.approx([0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5], abs=0.02)
+    checks = events(result.stdout, "check")
+    # Two frames were encoded; the unchanged picture is checked every half second.
+    assert {check["frame"] for check in checks} == {1, 2}
+    assert [check["frame_time_s"] for check in checks] == pytest.approx([0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5], abs=0.02)
     (alert,) = events(result.stdout, "alert")
     assert alert["frame_time_s"] == pytest.approx(1.0, abs=0.02)
     assert len(alert["frames"]) == len(set(alert["frames"]))
 
 
-def test_every_picture_of_a_full_folder_is_looked_at_and_named(
-    env: dict[str, str], folder: Path, tmp_path: Path
-) -> None:
+def test_every_picture_of_a_folder_is_asked_about_and_named(env: dict[str, str], folder: Path, tmp_path: Path) -> None:
     (folder / "10.png").write_bytes((folder / "1.png").read_bytes()[:200])
     for path in folder.iterdir():
         os.utime(path, (time.time() - 60,) * 2)
@@ -216,9 +212,7 @@ def test_through_a_pipe_a_folders_answers_name_their_files(env: dict[str, str], 
     assert [line.split(": ")[0] for line in lines] == [f"{number}.png  frame {number + 1}" for number in range(4)]
 
 
-def test_a_programs_output_is_not_lost_and_not_among_the_results(
-    clip: Path, env: dict[str, str], tmp_path: Path
-) -> None:
+def test_output_of_a_command_goes_to_stderr(clip: Path, env: dict[str, str], tmp_path: Path) -> None:
     command = f"{sys.executable} -c 'print(\"rung\")'"
     result = run("watch", clip, *ALWAYS, "--exec", command, "--out", tmp_path / "out", "--json", env=env)
     assert result.returncode == 0, result.stderr
@@ -227,9 +221,7 @@ def test_a_programs_output_is_not_lost_and_not_among_the_results(
 
 
 @pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="pipes have one size here")
-def test_the_first_ctrl_c_ends_a_watch_whose_output_nobody_reads(
-    env: dict[str, str], folder: Path, tmp_path: Path
-) -> None:
+def test_ctrl_c_ends_a_watch_whose_output_is_not_read(env: dict[str, str], folder: Path, tmp_path: Path) -> None:
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 8192)
     for number in range(30):
@@ -252,13 +244,13 @@ def test_the_first_ctrl_c_ends_a_watch_whose_output_nobody_reads(
 
 
 def unread(pipe: int) -> int:
-    """Bytes that lie in a pipe."""
+    """Bytes waiting in a pipe."""
     count = array.array("i", [0])
     fcntl.ioctl(pipe, termios.FIONREAD, count)
     return count[0]
 
 
-def test_the_status_line_fits_80_columns() -> None:
+def test_the_status_lines_fit_80_columns() -> None:
     source = ReaderStats(123456, 123456, 12345, 0, 0, 0, 1234, 12, 25.0, 0.0)
     names = [field.name for field in fields(LiveStats)]
     values = dict.fromkeys(names, 123456) | {"encode_s": 12.345, "append_s": 12.345, "frames_per_s": 25.0, "window": 64}
@@ -266,7 +258,7 @@ def test_the_status_line_fits_80_columns() -> None:
     assert max(map(len, rates(stats).splitlines())) < 80
 
 
-def test_a_memory_limit_is_planned_for_and_kept(clip: Path, env: dict[str, str]) -> None:
+def test_a_memory_limit_is_kept(clip: Path, env: dict[str, str]) -> None:
     arguments = ["--ask", "Describe the image.", "--every", "1s", "--pool", "2", "--json"]
     result = run("watch", clip, *arguments, "--memory", "400MB", env=env)
     assert result.returncode == 0, result.stderr
@@ -276,10 +268,10 @@ def test_a_memory_limit_is_planned_for_and_kept(clip: Path, env: dict[str, str])
     assert 0 < end["stats"]["peak_memory_bytes"] <= 400e6
 
 
-def test_ctrl_c_ends_a_watch_at_once_and_with_its_figures(env: dict[str, str], folder: Path, tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_watch_at_once_with_its_figures(env: dict[str, str], folder: Path, tmp_path: Path) -> None:
     with running("watch", folder, "--ask", "Describe.", "--every", "1s", "--json", env=env, cwd=tmp_path) as process:
         next_event(process, "answer")
-        assert interrupted(process) < 5  # on an idle machine well within one; the tests share theirs
+        assert interrupted(process) < 5  # well within one on an idle machine; tests share theirs
         assert process.returncode == 130
         assert process.stdout is not None
         rest = process.stdout.read().splitlines()
@@ -288,7 +280,7 @@ def test_ctrl_c_ends_a_watch_at_once_and_with_its_figures(env: dict[str, str], f
     assert last == {"error": "interrupted", "exit_code": 130}
 
 
-def test_deliveries_that_hang_hold_up_neither_the_watch_nor_its_end(
+def test_a_hanging_delivery_delays_neither_the_watch_nor_its_end(
     env: dict[str, str], folder: Path, tmp_path: Path
 ) -> None:
     pid = tmp_path / "pid"
@@ -306,8 +298,8 @@ def test_deliveries_that_hang_hold_up_neither_the_watch_nor_its_end(
                 time.sleep(0.01)
             assert hook.came.acquire(timeout=20)
             picture(40).save(folder / "late.png")
-            assert next_event(process, "look")["frame"] == 4
-            assert next_event(process, "look")["frame"] == 5
+            assert next_event(process, "check")["frame"] == 4
+            assert next_event(process, "check")["frame"] == 5
             assert interrupted(process) < 5
             assert process.returncode == 130
             assert process.stdout is not None
@@ -317,7 +309,7 @@ def test_deliveries_that_hang_hold_up_neither_the_watch_nor_its_end(
         os.kill(int(pid.read_text().strip(".")), 0)
 
 
-def test_an_alert_that_was_told_is_on_disk_though_the_program_is_killed(
+def test_an_alert_that_was_printed_is_on_disk_even_if_the_program_is_killed(
     env: dict[str, str], folder: Path, tmp_path: Path
 ) -> None:
     with running("watch", folder, *ALWAYS, "--out", tmp_path / "out", "--json", env=env, cwd=tmp_path) as process:
@@ -328,7 +320,7 @@ def test_an_alert_that_was_told_is_on_disk_though_the_program_is_killed(
     assert all(Path(path).stat().st_size > 0 for path in alert["frames"])
 
 
-def test_a_reader_that_goes_away_ends_the_watch(env: dict[str, str], folder: Path, tmp_path: Path) -> None:
+def test_a_closed_stdout_ends_the_watch(env: dict[str, str], folder: Path, tmp_path: Path) -> None:
     with running("watch", folder, *ALWAYS, "--json", env=env, cwd=tmp_path) as process:
         next_event(process, "alert")
         assert process.stdout is not None
@@ -338,7 +330,7 @@ def test_a_reader_that_goes_away_ends_the_watch(env: dict[str, str], folder: Pat
         process.stdout = None
 
 
-def test_on_a_terminal_the_newest_frame_is_shown_with_answers_and_rates(
+def test_a_terminal_shows_the_newest_frame_with_answers_and_rates(
     env: dict[str, str], folder: Path, tmp_path: Path
 ) -> None:
     shown = on_a_terminal(
@@ -353,7 +345,7 @@ def test_on_a_terminal_the_newest_frame_is_shown_with_answers_and_rates(
 
 
 def on_a_terminal(arguments: list[object], env: dict[str, str], until: str) -> str:
-    """What the program shows up to a text (colours aside), then ctrl-C, then its end."""
+    """Run the program on a terminal, press ctrl-C when the text `until` appears, and return all that it showed."""
     process, terminal = pty.fork()
     if process == 0:
         os.execve(sys.executable, [*PROGRAM, *map(str, arguments)], env)
@@ -364,9 +356,9 @@ def on_a_terminal(arguments: list[object], env: dict[str, str], until: str) -> s
         if select.select([terminal], [], [], 0.2)[0]:
             try:
                 data = os.read(terminal, 1 << 16)
-            except OSError:  # how Linux says that the program has ended
+            except OSError:  # on Linux: the program has ended
                 break
-            if not data:  # and how macOS does
+            if not data:  # on macOS: the program has ended
                 break
             shown += data.decode("utf-8", "replace")
         if not sent and re.search(until, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown), re.DOTALL):
@@ -398,7 +390,7 @@ def on_a_terminal(arguments: list[object], env: dict[str, str], until: str) -> s
         (["--when", "a", "--webhook", "file:///etc/passwd"], "http"),
     ],
 )
-def test_a_wrong_call_is_told_in_one_line_before_anything_is_opened(
+def test_a_wrong_call_gets_one_line_before_anything_is_opened(
     arguments: list[str],
     said: str,
     tmp_path: Path,
@@ -413,7 +405,7 @@ def test_a_wrong_call_is_told_in_one_line_before_anything_is_opened(
 
 
 @pytest.mark.parametrize(("source", "code"), [("nowhere.mp4", 3), ("camera:99", 3), ("gopher://x/y", 2)])
-def test_a_source_that_cannot_be_had_is_told_in_one_line(
+def test_a_source_that_cannot_be_opened_gets_one_line(
     source: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -443,11 +435,11 @@ def test_a_source_that_cannot_be_had_is_told_in_one_line(
         ("٣s", None),
     ],
 )
-def test_lengths_of_time(text: str, seconds: float | None) -> None:
+def test_durations_are_parsed(text: str, seconds: float | None) -> None:
     assert parse_duration(text) == seconds
 
 
-def test_times_for_people() -> None:
+def test_clock_times_are_formatted() -> None:
     assert [clock(seconds) for seconds in (0, 59.96, 3723.04, -1)] == [
         "0:00:00.0",
         "0:01:00.0",
@@ -456,12 +448,12 @@ def test_times_for_people() -> None:
     ]
 
 
-def test_looks_go_by_the_frames_own_times() -> None:
-    def looked_at(every_s: float, times: list[float]) -> list[float]:
-        pacer = Pacer(every_s)
-        return [time_s for time_s in times if pacer.due(time_s)]
+def test_intervals_go_by_the_frames_own_times() -> None:
+    def selected(every_s: float, times: list[float]) -> list[float]:
+        interval = FrameInterval(every_s)
+        return [time_s for time_s in times if interval.due(time_s)]
 
     tenths = [number / 10 for number in range(25)]
-    assert looked_at(0.5, tenths) == [0.0, 0.5, 1.0, 1.5, 2.0]
-    assert looked_at(0.0, tenths) == tenths
-    assert looked_at(2.0, [0.0, 1.0, 7.0, 8.0, 9.0, 0.5, 1.0]) == [0.0, 7.0, 9.0, 0.5]
+    assert selected(0.5, tenths) == [0.0, 0.5, 1.0, 1.5, 2.0]
+    assert selected(0.0, tenths) == tenths
+    assert selected(2.0, [0.0, 1.0, 7.0, 8.0, 9.0, 0.5, 1.0]) == [0.0, 7.0, 9.0, 0.5]

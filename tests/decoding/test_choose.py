@@ -235,6 +235,6 @@ class TestTheCommand:
         )
         assert result.returncode == 0, result.stderr
         assert result.stderr.count("neither yes nor no") == doubted
-        looks = [event for event in map(json.loads, result.stdout.splitlines()) if event["event"] == "look"]
-        assert len(looks) > 2
-        assert all((look["total_probability"] < UNLIKELY) == doubted for look in looks)
+        checks = [event for event in map(json.loads, result.stdout.splitlines()) if event["event"] == "check"]
+        assert len(checks) > 2
+        assert all((check["total_probability"] < UNLIKELY) == doubted for check in checks)

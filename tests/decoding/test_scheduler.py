@@ -163,3 +163,51 @@ class TestGivingUp:
             line._waits(failing(lambda: line.scheduler.frame().__enter__()), lambda: len(line.scheduler._frames))
             line.scheduler.close("it is closed")
         assert errors == ["it is closed"] * 2
+
+
+class TestIdleSteps:
+    """Steps of work that can wait."""
+
+    @staticmethod
+    def got_idle_step(scheduler: EngineScheduler) -> bool:
+        with scheduler.idle_step() as mine:
+            return mine
+
+    def test_are_granted_while_nothing_else_runs(self) -> None:
+        scheduler = EngineScheduler()
+        assert self.got_idle_step(scheduler)
+        assert self.got_idle_step(scheduler)
+
+    def test_are_refused_beside_a_question_or_a_frame(self) -> None:
+        scheduler = EngineScheduler()
+        scheduler.begin_question()
+        assert not self.got_idle_step(scheduler)
+        scheduler.end_question()
+        with scheduler.frame_pending():
+            assert not self.got_idle_step(scheduler)
+        with scheduler.frame():
+            assert not self.got_idle_step(scheduler)
+        with scheduler.idle_step() as mine:
+            assert mine
+            assert not self.got_idle_step(scheduler)
+        assert self.got_idle_step(scheduler)
+
+    def test_are_offered_when_the_last_question_or_frame_ends(self) -> None:
+        offers: list[None] = []
+        scheduler = EngineScheduler(lambda: offers.append(None))
+        with scheduler.frame_pending():
+            with scheduler.frame():
+                pass
+            scheduler.begin_question()
+            scheduler.end_question()
+            assert not offers
+        assert len(offers) == 1
+        scheduler.begin_question()
+        scheduler.end_question()
+        assert len(offers) == 2
+
+    def test_end_with_closing(self) -> None:
+        scheduler = EngineScheduler()
+        scheduler.close("the window is closed")
+        with pytest.raises(UsageError, match="closed"):
+            self.got_idle_step(scheduler)

@@ -1,17 +1,11 @@
 """A conversation with a real decoder of random weights: what is computed, what is said, what stays in the timeline."""
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-from support.paths import ROOT
-from support.tiny import HIDDEN, tiny_bundle
+from support.tiny import HIDDEN
 
 import edge_interleave as ei
 from edge_interleave.bundle.manifest import Bundle, open_bundle
@@ -24,7 +18,7 @@ from edge_interleave.decoding.sampling import SamplingOptions, log_softmax
 from edge_interleave.decoding.session import Session
 from edge_interleave.decoding.spellings import spellings
 from edge_interleave.decoding.timeline import Timeline
-from edge_interleave.errors import BundleError, ContextFullError, UsageError
+from edge_interleave.errors import ContextFullError, UsageError
 from edge_interleave.prompt.tokenizer import TextTokenizer
 
 IM_END = 266
@@ -174,10 +168,10 @@ class TestPrefill:
     def test_a_prompt_that_does_not_fit_changes_nothing(self, session: Session) -> None:
         prompt: list[Input] = [text("Look: "), image(0)]
         session.prefill(prompt)
-        entries = list(session.timeline.entries)
+        spans = list(session.timeline.spans)
         with pytest.raises(ContextFullError, match=r"306.*300"):
             session.prefill([*prompt, image(1, tokens=284)])
-        assert session.timeline.entries == entries
+        assert session.timeline.spans == spans
         assert session.decoder.length == 22
         session.prefill([*prompt, image(1, tokens=278)])
         assert session.decoder.length == 300
@@ -213,10 +207,10 @@ class TestTimeline:
         assert timeline.common_prefix([1, b"b", 2, 4]) == 3
         assert timeline.truncate(2) == 21
         timeline.rebase()
-        assert [(entry.start, entry.end) for entry in timeline.entries] == [(0, 1), (1, 11)]
+        assert [(span.start, span.end) for span in timeline.spans] == [(0, 1), (1, 11)]
 
     def test_there_must_be_something_to_evict(self) -> None:
-        with pytest.raises(ValueError, match="no entries"):
+        with pytest.raises(ValueError, match="no spans"):
             Timeline().evict(0, 1)
 
 
@@ -410,185 +404,3 @@ class TestChoose:
         with pytest.raises(ContextFullError, match="option"):
             session.choose([text("x" * 30)], ["short", "a very long option"])
         session.close()
-
-
-class TestModel:
-    def test_asks_and_streams(self, model: ei.Model) -> None:
-        answer = model.ask("Hello there", max_tokens=12, sampling=LIVELY)
-        assert str(answer) == answer.text
-        stream = model.stream("Hello there", max_tokens=12, sampling=LIVELY)
-        assert "".join(stream) == answer.text
-        assert stream.answer.token_ids == answer.token_ids
-        with model.stream("Hello there", max_tokens=12, sampling=LIVELY) as stream:
-            next(stream)
-        assert stream.answer.finish_reason == "cancelled"
-
-    def test_takes_a_single_stop_text(self, model: ei.Model) -> None:
-        full = model.ask("Hello there", max_tokens=30, sampling=LIVELY).text
-        stopped = model.ask("Hello there", max_tokens=30, sampling=LIVELY, stop=full[4:6])
-        assert stopped.text == full[: full.index(full[4:6])]
-
-    def test_chooses(self, model: ei.Model) -> None:
-        assert [choice.option for choice in model.choose("Yes or no?", ["yes", "no"])] == ["yes", "no"]
-
-    @pytest.mark.parametrize(
-        "wrong", [{"context": 0}, {"threads": 0}, {"backend": "no-such"}, {"model": "no-such-model"}]
-    )
-    def test_loading_wrongly_is_one_line(self, tiny: Bundle, wrong: dict) -> None:
-        with pytest.raises(ei.EdgeInterleaveError) as caught:
-            ei.load(**{"model": tiny.folder, **wrong})
-        assert "\n" not in str(caught.value)
-
-    @pytest.mark.parametrize("wrong", [{"frames": 0}, {"pool": 0}, {"max_tokens": 0}])
-    def test_asking_wrongly_is_a_usage_error(self, model: ei.Model, wrong: dict) -> None:
-        with pytest.raises(UsageError, match=next(iter(wrong))):
-            model.ask("Hello", **wrong)
-
-    def test_a_bundle_without_a_tower_answers_text_and_refuses_images(self, model: ei.Model) -> None:
-        with pytest.raises(BundleError, match=r"vision\.onnx"):
-            model.ask([np.zeros((8, 8, 3), np.uint8), "What?"])
-
-    def test_a_closed_one_says_so(self, tiny: Bundle) -> None:
-        model = ei.load(tiny.folder, context=64, threads=1)
-        chat = model.chat()
-        model.close()
-        model.close()
-        for use in (model, chat):
-            with pytest.raises(UsageError, match="the model is closed"):
-                use.ask("Hello")
-
-
-class TestChat:
-    def test_a_turn_computes_only_what_is_new(self, model: ei.Model, tiny: Bundle) -> None:
-        chat = model.chat()
-        first = chat.ask("A rather long question about nothing at all?", max_tokens=8, sampling=LIVELY)
-        second = chat.ask("And?", max_tokens=8, sampling=LIVELY)
-        before = first.stats.prompt_tokens + first.stats.answer_tokens
-        new = "<|im_end|>\n<|im_start|>user\n\nAnd?<|im_end|>\n<|im_start|>assistant\n"
-        assert second.stats.prompt_tokens - before == len(TextTokenizer.open(tiny).encode(new))
-        # The answer's last token was not in the cache yet when max_tokens ended it.
-        assert second.stats.cached_tokens >= before - 1
-        assert [message.role for message in chat.messages] == ["user", "assistant"] * 2
-        assert chat.messages[1].parts == (first.text,)
-
-    def test_sees_its_own_words_as_it_said_them(self, model: ei.Model, tiny: Bundle) -> None:
-        chat = model.chat("Be brief.")
-        first = chat.ask("One?", max_tokens=8, sampling=SamplingOptions(temperature=3.0, seed=0))
-        second = chat.ask("Two?", max_tokens=8)
-        tokenizer = TextTokenizer.open(tiny)
-        head = tokenizer.encode("<|im_start|>system\n\nBe brief.<|im_end|>\n<|im_start|>user\n\nOne?<|im_end|>\n")
-        head += tokenizer.encode("<|im_start|>assistant\n")
-        tail = tokenizer.encode("<|im_end|>\n<|im_start|>user\n\nTwo?<|im_end|>\n<|im_start|>assistant\n")
-        session = make_session(tiny, context=500, eos=tiny.manifest.prompt.eos_token_ids)
-        expected = run(session, [TextInput((*head, *first.token_ids, *tail))], tokens=8, sampling=SamplingOptions())
-        assert second.token_ids == expected.token_ids
-        session.close()
-
-    def test_remembers_an_answer_cut_by_a_stop_text_as_it_was_said(self, model: ei.Model) -> None:
-        chat = model.chat()
-        full = chat.ask("Hello", max_tokens=30, sampling=LIVELY).text
-        chat.reset()
-        answer = chat.ask("Hello", max_tokens=30, sampling=LIVELY, stop=(full[5:7],))
-        assert chat.messages[-1].parts == (answer.text,)
-        assert chat.ask("And?", max_tokens=3).stats.prompt_tokens < 100
-
-    def test_an_answer_left_early_is_remembered_as_far_as_it_went(self, model: ei.Model) -> None:
-        chat = model.chat()
-        with chat.stream("Hello", max_tokens=50, sampling=LIVELY) as stream:
-            said = next(stream)
-        assert chat.messages[-1].parts == (said,)
-        assert chat.ask("Go on", max_tokens=3).stats.cached_tokens > 20
-
-    def test_an_error_leaves_the_conversation_as_it_was(self, model: ei.Model) -> None:
-        chat = model.chat()
-        chat.ask("One?", max_tokens=4, sampling=LIVELY)
-        before = chat.messages
-        with pytest.raises(ContextFullError):
-            chat.ask("long " * 200)
-        with pytest.raises(UsageError):
-            chat.ask(["<image>?"])
-        assert chat.messages == before
-        chat.ask("Two?", max_tokens=4)
-        assert len(chat.messages) == 4
-
-    def test_reset_begins_anew(self, model: ei.Model) -> None:
-        chat = model.chat("Be brief.")
-        first = chat.ask("One?", max_tokens=5)
-        chat.reset()
-        assert [message.role for message in chat.messages] == ["system"]
-        again = chat.ask("One?", max_tokens=5)
-        assert again.stats.cached_tokens == 0
-        assert again.token_ids == first.token_ids
-
-    def test_two_chats_and_the_model_do_not_disturb_each_other(self, model: ei.Model) -> None:
-        with model.chat() as one, model.chat() as two:
-            first = one.ask("One?", max_tokens=6)
-            two.ask("Something else?", max_tokens=6)
-            model.ask("Or that?", max_tokens=6)
-            one.ask("And?", max_tokens=6)
-            one.reset()
-            assert one.ask("One?", max_tokens=6).token_ids == first.token_ids
-
-
-def test_progress_is_told_before_each_image_and_each_part_of_the_prompt() -> None:
-    steps: list[tuple[str, int, int]] = []
-    red, blue = (Image.new("RGB", (96, 96), colour) for colour in ("red", "blue"))
-    with ei.load(threads=1, progress=lambda *step: steps.append(step)) as model:
-        stats = model.ask([red, blue, "What changed?"], max_tokens=1).stats
-        encoded = [step for step in steps if step[0] == "encode"]
-        assert encoded == [("encode", 0, 2), ("encode", 1, 2)]
-        prefilled = [step[1:] for step in steps if step[0] == "prefill"]
-        assert {total for _, total in prefilled} == {stats.prompt_tokens}
-        done = [done for done, _ in prefilled]
-        assert done == sorted(set(done))
-        assert done[0] == 0 < done[1] < done[-1] < stats.prompt_tokens
-        assert [later - earlier for earlier, later in pairwise(done)].count(stats.visual_tokens // 2) == 2
-        steps.clear()
-        stats = model.ask([red, blue, "Describe image 2."], max_tokens=1).stats
-        # The images are in the cache and in the timeline: only the question is read.
-        assert steps == [("prefill", 0, stats.prompt_tokens - stats.cached_tokens)]
-
-
-def test_what_progress_raises_ends_the_question(tiny: Bundle) -> None:
-    class Enough(Exception):
-        pass
-
-    def stop(*step: object) -> None:
-        raise Enough
-
-    with ei.load(tiny.folder, threads=1, progress=stop) as model, pytest.raises(Enough):
-        model.ask("Hello?")
-
-
-def test_importing_the_package_imports_nothing_heavy() -> None:
-    code = (
-        "import sys, edge_interleave as ei; "
-        "heavy = {'numpy', 'onnxruntime', 'cv2', 'llama_cpp', 'jinja2', 'tokenizers', 'PIL'} & set(sys.modules); "
-        "assert not heavy, heavy; ei.load; ei.Image; dir(ei); "
-        "heavy = {'onnxruntime', 'cv2', 'llama_cpp', 'huggingface_hub'} & set(sys.modules); assert not heavy, heavy"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT / "tests")
-
-
-def test_a_program_that_ends_in_the_middle_of_an_answer_ends_in_silence() -> None:
-    code = """if True:
-        from PIL import Image
-        import edge_interleave as ei
-        model = ei.load(threads=1)
-        pieces = model.stream([Image.new("RGB", (64, 64), "red"), "Describe the image."])
-        print(next(pieces))
-    """
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout.strip()
-    assert done.stderr == ""
-
-
-def test_unknown_names_are_attribute_errors() -> None:
-    with pytest.raises(AttributeError, match="no_such"):
-        _ = ei.no_such
-
-
-def test_another_bundle_is_another_model(tiny: Bundle, tmp_path: Path) -> None:
-    other = tiny_bundle(tmp_path / "other", seed=5)
-    with ei.load(tiny.folder, context=64, threads=1) as one, ei.load(other.folder, context=64, threads=1) as two:
-        assert one.ask("Hello", max_tokens=5).token_ids != two.ask("Hello", max_tokens=5).token_ids

@@ -99,7 +99,7 @@ def test_limit_and_shards_divide_the_work(file: Path, tmp_path: Path, capsys: py
 
 def test_a_part_without_samples_is_told(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert here(file, "--out", tmp_path / "out", "--shard", "6/6", *FAST) == 2
-    assert "there are no samples in this part" in capsys.readouterr().err
+    assert "there are no samples in this shard" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -108,13 +108,13 @@ def test_a_part_without_samples_is_told(file: Path, tmp_path: Path, capsys: pyte
         ((), 2, "Missing option '--out'"),
         (("{file}", "--world", "--out", "{out}"), 2, "give FILE or --world, not both"),
         (("--out", "{out}"), 3, "holds no run.json"),
-        (("--out", "{out}", "--pool", "2"), 2, "--pool needs samples to ask"),
-        (("{file}", "--out", "{out}", "--seed", "2"), 2, "--seed makes no sense with FILE"),
-        (("--world", "--out", "{out}", "--images", "."), 2, "--images makes no sense with --world"),
-        (("{file}", "--out", "{out}", "--shard", "3/2"), 2, "'3/2' is no part"),
-        (("{file}", "--out", "{out}", "--shard", "half"), 2, "'half' is no part"),
-        (("{file}", "--out", "{out}", "--limit", "0"), 2, "'--limit': 0 is not a whole number from 1"),
-        (("{file}", "--out", "{out}", "--pool", "0"), 2, "'--pool': 0 is not a whole number from 1"),
+        (("--out", "{out}", "--pool", "2"), 2, "--pool needs samples"),
+        (("{file}", "--out", "{out}", "--seed", "2"), 2, "--seed has no effect with FILE"),
+        (("--world", "--out", "{out}", "--images", "."), 2, "--images has no effect with --world"),
+        (("{file}", "--out", "{out}", "--shard", "3/2"), 2, "'3/2' is not a part"),
+        (("{file}", "--out", "{out}", "--shard", "half"), 2, "'half' is not a part"),
+        (("{file}", "--out", "{out}", "--limit", "0"), 2, "'--limit': 0 is not a whole number of at least 1"),
+        (("{file}", "--out", "{out}", "--pool", "0"), 2, "'--pool': 0 is not a whole number of at least 1"),
         (("{file}", "--out", "{out}", "--images", "nowhere"), 2, "nowhere: no such folder"),
         (("gone.json", "--out", "{out}"), 3, "gone.json: no such file"),
         (("{file}", "--out", "{file}"), 3, "cannot be made"),
@@ -167,7 +167,7 @@ def test_progress_says_how_much_is_done_and_how_long_it_takes(
         report("samples", 50, 100)
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("samples: 50 %, 50 of 100, about ")
-    assert [output.lasting(seconds) for seconds in (40, 720, 12_600, 200_000)] == [
+    assert [output.duration(seconds) for seconds in (40, 720, 12_600, 200_000)] == [
         "40 s",
         "12 min",
         "3.5 h",

@@ -411,7 +411,7 @@ def test_an_engine_that_fails_once_fails_a_sample_and_twice_ends_the_run(
 def test_settings_that_make_no_sense_are_refused(tmp_path: Path, model: ei.Model) -> None:
     file = write(tmp_path, colour_samples(1))
     for wrong in ({"pool": 0}, {"frames": 0}, {"max_tokens": 0}):
-        with pytest.raises(UsageError, match="must be a whole number from 1"):
+        with pytest.raises(UsageError, match="must be a whole number of at least 1"):
             Settings(**wrong)
     with pytest.raises(UsageError, match="stride"):
         run(file, model, tmp_path / "out", settings=Settings(pool=50))

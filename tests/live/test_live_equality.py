@@ -435,13 +435,13 @@ def test_a_window_that_slides_for_long_with_questions_and_kept_answers(
     with_gaps = 0
     for number in range(1, frames + 1):
         for _ in range(number % 4):
-            window.prepare()
+            window.prefetch()
         window.add(images[number % 8])
         if number % 6 == 0:
             window.prefill([TextInput(question)])
             for token in (20, 30, 40):
                 window.append_token(token)
-                window.prepare()
+                window.prefetch()
             window.finish(question, (20, 30, 40))
         with_gaps += timeline.position > timeline.length
     assert timeline.rebased >= frames // 16

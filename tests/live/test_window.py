@@ -19,17 +19,9 @@ from edge_interleave.decoding.registry import find_backend
 from edge_interleave.decoding.sampling import SamplingOptions
 from edge_interleave.decoding.session import ANSWER_ROOM, Session
 from edge_interleave.errors import BundleError, ContextFullError, UsageError
+from edge_interleave.live.layout import KEPT_ANSWERS, KEPT_ROOM, WindowLayout
 from edge_interleave.live.prompt import LivePrompt
-from edge_interleave.live.window import (
-    EXACT,
-    KEPT_ANSWERS,
-    KEPT_ROOM,
-    MODES,
-    SLIDING,
-    FrameWindow,
-    entries_needed,
-    entries_to_prepare,
-)
+from edge_interleave.live.window import EXACT, MODES, SLIDING, FrameWindow
 from edge_interleave.prompt.builder import PromptBuilder
 from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.util.arrays import FloatArray
@@ -37,8 +29,6 @@ from edge_interleave.util.arrays import FloatArray
 TRAINED_CONTEXT = 1200
 ROWS = 16
 """Visual tokens of a frame."""
-NEVER = frozenset({10**6})
-"""No end of a turn: answers run to their greatest length."""
 SAME = 0.99999
 """Cosine of logits."""
 LIVELY = SamplingOptions(temperature=1.0, seed=3)
@@ -76,15 +66,17 @@ class Opened:
     def sink(self) -> int:
         return len(self.prompt.sink)
 
+    @property
+    def layout(self) -> WindowLayout:
+        return WindowLayout.of(self.prompt)
+
     def logits(self, question: str = "What?") -> FloatArray:
         prefill = self.window.prefill([TextInput(self.prompt.question(question))])
         assert prefill is not None
         return prefill.logits
 
     def stream(self, question: str = "What?", tokens: int = 8) -> Generation:
-        inputs = [TextInput(self.prompt.question(question))]
-        options = GenerationOptions(tokens, sampling=LIVELY)
-        return Generation(self.window, self.tokenizer, NEVER, inputs, options, None)
+        return self.window.stream(self.prompt.question(question), GenerationOptions(tokens, sampling=LIVELY))
 
     def ask(self, question: str = "What?", tokens: int = 8) -> Answer:
         stream = self.stream(question, tokens)
@@ -183,9 +175,9 @@ class TestFrames:
         one = open_window(2)
         for number in range(30):
             one.window.add(image(number))
-        keys = [entry.key for entry in one.session.timeline.entries]
+        keys = [span.key for span in one.session.timeline.spans]
         assert tuple(keys[: one.sink]) == one.prompt.sink
-        assert [entry.start for entry in one.session.timeline.entries[: one.sink]] == list(range(one.sink))
+        assert [span.start for span in one.session.timeline.spans[: one.sink]] == list(range(one.sink))
 
     def test_the_window_is_not_computed_again(self, open_window: Open) -> None:
         """Were it, positions would begin anew; they grow by one frame each time."""
@@ -239,7 +231,7 @@ class TestFrames:
         one.session.timeline.rebase()
         frames = [*one.frame(3, image(3)), *one.frame(4, image(4))]
         without_turn = one.afresh(*frames, TextInput(one.prompt.question("What?")))
-        keys = [entry.key for entry in one.session.timeline.entries]
+        keys = [span.key for span in one.session.timeline.spans]
         assert tuple(keys[one.sink : one.sink + len(turn)]) == turn
         assert cosine(one.logits(), without_turn) < SAME
 
@@ -247,7 +239,7 @@ class TestFrames:
         one = open_window(3)
         for number in range(1, 6):
             one.window.add(image(number))
-        texts = [entry.key for entry in one.session.timeline.entries if isinstance(entry.key, int)]
+        texts = [span.key for span in one.session.timeline.spans if isinstance(span.key, int)]
         shown = one.tokenizer.decode(texts[one.sink :])
         assert shown.replace("\n", "") == "Frame 3:Frame 4:Frame 5:"
 
@@ -274,10 +266,10 @@ class TestQuestions:
         one = open_window(3)
         for number in range(5):
             one.window.add(image(number))
-        before = list(one.session.timeline.entries)
+        before = list(one.session.timeline.spans)
         one.ask()
-        assert one.session.timeline.entries == before
-        assert counted(one) == sum(entry.end - entry.start for entry in before)
+        assert one.session.timeline.spans == before
+        assert counted(one) == sum(span.end - span.start for span in before)
 
     def test_see_the_frames_and_nothing_of_questions_before(self, open_window: Open, template: str) -> None:
         one = open_window(3, template=template)
@@ -292,8 +284,9 @@ class TestQuestions:
     @pytest.mark.parametrize("mode", MODES)
     def test_can_be_asked_before_the_first_frame(self, open_window: Open, mode: str) -> None:
         one = open_window(3, mode)
-        wanted = one.afresh(TextInput(one.prompt.question("What?")))
-        assert cosine(one.logits("What?"), wanted) > SAME
+        question = TextInput(one.prompt.question("What?"))
+        assert cosine(one.logits("What?"), one.afresh(question)) > SAME
+        assert one.ask("What?", tokens=1).stats.prompt_tokens == one.sink + len(question.ids)
 
     @pytest.mark.parametrize("mode", MODES)
     def test_an_answer_that_is_left_is_forgotten(self, open_window: Open, mode: str) -> None:
@@ -338,7 +331,7 @@ class TestKeptAnswers:
             one.window.add(image(number))
             one.ask(f"Question {number}?", tokens=3)
         one.logits("Which?")
-        texts = [entry.key for entry in one.session.timeline.entries if isinstance(entry.key, int)]
+        texts = [span.key for span in one.session.timeline.spans if isinstance(span.key, int)]
         said = one.tokenizer.decode(texts)
         asked = [number for number in range(1, 7) if f"Question {number}?" in said]
         assert asked == [4, 5, 6]
@@ -368,7 +361,7 @@ class TestKeptAnswers:
         before = counted(one)
         one.window.finish(one.prompt.question("What?"), [5] * 2 * KEPT_ROOM)
         assert counted(one) == before + KEPT_ROOM
-        assert tuple(e.key for e in one.session.timeline.entries)[-len(one.prompt.after_answer) :] == (
+        assert tuple(span.key for span in one.session.timeline.spans)[-len(one.prompt.after_answer) :] == (
             one.prompt.after_answer
         )
 
@@ -410,7 +403,7 @@ class TestModes:
 class TestRoom:
     def test_what_a_window_needs_is_enough_and_not_much_more(self, open_window: Open) -> None:
         sizes = (ROWS, 4)
-        needed = entries_needed(open_window().prompt, 3, sizes, keep_answers=False)
+        needed = open_window().layout.entries(3, sizes, keep_answers=False)
         one = open_window(3, context=needed)
         most = 0
         for number in range(12):
@@ -422,12 +415,13 @@ class TestRoom:
         assert needed - ANSWER_ROOM - 3 * 7 <= most <= needed - ANSWER_ROOM
 
     def test_kept_answers_have_theirs(self, open_window: Open) -> None:
-        needed = entries_needed(open_window().prompt, 2, [4], keep_answers=True)
+        layout = open_window().layout
+        needed = layout.entries(2, [4], keep_answers=True)
         assert needed <= TRAINED_CONTEXT + ANSWER_ROOM
-        assert needed == entries_needed(open_window().prompt, 2, [4], keep_answers=False) + KEPT_ANSWERS * KEPT_ROOM
+        assert needed == layout.entries(2, [4], keep_answers=False) + KEPT_ANSWERS * KEPT_ROOM
 
     def test_a_frame_that_does_not_fit_leaves_the_window_usable(self, open_window: Open) -> None:
-        two = entries_needed(open_window().prompt, 2, [ROWS], keep_answers=False) - ANSWER_ROOM
+        two = open_window().layout.entries(2, [ROWS], keep_answers=False) - ANSWER_ROOM
         one = open_window(8, context=two)
         one.window.add(image(1))
         one.window.add(image(2))
@@ -478,7 +472,7 @@ class TestPreparing:
 
     @staticmethod
     def prepare(one: Opened) -> None:
-        while one.window.prepare():
+        while one.window.prefetch():
             pass
 
     @pytest.mark.parametrize("keep_answers", [False, True])
@@ -490,9 +484,9 @@ class TestPreparing:
                 if number % 4 == 0:
                     one.ask(tokens=3)
             for _ in range(number % 3):
-                ahead.window.prepare()
+                ahead.window.prefetch()
             assert counted(ahead) == counted(plain)
-            assert ahead.session.timeline.entries == plain.session.timeline.entries
+            assert ahead.session.timeline.spans == plain.session.timeline.spans
             assert cosine(ahead.logits(), plain.logits()) > SAME
             if number % 2:
                 self.prepare(ahead)
@@ -522,7 +516,7 @@ class TestPreparing:
             stream = one.stream(tokens=20)
             for _ in stream:
                 if one is ahead:
-                    one.window.prepare()
+                    one.window.prefetch()
             texts.append(stream.answer.token_ids)
         assert texts[0] == texts[1]
         assert len(texts[0]) == 20
@@ -535,16 +529,16 @@ class TestPreparing:
         for number in range(adds):
             one.window.add(image(number))
         computed()
-        assert not one.window.prepare()
+        assert not one.window.prefetch()
         assert computed() == 0
 
     @pytest.mark.parametrize("more", [True, False])
     def test_an_answer_has_its_room_and_leaves_what_was_prepared_where_there_is_more(
         self, open_window: Open, computed: Computed, more: bool
     ) -> None:
-        prompt = open_window().prompt
-        needed = entries_needed(prompt, 3, [ROWS], keep_answers=False)
-        one = open_window(3, context=needed + (entries_to_prepare(prompt, 3, [ROWS]) if more else 0))
+        layout = open_window().layout
+        context = layout.context(3, [ROWS], keep_answers=False, sliding=more, limit=TRAINED_CONTEXT)
+        one = open_window(3, context=context)
         for number in range(1, 6):
             one.window.add(image(number))
         self.prepare(one)
@@ -557,7 +551,7 @@ class TestPreparing:
         assert computed() == (each if more else 2 * each)
 
     def test_a_window_of_one_needs_no_room_for_it(self, open_window: Open) -> None:
-        assert entries_to_prepare(open_window().prompt, 1, [ROWS]) == 0
+        assert open_window().layout.prefetch_entries(1, [ROWS]) == 0
 
 
 class TestPrompt:

@@ -1,4 +1,4 @@
-"""Frames of a clip: evenly spread, at their times, upright; and a file that is no clip opens nothing else."""
+"""Clips: frames are evenly spread, upright and correctly timed; a malicious file opens no other file."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from edge_interleave.media.video.opencv_capture import open_video
 
 
 def numbered(index: int) -> np.ndarray:
-    """A frame that says which one it is, whatever a codec does to it: eight bars, the bits of its number."""
+    """A frame that shows its number as eight bars, one for each bit, which survive lossy codecs."""
     bits = [(index >> bit & 1) * 255 for bit in range(8)]
     return np.broadcast_to(np.repeat(np.array(bits, np.uint8), 8)[:, np.newaxis], (48, 64, 3)).copy()
 
 
 def write_clip(path: Path, frames: int, fourcc: str) -> Path:
-    """Numbered frames, ten a second."""
+    """A video of numbered frames, ten a second."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*fourcc), 10, (64, 48))
     assert writer.isOpened()
     for index in range(frames):
@@ -66,7 +66,7 @@ def test_real_clips_are_sampled_from_first_to_last(name: str, length: int, size:
     assert {(frame.image.mode, frame.image.size) for frame in frames} == {("RGB", size)}
 
 
-def test_a_sought_frame_is_the_frame_that_decoding_in_order_gives() -> None:
+def test_seeking_gives_the_same_frame_as_decoding_in_order() -> None:
     frames = {frame.index: frame for frame in sample_clip(clip("carphone_pristine.mp4"), 13)}
     capture = cv2.VideoCapture(str(clip("carphone_pristine.mp4")), cv2.CAP_FFMPEG)
     compared = 0
@@ -93,11 +93,11 @@ def test_containers(suffix: str, fourcc: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wanted", [50, 51, 1000])
-def test_a_clip_gives_no_frame_twice(mp4: Path, wanted: int) -> None:
+def test_a_clip_never_gives_a_frame_twice(mp4: Path, wanted: int) -> None:
     assert indices(sample_clip(mp4, wanted)) == list(range(50))
 
 
-def test_colours_are_red_green_blue(tmp_path: Path) -> None:
+def test_pixels_are_in_rgb_order(tmp_path: Path) -> None:
     writer = cv2.VideoWriter(str(tmp_path / "red.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (32, 32))
     for _ in range(3):
         writer.write(np.full((32, 32, 3), (0, 0, 255), np.uint8))
@@ -107,7 +107,7 @@ def test_colours_are_red_green_blue(tmp_path: Path) -> None:
     assert max(green, blue) < 20
 
 
-def test_rotation_of_the_container_is_applied(tmp_path: Path) -> None:
+def test_the_container_s_rotation_is_applied(tmp_path: Path) -> None:
     path = tmp_path / "phone.mp4"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 48))
     half = np.zeros((48, 64, 3), np.uint8)
@@ -142,7 +142,7 @@ def slow_down(path: Path, factor: int) -> None:
     path.write_bytes(content)
 
 
-def test_frames_of_changing_length_count_as_frames_and_keep_their_times(tmp_path: Path) -> None:
+def test_a_variable_frame_rate_keeps_the_frames_times(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "slow.mp4", 50, "mp4v")
     slow_down(path, 10)
     frames = sample_clip(path, 6)
@@ -169,14 +169,14 @@ def claim_frames(path: Path, claimed: int) -> None:
         4_000_000_000,
     ],
 )
-def test_a_container_that_lies_about_its_length(claimed: int, tmp_path: Path) -> None:
+def test_a_container_with_a_wrong_length_is_still_sampled(claimed: int, tmp_path: Path) -> None:
     path = write_clip(tmp_path / "liar.avi", 50, "MJPG")
     claim_frames(path, claimed)
     frames = sample_clip(path, 5)
     assert [number_of(frame) for frame in frames] == spread(50, 5)
 
 
-def test_a_clip_cut_off_in_the_middle_gives_what_is_left(tmp_path: Path) -> None:
+def test_a_truncated_clip_gives_its_remaining_frames(tmp_path: Path) -> None:
     whole = write_clip(tmp_path / "whole.avi", 50, "MJPG").read_bytes()
     path = tmp_path / "half.avi"
     path.write_bytes(whole[: len(whole) // 2])
@@ -188,7 +188,7 @@ def test_a_clip_cut_off_in_the_middle_gives_what_is_left(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("kind", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {})])
-def test_animated_pictures_are_clips(kind: str, options: dict[str, object], tmp_path: Path) -> None:
+def test_animations_are_clips(kind: str, options: dict[str, object], tmp_path: Path) -> None:
     path = tmp_path / "animation"
     stills = [Image.fromarray(numbered(index)) for index in range(8)]
     duration = [100, 200, 300, 400, 500, 600, 700, 800]
@@ -208,13 +208,13 @@ def test_a_real_animated_gif() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF"])
-def test_a_still_picture_is_a_clip_of_one(kind: str, tmp_path: Path) -> None:
+def test_a_still_picture_is_a_clip_of_one_frame(kind: str, tmp_path: Path) -> None:
     picture().save(tmp_path / "still", kind)
     (frame,) = sample_clip(tmp_path / "still", 4)
     assert (frame.index, frame.time_s, frame.image.size) == (0, 0.0, (64, 48))
 
 
-def test_a_folder_of_pictures_is_a_clip_by_name(tmp_path: Path) -> None:
+def test_a_folder_of_pictures_is_a_clip_in_the_order_of_names(tmp_path: Path) -> None:
     for index in reversed(range(9)):
         Image.fromarray(numbered(index)).save(tmp_path / f"{index:03}.{'PNG' if index % 2 else 'bmp'}")
     (tmp_path / "notes.txt").write_text("not a picture")
@@ -225,19 +225,19 @@ def test_a_folder_of_pictures_is_a_clip_by_name(tmp_path: Path) -> None:
     assert [frame.time_s for frame in frames] == [0, 2, 4, 6, 8]
 
 
-def test_a_broken_picture_in_a_folder_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_damaged_picture_in_a_folder(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no picture at all")
     with pytest.raises(MediaError, match=r"a\.png: not an image"):
         sample_clip(tmp_path, 3)
 
 
 @pytest.mark.parametrize("wanted", [0, -1])
-def test_no_frames_make_no_sense(mp4: Path, wanted: int) -> None:
+def test_less_than_one_frame_is_a_usage_error(mp4: Path, wanted: int) -> None:
     with pytest.raises(UsageError, match="ask for 1 or more"):
         sample_clip(mp4, wanted)
 
 
-def test_clips_that_would_fill_the_memory_are_refused(mp4: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clips_that_would_exhaust_memory_are_refused(mp4: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clip_module, "MAX_CLIP_PIXELS", 5 * 64 * 48)
     assert len(sample_clip(mp4, 5)) == 5
     with pytest.raises(MediaError, match="ask for fewer frames"):
@@ -268,7 +268,7 @@ def bad_clips(folder: Path) -> dict[str, Path]:
     return paths | {name: folder / name for name in ("void", "pipe.mp4", "missing.mp4", "two\nlines.mp4")}
 
 
-def test_what_is_no_clip_gives_one_line_that_names_it(tmp_path: Path) -> None:
+def test_unusable_clips_give_one_line_with_the_name(tmp_path: Path) -> None:
     for name, path in bad_clips(tmp_path).items():
         with pytest.raises(MediaError) as caught:
             sample_clip(path, 3)
@@ -276,8 +276,8 @@ def test_what_is_no_clip_gives_one_line_that_names_it(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_nothing_is_printed_about_bad_clips(tmp_path: Path) -> None:
-    """In a process of its own, for FFmpeg and OpenCV write past Python's sys.stderr."""
+def test_libraries_print_nothing_about_bad_clips(tmp_path: Path) -> None:
+    """Runs in another process, because FFmpeg and OpenCV do not write to Python's sys.stderr."""
     bad_clips(tmp_path)
     script = (
         "import sys\n"
@@ -305,7 +305,7 @@ def damaged_in_the_middle() -> bytes:
 
 
 def playlists(folder: Path, target: Path) -> dict[str, Path]:
-    """Files that FFmpeg would follow to `target`."""
+    """Files that make an unrestricted FFmpeg open `target`."""
     contents = {
         "list.m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{target}\n#EXT-X-ENDLIST\n",
         "relative.m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{target.name}\n#EXT-X-ENDLIST\n",
@@ -319,21 +319,19 @@ def playlists(folder: Path, target: Path) -> dict[str, Path]:
     return {name: folder / name for name in contents}
 
 
-def test_playlists_cannot_make_other_files_open(mp4: Path, tmp_path: Path) -> None:
+def test_playlists_cannot_open_other_files(mp4: Path, tmp_path: Path) -> None:
     target = tmp_path / "secret.mp4"
     shutil.copy(mp4, target)
     for path in playlists(tmp_path, target).values():
         with pytest.raises(MediaError, match="not a video that can be read"):
             sample_clip(path, 2)
-    # The threat is real: without the restriction FFmpeg follows the script.
+    # Without the restriction, FFmpeg does follow the playlist.
     capture = cv2.VideoCapture(str(tmp_path / "list.ffconcat"), cv2.CAP_FFMPEG)
     assert capture.isOpened()
     capture.release()
 
 
-def test_protocols_devices_and_patterns_are_no_clips(
-    mp4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_protocols_devices_and_patterns_are_refused(mp4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in (
         f"file://{mp4}",
@@ -347,10 +345,10 @@ def test_protocols_devices_and_patterns_are_no_clips(
             sample_clip(name, 2)
     with pytest.raises(MediaError, match="not a regular file"):
         sample_clip("/dev/null", 2)
-    # A file whose name looks like a protocol is a file.
+    # A file whose name looks like a protocol is still opened as a file.
     shutil.copy(mp4, tmp_path / "concat:other")
     assert indices(sample_clip("concat:other", 2)) == [0, 49]
-    # FFmpeg would take this name for a pattern and open 001.ppm, 002.ppm, ...
+    # FFmpeg would read this name as a pattern and open 001.ppm, 002.ppm, ...
     (tmp_path / "%03d.ppm").write_bytes(b"P6 2 2 255\n" + bytes(12))
     (tmp_path / "001.ppm").write_bytes(b"P6 2 2 255\n" + bytes(12))
     with pytest.raises(MediaError, match="not a video"):
@@ -358,7 +356,7 @@ def test_protocols_devices_and_patterns_are_no_clips(
 
 
 @pytest.mark.parametrize("before", [None, "rtsp_transport;udp"])
-def test_the_environment_is_as_it_was(before: str | None, mp4: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_is_restored(before: str | None, mp4: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
     monkeypatch.delenv(name, raising=False)
     if before is not None:
@@ -369,7 +367,7 @@ def test_the_environment_is_as_it_was(before: str | None, mp4: Path, monkeypatch
     assert os.environ.get(name) == before
 
 
-def test_without_pyav_pictures_still_work_and_videos_say_what_to_install(mp4: Path, tmp_path: Path) -> None:
+def test_without_pyav_pictures_work_and_the_error_for_videos_says_what_to_install(mp4: Path, tmp_path: Path) -> None:
     picture().save(tmp_path / "still.gif")
     script = (
         "import sys\n"

@@ -1,21 +1,20 @@
-"""The reader: the newest frame of a live source, all of one that can wait, and what is worth a look."""
+"""FrameReader: live and other sources, filters, lost, frozen and damaged sources, closing."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import count
 
 import numpy as np
 import pytest
 from PIL import Image
 from support.mjpeg_server import jpeg, number_of
-from support.pictures import clip, picture
+from support.pictures import clip, noisy, picture
 
-from edge_interleave.errors import MediaError, UsageError
+from edge_interleave.errors import MediaError
 from edge_interleave.media import reader as reader_module
-from edge_interleave.media.filters import ChangeFilter, RateLimiter, thumbnail
 from edge_interleave.media.frame import Frame
 from edge_interleave.media.reader import FrameReader, ReaderStats, SourceStatus
 from edge_interleave.media.sources.base import FrameDamaged, SourceLost
@@ -23,7 +22,7 @@ from edge_interleave.media.sources.open import open_source
 
 
 class Scripted:
-    """A source whose every `read` is a step of a script: a picture's number, or an exception, or the end."""
+    """A source that follows a script: each `read` returns a numbered picture, raises an exception, or ends."""
 
     def __init__(self, steps: Iterator[int | Exception | None], *, live: bool, pause_s: float = 0.0) -> None:
         self.name, self.live = "scripted", live
@@ -51,7 +50,7 @@ class Scripted:
 
 
 def rest(reader: FrameReader) -> list[int]:
-    """Indices of all frames until the end."""
+    """The indices of all frames until the end."""
     found = []
     while not reader.ended:
         frame = reader.next(0.2)
@@ -61,12 +60,12 @@ def rest(reader: FrameReader) -> list[int]:
 
 
 def balance(reader: FrameReader) -> None:
-    """Every frame that was captured is accounted for."""
+    """Check that the counts of the stats add up."""
     stats = reader.stats()
     assert stats.captured == stats.handed_out + stats.late + stats.rate_skipped + stats.same_skipped
 
 
-def test_a_source_that_can_wait_loses_nothing() -> None:
+def test_a_source_that_is_not_live_loses_no_frame() -> None:
     reader = FrameReader(Scripted(iter([*range(50), None]), live=False))
     found = []
     while not reader.ended:
@@ -82,7 +81,7 @@ def test_a_source_that_can_wait_loses_nothing() -> None:
     balance(reader)
 
 
-def test_of_a_live_source_the_newest_frame_is_next_and_late_ones_are_counted() -> None:
+def test_a_live_source_gives_its_newest_frame_and_counts_late_ones() -> None:
     reader = FrameReader(Scripted(count(), live=True, pause_s=0.005))
     time.sleep(0.5)
     first = reader.next(1)
@@ -99,7 +98,7 @@ def test_of_a_live_source_the_newest_frame_is_next_and_late_ones_are_counted() -
     assert 20 < stats.capture_fps < 250
 
 
-def test_the_last_frame_is_handed_out_before_the_end_shows() -> None:
+def test_the_last_frame_is_handed_out_before_ended_is_true() -> None:
     for live in (True, False):
         reader = FrameReader(Scripted(iter([0, None]), live=live))
         time.sleep(0.1)
@@ -110,7 +109,7 @@ def test_the_last_frame_is_handed_out_before_the_end_shows() -> None:
         reader.close()
 
 
-def test_a_clip_in_real_time_is_live_and_one_that_is_not_is_read_whole() -> None:
+def test_a_clip_is_live_in_real_time_and_read_completely_otherwise() -> None:
     reader = FrameReader(open_source(clip("bikes.mp4")))
     assert rest(reader) == list(range(250))
     reader.close()
@@ -134,7 +133,7 @@ def test_damaged_frames_are_counted_and_skipped() -> None:
     reader.close()
 
 
-def test_what_fails_for_good_ends_it_and_is_kept() -> None:
+def test_an_exception_of_the_source_ends_the_reader_and_is_kept() -> None:
     def broken() -> Iterator[np.ndarray]:
         yield np.zeros((4, 4, 3), np.uint8)
         raise RuntimeError("the caller's own")
@@ -145,7 +144,7 @@ def test_what_fails_for_good_ends_it_and_is_kept() -> None:
     reader.close()
 
 
-def test_a_source_that_cannot_be_opened_says_so_to_the_caller() -> None:
+def test_a_source_that_cannot_be_opened_raises() -> None:
     source = Scripted(iter([]), live=True)
     source.refuse = 1
     with pytest.raises(MediaError, match="not there yet"):
@@ -153,12 +152,12 @@ def test_a_source_that_cannot_be_opened_says_so_to_the_caller() -> None:
     assert not [thread for thread in threading.enumerate() if "edge-interleave" in thread.name]
 
 
-def test_a_lost_source_is_tried_again_ever_more_slowly_and_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_source_is_reopened_with_backoff_and_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader_module, "FIRST_RETRY_S", 0.05)
     monkeypatch.setattr(reader_module, "LAST_RETRY_S", 0.2)
     lost = SourceLost("scripted: the cable is out")
     said: list[str] = []
-    # Twice it opens and gives no frame.
+    # Two of the reopened sources send no frame.
     source = Scripted(iter([0, lost, lost, lost, 1, lost, 2, None]), live=False)
     reader = FrameReader(source, on_status=lambda status: said.append(status.line))
     source.refuse = 3
@@ -167,7 +166,7 @@ def test_a_lost_source_is_tried_again_ever_more_slowly_and_said_once(monkeypatch
     assert reader.stats().reconnects == 2
     assert [line.split(":")[1][:5] for line in said] == [" the ", " back", " the ", " back"]
     waits = np.diff(source.opened)
-    # Three refusals, two that open and are lost again; then the second loss begins anew.
+    # Three refusals, then two that open and are lost again; after the second loss the pause starts anew.
     assert waits[1:6] == pytest.approx([0.1, 0.2, 0.2, 0.2, 0.2], abs=0.12)
     assert len(source.opened) == 1 + 6 + 1
     assert source.opened[-1] - source.opened[-2] < 0.2
@@ -184,7 +183,7 @@ def test_a_reader_that_waits_to_reconnect_closes_at_once() -> None:
 
 
 @pytest.mark.parametrize("live", [True, False])
-def test_closing_leaves_no_thread_and_wakes_who_waits(live: bool) -> None:
+def test_closing_ends_the_thread_and_wakes_waiting_callers(live: bool) -> None:
     for steps, pause_s in ((count(), 0.0), (count(), 60.0)):
         reader = FrameReader(Scripted(steps, live=live, pause_s=pause_s))
         woken: list[float] = []
@@ -207,7 +206,7 @@ def test_closing_leaves_no_thread_and_wakes_who_waits(live: bool) -> None:
         balance(reader)
 
 
-def test_an_iterable_that_never_answers_does_not_hold_up_closing() -> None:
+def test_an_iterable_that_blocks_does_not_delay_closing() -> None:
     go_on = threading.Event()
 
     def stuck() -> Iterator[np.ndarray]:
@@ -222,35 +221,7 @@ def test_an_iterable_that_never_answers_does_not_hold_up_closing() -> None:
     go_on.set()
 
 
-# Worth a look
-
-
-@pytest.mark.parametrize(
-    ("had", "wanted"), [(30, 2), (30, 10), (29.97, 5), (25, 10), (10, 10), (30, 29), (10, 30), (1, 0.25)]
-)
-def test_a_rate_is_kept_in_the_mean_and_evenly(had: float, wanted: float) -> None:
-    rate = RateLimiter(wanted)
-    times = [round(index / had, 3) for index in range(int(had * 40))]
-    taken = [time_s for time_s in times if rate.take(time_s)]
-    assert taken[0] == 0
-    assert len(taken) == pytest.approx(40 * min(had, wanted), rel=0.02, abs=1)
-    assert max(np.diff(taken)) <= 1 / min(had, wanted) + 1 / had + 0.002
-
-
-def test_after_a_pause_no_frames_are_made_up_for() -> None:
-    rate = RateLimiter(1)
-    assert [rate.take(time_s) for time_s in (0, 0.5, 1, 100, 100.5, 100.9, 101, 101.5)] == [
-        *(True, False, True),
-        *(True, False, False, True, False),
-    ]
-
-
-def test_time_that_falls_begins_anew() -> None:
-    rate = RateLimiter(1)
-    assert [rate.take(time_s) for time_s in (50, 0, 0.5, 1)] == [True, True, False, True]
-
-
-def test_the_reader_keeps_a_rate_and_counts_what_it_left_out() -> None:
+def test_the_reader_keeps_a_rate_and_counts_skipped_frames() -> None:
     reader = FrameReader(open_source(clip("bikes.mp4")), fps=5)
     assert rest(reader) == list(range(0, 250, 5))
     assert reader.stats().rate_skipped == 200
@@ -258,41 +229,7 @@ def test_the_reader_keeps_a_rate_and_counts_what_it_left_out() -> None:
     balance(reader)
 
 
-def shown(level: int) -> Image.Image:
-    return Image.new("RGB", (320, 240), (level, level, level))
-
-
-def test_only_changes_pass_and_slow_ones_add_up() -> None:
-    change = ChangeFilter(5)
-    levels = (100, 102, 104, 105, 107, 109, 110, 90, 110)
-    assert [level for level in levels if change.take(shown(level))] == [100, 105, 110, 90, 110]
-
-
-def noisy(image: Image.Image, seed: int) -> Image.Image:
-    noise = np.random.default_rng(seed).normal(0, 8, (image.height, image.width, 3))
-    return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
-
-
-def test_noise_is_no_change_and_a_thing_that_comes_is_one() -> None:
-    scene = picture(640, 480)
-    change = ChangeFilter(0.5)
-    assert change.take(noisy(scene, 0))
-    assert not any(change.take(noisy(scene, seed)) for seed in range(1, 6))
-    # A twelfth of the width and height.
-    scene.paste((255, 255, 255), (300, 200, 353, 240))
-    assert change.take(noisy(scene, 7))
-
-
-@pytest.mark.parametrize("size", [(1, 1), (5, 3000), (32, 32), (33, 31), (1920, 1080)])
-def test_a_thumbnail_is_the_mean_of_the_pictures_areas(size: tuple[int, int]) -> None:
-    image = picture(*size)
-    small = thumbnail(image)
-    assert small.shape == (32, 32)
-    exact = np.asarray(image.resize((32, 32), Image.Resampling.BOX).convert("L"), np.int16)
-    assert np.abs(small - exact).mean() < 3
-
-
-def test_a_real_clip_changes_and_a_still_one_does_not() -> None:
+def test_a_real_clip_passes_the_change_filter_and_a_still_one_does_not() -> None:
     reader = FrameReader(open_source(clip("bikes.mp4")), change=4)
     moving = rest(reader)
     reader.close()
@@ -304,16 +241,7 @@ def test_a_real_clip_changes_and_a_still_one_does_not() -> None:
     reader.close()
 
 
-@pytest.mark.parametrize(
-    "make",
-    [lambda: RateLimiter(0), lambda: RateLimiter(-1), lambda: RateLimiter(float("nan")), lambda: ChangeFilter(-1)],
-)
-def test_figures_that_make_no_sense_are_a_wrong_call(make: Callable[[], object]) -> None:
-    with pytest.raises(UsageError):
-        make()
-
-
-def test_numbers_survive_the_way_through_a_reader() -> None:
+def test_pictures_pass_through_a_reader_in_order_and_unchanged() -> None:
     reader = FrameReader(open_source([jpeg(number) for number in range(8)]))
     numbers = []
     while not reader.ended:
@@ -324,11 +252,11 @@ def test_numbers_survive_the_way_through_a_reader() -> None:
     assert numbers == list(range(8))
 
 
-# What happens to a source
+# Frozen, dark and damaged sources
 
 
 class Filmed:
-    """A live source of these pictures at these times; an exception is raised in its place."""
+    """A live source of these pictures at these times; exceptions are raised."""
 
     def __init__(self, shots: list[tuple[float, Image.Image | Exception]], *, camera: bool = False) -> None:
         self.name, self.live, self.warms_up = "filmed", True, camera
@@ -338,7 +266,7 @@ class Filmed:
     def open(self) -> None: ...
 
     def read(self) -> Frame | None:
-        # One by one, as they are taken: what counts here is the frames' own time.
+        # Each frame waits until the one before is taken, because only the frames' own times matter here.
         self._taken.acquire(timeout=0.05)
         index, (time_s, shot) = next(self._shots, (0, (0.0, None)))
         if isinstance(shot, Exception):
@@ -355,7 +283,7 @@ def even(level: int) -> Image.Image:
 def filmed(
     shots: list[tuple[float, Image.Image | Exception]], *, camera: bool = False, **options: float
 ) -> tuple[list[int], list[SourceStatus], ReaderStats]:
-    """Indices of the frames that come through, what is told, and the counts."""
+    """The indices of the frames that pass, the statuses, and the counts."""
     told: list[SourceStatus] = []
     source = Filmed(shots, camera=camera)
     reader = FrameReader(source, on_status=told.append, **options)
@@ -369,7 +297,7 @@ def filmed(
     return found, told, reader.stats()
 
 
-def test_a_camera_that_repeats_one_picture_bit_for_bit_is_told_once_and_when_it_moves_again() -> None:
+def test_a_frozen_camera_is_reported_once_and_when_it_moves_again() -> None:
     still = noisy(picture(320, 240), 1)
     moving = noisy(picture(320, 240), 2)
     shots: list[tuple[float, Image.Image | Exception]] = [(float(second), still.copy()) for second in range(45)]
@@ -382,14 +310,14 @@ def test_a_camera_that_repeats_one_picture_bit_for_bit_is_told_once_and_when_it_
     assert stats.frozen_s == pytest.approx(44, abs=1.5)
 
 
-def test_noise_alone_shows_that_a_camera_lives() -> None:
+def test_a_camera_with_noise_is_not_frozen() -> None:
     scene = picture(320, 240)
     _, told, stats = filmed([(float(second), noisy(scene, second)) for second in range(60)])
     assert told == []
     assert stats.frozen_s == 0
 
 
-def test_a_small_change_anywhere_shows_that_a_camera_lives() -> None:
+def test_a_camera_with_a_change_in_one_pixel_is_not_frozen() -> None:
     shots: list[tuple[float, Image.Image | Exception]] = []
     for second in range(60):
         image = picture(320, 240)
@@ -399,7 +327,7 @@ def test_a_small_change_anywhere_shows_that_a_camera_lives() -> None:
     assert told == []
 
 
-def test_pictures_of_python_and_recordings_may_repeat_as_long_as_they_like() -> None:
+def test_iterables_and_recordings_are_never_frozen() -> None:
     told: list[SourceStatus] = []
     reader = FrameReader(open_source([even(200)] * 100), on_status=told.append)
     assert len(rest(reader)) == 100
@@ -409,7 +337,7 @@ def test_pictures_of_python_and_recordings_may_repeat_as_long_as_they_like() -> 
     assert open_source(clip("bikes.mp4"), realtime=True).recorded  # type: ignore[attr-defined]
 
 
-def test_a_cameras_black_first_frames_are_left_out() -> None:
+def test_a_cameras_black_first_frames_are_dropped() -> None:
     shots: list[tuple[float, Image.Image | Exception]] = [(number / 10, even(3)) for number in range(30)]
     shots += [(3 + number / 10, picture()) for number in range(5)]
     found, _, stats = filmed(shots, camera=True)
@@ -418,27 +346,27 @@ def test_a_cameras_black_first_frames_are_left_out() -> None:
     assert stats.captured == 35 == stats.handed_out + stats.late + stats.dark_skipped
 
 
-def test_a_camera_whose_exposure_rises_is_waited_for() -> None:
+def test_frames_with_rising_exposure_are_dropped() -> None:
     levels = [0, 0, 20, 45, 70, 95, 110, 120, 124, 125, 125, 125]
     found, _, _ = filmed([(number / 10, even(level)) for number, level in enumerate(levels)], camera=True)
     assert found == [9, 10, 11] or found == [8, 9, 10, 11]
 
 
-def test_a_dark_scene_is_shown_after_a_while_and_a_source_of_one_black_frame_at_its_end() -> None:
+def test_a_dark_scene_passes_after_a_while_and_a_single_black_frame_at_the_end() -> None:
     found, _, stats = filmed([(number / 2, even(0)) for number in range(20)], camera=True)
     assert found == list(range(10, 20))
     assert stats.dark_skipped == 10
     assert filmed([(0.0, even(0))], camera=True)[0] == [0]
 
 
-def test_a_bright_start_and_a_night_with_a_lamp_are_shown_at_once() -> None:
+def test_a_bright_start_and_a_night_with_a_lamp_pass_at_once() -> None:
     assert filmed([(0.0, even(255)), (0.1, even(120))], camera=True)[0] == [0, 1]
     lamp = even(2)
     lamp.paste((255, 255, 255), (10, 10, 16, 16))
     assert filmed([(0.0, lamp)], camera=True)[0] == [0]
 
 
-def test_nothing_but_damage_is_told_once_and_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damage_only_is_reported_once_and_when_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader_module, "BROKEN_S", 0.2)
     bad = FrameDamaged("filmed: a picture is cut off")
     shots: list[tuple[float, Image.Image | Exception]] = [(0.0, bad)] * 12
@@ -449,7 +377,7 @@ def test_nothing_but_damage_is_told_once_and_when_it_is_over(monkeypatch: pytest
     assert stats.damaged == 12
 
 
-def test_a_damaged_frame_now_and_then_is_counted_and_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_damaged_frames_are_counted_and_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader_module, "BROKEN_S", 0.1)
     bad = FrameDamaged("filmed: a picture is cut off")
     shots: list[tuple[float, Image.Image | Exception]] = [(0.0, bad), (0.1, even(9))] * 5
@@ -458,7 +386,7 @@ def test_a_damaged_frame_now_and_then_is_counted_and_not_told(monkeypatch: pytes
     assert stats.damaged == 5
 
 
-def test_what_is_left_out_as_unchanged_is_handed_out_marked_where_that_is_asked_for() -> None:
+def test_unchanged_frames_are_handed_out_marked_on_request() -> None:
     shots = [picture(), picture(), picture().transpose(Image.Transpose.ROTATE_180), picture(), picture()]
     reader = FrameReader(open_source(shots), change=2, with_unchanged=True)
     found = []

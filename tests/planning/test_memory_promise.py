@@ -13,7 +13,7 @@ from support.rtsp_server import playing
 from edge_interleave.bundle import store
 from edge_interleave.bundle.manifest import Bundle, open_bundle
 from edge_interleave.media.capture.process import CaptureProcess
-from edge_interleave.media.video.opencv_capture import RTSP_OPTIONS
+from edge_interleave.media.video.ffmpeg_options import RTSP_OPTIONS
 from edge_interleave.planning.planner import plan
 
 SIZE = (160, 120)

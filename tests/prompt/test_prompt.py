@@ -155,6 +155,48 @@ class TestMessages:
         assert as_messages("a.png") == [Message("user", ("a.png",))]
         assert as_messages(["a.png", "b.png"]) == [Message("user", ("a.png", "b.png"))]
 
+    @pytest.mark.parametrize(
+        ("name", "remedy"), [("a b.PNG", r"ei\.Image\('a b\.PNG'\), or images="), ("c.mp4", r"ei\.Video.* videos=")]
+    )
+    def test_a_string_in_a_list_that_names_a_file_is_refused(
+        self, name: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert as_messages(["What?", name]), "there is no such file"
+        Path(name).touch()
+        for content in (["What?", name], [{"role": "user", "content": ["What?", name]}]):
+            with pytest.raises(UsageError, match=remedy):
+                as_messages(content)
+        assert as_messages([{"type": "text", "text": name}])[0].parts == (name,)
+        assert as_messages(["What?", f"about {name}", "notes.txt"])
+
+    def test_media_beside_the_content_come_before_it(self) -> None:
+        (message,) = as_messages(["What?", B], images=["a.png", A], videos=["c.mp4", ei.Video("d.mp4", frames=3)])
+        first, second, clip, other, text, last = message.parts
+        assert isinstance(first, ei.Image)
+        assert isinstance(second, ei.Image)
+        assert isinstance(last, ei.Image)
+        assert (first.source, second.source, last.source) == ("a.png", A, B)
+        assert (clip, other, text) == (ei.Video(Path("c.mp4")), ei.Video("d.mp4", frames=3), "What?")
+        turns = as_messages([Message("system", ("Be brief.",)), Message("user", ("What?",))], images=[A])
+        assert [len(turn.parts) for turn in turns] == [1, 2]
+        assert len(as_messages("", images=[A])[0].parts) == 1
+
+    @pytest.mark.parametrize(
+        ("wrong", "said"),
+        [
+            ({"images": "a.png"}, r"images must be a list, not of type str: images=\[\.\.\.\]"),
+            ({"images": np.zeros((2, 2, 3), np.uint8)}, "images must be a list"),
+            ({"images": [3]}, "an image cannot be of type int"),
+            ({"videos": Path("a.mp4")}, "videos must be a list"),
+            ({"videos": [b"bytes"]}, "a video cannot be of type bytes"),
+        ],
+        ids=["path", "array", "number", "video", "bytes"],
+    )
+    def test_media_beside_the_content_of_another_type_are_refused(self, wrong: dict[str, Any], said: str) -> None:
+        with pytest.raises(UsageError, match=said):
+            as_messages("What?", **wrong)
+
     def test_dicts_and_messages_are_equal_ways(self) -> None:
         video = {"type": "video", "video": "clip.mp4", "frames": 4}
         as_dict = as_messages([{"role": "user", "content": [{"type": "text", "text": "What?"}, video]}])
@@ -180,10 +222,11 @@ class TestMessages:
             [{"role": "user"}],
             [{"role": "user", "content": ""}],
             [{"role": "user", "content": "hi"}, "hello"],
+            [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}],
         ],
         ids=repr,
     )
-    def test_what_makes_no_sense_is_a_usage_error(self, wrong: Any) -> None:
+    def test_other_content_is_a_usage_error(self, wrong: Any) -> None:
         with pytest.raises(UsageError):
             as_messages(wrong)
 

@@ -84,7 +84,7 @@ def test_a_history_that_lost_its_oldest_turn_computes_the_new_turn_and_the_oldes
         slid = timeline.prefill(history(range(first, first + 4)))
         assert slid is not None
         assert slid.prompt_tokens - slid.cached_tokens == TURN + TURN + 3
-        assert [entry.key for entry in session.timeline.entries] == [
+        assert [span.key for span in session.timeline.spans] == [
             unit.key for unit in units_of(history(range(first, first + 4)))
         ]
 
@@ -142,9 +142,9 @@ def test_whatever_leaves_the_timeline_holds_the_prompt(session: Session, seed: i
         prompt = [TextInput((10, 11)), *parts, TextInput((90,))]
         found = timeline.prefill(prompt)
         assert found is not None
-        assert [entry.key for entry in session.timeline.entries] == [unit.key for unit in units_of(prompt)]
+        assert [span.key for span in session.timeline.spans] == [unit.key for unit in units_of(prompt)]
         assert session.decoder.length == session.timeline.length == found.prompt_tokens
-        assert all(entry.end <= after.start for entry, after in pairwise(session.timeline.entries))
+        assert all(span.end <= after.start for span, after in pairwise(session.timeline.spans))
         assert 0 <= found.cached_tokens < found.prompt_tokens
         first = chance.randrange(len(numbers))
         del numbers[first : first + chance.randrange(3)]

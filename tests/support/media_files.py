@@ -1,4 +1,4 @@
-"""Pictures and clips as other programs write them, byte by byte where no library would: for tests of reading them."""
+"""Writes picture and video files of every kind, byte by byte where no library writes them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DARK, LIGHT = 60, 200
 
 
 def circle(ink: tuple[int, int, int] = RED, ground: tuple[int, int, int] = GREY, side: int = 32) -> Image.Image:
-    """A disc in the middle: (16, 16) is in it, (1, 1) is not."""
+    """A disc in the middle: it covers (16, 16) and not (1, 1)."""
     image = Image.new("RGB", (side, side), ground)
     ImageDraw.Draw(image).ellipse((8, 8, side - 9, side - 9), fill=ink)
     return image
@@ -51,7 +51,7 @@ class ApngFrame:
 
 
 def apng(width: int, height: int, frames: Sequence[ApngFrame], default: np.ndarray | None) -> bytes:
-    """Frames of a tenth of a second each; `default` is a picture for who knows no animations."""
+    """An APNG with frames of 0.1 s. `default`: the picture for programs without support for animations."""
 
     def data(pixels: np.ndarray) -> bytes:
         return zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels))
@@ -80,7 +80,7 @@ XRGB1555 = (0x7C00, 0x3E0, 0x1F, 0x8000)
 
 
 def bmp(header: int, bits: int, masks: tuple[int, int, int, int], rows: bytes, size: tuple[int, int]) -> bytes:
-    """A BMP with masks, its header of `header` bytes; rows from the bottom up."""
+    """A BMP with colour masks and a header of `header` bytes; rows from the bottom up."""
     info = struct.pack("<IiiHHIIiiII", header, *size, 1, bits, 3, len(rows), 2835, 2835, 0, 0)
     info = (
         (info + struct.pack("<4I", *masks)).ljust(header, b"\0")
@@ -103,7 +103,7 @@ def tiff(
     order: str = "<",
     more: dict[int, int] | None = None,
 ) -> bytes:
-    """One uncompressed page. `values`: (height, width) or (height, width, 3), as they are to be stored.
+    """A TIFF of one uncompressed page. `values`: (height, width) or (height, width, 3), stored as given.
 
     `kind`: 1 unsigned, 2 signed, 3 float. `order`: "<" or ">".
     """
@@ -151,7 +151,7 @@ class GifFrame:
 
 
 def gif(width: int, height: int, palette: bytes, background: int, frames: Sequence[GifFrame]) -> bytes:
-    """A GIF of four colours, whose frames need not fill its screen."""
+    """A GIF of four colours, in which frames need not fill the canvas."""
     out = b"GIF89a" + struct.pack("<HHBBB", width, height, 0xF1, background, 0) + palette
     for frame in frames:
         flags = frame.disposal << 2 | (frame.clear is not None)
@@ -162,7 +162,7 @@ def gif(width: int, height: int, palette: bytes, background: int, frames: Sequen
 
 
 def _lzw(indices: np.ndarray) -> bytes:
-    """Codes of three bits, with a clear code before every other one, so that they never grow."""
+    """Codes of three bits; a clear code before every second one keeps them from growing."""
     codes = [
         code for at, index in enumerate(indices.ravel()) for code in ((4, int(index)) if at % 2 == 0 else (int(index),))
     ]
@@ -176,7 +176,7 @@ def _lzw(indices: np.ndarray) -> bytes:
 
 
 def animated_webp(width: int, height: int, frames: Sequence[tuple[Image.Image, int, int]]) -> bytes:
-    """Frames at (left, top), which leave the rest of the canvas free; the header says that nothing is transparent."""
+    """An animation of frames at (left, top); the header wrongly says that nothing is transparent."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return kind + struct.pack("<I", len(data)) + data + b"\0" * (len(data) & 1)
@@ -198,7 +198,7 @@ def animated_webp(width: int, height: int, frames: Sequence[tuple[Image.Image, i
 
 
 def profile(space: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
-    """A monitor's or printer's profile with these tags."""
+    """A profile of a monitor, or of a printer for CMYK, with these tags."""
     start, table, data = 128 + 4 + 12 * (len(tags) + 2), b"", b""
     texts = {
         b"desc": b"desc" + bytes(4) + struct.pack(">I", 2) + b"t\0" + bytes(78),
@@ -220,7 +220,7 @@ def grey_profile(gamma: float) -> bytes:
 
 
 def ink_profile(lightness: dict[tuple[int, int, int, int], int]) -> bytes:
-    """A printer whose inks (full or none of cyan, magenta, yellow, black) give greys of this lightness, 0 to 255."""
+    """A CMYK profile that maps combinations of full inks to greys of this lightness, 0 to 255."""
     straight = bytes(range(256))
     corners = [(c, m, y, k) for c in (0, 1) for m in (0, 1) for y in (0, 1) for k in (0, 1)]
     grid = b"".join(bytes([lightness.get(corner, 0), 128, 128]) for corner in corners)
@@ -234,7 +234,7 @@ def ink_profile(lightness: dict[tuple[int, int, int, int], int]) -> bytes:
 
 
 def bars(number: int) -> np.ndarray:
-    """A frame of 128 x 32 that says which one it is, whatever a codec does to it: eight bars, its number in bits."""
+    """A frame of 128 x 32 that shows its number as eight bars, one for each bit, which survive lossy codecs."""
     bits = [(number >> bit & 1) * 195 + 30 for bit in range(8)]
     return np.broadcast_to(np.repeat(np.array(bits, np.uint8), 16)[:, np.newaxis], (32, 128, 3)).copy()
 
@@ -246,12 +246,12 @@ def number_of(image: Image.Image) -> int:
 
 @dataclass(frozen=True)
 class Track:
-    """Numbered frames of a video."""
+    """A video track of numbered frames."""
 
     numbers: Sequence[int]
     codec: str = "mpeg4"
     times_ms: Sequence[int] | None = None
-    """When each is shown; None: ten a second."""
+    """When each frame is shown; None: ten frames a second."""
     b_frames: int = 0
     default: bool = True
     cover: bool = False

@@ -1,4 +1,4 @@
-"""An HTTP server on loopback that a test scripts: MJPEG as cameras send it, and whatever can go wrong with it."""
+"""An HTTP server on loopback that follows a test's script: MJPEG as cameras send it, and every kind of failure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=fr
 
 @dataclass
 class Server:
-    """Where it listens, and what it was asked."""
+    """The server's port and the requests it received."""
 
     port: int
     requests: list[bytes] = field(default_factory=list)
@@ -35,9 +35,9 @@ class Server:
 def serving(
     script: Callable[[Server, socket.socket, int], None], tls: ssl.SSLContext | None = None
 ) -> Iterator[Server]:
-    """Serve until the end of the block. `script` gets each connection, and which of `requests` it made.
+    """Serve until the end of the block. `script` gets each connection and the index of its request in `requests`.
 
-    When the script returns the connection is closed; a script that waits uses `server.stopping`.
+    When the script returns, the connection is closed. A script that waits must wait on `server.stopping`.
     """
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(0.05)
@@ -82,7 +82,7 @@ def serving(
 
 
 def jpeg(number: int, size: tuple[int, int] = (64, 48)) -> bytes:
-    """A JPEG that says which it is: see `number_of`."""
+    """A JPEG that shows a number, which `number_of` reads."""
     bits = [(number >> bit & 1) * 255 for bit in range(8)]
     bars = np.repeat(np.array(bits, np.uint8), size[1] // 8)[:, np.newaxis]
     buffer = io.BytesIO()
@@ -91,24 +91,24 @@ def jpeg(number: int, size: tuple[int, int] = (64, 48)) -> bytes:
 
 
 def number_of(image: Image.Image) -> int:
-    """What `jpeg` was given."""
+    """The number that a picture of `jpeg` shows."""
     bars = np.asarray(image.convert("L"), np.float32).reshape(8, -1).mean(axis=1)
     return sum(1 << bit for bit in range(8) if bars[bit] > 128)
 
 
 def part(body: bytes, length: int | None = -1, boundary: bytes = b"--frame") -> bytes:
-    """One part. `length`: what it claims; -1: the truth; None: nothing."""
+    """A part of the body. `length`: the claimed length; -1: the true one; None: none."""
     claim = b"" if length is None else b"Content-Length: %d\r\n" % (len(body) if length == -1 else length)
     return boundary + b"\r\nContent-Type: image/jpeg\r\n" + claim + b"\r\n" + body + b"\r\n"
 
 
 def numbered(first: int, last: int) -> bytes:
-    """The parts of JPEGs `first` to `last`, without the latter."""
+    """The parts of the JPEGs with numbers from `first` up to, but not including, `last`."""
     return b"".join(part(jpeg(number)) for number in range(first, last))
 
 
 def flood(connection: socket.socket, server: Server, data: bytes) -> None:
-    """Send the same for ever, until the other side has enough."""
+    """Send the same data until the other side closes."""
     connection.settimeout(0.5)
     while not server.stopping.is_set():
         connection.sendall(data)

@@ -1,4 +1,4 @@
-"""The official scores' rules, read a second time: written from the list in docs/evaluation.md, in other ways than ours.
+"""The official scores' rules, implemented a second time from the list in docs/guides/evaluation.md.
 
 Slow and plain on purpose. Shares no code with `edge_interleave.evaluation`, nor with the package `rouge`.
 """

@@ -1,4 +1,4 @@
-"""Pictures and clips for tests: drawn by formula, in every mode, and the photographs inside scikit-image's wheel."""
+"""Pictures and clips for tests: drawn by formula, in every mode, and photographs of scikit-image's wheel."""
 
 from __future__ import annotations
 
@@ -40,12 +40,18 @@ def vision_info(resize: str = "squash", size: int = 24, resample: str = "bicubic
 
 
 def picture(width: int = 64, height: int = 48) -> Image.Image:
-    """An RGB picture with slopes, edges and speckle, the same on every machine."""
+    """An RGB picture with gradients, edges and speckle, the same on every machine."""
     y, x = np.mgrid[:height, :width]
     red = (x * 255) // max(width - 1, 1)
     green = np.where((x // 7 + y // 5) % 2, 230, 20)
     blue = (x * x * 31 + y * y * 17 + x * y * 7) % 256
     return Image.fromarray(np.stack([red, green, blue], -1).astype(np.uint8))
+
+
+def noisy(image: Image.Image, seed: int) -> Image.Image:
+    """The picture with sensor noise: a standard deviation of 8 levels."""
+    noise = np.random.default_rng(seed).normal(0, 8, (image.height, image.width, 3))
+    return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
 
 
 def alpha(width: int = 64, height: int = 48) -> Image.Image:

@@ -1,6 +1,6 @@
 """An RTSP server on loopback (RFC 2326, interleaved over TCP) that plays an MPEG transport stream (RFC 2250).
 
-Just enough for a client to describe, set up and play; afterwards it goes silent or hangs up, as a test says.
+It supports DESCRIBE, SETUP and PLAY; afterwards it falls silent or closes, as the test chooses.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PACKET = 7 * 188
 
 @contextmanager
 def playing(stream: bytes, *, then_silent: bool, tls: ssl.SSLContext | None = None) -> Iterator[str]:
-    """The address of a server that sends `stream` once to each who plays, and then nothing, or the end."""
+    """The address of a server that sends `stream` once to each client, then falls silent or closes."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(0.05)
     port = listener.getsockname()[1]

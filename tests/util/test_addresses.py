@@ -1,4 +1,4 @@
-"""Addresses with passwords in them: unclear ones are refused, and no message shows a secret."""
+"""Addresses with passwords: ambiguous ones are refused, and no message shows a secret."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNCLEAR = [
 
 @pytest.mark.parametrize("scheme", ["http", "https", "rtsp", "rtsps", "HTTP"])
 @pytest.mark.parametrize("address", UNCLEAR)
-def test_a_login_that_leaves_the_host_open_is_refused_and_not_shown(address: str, scheme: str) -> None:
+def test_an_ambiguous_login_is_refused_and_not_shown(address: str, scheme: str) -> None:
     with pytest.raises(UsageError, match="percent-encode") as caught:
         open_source(address.format(scheme=scheme))
     assert "gehe" not in str(caught.value)
@@ -35,7 +35,7 @@ def test_a_login_that_leaves_the_host_open_is_refused_and_not_shown(address: str
 
 
 @pytest.mark.parametrize("address", UNCLEAR)
-def test_a_webhook_whose_host_is_open_is_refused_and_not_shown(address: str) -> None:
+def test_a_webhook_with_an_ambiguous_host_is_refused_and_not_shown(address: str) -> None:
     with pytest.raises(UsageError, match="percent-encode") as caught:
         Webhook(address.format(scheme="https"))
     assert "gehe" not in str(caught.value)
@@ -45,14 +45,14 @@ def test_a_webhook_whose_host_is_open_is_refused_and_not_shown(address: str) -> 
     "address",
     ["http://admin:geheim", "rtsp://admin:geheim/x", "http://admin:geheim@host:port/", "ftp://admin:geheim@host/x"],
 )
-def test_an_address_that_cannot_be_read_is_not_shown(address: str) -> None:
+def test_an_unparsable_address_is_not_shown(address: str) -> None:
     for use in (open_source, Webhook):
         with pytest.raises(UsageError) as caught:
             use(address)
         assert "geheim" not in str(caught.value)
 
 
-def test_a_watch_says_it_in_one_line(tmp_path: Path) -> None:
+def test_watch_refuses_an_ambiguous_login_in_one_line(tmp_path: Path) -> None:
     address = "rtsp://admin:12/geheim@127.0.0.1:9/s"
     done = run("watch", address, "--ask", "x", env=environment(tmp_path))
     assert "percent-encode" in told(done, 2)
@@ -75,7 +75,7 @@ def test_a_watch_says_it_in_one_line(tmp_path: Path) -> None:
         ("rtsp://host/user=me&password=geheim&channel=1", "rtsp://host/user=...&password=...&channel=..."),
     ],
 )
-def test_messages_show_where_a_stream_is_and_no_secret(address: str, shown: str) -> None:
+def test_messages_show_the_address_without_secrets(address: str, shown: str) -> None:
     check_login(address)
     assert without_secrets(address) == shown
     assert open_source(address).name == shown

@@ -1,4 +1,4 @@
-"""Threads are as many as cores that the process may use, within the quota of its control groups."""
+"""Engines use as many threads as the process has cores, within the CPU quota of its control groups."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ from edge_interleave.vision.tower import VisionTower
 
 
 class Machine:
-    """Files that the system shows of a process in control groups."""
+    """The files in which the system describes a process's control groups."""
 
     def __init__(self, folder: Path) -> None:
         self.process = folder / "proc"
@@ -71,12 +71,12 @@ class TestVersion2:
             ("-1 100000", None),
         ],
     )
-    def test_says_the_quota_in_one_file(self, machine: Machine, text: str, quota: float | None) -> None:
+    def test_has_the_quota_in_one_file(self, machine: Machine, text: str, quota: float | None) -> None:
         machine.groups("0::/")
         limit_v2(machine.mounted("cgroup2", "rw"), text)
         assert machine.quota == quota
 
-    def test_counts_the_tightest_of_nested_groups(self, machine: Machine) -> None:
+    def test_the_tightest_of_nested_groups_counts(self, machine: Machine) -> None:
         machine.groups("0::/a/b/c")
         mount = machine.mounted("cgroup2", "rw")
         limit_v2(mount / "a/b/c", "max 100000")
@@ -89,8 +89,8 @@ class TestVersion2:
         limit_v2(mount / "a/other", "10000 100000")
         assert machine.quota == 0.5
 
-    def test_of_a_container_shows_its_group_as_the_root(self, machine: Machine) -> None:
-        # What lies above is named and cannot be seen: a namespace of its own, or a part of the hierarchy mounted.
+    def test_a_container_sees_its_group_as_the_root(self, machine: Machine) -> None:
+        # The parents are named but not visible, as in a namespace or with a partly mounted hierarchy.
         for path, root in (
             ("/", "/"),
             ("/../../outside", "/"),
@@ -101,7 +101,7 @@ class TestVersion2:
             limit_v2(machine.mounted("cgroup2", "rw", root), "100000 100000")
             assert machine.quota == 1
 
-    def test_is_found_where_the_list_of_mounts_does_not_say(self, machine: Machine) -> None:
+    def test_is_found_without_an_entry_in_the_list_of_mounts(self, machine: Machine) -> None:
         machine.groups("0::/a")
         limit_v2(machine.mount / "a", "100000 100000")
         assert machine.quota == 1
@@ -112,7 +112,7 @@ class TestVersion2:
 
 
 class TestVersion1:
-    def test_says_quota_and_period_in_two(self, machine: Machine) -> None:
+    def test_has_quota_and_period_in_two_files(self, machine: Machine) -> None:
         machine.groups("4:memory:/x", "2:cpu,cpuacct:/a/b", "0::/")
         mount = machine.mounted("cgroup", "rw,cpu,cpuacct", place="cpu,cpuacct")
         limit_v1(mount / "a/b", -1)
@@ -122,20 +122,20 @@ class TestVersion1:
         limit_v1(mount / "a", 50_000, 50_000)
         assert machine.quota == 1
 
-    def test_of_other_controllers_is_none_of_cpus(self, machine: Machine) -> None:
+    def test_other_controllers_are_ignored(self, machine: Machine) -> None:
         machine.groups("3:cpuset:/", "2:cpuacct:/")
         limit_v1(machine.mounted("cgroup", "rw,cpuacct", place="cpuacct"), 100_000)
         limit_v1(machine.mounted("cgroup", "rw,cpuset", place="cpuset"), 100_000)
         assert machine.quota is None
 
-    def test_of_a_container_lies_at_the_mount(self, machine: Machine) -> None:
+    def test_a_container_s_group_lies_at_the_mount(self, machine: Machine) -> None:
         machine.groups("2:cpu:/docker/1f/inner")
         mount = machine.mounted("cgroup", "rw,cpu", "/docker/1f", "cpu")
         limit_v1(mount, 200_000)
         limit_v1(mount / "inner", 100_000)
         assert machine.quota == 1
 
-    def test_beside_version_2_counts_as_well(self, machine: Machine) -> None:
+    def test_counts_beside_version_2(self, machine: Machine) -> None:
         machine.groups("1:cpu:/", "0::/")
         limit_v1(machine.mounted("cgroup", "rw,cpu", place="cpu"), 300_000)
         limit_v2(machine.mounted("cgroup2", "rw", place="unified"), "200000 100000")
@@ -207,5 +207,5 @@ class TestEngines:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="has control groups")
-def test_this_process_is_looked_up_without_an_error() -> None:
+def test_this_process_s_quota_is_read_without_an_error() -> None:
     assert 1 <= cpus.usable_cores() <= (os.cpu_count() or 1)

@@ -1,4 +1,4 @@
-"""A disk that is full names the file, and what is needed and free. Files here may grow to a limit of the system's."""
+"""Errors of a full disk name the file and the space free and needed; a file size limit stands for a full disk."""
 
 import errno
 import subprocess
@@ -29,7 +29,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def limited(tmp_path: Path) -> Run:
-    """Runs Python where no file grows past so many bytes: the write that would fails, as on a full disk."""
+    """Runs Python with a file size limit in bytes: a write beyond it fails as on a full disk."""
 
     def run(most: int, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", WITH_LIMIT.format(most, code), *map(str, arguments)]
@@ -61,11 +61,11 @@ def test_convert_names_the_file_that_did_not_fit(
     assert line.startswith(f"error: {tmp_path}/.bundle.partial/")
     assert f"/{file}: File too large (" in line
     assert " MB are needed" in line
-    assert "free some, or give a place on another disk" in line
+    assert "free some space, or write to another disk" in line
     assert not (tmp_path / "bundle").exists()
 
 
-def test_llama_cpp_says_so_as_well(limited: Run, tmp_path: Path) -> None:
+def test_llama_cpp_names_the_file_that_did_not_fit(limited: Run, tmp_path: Path) -> None:
     with open_checkpoint(CHECKPOINT) as checkpoint:
         write_gguf(checkpoint, tmp_path / "plain.gguf", "f16")
     done = limited(500_000, QUANTIZE, tmp_path / "plain.gguf", tmp_path / "packed.gguf")
@@ -74,7 +74,7 @@ def test_llama_cpp_says_so_as_well(limited: Run, tmp_path: Path) -> None:
     assert (tmp_path / "packed.gguf").stat().st_size <= 500_000
 
 
-def test_what_llama_cpp_fails_at_otherwise_is_its_own_last_error(limited: Run, tmp_path: Path) -> None:
+def test_another_failure_of_llama_cpp_shows_its_last_error(limited: Run, tmp_path: Path) -> None:
     (tmp_path / "plain.gguf").write_bytes(b"GGUF" + bytes(100))
     done = limited(1 << 30, QUANTIZE, tmp_path / "plain.gguf", tmp_path / "packed.gguf")
     line = done.stderr.splitlines()[-1]
@@ -99,7 +99,7 @@ def test_a_world_and_a_summary_that_do_not_fit_are_named(
 
 class TestWriting:
     @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-    def test_names_what_was_written_where_the_error_does_not(self, tmp_path: Path, code: int) -> None:
+    def test_names_the_file_if_the_error_does_not(self, tmp_path: Path, code: int) -> None:
         with (
             pytest.raises(ResourceError, match=rf"^{tmp_path}/made/file: .*free some"),
             writing(tmp_path / "made/file"),
@@ -114,12 +114,12 @@ class TestWriting:
         with pytest.raises(PermissionError), writing(tmp_path / "file"):
             raise PermissionError(errno.EACCES, "no")
 
-    def test_asks_after_a_quota_where_the_disk_says_that_there_is_room(self, tmp_path: Path) -> None:
+    def test_suggests_a_quota_if_the_disk_has_free_space(self, tmp_path: Path) -> None:
         with pytest.raises(ResourceError, match="is there a quota") as error, writing(tmp_path / "file", 1000):
             raise OSError(errno.EDQUOT, "Disk quota exceeded")
         assert "free where about 1 kB are needed" in str(error.value)
 
-    def test_in_a_build_keeps_what_was_finished(self, tmp_path: Path) -> None:
+    def test_in_a_build_keeps_the_finished_parts(self, tmp_path: Path) -> None:
         def fail(path: Path) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -134,16 +134,16 @@ class TestWriting:
 
 
 class TestRoom:
-    def test_that_is_there_is_let_pass_and_taken_back(self, tmp_path: Path) -> None:
+    def test_check_still_room_passes_and_restores_the_file(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"kept")
         check_still_room(tmp_path / "file")
         assert (tmp_path / "file").read_bytes() == b"kept"
         assert require_room(tmp_path, 1000) > 1000
 
-    def test_that_is_missing_is_an_error_with_the_files_name(self) -> None:
+    def test_check_still_room_names_the_file_of_a_full_disk(self) -> None:
         with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
             check_still_room(Path("/dev/full"))
 
-    def test_that_is_too_little_is_told_in_numbers(self, tmp_path: Path) -> None:
+    def test_require_room_reports_the_space_free_and_needed(self, tmp_path: Path) -> None:
         with pytest.raises(ResourceError, match=rf"^{tmp_path}: .*B free where about .* GB are needed; free some"):
             require_room(tmp_path, 1 << 60)

@@ -117,7 +117,7 @@ class TestTwoProcesses:
     def test_do_not_write_one_file(self, either: None, tmp_path: Path) -> None:
         with (
             ResultsFile(tmp_path / "results.jsonl"),
-            pytest.raises(InputError, match=r"another process is writing it; wait for it.*or take --shard"),
+            pytest.raises(InputError, match=r"another process is writing it; wait for it.*or use --shard"),
         ):
             ResultsFile(tmp_path / "results.jsonl")
         ResultsFile(tmp_path / "results.jsonl").close()

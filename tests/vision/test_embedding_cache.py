@@ -1,4 +1,4 @@
-"""The cache of embeddings: by content, least recently used first out, never above its bytes."""
+"""EmbeddingCache: keyed by content, drops the least recently used first, stays within its capacity."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def key(name: str) -> CacheKey:
     return CacheKey(name.encode(), "tower", 1, "")
 
 
-def test_the_key_says_all_that_makes_an_entry() -> None:
+def test_the_key_holds_everything_that_determines_an_entry() -> None:
     pixels = np.random.default_rng(0).standard_normal((3, 8, 8)).astype(np.float32)
     other = pixels.copy()
     other[0, 0, 0] += 1e-6
@@ -36,12 +36,12 @@ def test_the_key_says_all_that_makes_an_entry() -> None:
     assert len({one, *different}) == 5
 
 
-def test_the_mode_does_not_matter_where_nothing_is_pooled() -> None:
+def test_the_mode_does_not_matter_at_stride_1() -> None:
     pixels = np.zeros((3, 4, 4), np.float32)
     assert cache_key(pixels, "t", 1, "average") == cache_key(pixels, "t", 1, "bilinear")
 
 
-def test_finds_what_was_put_and_counts() -> None:
+def test_entries_are_found_and_hits_counted() -> None:
     cache = EmbeddingCache()
     assert cache.get(key("a")) is None
     cache.put(key("a"), rows(2, 5))
@@ -54,7 +54,7 @@ def test_finds_what_was_put_and_counts() -> None:
     assert (cache.hits, cache.misses) == (1, 1)
 
 
-def test_the_least_recently_used_goes_first() -> None:
+def test_the_least_recently_used_entry_is_dropped_first() -> None:
     cache = EmbeddingCache(3 * ROW_BYTES)
     for name in "abc":
         cache.put(key(name), rows(1))
@@ -63,7 +63,7 @@ def test_the_least_recently_used_goes_first() -> None:
     assert [name for name in "abcd" if key(name) in cache] == ["a", "c", "d"]
 
 
-def test_bytes_stay_within_the_capacity_whatever_comes() -> None:
+def test_bytes_stay_within_the_capacity() -> None:
     cache = EmbeddingCache(10 * ROW_BYTES)
     generator = np.random.default_rng(3)
     for _ in range(500):
@@ -74,7 +74,7 @@ def test_bytes_stay_within_the_capacity_whatever_comes() -> None:
         assert cache.bytes == sum(found.nbytes for found in held)
 
 
-def test_what_is_larger_than_the_cache_is_not_kept_and_drops_only_its_own_old_entry() -> None:
+def test_an_entry_larger_than_the_cache_is_not_kept_and_drops_only_its_own_old_value() -> None:
     cache = EmbeddingCache(4 * ROW_BYTES)
     cache.put(key("a"), rows(1))
     cache.put(key("b"), rows(1))
@@ -84,7 +84,7 @@ def test_what_is_larger_than_the_cache_is_not_kept_and_drops_only_its_own_old_en
     assert cache.bytes == ROW_BYTES
 
 
-def test_entries_are_copies_that_nobody_can_change() -> None:
+def test_entries_are_read_only_copies() -> None:
     cache = EmbeddingCache()
     batch = np.stack([rows(2, 1), rows(2, 2)])
     kept = cache.put(key("a"), batch[0])
@@ -95,7 +95,7 @@ def test_entries_are_copies_that_nobody_can_change() -> None:
         kept[0, 0] = 3
 
 
-def test_threads_share_it() -> None:
+def test_threads_share_the_cache() -> None:
     cache = EmbeddingCache(50 * ROW_BYTES)
 
     def work(seed: int) -> None:

@@ -1,4 +1,4 @@
-"""`image_newline`: a trained row behind each image, where a checkpoint of the original layout was trained with one."""
+"""`image_newline`: the trained row behind each image, for checkpoints of the original layout that have it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from edge_interleave.converters.convert import convert
 from edge_interleave.decoding.inputs import as_inputs
 from edge_interleave.errors import BundleError, CheckpointError
 from edge_interleave.evaluation.official_prompt import OfficialPrompts
+from edge_interleave.live.layout import WindowLayout
 from edge_interleave.planning.footprint import Footprint
-from edge_interleave.planning.plan import PRESETS
 from edge_interleave.planning.planner import plan
 from edge_interleave.prompt.builder import ImageSegment
 from edge_interleave.prompt.messages import Image as ImagePart
@@ -81,25 +81,25 @@ class TestConversion:
         assert bundle.manifest.vision.image_newline
         np.testing.assert_array_equal(read_newline(bundle.file("image_newline.npy"), 64), row)
 
-    def test_says_that_other_programs_leave_it_out(
+    def test_notes_that_other_programs_ignore_the_row(
         self, checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         convert(checkpoint, tmp_path / "bundle", backends=["llama-cpp"], mmproj="f16")
         assert "mmproj.gguf: llama-server and Ollama leave out the row" in caplog.text
 
-    def test_of_a_flat_checkpoint_leaves_it_out(self, flat: Bundle) -> None:
+    def test_ignores_the_row_of_a_flat_checkpoint(self, flat: Bundle) -> None:
         assert not flat.manifest.vision.image_newline
         assert not flat.has("image_newline.npy")
 
     @pytest.mark.parametrize(
         ("kind", "kept"), [("flat", False), ("spatial", False), ("spatial_unpad", True), ("spatial_unpad_nobase", True)]
     )
-    def test_goes_by_the_way_images_are_merged(self, tmp_path: Path, kind: str, kept: bool) -> None:
+    def test_follows_the_checkpoints_merge_type(self, tmp_path: Path, kind: str, kept: bool) -> None:
         with open_checkpoint(original(tmp_path / "c", mm_patch_merge_type=kind)) as source:
             assert source.config.image_newline is kept
             assert ("image_newline" in source.names()) is kept
 
-    def test_of_a_checkpoint_that_lacks_the_row_is_refused(self, tmp_path: Path) -> None:
+    def test_refuses_a_checkpoint_without_the_row(self, tmp_path: Path) -> None:
         from support.safetensors_edit import rewrite
 
         folder = original(tmp_path / "c", **RELEASED)
@@ -107,7 +107,7 @@ class TestConversion:
         with pytest.raises(CheckpointError, match=r"image_newline \(shape \(64,\)\) is missing"):
             open_checkpoint(folder)
 
-    def test_an_older_manifest_says_nothing_of_it(self, flat: Bundle, tmp_path: Path) -> None:
+    def test_an_older_manifest_has_no_row(self, flat: Bundle, tmp_path: Path) -> None:
         shutil.copytree(flat.folder, tmp_path / "bundle")
         path = tmp_path / "bundle" / "bundle.json"
         manifest = json.loads(path.read_text())
@@ -133,7 +133,7 @@ class TestPrompt:
             stats = model.ask([picture(0), "What?"], max_tokens=1, pool=2).stats
         assert stats.visual_tokens == TOKENS // 4 + 1
 
-    def test_a_video_takes_one_behind_its_last_frame(self, bundle: Bundle, tmp_path: Path) -> None:
+    def test_a_video_has_the_row_behind_its_last_frame_only(self, bundle: Bundle, tmp_path: Path) -> None:
         frames = clip(tmp_path / "clip", 4)
         with ei.load(bundle.folder, threads=1) as model:
             media = [Video(frames, 3), ImagePart(picture(0))]
@@ -147,7 +147,7 @@ class TestPrompt:
             again = model.ask([picture(0), picture(1), "Which is brighter?"], max_tokens=2).stats
         assert again.cached_tokens > 2 * (TOKENS + 1)
 
-    def test_the_row_is_the_last_that_the_decoder_gets_of_an_image(self, bundle: Bundle) -> None:
+    def test_the_row_is_the_last_entry_of_an_image(self, bundle: Bundle) -> None:
         row = read_newline(bundle.file("image_newline.npy"), 64)
         with ei.load(bundle.folder, threads=1) as model:
             (encoded,) = model.media_encoder.encode([ImagePart(picture(0))], frames=1, stride=1, tiles=False).images
@@ -168,7 +168,7 @@ class TestWindow:
             assert live.stats().entries == entries + 2 * announced
 
     def test_a_plan_counts_it(self, bundle: Bundle, flat: Bundle) -> None:
-        footprint = Footprint(0, 0, 0, 0, 0, 50, 5, None)
+        footprint = Footprint(0, 0, 0, 0, 0, WindowLayout(sink=20, around_frame=5))
         made, without = (plan(each, None, frames=3, pool=1, footprint=footprint) for each in (bundle, flat))
         assert made.frame_tokens == (TOKENS + 1,)
         assert made.visual_tokens == 3 * (TOKENS + 1)
@@ -177,14 +177,13 @@ class TestWindow:
     def test_presets_and_evaluations_count_it(self, bundle: Bundle, flat: Bundle) -> None:
         assert image_tokens(bundle.manifest.vision, 2, "average") == TOKENS // 4 + 1
         assert image_tokens(flat.manifest.vision, 2, "average") == TOKENS // 4
-        with_row, without = (
-            PRESETS["10-full"].visual_tokens(each.manifest.vision, "average") for each in (bundle, flat)
-        )
-        assert with_row == without + 10
+        footprint = Footprint(0, 0, 0, 0, 0, WindowLayout(sink=20, around_frame=5))
+        with_row, without = (plan(each, preset="10-full", footprint=footprint) for each in (bundle, flat))
+        assert with_row.visual_tokens == without.visual_tokens + 10
 
 
 class TestFile:
-    """A stranger's bundle is checked."""
+    """The file of an untrusted bundle."""
 
     @pytest.mark.parametrize(
         "content",
@@ -200,7 +199,7 @@ class TestFile:
         ],
         ids=["short", "of two axes", "wide", "not a number", "pickled", "empty", "cut off", "a zip"],
     )
-    def test_that_holds_something_else_is_refused_in_one_line(self, tmp_path: Path, content: Any) -> None:
+    def test_with_other_content_is_refused_in_one_line(self, tmp_path: Path, content: Any) -> None:
         path = tmp_path / "image_newline.npy"
         if isinstance(content, bytes):
             path.write_bytes(content)
@@ -210,20 +209,20 @@ class TestFile:
             read_newline(path, 64)
         assert "\n" not in str(caught.value)
 
-    def test_that_claims_to_be_huge_allocates_nothing(self, tmp_path: Path) -> None:
+    def test_with_a_huge_claimed_shape_allocates_nothing(self, tmp_path: Path) -> None:
         path = tmp_path / "image_newline.npy"
         np.save(path, np.zeros(64, np.float32))
         path.write_bytes(path.read_bytes().replace(b"(64,), }         ", b"(1000000000000,),"))
         with pytest.raises(BundleError):
             read_newline(path, 64)
 
-    def test_that_is_missing_is_a_bundle_error(self, flat: Bundle, tmp_path: Path) -> None:
+    def test_missing_is_a_bundle_error(self, flat: Bundle, tmp_path: Path) -> None:
         folder = Path(shutil.copytree(flat.folder, tmp_path / "bundle"))
         change_manifest(folder, "vision", image_newline=True)
         with ei.load(folder, threads=1) as model, pytest.raises(BundleError, match=r"no image_newline\.npy"):
             model.ask([picture(0), "What?"])
 
-    def test_a_manifest_that_says_neither_yes_nor_no_is_refused(self, flat: Bundle, tmp_path: Path) -> None:
+    def test_a_manifest_with_a_wrong_type_is_refused(self, flat: Bundle, tmp_path: Path) -> None:
         folder = Path(shutil.copytree(flat.folder, tmp_path / "bundle"))
         change_manifest(folder, "vision", image_newline=1)
         with pytest.raises(BundleError, match="image_newline"):
@@ -233,10 +232,10 @@ class TestFile:
 def spatial_unpad(
     parts: list[np.ndarray[Any, Any]], size: tuple[int, int], grid: tuple[int, int], row: np.ndarray[Any, Any]
 ) -> np.ndarray[Any, Any]:
-    """LLaVA-NeXT's merge of an image in tiles, read a second time: cell by cell."""
+    """A second implementation of LLaVA-NeXT's merge of an image in tiles, cell by cell."""
     side = int(len(parts[0]) ** 0.5)
     width, height = grid[0] * side, grid[1] * side
-    # The picture fills the grid in one direction; in the other the same margin is cut on both sides.
+    # The image fills the grid in one direction; in the other, equal margins are cut on both sides.
     scale = min(width / size[0], height / size[1])
     shown_width, shown_height = (
         (width, int(size[1] * (width / size[0]))) if width / size[0] == scale else (int(size[0] * scale), height)
@@ -265,7 +264,7 @@ class TestTiles:
         assert len(merged) == merged_tokens(5, size, grid, newline=True) <= most_merged_tokens(5, newline=True)
         assert len(merge(parts, size, grid, None)) == merged_tokens(5, size, grid, newline=False)
 
-    def test_cost_what_the_encoder_says(self, bundle: Bundle) -> None:
+    def test_take_as_many_tokens_as_the_encoder_says(self, bundle: Bundle) -> None:
         with ei.load(bundle.folder, threads=1) as model:
             encoder = model.media_encoder._encoder()
             for size in [(28, 28), (60, 30), (100, 20), (57, 57)]:

@@ -1,4 +1,4 @@
-"""Pooling is PyTorch's, to 1e-5."""
+"""Pooling equals PyTorch's to 1e-5."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def test_equals_pytorch_live(mode: str, grid: int) -> None:
         )
 
 
-def test_the_side_left_over() -> None:
+def test_the_side_of_the_pooled_grid() -> None:
     sides = {mode: [pooled_grid(27, stride, mode) for stride in (1, 2, 3, 4, 27)] for mode in POOLING_MODES}
     assert sides == {"average": [27, 13, 9, 6, 1], "max": [27, 13, 9, 6, 1], "bilinear": [27, 14, 9, 7, 1]}
 
 
-def test_average_and_max_of_a_grid_one_can_check_by_hand() -> None:
+def test_average_and_max_of_a_small_grid_computed_by_hand() -> None:
     rows = np.arange(25, dtype=np.float32).reshape(1, 25, 1)
     assert pool(rows, 5, 2, "average")[0, :, 0].tolist() == [3, 5, 13, 15]
     assert pool(rows, 5, 2, "max")[0, :, 0].tolist() == [6, 8, 16, 18]
 
 
-def test_a_slope_stays_a_slope_in_bilinear() -> None:
+def test_bilinear_keeps_a_slope() -> None:
     rows = np.repeat(np.arange(4, dtype=np.float32), 4).reshape(1, 16, 1)
     assert pool(rows, 4, 2, "bilinear")[0, :, 0].tolist() == [0.5, 0.5, 2.5, 2.5]
 
@@ -68,7 +68,7 @@ def test_the_input_is_not_changed(mode: str) -> None:
         (2, "median", "no pooling mode 'median'; choose one of average"),
     ],
 )
-def test_what_makes_no_sense_is_a_usage_error(stride: int, mode: str, complaint: str) -> None:
+def test_invalid_strides_and_modes_are_usage_errors(stride: int, mode: str, complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
         pooled_grid(27, stride, mode)
     with pytest.raises(UsageError, match=complaint):

@@ -1,4 +1,4 @@
-"""Pixels for the tower are those of transformers' image processors, to 1/255, for any mode and size."""
+"""The tower's input equals that of transformers' image processors to 1/255, for every mode and size."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def input_of(case: str) -> Image.Image:
 
 
 def farthest(ours: np.ndarray, theirs: np.ndarray) -> int:
-    """Levels of 256 between two pictures, at most."""
+    """The largest difference between two pictures, in levels of 256."""
     return int(np.abs(ours.astype(int) - theirs.astype(int)).max())
 
 
@@ -72,20 +72,20 @@ def test_pad_keeps_the_shape_and_the_edges_between_bands_of_the_mean_colour(turn
     assert (bands == np.array([122, 116, 104])[:, None, None]).all()  # CLIP's mean of 256 levels
 
 
-def test_extreme_shapes_do_not_take_memory() -> None:
-    # Resized whole, this would be 336 x 6,720,000 pixels, 6.8 GB; padded whole, 20,000 x 20,000.
+def test_extreme_shapes_take_little_memory() -> None:
+    # Resized whole, this would take 336 x 6,720,000 pixels, 6.8 GB; padded whole, 20,000 x 20,000.
     for resize in ("crop", "pad"):
         assert preprocess(picture(1, 20000), vision_info(resize, 336)).shape == (3, 336, 336)
 
 
-def test_a_picture_too_large_to_pad_whole_looks_as_if_it_had_been() -> None:
+def test_an_image_too_large_to_pad_whole_gives_the_same_result() -> None:
     small, large = picture(1000, 500), picture(1000, 500).resize((8000, 4000), Image.Resampling.BICUBIC)
     assert max(large.size) ** 2 > WHOLE_PIXELS > max(small.size) ** 2
     theirs, ours = (oracle.levels(preprocess(image, vision_info("pad", 48)), "pad") for image in (small, large))
     assert farthest(ours, theirs) <= 4
 
 
-def test_what_cannot_be_decoded_is_a_media_error(tmp_path: Path) -> None:
+def test_an_undecodable_image_is_a_media_error(tmp_path: Path) -> None:
     path = tmp_path / "cut.png"
     picture().save(path)
     path.write_bytes(path.read_bytes()[:900])
@@ -105,7 +105,7 @@ def test_agrees_with_transformers_live(resize: str, resample: str) -> None:
 
 
 def in_srgb(image: Image.Image) -> Image.Image:
-    """As a viewer shows it: transformers leaves a picture's colour profile alone."""
+    """The photograph in sRGB, because transformers ignores colour profiles."""
     if "icc_profile" not in image.info:
         return image
     profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
@@ -124,7 +124,7 @@ def test_photographs_agree_with_transformers_at_real_size(name: str) -> None:
 
 
 @pytest.mark.oracle
-def test_long_crops_agree_with_transformers_on_both_sides_of_the_shortcut() -> None:
+def test_long_crops_agree_with_transformers_below_and_above_the_limit() -> None:
     pytest.importorskip("transformers")
     shapes = [(1, 7000), (1, 7500), (2, 15001), (23001, 3), (23003, 3), (15, 255), (290, 17), (101, 40000), (33, 500)]
     assert {48 * int(48 * max(shape) / min(shape)) > WHOLE_PIXELS for shape in shapes} == {True, False}

@@ -1,4 +1,4 @@
-"""Tiles are those of LLaVA-NeXT's anyres."""
+"""Tiles equal those of LLaVA-NeXT's anyres."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edge_interleave.vision.tiles import MAX_PARTS, split_tiles, tile_grid
 GOLDEN = np.load(GOLDEN_FOLDER / "vision.npz")
 
 
-def test_the_grid_is_the_one_select_best_resolution_takes() -> None:
+def test_the_grid_is_that_of_select_best_resolution() -> None:
     compared = 0
     for size, grid in zip(GOLDEN["tiles/sizes"].tolist(), GOLDEN["tiles/grids"].tolist(), strict=True):
         if max(size) > 384:
@@ -24,7 +24,7 @@ def test_the_grid_is_the_one_select_best_resolution_takes() -> None:
     assert compared > 200
 
 
-def test_a_picture_no_larger_than_a_tile_is_not_cut() -> None:
+def test_an_image_no_larger_than_a_tile_is_not_split() -> None:
     for size in [(384, 384), (1, 1), (384, 20)]:
         assert tile_grid(size, 384) == (1, 1)
         (only,) = split_tiles(picture(*size), 384)
@@ -32,7 +32,7 @@ def test_a_picture_no_larger_than_a_tile_is_not_cut() -> None:
 
 
 @pytest.mark.parametrize("size", [(5000, 1), (1, 5000)])
-def test_a_picture_thinner_than_a_pixel_is_cut_all_the_same(size: tuple[int, int]) -> None:
+def test_an_image_that_shrinks_below_a_pixel_is_still_split(size: tuple[int, int]) -> None:
     overview, *tiles = split_tiles(Image.new("RGB", size, "white"), 384)
     assert np.asarray(overview).min() == 255
     assert len(tiles) == 2
@@ -49,7 +49,7 @@ def test_overview_first_then_tiles_row_by_row() -> None:
     assert centres == [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)]
 
 
-def test_what_the_picture_does_not_fill_is_black_on_both_sides() -> None:
+def test_padding_is_black_on_both_sides() -> None:
     _, left, right = split_tiles(Image.new("RGB", (100, 40), "white"), 50)
     for tile in (left, right):
         rows = np.asarray(tile).max(axis=(1, 2))
@@ -58,7 +58,7 @@ def test_what_the_picture_does_not_fill_is_black_on_both_sides() -> None:
         assert rows[45:].tolist() == [0] * 5
 
 
-def test_no_picture_gives_more_parts_than_promised() -> None:
+def test_no_image_gives_more_than_max_parts() -> None:
     counts = {len(split_tiles(picture(*size), 20)) for size in [(21, 20), (40, 40), (500, 20), (20, 500), (999, 999)]}
     assert max(counts) == MAX_PARTS
 

@@ -1,4 +1,4 @@
-"""The vision tower at run time: what it gives, and that a foreign or broken `vision.onnx` is one clear error."""
+"""VisionTower: its results, providers and stopping; wrong or damaged files give a one-line error."""
 
 import contextlib
 import threading
@@ -29,7 +29,7 @@ SIDE, TOKENS = TOWER.size, INFO.tokens
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """`vision.onnx` of the same weights in each precision. Read only."""
+    """`vision.onnx` of the same weights in each precision."""
     folder = tmp_path_factory.mktemp("towers")
     with open_checkpoint(write_checkpoint(folder / "checkpoint", TOWER)) as checkpoint:
         paths = {precision: folder / f"{precision}.onnx" for precision in ("fp32", "fp16", "int8")}
@@ -39,7 +39,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_tokens_of_an_image_do_not_depend_on_its_company(files: dict[str, Path], precision: str) -> None:
+def test_tokens_of_an_image_do_not_depend_on_the_batch(files: dict[str, Path], precision: str) -> None:
     tower = VisionTower(files[precision], INFO)
     images = pixels(TOWER, 5)
     together = tower.encode(images)
@@ -49,7 +49,7 @@ def test_tokens_of_an_image_do_not_depend_on_its_company(files: dict[str, Path],
         np.testing.assert_array_equal(tower.encode(images[number : number + 1])[0], together[number])
 
 
-def test_no_image_gives_no_tokens(files: dict[str, Path]) -> None:
+def test_an_empty_batch_gives_no_tokens(files: dict[str, Path]) -> None:
     assert VisionTower(files["int8"], INFO).encode(pixels(TOWER, 0)).shape == (0, TOKENS, DECODER_WIDTH)
 
 
@@ -60,17 +60,17 @@ def test_pixels_need_not_be_contiguous(files: dict[str, Path]) -> None:
     np.testing.assert_array_equal(tower.encode(channels_last), tower.encode(images))
 
 
-def test_facts(files: dict[str, Path]) -> None:
+def test_hidden_size_and_provider(files: dict[str, Path]) -> None:
     tower = VisionTower(files["int8"], INFO, threads=1)
     assert tower.hidden_size == DECODER_WIDTH
     assert tower.provider == "CPUExecutionProvider"
 
 
 @pytest.mark.parametrize("saturates", [True, False])
-def test_int8_is_accurate_however_the_cpu_multiplies(
+def test_int8_is_accurate_with_and_without_vnni(
     files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, saturates: bool
 ) -> None:
-    """True takes the way of x86 CPUs without VNNI; on such a CPU the case False would be the one that is wrong."""
+    """`True` forces the path for x86 CPUs without VNNI; `False` takes the path that this CPU needs."""
     images = pixels(TOWER)
     exact = VisionTower(files["fp32"], INFO).encode(images)
     if saturates:
@@ -79,7 +79,7 @@ def test_int8_is_accurate_however_the_cpu_multiplies(
     assert cosines(tokens, exact).min() > 0.999
 
 
-def test_the_probe_is_the_graph_it_says_it_is() -> None:
+def test_the_probe_is_the_graph_that_its_docstring_describes() -> None:
     model = onnx.load_model_from_string(PROBE)
     onnx.checker.check_model(model, full_check=True)
     assert [node.op_type for node in model.graph.node] == ["MatMulInteger"]
@@ -101,7 +101,7 @@ def test_pixels_of_another_shape_or_type_are_refused(files: dict[str, Path], ima
         VisionTower(files["fp32"], INFO).encode(images)
 
 
-def test_a_closed_tower_says_so(files: dict[str, Path]) -> None:
+def test_a_closed_tower_raises_usage_error(files: dict[str, Path]) -> None:
     tower = VisionTower(files["fp32"], INFO)
     tower.close()
     tower.close()
@@ -109,7 +109,7 @@ def test_a_closed_tower_says_so(files: dict[str, Path]) -> None:
         tower.encode(pixels(TOWER, 1))
 
 
-def test_where_a_provider_cannot_run_the_tower_the_cpu_does_and_the_log_says_so(
+def test_the_cpu_runs_a_tower_that_the_provider_cannot_and_logs_it(
     files: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     images = pixels(TOWER)
@@ -122,7 +122,7 @@ def test_where_a_provider_cannot_run_the_tower_the_cpu_does_and_the_log_says_so(
     assert "\n" not in line
 
 
-def test_a_provider_that_wants_fixed_shapes_gets_the_same_tokens(
+def test_a_provider_with_fixed_shapes_gives_the_same_tokens(
     files: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     images = pixels(TOWER, 3)
@@ -142,7 +142,7 @@ def test_a_provider_that_wants_fixed_shapes_gets_the_same_tokens(
         ("x86_64", True, "fp16", CPU),
     ],
 )
-def test_core_ml_runs_towers_of_floats_on_apple_silicon(
+def test_core_ml_runs_float_towers_on_apple_silicon(
     monkeypatch: pytest.MonkeyPatch, machine: str, installed: bool, precision: str | None, wanted: Provider
 ) -> None:
     names = [CPU.name, *([CORE_ML.name] if installed else [])]
@@ -153,7 +153,7 @@ def test_core_ml_runs_towers_of_floats_on_apple_silicon(
 
 
 @pytest.mark.parametrize("change", [{"image_size": 76}, {"grid": 5}])
-def test_a_tower_for_other_images_is_refused(files: dict[str, Path], change: dict[str, int]) -> None:
+def test_a_tower_of_another_image_size_is_refused(files: dict[str, Path], change: dict[str, int]) -> None:
     refused(files["fp32"], "not the vision tower", replace(INFO, **change))
 
 
@@ -214,7 +214,7 @@ def test_a_graph_with_other_inputs_or_outputs_is_refused(tmp_path: Path, given: 
 
 
 @pytest.mark.parametrize("shape", [[1, TOKENS * 8], [1, TOKENS, 8, 1], []])
-def test_a_graph_whose_result_is_not_a_list_of_tokens_is_refused(tmp_path: Path, shape: list[int | str]) -> None:
+def test_a_graph_whose_output_is_not_tokens_is_refused(tmp_path: Path, shape: list[int | str]) -> None:
     nodes = [
         helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
         helper.make_node("Expand", ["most", "to"], ["visual_tokens"]),
@@ -230,7 +230,7 @@ def test_a_graph_with_two_inputs_is_refused(tmp_path: Path, files: dict[str, Pat
     refused(tmp_path / "vision.onnx", "not the vision tower that bundle.json describes")
 
 
-def test_a_graph_that_gives_another_shape_than_it_says_is_refused(tmp_path: Path) -> None:
+def test_a_graph_that_returns_another_shape_than_declared_is_refused(tmp_path: Path) -> None:
     path = foreign(tmp_path, PIXELS, RESULT, [helper.make_node("Identity", ["x"], ["visual_tokens"])])
     tower = VisionTower(path, INFO)
     with pytest.raises(BundleError, match=r"shape \(1, 3, \d+\) where .* was promised") as caught:
@@ -238,7 +238,7 @@ def test_a_graph_that_gives_another_shape_than_it_says_is_refused(tmp_path: Path
     assert str(path) in str(caught.value)
 
 
-def test_a_graph_that_fails_while_it_runs_is_one_line(tmp_path: Path) -> None:
+def test_a_graph_that_fails_at_run_time_gives_one_line(tmp_path: Path) -> None:
     nodes = [helper.make_node("Gather", ["x", "far"], ["visual_tokens"], axis=2)]
     path = foreign(tmp_path, PIXELS, RESULT, nodes, far=np.full((8,), 10**6, np.int64))
     with pytest.raises(BackendError, match="failed") as caught:
@@ -248,7 +248,7 @@ def test_a_graph_that_fails_while_it_runs_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("location", ["../secret.bin", "inner/../../secret.bin", "ABSOLUTE", "link.bin"])
 def test_weights_outside_the_bundle_are_not_read(tmp_path: Path, location: str) -> None:
-    """ONNX can keep weights in other files; a path that leads out of the folder is a trick."""
+    """ONNX can keep weights in other files; a path out of the bundle is an attack."""
     secret = tmp_path / "secret.bin"
     secret.write_bytes(np.ones(8, np.float32).tobytes())
     folder = tmp_path / "bundle"
@@ -269,7 +269,7 @@ def test_weights_outside_the_bundle_are_not_read(tmp_path: Path, location: str) 
 def foreign(
     folder: Path, given: Signature, taken: Signature, nodes: list[onnx.NodeProto], **constants: np.ndarray
 ) -> Path:
-    """A graph of `nodes`, which start at `x`: float32 (1, 3, many), a shape that shows only when the graph runs."""
+    """A graph of `nodes` that starts at `x`: float32 (1, 3, many), a shape known only at run time."""
     start = [
         helper.make_node("Cast", [given[0]], ["floats"], to=F),
         helper.make_node("ReduceMin", ["floats"], ["least"], keepdims=0),
@@ -300,7 +300,7 @@ def refused(path: Path, says: str, info: VisionInfo = INFO) -> None:
     assert "\n" not in message
 
 
-def test_encoding_is_broken_off_for_one_user_alone(files: dict[str, Path]) -> None:
+def test_stop_ends_one_handle_only(files: dict[str, Path]) -> None:
     tower = VisionTower(files["int8"], INFO, threads=1)
     other = tower.another()
     images = pixels(TOWER)
@@ -322,8 +322,8 @@ def test_encoding_is_broken_off_for_one_user_alone(files: dict[str, Path]) -> No
     tower.encode(images)
 
 
-def test_a_picture_is_broken_off_in_the_middle(files: dict[str, Path]) -> None:
-    """One that takes long: a tower that is asked for very many, all at once, by the engine's own doing."""
+def test_stop_ends_encoding_in_the_middle_of_an_image(files: dict[str, Path]) -> None:
+    """A long run: the tower gets a very large batch in one call of the engine."""
     tower = VisionTower(files["fp32"], INFO, threads=1)
     images = np.concatenate([pixels(TOWER)] * 50)
     started = time.monotonic()

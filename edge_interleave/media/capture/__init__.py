@@ -1,1 +1,1 @@
-"""Cameras and streams that can block, each read in a process of its own."""
+"""Reads a camera or network stream in a separate process, because its library can block or crash."""

@@ -1,5 +1,6 @@
-"""What the process takes that reads a camera (OpenCV) or a stream (PyAV). Measured on the demo's clip, which lies in
-the package: libraries differ from machine to machine. Knows nothing about budgets.
+"""Measures the memory of a capture process (OpenCV for a camera, PyAV for a stream), for memory plans.
+
+It is measured with the demo's clip, which the package contains, because libraries differ from machine to machine.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ from edge_interleave.embedded import DEMO_CLIP, DEMO_CLIP_SIZE
 from edge_interleave.media.capture.process import CaptureFailed, CaptureLost, CaptureProcess
 
 _FRAMES = 4
-"""So many are read before it is measured."""
+"""The number of frames that are read before measuring."""
 _TIMEOUT_S = 60.0
 _BYTES_A_PIXEL = 3 * 3 + 10 * 1.5
-"""Three copies of a picture at 3 bytes, and ten that a decoder keeps at 1.5."""
+"""Three RGB copies of a frame at 3 bytes, and ten decoded frames at 1.5 bytes that a decoder holds."""
 _ELSEWHERE = 110_000_000
-"""Where the system does not say: the most that was seen on Linux."""
+"""The value for systems that do not report a process's memory: the largest measured on Linux."""
 
 
-def capture_bytes(width: int, height: int, *, camera: bool) -> int:
-    """Bytes resident at the peak, with frames of so many pixels. Takes half a second, once.
+def capture_process_bytes(width: int, height: int, *, camera: bool) -> int:
+    """The peak resident bytes of a capture process, for frames of width x height pixels.
 
-    `camera`: of a camera, rather than of an address.
+    `camera`: True for a camera, False for an address. The first call for each takes half a second.
     """
     return _peak(camera) + int((width * height - math.prod(DEMO_CLIP_SIZE)) * _BYTES_A_PIXEL)
 
@@ -43,7 +44,7 @@ def _peak(camera: bool) -> int:
     process = CaptureProcess("the demo's clip", clip, _TIMEOUT_S, _TIMEOUT_S)
     try:
         process.start()
-        # It writes one frame at a time and waits, so that it is still there after each.
+        # The process waits after each frame until it is read, so it still runs afterwards.
         for _ in range(_FRAMES):
             process.read()
         return process.peak_memory_bytes or _ELSEWHERE

@@ -1,8 +1,8 @@
-"""A camera or a network stream, opened by OpenCV or PyAV in a process of its own.
+"""Runs the capture process: a camera (OpenCV) or network stream (PyAV), read by a child process.
 
-Neither can be interrupted while it waits for a camera or a server, and a library that parses what strangers send may
-crash. A process can be ended at any time, and takes its handles with it. It costs about 50 MB, for Python, NumPy and
-OpenCV or PyAV, and a copy of each frame; this process needs neither then. Knows nothing about what a source is.
+Neither library can be interrupted while it waits for a camera or a server, and a parser of untrusted data may crash.
+A child process can be killed at any time, and its handles go with it. It costs about 50 MB for Python, NumPy and the
+library, which this process then does not load, and a copy of each frame.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ from edge_interleave.media.capture.worker import DAMAGED, FAILED, FRAME, HEAD
 from edge_interleave.util.process_memory import peak_memory_of
 
 MAX_STREAM_PIXELS = 7680 * 4320
-"""Of one frame: 8K video."""
+"""The largest frame: 8K video."""
 _START_S = 20.0
-"""What a slow machine may take to start Python and import OpenCV or PyAV."""
+"""The time that a slow machine may take to start Python and import OpenCV or PyAV."""
 
 
 class CaptureFailed(Exception):
-    """It could not be opened, or gave no first frame in time."""
+    """The camera or stream could not be opened, or sent no first frame in time."""
 
 
 class CaptureLost(Exception):
-    """The process ended, or nothing came in time."""
+    """The process ended, or sent nothing in time."""
 
 
 @dataclass(frozen=True)
 class Captured:
-    """A frame."""
+    """A frame from the capture process."""
 
     pixels: npt.NDArray[np.uint8] | None
-    """(height, width, 3) RGB; None where it cannot be decoded."""
+    """RGB, (height, width, 3); None if the frame cannot be decoded."""
     time_s: float
-    """As the container counts."""
+    """Seconds, by the container's time stamps."""
 
 
 class CaptureProcess:
-    """`start` and `read` are called by one thread, `close` by any."""
+    """The child process and its pipe. One thread calls `start` and `read`; any thread may call `close`."""
 
-    def __init__(self, name: str, wanted: dict[str, Any], open_timeout_s: float, read_timeout_s: float) -> None:
-        """`name`: for messages. `wanted`: see `capture_child`."""
+    def __init__(self, name: str, request: dict[str, Any], open_timeout_s: float, read_timeout_s: float) -> None:
+        """`name`: for messages. `request`: what to open, see `capture.worker`. Timeouts in seconds, for each frame."""
         self._name = name
-        self._wanted = wanted
+        self._request = request
         self._open_timeout_s = open_timeout_s
         self._read_timeout_s = read_timeout_s
         self._state = threading.Lock()
@@ -64,13 +64,13 @@ class CaptureProcess:
         self._first: Captured | None = None
 
     def start(self) -> None:
-        """Open it and wait for its first frame. Raises CaptureFailed, MediaError where frames are too large."""
+        """Start the process and wait for its first frame. Raises CaptureFailed, MediaError if frames are too large."""
         try:
             with self._state:
                 if self._closed:
                     raise CaptureFailed
-                # Its own session: ctrl-C is for this process, which then ends the other. -P: no modules from the
-                # working folder, which may be a stranger's.
+                # With its own session, ctrl-C reaches only this process, which then ends the child. -P: import no
+                # modules from the working folder, which may be untrusted.
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "edge_interleave.media.capture.worker"],
                     stdin=subprocess.PIPE,
@@ -80,8 +80,8 @@ class CaptureProcess:
                     bufsize=0,
                 )
             assert self._process.stdin is not None
-            # By the pipe and not as an argument, which everybody could read: addresses hold passwords.
-            self._process.stdin.write(json.dumps(self._wanted).encode() + b"\n")
+            # Sent through the pipe, because addresses may hold passwords and every user can read a program's arguments.
+            self._process.stdin.write(json.dumps(self._request).encode() + b"\n")
             self._first = self._record(_START_S + self._open_timeout_s)
         except (OSError, CaptureLost) as error:
             raise CaptureFailed from error
@@ -89,17 +89,17 @@ class CaptureProcess:
             raise CaptureFailed
 
     def read(self) -> Captured | None:
-        """The next frame; None: there are no more. Raises CaptureLost, MediaError where frames are too large."""
+        """The next frame; None at the end. Raises CaptureLost, MediaError if frames are too large."""
         first, self._first = self._first, None
         return first if first is not None else self._record(self._read_timeout_s)
 
     @property
     def peak_memory_bytes(self) -> int:
-        """The most that the process has had resident so far; 0 where the system does not say, or it has ended."""
+        """The process's peak resident memory so far; 0 if the system does not report it or the process has ended."""
         return 0 if self._process is None else peak_memory_of(self._process.pid)
 
     def close(self) -> None:
-        """End the process. A second call does nothing."""
+        """Kill the process. A second call does nothing."""
         with self._state:
             self._closed = True
             process = self._process
@@ -111,7 +111,7 @@ class CaptureProcess:
                 if pipe is not None:
                     with contextlib.suppress(OSError):
                         pipe.close()
-        # One that hangs in a driver cannot be ended even so; then it is the system's.
+        # A process stuck in a driver cannot be killed; leave it to the system.
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.5)
 

@@ -1,9 +1,14 @@
-"""The process that opens what can block for long: a camera (OpenCV), a network stream (PyAV). Run by `capture_process`.
+"""The program of the capture process, which `capture.process` starts: reads a camera (OpenCV) or a stream (PyAV).
 
-Reads one line of JSON from its standard input: {"camera": 0}, {"url": "rtsp://...", "options": {...},
-"open_s": 10, "read_s": 10, "recorded": false} ("recorded": the address is that of a file), or {"file": "clip.mp4"} to
-see what the process takes. Writes records to its standard output: HEAD (kind, seconds, height, width), and behind that
-of a frame its RGB pixels. It ends with the stream, or as soon as its standard input is closed.
+Input, one line of JSON on standard input:
+
+    {"camera": 0}
+    {"url": "rtsp://...", "options": {...}, "open_s": 10, "read_s": 10, "recorded": false}
+    {"file": "clip.mp4"}
+
+`recorded`: the address is that of a recording. `file`: only for measuring the process's memory.
+Output, on standard output: records of a HEAD (kind, seconds, height, width), followed by the RGB pixels for a FRAME.
+The process ends with the stream, or when its standard input is closed.
 """
 
 from __future__ import annotations
@@ -29,37 +34,37 @@ from edge_interleave.util.parent_process import end_with_parent
 
 HEAD = struct.Struct("<cdII")
 FRAME, DAMAGED, END, FAILED = b"F", b"D", b"E", b"X"
-"""FAILED: it could not be opened, or gave no first frame. END: no more frames."""
+"""The kinds of records. FAILED: it could not be opened, or has no first frame. END: no more frames."""
 _Timed = tuple[float, npt.NDArray[np.uint8] | None]
 
 
 def main() -> None:
-    """Serve one source."""
-    # What libraries print must not get between the records.
+    """Serve one request."""
+    # Libraries may print to descriptor 1; that must not mix with the records.
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    wanted = json.loads(sys.stdin.buffer.readline())
+    request = json.loads(sys.stdin.buffer.readline())
     end_with_parent()
     with contextlib.suppress(BrokenPipeError):
-        _serve(wanted, out)
-    # No clean-up: a camera or a stream that hangs is freed by the system.
+        _serve(request, out)
+    # Exits without clean-up, which a hanging camera or stream could block; the system frees the handles.
     os._exit(0)
 
 
-def _serve(wanted: dict[str, Any], out: BinaryIO) -> None:
+def _serve(request: dict[str, Any], out: BinaryIO) -> None:
     kind = FAILED
-    for time_s, pixels in _streamed(wanted) if "url" in wanted else _captured(wanted):
+    for time_s, pixels in _stream_frames(request) if "url" in request else _camera_frames(request):
         kind = END
         _send(out, DAMAGED if pixels is None else FRAME, time_s, pixels)
     _send(out, kind)
 
 
-def _streamed(wanted: dict[str, Any]) -> Iterator[_Timed]:
-    """Frames that FFmpeg decodes: of a recording as it decodes a file, of a live stream those that are whole."""
-    timeouts_s = (wanted["open_s"], wanted["read_s"])
-    gate = None if wanted["recorded"] else DamageGate()
+def _stream_frames(request: dict[str, Any]) -> Iterator[_Timed]:
+    """Frames that FFmpeg decodes. Damaged frames of a live stream are dropped; a recording is read like a file."""
+    timeouts_s = (request["open_s"], request["read_s"])
+    gate = None if request["recorded"] else DamageGate()
     try:
-        video = VideoFile.at_address(wanted["url"], "source", wanted["options"], timeouts_s, MAX_PIXELS, gate)
+        video = VideoFile.at_address(request["url"], "source", request["options"], timeouts_s, MAX_PIXELS, gate)
     except MediaError:
         return
     clock = FrameClock(video)
@@ -68,7 +73,7 @@ def _streamed(wanted: dict[str, Any]) -> Iterator[_Timed]:
         try:
             frame = video.read()
         except PacketDamaged:
-            # A recording of nothing but damage counts as one that cannot be opened.
+            # A recording without a single usable frame counts as one that cannot be opened.
             if sent or gate is not None:
                 yield time_s, None
             continue
@@ -78,13 +83,13 @@ def _streamed(wanted: dict[str, Any]) -> Iterator[_Timed]:
         yield time_s, np.asarray(video.picture(frame))
 
 
-def _captured(wanted: dict[str, Any]) -> Iterator[_Timed]:
-    if "file" in wanted:
-        capture = open_video(wanted["file"])
+def _camera_frames(request: dict[str, Any]) -> Iterator[_Timed]:
+    if "file" in request:
+        capture = open_video(request["file"])
     else:
         cv2 = opencv()
         system = {"linux": cv2.CAP_V4L2, "darwin": cv2.CAP_AVFOUNDATION}.get(sys.platform, cv2.CAP_ANY)
-        raw = cv2.VideoCapture(wanted["camera"], system)
+        raw = cv2.VideoCapture(request["camera"], system)
         if not raw.isOpened():
             return
         capture = Capture("source", raw)

@@ -207,6 +207,6 @@ def _reason(error: Exception, late: bool) -> str:
         return "no answer in time"
     if isinstance(error, ssl.SSLCertVerificationError):
         return "its certificate is not trusted"
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    text = one_line(text, 160)
-    return f"cannot be reached ({text if text.isprintable() else type(error).__name__})"
+    # An OSError's text also has its number; `strerror` does not.
+    text = getattr(error, "strerror", None)
+    return f"cannot be reached ({text or one_line(error, 160)})"

@@ -106,7 +106,7 @@ def decoding(name: str) -> Iterator[None]:
         raise MediaError(f"{name}: more than {MAX_PIXELS // 10**6} megapixels; scale it down") from error
     # Pillow's plugins raise many types for damaged files: OSError, SyntaxError, struct.error, ...
     except Exception as error:
-        raise MediaError(f"{name}: cannot be decoded ({_one_line(error)}); the file is damaged or cut off") from error
+        raise MediaError(f"{name}: cannot be decoded ({one_line(error)}); the file is damaged or cut off") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -299,11 +299,6 @@ def _orientation(image: Image.Image) -> object:
         return image.getexif().get(ExifTags.Base.Orientation)
     except Exception:
         return None
-
-
-def _one_line(error: BaseException) -> str:
-    text = one_line(error)
-    return text if text.isprintable() and text else type(error).__name__
 
 
 class _NoWarnings:

@@ -1,4 +1,4 @@
-"""The Source protocol: what gives frames, and the errors it may raise."""
+"""The protocol of a source of frames, and the errors that a source raises."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from edge_interleave.media.frame import Frame
 
 
 class SourceLost(MediaError):
-    """A source that was there has gone away. It holds no handle any more; `open` may bring it back."""
+    """The source is gone, and its handles are freed. Calling `open` again may bring it back."""
 
 
 class FrameDamaged(MediaError):
-    """One frame cannot be decoded. The next `read` goes on behind it."""
+    """One frame cannot be decoded. The next `read` continues behind it."""
 
     def __init__(self, message: str, file: str | None = None) -> None:
-        """`file`: its name, in a folder."""
+        """`file`: the damaged file's name, if the source is a folder."""
         super().__init__(message)
         self.file = file
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Frames, one after the other. `open` and `read` are called by one thread at a time, `close` by any.
+    """A source of frames. One thread at a time calls `open` and `read`; any thread may call `close`.
 
-    Two more attributes may be there: `recorded` (a recording that plays live: still scenes are no fault), `warms_up`
-    (a camera: its first frames may be black).
+    Two more attributes are optional: `recorded` (True: a recording, in which a still scene is normal) and `warms_up`
+    (True: a camera, whose first frames may be dark).
     """
 
     name: str
-    """For messages: one line, without passwords."""
+    """A name for messages: one line, without passwords."""
     live: bool
-    """It cannot wait for who reads: the newest frame wins. Settled once it is open."""
+    """Whether the source cannot wait for its reader, so that only the newest frame is kept. Valid after `open`."""
 
     def open(self) -> None:
-        """Begin, or begin again after `SourceLost`. Raises MediaError where it cannot be had."""
+        """Open the source, or reopen it after `SourceLost`. Raises MediaError if that fails."""
 
     def read(self) -> Frame | None:
-        """The next frame; waits for it. None: there are no more.
+        """Wait for the next frame and return it; None at the end.
 
-        Raises SourceLost where it has gone away, FrameDamaged where this one frame is to be skipped, MediaError where
-        there is no use in going on.
+        Raises SourceLost if the source is gone, FrameDamaged if this one frame cannot be decoded, MediaError if no
+        frame will ever come.
         """
 
     def close(self) -> None:
-        """End for good. A `read` or `open` that waits ends within a second, and handles are free on return."""
+        """Close the source for good: end a waiting `read` or `open` within a second, and free all handles."""

@@ -1,4 +1,4 @@
-"""A source that is a camera of this machine, by OpenCV. Knows nothing about how it is held (see `capture_process`)."""
+"""The source for this machine's cameras, opened by OpenCV in a capture process."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from edge_interleave.media.sources.base import FrameDamaged, SourceLost
 
 OPEN_TIMEOUT_S = 10.0
 STALL_S = 5.0
-"""A camera that gives no frame for so long is lost."""
+"""A camera without a frame for this long is lost."""
 
 
 class CameraSource:
-    """Frames of camera `number`, from the moment it is first opened."""
+    """The frames of camera `number`; times count from the first `open`."""
 
     def __init__(self, number: int) -> None:
         self.name = f"camera:{number}"
@@ -44,7 +44,7 @@ class CameraSource:
             process.start()
         except CaptureFailed as error:
             process.close()
-            raise MediaError(f"{self.name}: no such camera, or another program uses it; {_there_are()}") from error
+            raise MediaError(f"{self.name}: no such camera, or another program uses it; {_hint()}") from error
         if self._began is None:
             self._began = time.monotonic()
 
@@ -62,21 +62,22 @@ class CameraSource:
             return None
         if captured is None:
             self._process.close()
-            raise SourceLost(f"{self.name}: the camera is gone, or gives no more frames; plug it in again") from cause
+            raise SourceLost(f"{self.name}: the camera is gone or sends no more frames; plug it in again") from cause
         index, self._index = self._index, self._index + 1
         if captured.pixels is None:
             raise FrameDamaged(f"{self.name}: frame {index} cannot be decoded")
         return Frame(Image.fromarray(captured.pixels), time.monotonic() - (self._began or 0.0), index)
 
     def close(self) -> None:
-        """Let the camera go."""
+        """Free the camera."""
         with self._state:
             self._closed = True
         if self._process is not None:
             self._process.close()
 
 
-def _there_are() -> str:
+def _hint() -> str:
+    """What the user can check, or which cameras exist."""
     if sys.platform != "linux":
         return "check the number, and that this program may use the camera"
     found = sorted(int(path.name[5:]) for path in Path("/dev").glob("video*") if path.name[5:].isdigit())

@@ -1,7 +1,7 @@
-"""A source of pictures from Python: any iterable of arrays, Pillow images or frames.
+"""The source for pictures from Python: any iterable of arrays, Pillow images, files or `Frame`s.
 
-It can wait for who reads. It has no clock, so one picture counts as a second; a `Frame` brings its own time. The
-iterable is the caller's: it is not closed, and a `next` of its own that waits cannot be interrupted.
+It is not live, so every picture is used. Each picture counts as a second; a `Frame` has its own time. The iterable is
+not closed, and a call of its `next` that blocks cannot be interrupted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edge_interleave.media.sources.base import FrameDamaged
 
 
 class IterableSource:
-    """Items as `open_image` takes them, or `Frame`s whose times do not fall."""
+    """Items that `open_image` accepts, or `Frame`s whose times do not fall."""
 
     def __init__(self, pictures: Iterable[Any]) -> None:
         self.name = "pictures from Python"
@@ -30,11 +30,11 @@ class IterableSource:
         self._index = 0
 
     def open(self) -> None:
-        """Ask the iterable for its iterator."""
+        """Create the iterator."""
         self._iterator = iter(self._pictures)
 
     def read(self) -> Frame | None:
-        """The next picture. Raises FrameDamaged for a file or bytes, MediaError for an array, of no use."""
+        """The next picture. Raises FrameDamaged for an unusable file or bytes, MediaError for an unusable array."""
         if self._closed.is_set() or self._iterator is None:
             return None
         try:
@@ -47,11 +47,11 @@ class IterableSource:
             return Frame(open_image(picture), time_s, index)
         except MediaError as error:
             message = f"{self.name}, number {index}: {error}"
-            # An array of the wrong kind is the caller's mistake, and the next one will be of that kind, too.
+            # An array of a wrong shape or type is a mistake in the caller's code, so all others will be wrong as well.
             if isinstance(picture, np.ndarray):
                 raise MediaError(message) from error
             raise FrameDamaged(message) from error
 
     def close(self) -> None:
-        """Give no more pictures."""
+        """Return no more pictures."""
         self._closed.set()

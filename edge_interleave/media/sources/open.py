@@ -1,13 +1,13 @@
-"""Opens a source of frames by its name.
+"""Finds the source that a name, a path or an object stands for.
 
     camera:0                    a camera, by its number
     clip.mp4                    a video
-    pictures/                   a folder: its pictures by name, then new ones as they come
-    http://..., https://...     MJPEG, or a video
+    pictures/                   a folder: its pictures by name, then new ones as they arrive
+    http://..., https://...     an MJPEG stream or a video
     rtsp://..., rtsps://...     a network camera
-    an iterable                 of uint8 arrays, Pillow images or `Frame`s
+    an iterable                 uint8 arrays, Pillow images or `Frame`s
 
-An object with `name`, `live`, `open`, `read` and `close` is a source, too.
+An object that implements the `Source` protocol is used as is.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _CAMERA = re.compile(r"camera:([0-9]{1,3})")
 
 
 def open_source(spec: str | Path | Iterable[Any] | Source, *, realtime: bool = False) -> Source:
-    """The source that `spec` means (see above); its `open` is not called yet.
+    """The source that `spec` stands for (see above), not opened yet.
 
-    `realtime`: a recorded video plays at its own pace, and is live then. Raises UsageError where nothing is meant.
+    `realtime`: play a recorded video at its own speed, as a live source. Raises UsageError for an unknown kind.
     """
     if isinstance(spec, Source):
         return spec
@@ -67,16 +67,16 @@ def open_source(spec: str | Path | Iterable[Any] | Source, *, realtime: bool = F
     return VideoSource(Path(text), realtime=realtime)
 
 
-def has_own_process(spec: str | Path | Iterable[Any] | Source) -> bool:
-    """Whether OpenCV may read what `spec` names in a process of its own: a camera, or an address.
+def may_need_capture_process(spec: str | Path | Iterable[Any] | Source) -> bool:
+    """Whether `spec` may need a capture process: True for a camera and for any address.
 
-    An address is opened to know: MJPEG is read without one.
+    An MJPEG stream needs none, but only opening the address would tell.
     """
     return isinstance(spec, str) and (spec.startswith("camera:") or _SCHEME.match(spec) is not None)
 
 
 def _pictures(spec: object) -> Iterable[Any]:
-    # Iterating over one picture would give its rows, which look like grey pictures.
+    # Iterating over a single picture would yield its rows, which look like grey pictures.
     if isinstance(spec, np.ndarray) and (spec.ndim not in (3, 4) or (spec.ndim == 3 and spec.shape[-1] in (3, 4))):
         raise UsageError(f"an array of shape {spec.shape} is no sequence of pictures; give (n, h, w, 3), or a list")
     if isinstance(spec, (bytes, bytearray)) or not isinstance(spec, Iterable):

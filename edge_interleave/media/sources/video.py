@@ -1,7 +1,4 @@
-"""A source that plays a video file: at its own pace, or as fast as its frames are taken.
-
-Knows nothing about how the file is opened safely (see `video_file`).
-"""
+"""The source for video files: plays at the video's own speed, or as fast as its frames are taken."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from edge_interleave.util.regular_file import display_name
 
 
 class VideoSource:
-    """A video's frames, all of them, in order; ends with the video."""
+    """All frames of a video, in order."""
 
     def __init__(self, path: Path, *, realtime: bool = False) -> None:
         self.name = display_name(path)
@@ -34,7 +31,7 @@ class VideoSource:
         self._read_one = False
 
     def open(self) -> None:
-        """Open the file. Raises MediaError where it is no video."""
+        """Open the file. Raises MediaError if it is no video."""
         if is_picture(self._path):
             raise MediaError(f"{self.name}: a picture, not a video; give a video, or a folder of pictures")
         video = VideoFile(self._path, MAX_PIXELS)
@@ -43,7 +40,7 @@ class VideoSource:
             video.close()
 
     def read(self) -> Frame | None:
-        """The next frame. Raises FrameDamaged, MediaError where there is not a single one."""
+        """The next frame; None at the end. Raises FrameDamaged, MediaError if the video has no usable frame at all."""
         video, clock = self._video, self._clock
         if video is None or clock is None:
             return None

@@ -1,1 +1,1 @@
-"""Video files and streams: decoding frames with PyAV and OpenCV, and finding damaged ones."""
+"""Decodes video files and streams with PyAV, and cameras with OpenCV; detects damaged frames of live streams."""

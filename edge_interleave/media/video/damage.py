@@ -1,23 +1,23 @@
-"""Which frames of a live video stream are whole, by what FFmpeg says of its packets and frames.
+"""Detects damaged frames of a live video stream from FFmpeg's flags of packets and frames.
 
-Behind a lost packet a decoder goes on with what it has: grey areas, smears. Demuxers and decoders flag that in part,
-and a frame that builds on a damaged one is not flagged at all. Imports no decoder.
+After a lost packet, a decoder continues with the data that it has and shows grey areas and smears. Demuxers and
+decoders flag only some of these frames, and never those that refer to a damaged one.
 """
 
 from __future__ import annotations
 
 KEYLESS_S = 60.0
-"""A stream without a key frame for so long has none (intra refresh): frames without errors count as whole again."""
+"""A stream without a key frame for this long uses intra refresh: frames without errors count as whole again."""
 _REMEMBERED = 64
-"""Packets a decoder may hold back: the H.264 and H.265 limit is 16 frames, and each may be two fields."""
+"""At least as many packets as a decoder may delay: up to 16 frames in H.264 and H.265, of up to two fields each."""
 
 
 class DamageGate:
-    """Tells whole frames from frames that build on lost data.
+    """Tells whole frames from frames that depend on lost data.
 
-    A frame is whole behind a whole key frame, up to the next lost packet or decoding error. Demuxers may flag the
-    packet before or behind the damaged one (parsers delay packets by one), so the neighbours count as damaged too; and
-    a packet without a time stamp, in a stream that has them, lost its beginning.
+    A whole key frame starts a run of whole frames, which ends at the next lost packet or decoding error. Demuxers may
+    flag the packet before or behind the damaged one (parsers delay packets by one), so both neighbours count as
+    damaged. A packet without a time stamp, in a stream that has them, has lost its start.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class DamageGate:
         self._waits_since: float | None = None
 
     def packet(self, pts: int | None, *, key: bool, corrupt: bool, next_corrupt: bool) -> None:
-        """Take a packet's flags, in the order of decoding. `pts`: its time stamp, any unit."""
+        """Record a packet's flags; call in decoding order. `pts`: the time stamp, in any unit."""
         if corrupt or next_corrupt or (self._stamped and pts is None):
             self._broken = True
         elif key and not self._before_corrupt:
@@ -42,11 +42,11 @@ class DamageGate:
                 del self._packets[next(iter(self._packets))]
 
     def failed(self) -> None:
-        """The packet could not be decoded."""
+        """Record that the last packet could not be decoded."""
         self._broken, self._whole = True, False
 
     def frame(self, pts: int | None, time_s: float, *, key: bool, corrupt: bool) -> bool:
-        """Whether a decoded frame is whole. `time_s`: its time in the stream."""
+        """Whether a decoded frame is whole. `time_s`: its time in the stream, in seconds."""
         missing = self._broken if not self._stamped else pts is None or self._packets.get(pts, self._broken)
         if corrupt or missing:
             self._whole = False

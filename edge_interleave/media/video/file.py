@@ -1,7 +1,6 @@
-"""A video file's frames, exactly: one track, in order or from any place, upright, in RGB, by FFmpeg through PyAV.
+"""Decodes one track of a video file or stream with FFmpeg (PyAV): upright RGB frames, in order or from a key frame on.
 
-A playlist inside a "video" can tell FFmpeg to open other files and addresses. So a file is opened only where it is a
-regular one, by its absolute path, with the protocol `file` alone and with containers that hold their own frames.
+Only regular files are opened, by their absolute path, and FFmpeg is restricted by `ffmpeg_options`.
 Why PyAV and not OpenCV: docs/decisions/0002-video-reading.md.
 """
 
@@ -28,7 +27,7 @@ from edge_interleave.errors import BackendError, MediaError, one_line
 from edge_interleave.media.files import open_media_file
 from edge_interleave.media.pictures.image import MAX_PIXELS
 from edge_interleave.media.video.damage import DamageGate
-from edge_interleave.media.video.opencv_capture import CONTAINERS
+from edge_interleave.media.video.ffmpeg_options import FILE_OPTIONS
 from edge_interleave.util.cpus import quota_limit
 from edge_interleave.util.regular_file import display_name
 
@@ -38,17 +37,17 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 _TS_DISCONTINUOUS = 0x200
-"""FFmpeg's flag of containers whose time stamps may jump (AVFMT_TS_DISCONT)."""
+"""FFmpeg's flag for containers whose time stamps may jump (AVFMT_TS_DISCONT)."""
 _JUMP_S = 10.0
-"""In such a container a longer step is a jump, as for FFmpeg's own program."""
+"""In such a container, a longer step between frames counts as a jump, as in the program `ffmpeg`."""
 _REORDERED = 16
-"""No codec puts a frame further behind where its time stamp belongs."""
+"""The largest number of frames by which a codec delays a frame."""
 _BACK_S = (0.0, 2.0, 10.0)
-"""How much earlier than a key frame a container is asked to go, should it lead behind the key frame."""
+"""How far before a key frame to seek: tried in turn while the container lands behind the key frame."""
 _TRACK_PACKETS = 500
-"""So many packets tell which tracks hold more than one frame; containers lay tracks side by side."""
+"""The number of packets to read to find out which tracks hold more than one frame; containers interleave tracks."""
 _BT709 = 1
-"""FFmpeg's number of the transfer and the primaries that untagged video has, too (ITU-T H.273, tables 2 and 3)."""
+"""FFmpeg's number for BT.709, the transfer function and primaries of untagged video (ITU-T H.273, tables 2 and 3)."""
 _FULL_HD = 1920 * 1088
 _TURNS = {
     (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
@@ -59,34 +58,36 @@ _TURNS = {
     (0, 1, -1, 0): Image.Transpose.ROTATE_270,
     (0, -1, 1, 0): Image.Transpose.ROTATE_90,
 }
-"""What the corner of a display matrix (ISO 14496-12, 6.2.2: a, b, c, d) does to a picture."""
+"""The transpose for each corner (a, b, c, d) of a display matrix (ISO 14496-12, 6.2.2)."""
 
 
 class PacketDamaged(Exception):
-    """What was read cannot be decoded, or is a live stream's damaged frame; the next `read` goes on behind it."""
+    """A packet cannot be decoded, or a live stream's frame is damaged. The next `read` continues behind it."""
 
 
 @dataclass(frozen=True)
 class Timetable:
-    """When each frame of a track is shown, as its container says; in units of the track."""
+    """The times of a track's frames by its container, in the track's time unit."""
 
     times: array[int]
-    """Ascending, none twice."""
+    """When each frame is shown (PTS), strictly ascending."""
     keys: array[int]
-    """Times of key frames, ascending."""
+    """The times of the key frames, ascending."""
     key_reads: dict[int, int]
-    """For each key frame, the time by which the container finds it (DTS)."""
+    """For each key frame's time, the time to seek to (DTS)."""
 
 
 class VideoFile:
-    """An open video. One thread reads, any may close: one that is reading is waited for."""
+    """An open video. One thread reads; any thread may close it, which waits for a running read."""
 
     def __init__(self, path: Path | str, max_pixels: int = MAX_PIXELS) -> None:
-        """Raises MediaError where it is no video or its frames exceed `max_pixels`, BackendError without PyAV."""
+        """Open a file.
+
+        Raises MediaError if it is no video or its frames exceed `max_pixels`, BackendError without PyAV.
+        """
         open_media_file(path).close()
         # An absolute path cannot be taken for a protocol (`concat:`).
-        options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
-        self._begin_at(os.path.abspath(path), display_name(path), options, None, max_pixels)
+        self._begin_at(os.path.abspath(path), display_name(path), FILE_OPTIONS, None, max_pixels)
 
     @classmethod
     def at_address(
@@ -98,9 +99,10 @@ class VideoFile:
         max_pixels: int,
         gate: DamageGate | None = None,
     ) -> VideoFile:
-        """A video at an address. `options`: FFmpeg's, which say what it may use. `timeouts_s`: to open, to read.
+        """Open a video at an address.
 
-        `gate`: of a live stream, where frames that it finds damaged raise PacketDamaged.
+        `name`: for messages. `options`: FFmpeg's, with the protocols and containers it may use. `timeouts_s`: seconds
+        to open, and to read. `gate`: for live streams; frames that it finds damaged raise PacketDamaged.
         """
         video = cls.__new__(cls)
         video._begin_at(url, name, options, timeouts_s, max_pixels, gate)
@@ -132,10 +134,7 @@ class VideoFile:
         self._open()
 
     def read(self) -> av.VideoFrame | None:
-        """The next frame, in the order in which frames are shown; None behind the last, or when closed.
-
-        Raises PacketDamaged.
-        """
+        """The next frame in display order; None at the end, or when closed. Raises PacketDamaged."""
         with self._lock:
             while not self._closed:
                 if self._decoded:
@@ -150,7 +149,7 @@ class VideoFile:
                     return frame
                 try:
                     packet = next(self._packets, None)
-                # What is left of a file that is cut off, or whose index lies.
+                # The file is cut off, or its index is wrong.
                 except (self._av.FFmpegError, ValueError):
                     packet = None
                 if packet is None:
@@ -161,7 +160,7 @@ class VideoFile:
             return None
 
     def seek(self, table: Timetable, key: int) -> None:
-        """Go to a key frame, or before it, by its time. The next frames read may be earlier ones."""
+        """Seek to the key frame at time `key`, or to a place before it: the next frames may be earlier ones."""
         with self._lock:
             if self._closed:
                 return
@@ -178,14 +177,14 @@ class VideoFile:
                     self._begin(packets)
                     self._decode_or_skip(first)
                     return
-            # A container that finds no such place is read from its beginning.
+            # If the container cannot seek there, read it from the start.
             self._container.close()
             self._open()
 
     def timetable(self) -> Timetable | None:
-        """When each frame is shown; None where the container does not say so, or contradicts itself.
+        """The times of all frames; None if the container has no time stamps or they contradict each other.
 
-        Reads the file to its end, without decoding it: use a `VideoFile` for this alone.
+        Reads the file to its end without decoding it, so use a separate `VideoFile` for this.
         """
         times, keys, key_reads = array("q"), array("q"), {}
         before: int | None = None
@@ -208,22 +207,22 @@ class VideoFile:
         return Timetable(times, keys, key_reads)
 
     def seconds(self, ticks: int) -> float:
-        """A span of the track's units in seconds."""
+        """Convert a span in the track's time unit to seconds."""
         return ticks * self._unit_s
 
     @property
     def step_s(self) -> float:
-        """Seconds from frame to frame, about."""
+        """The approximate seconds from frame to frame."""
         rate = self._track.average_rate or self._track.guessed_rate
         return 1 / float(rate) if rate else 1.0
 
     @property
     def may_jump(self) -> bool:
-        """Whether time stamps may jump in this container, for it can be joined of several."""
+        """Whether time stamps may jump, because such containers can be concatenated."""
         return bool(self._container.format.flags & _TS_DISCONTINUOUS)
 
     def picture(self, frame: av.VideoFrame) -> Image.Image:
-        """A frame, RGB and upright. Raises MediaError where it is too large."""
+        """Convert a frame to an upright RGB picture. Raises MediaError if it is too large."""
         if frame.width * frame.height > self._max_pixels:
             raise self._too_large(frame.width, frame.height)
         if any(component.is_alpha for component in frame.format.components):
@@ -231,7 +230,8 @@ class VideoFile:
             image = Image.alpha_composite(Image.new("RGBA", clear.size, (255, 255, 255, 255)), clear).convert("RGB")
         else:
             image = Image.fromarray(self._pixels(frame, "rgb24"))
-        # Asking a frame for its matrix keeps it in memory until the garbage collector comes, so few are asked.
+        # Reading a frame's display matrix keeps the frame in memory until the garbage collector runs, so it is read
+        # only when the rotation or size changes.
         facts = (frame.rotation, frame.width, frame.height)
         if facts != self._turned:
             self._turned, self._turn = facts, _turn(frame)
@@ -271,10 +271,11 @@ class VideoFile:
         if (limit := quota_limit()) is not None:
             track.codec_context.thread_count = limit
         if self._gate is not None:
-            # A thread a frame: only so are a frame's errors complete when it is given. Each thread delays by a frame.
+            # With one thread for each frame, a frame's error flags are complete when it is returned. Each thread adds
+            # a frame of delay.
             track.thread_type = "FRAME"
             track.codec_context.thread_count = 2 if width * height <= _FULL_HD else 4
-        # One for all frames: the table that brings HDR to standard range takes seconds to make.
+        # One converter serves all frames, because its table for HDR takes seconds to compute.
         self._converter = self._av.video.reformatter.VideoReformatter()
         self._unit_s = float(track.time_base or 1)
         self._begin(self._container.demux(track))
@@ -290,7 +291,7 @@ class VideoFile:
         return container
 
     def _shown_track(self) -> int:
-        """The track of several that is the film: the first default one with more than one frame, or else another."""
+        """The index of the main track: the first one with more than one frame, default tracks before others."""
         with self._opened() as container:
             tracks = _tracks(container)
             frames = {track.index: 0 for track in tracks}
@@ -317,7 +318,7 @@ class VideoFile:
         except self._av.FFmpegError as error:
             if self._gate is not None:
                 self._gate.failed()
-            # What builds on a key frame that is lost shows nothing.
+            # Frames that depend on a lost key frame are not usable.
             self._key_lost = self._key_lost or not self._shown
             raise PacketDamaged from error
 
@@ -331,16 +332,16 @@ class VideoFile:
             self._decode(packet)
 
     def _pixels(self, frame: av.VideoFrame, layout: str) -> npt.NDArray[np.uint8]:
-        """A frame's colours as a screen of standard range shows them; HDR is brought to that range."""
+        """A frame's pixels in BT.709, as a standard-range screen shows them; HDR is converted to that range."""
         try:
             shown = self._converter.reformat(frame, format=layout, dst_color_trc=_BT709, dst_color_primaries=_BT709)
-        # Tags that FFmpeg does not know how to convert from.
+        # FFmpeg cannot convert from the colour space that the frame claims.
         except self._av.FFmpegError:
             shown = self._converter.reformat(frame, format=layout)
         return np.asarray(shown.to_ndarray(), np.uint8)
 
     def _is_hidden(self, packet: av.Packet[VideoStream]) -> bool:
-        """Whether it is a frame that others refer to and nobody sees: VP8 has such (RFC 6386, 9.1)."""
+        """Whether the packet holds a VP8 frame that is only referred to and never shown (RFC 6386, 9.1)."""
         return self._track.codec_context.name == "vp8" and not bytes(packet)[0] & 0x10
 
     def _too_large(self, width: int, height: int) -> MediaError:
@@ -348,7 +349,7 @@ class VideoFile:
 
 
 class FrameClock:
-    """Seconds from the first frame to each one that follows; never falling, however files were joined."""
+    """Computes frame times in seconds from the first frame; they never fall, even in concatenated recordings."""
 
     def __init__(self, video: VideoFile) -> None:
         self._video = video
@@ -357,7 +358,7 @@ class FrameClock:
         self._last_s = 0.0
 
     def time_s(self, ticks: int | None) -> float:
-        """The time of the next frame, by what its container says (PTS)."""
+        """The time of the next frame, in seconds. `ticks`: its PTS in the track's time unit, if it has one."""
         step_s = self._video.step_s
         if ticks is None:
             said = self._last_s + step_s - self._shift_s if self._first_s is not None else 0.0
@@ -369,7 +370,7 @@ class FrameClock:
         time_s = said + self._shift_s
         falls = said <= self._first_s or time_s < self._last_s - _REORDERED * step_s
         if falls or (self._video.may_jump and time_s > self._last_s + _JUMP_S):
-            # Another recording begins: it follows the one before.
+            # Another recording starts here; its time continues that of the one before.
             time_s = self._last_s + step_s
             self._shift_s, self._first_s = time_s - said, said
         self._last_s = max(self._last_s, time_s)
@@ -377,7 +378,7 @@ class FrameClock:
 
 
 def pyav() -> Any:
-    """PyAV, silent by itself. Raises BackendError where it cannot be imported."""
+    """The module `av`. Raises BackendError if it cannot be imported."""
     try:
         import av
     except ImportError as error:
@@ -386,7 +387,7 @@ def pyav() -> Any:
 
 
 def _flagged(packets: Iterator[av.Packet[VideoStream]], gate: DamageGate) -> Iterator[av.Packet[VideoStream]]:
-    """The packets, each once the gate has its flags, which takes the one behind it."""
+    """The packets, delayed by one: the gate gets each packet's flags together with those of the next one."""
     packet = next(packets, None)
     while packet is not None:
         following = next(packets, None)
@@ -401,7 +402,7 @@ def _flagged(packets: Iterator[av.Packet[VideoStream]], gate: DamageGate) -> Ite
 
 
 def _tracks(container: InputContainer) -> list[VideoStream]:
-    """Tracks that can be decoded and are no cover pictures, those first that the file names as default."""
+    """The tracks that can be decoded and are no cover pictures; default tracks first."""
     tracks = [
         track
         for track in container.streams.video
@@ -411,7 +412,7 @@ def _tracks(container: InputContainer) -> list[VideoStream]:
 
 
 def _turn(frame: av.VideoFrame) -> Image.Transpose | None:
-    """What makes the picture upright, by its display matrix; None: nothing, or a turn that is no quarter."""
+    """The transpose that makes the picture upright, by its display matrix; None for none or for an odd angle."""
     data: Any = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return None

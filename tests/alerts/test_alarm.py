@@ -1,0 +1,95 @@
+"""What an alert leaves on the disk: a line of JSON and pictures, through crashes and full disks."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from support.alerts import QUESTION, RecordingDelivery, numbered
+
+from edge_interleave.alerts.alarm import MAX_PICTURES, Alarm
+from edge_interleave.alerts.events import Alert, EventFolder
+from edge_interleave.alerts.outbox import Outbox
+from edge_interleave.alerts.rule import Rule
+from edge_interleave.errors import InputError
+
+RULE = Rule(QUESTION, above=0.8, checks=3, below=0.5)
+
+
+def check_all(alarm: Alarm, probabilities: list[float]) -> list[Alert]:
+    """Check one frame a second, each in another colour; return the alerts."""
+    found = []
+    for number, probability in enumerate(probabilities, 1):
+        alert = alarm.check(probability, number, float(number), Image.new("RGB", (32, 24), (number * 20, 0, 0)))
+        found += [alert] if alert else []
+    return found
+
+
+def test_an_alert_is_one_line_of_json_with_the_pictures_that_raised_it(tmp_path: Path) -> None:
+    folder = EventFolder(tmp_path / "events")
+    alerts = check_all(Alarm(RULE, folder), [0.9, 0.1, 0.85, 0.9, 0.95, 0.99])
+    (line,) = (tmp_path / "events" / "events.jsonl").read_text("utf-8").splitlines()
+    event = json.loads(line)
+    assert event == {**alerts[0].event(), "frames": list(alerts[0].frames)}
+    assert (event["event"], event["question"], event["probability"]) == ("alert", QUESTION, 0.95)
+    assert (event["frame"], event["frame_time_s"]) == (5, 5.0)
+    assert event["time"].endswith("Z")
+    shades = []
+    for path in event["frames"]:
+        with Image.open(path) as picture:
+            shades.append(picture.getpixel((16, 12))[0])
+    assert shades == pytest.approx([60, 80, 100], abs=3)
+    assert len(list((tmp_path / "events" / "frames").iterdir())) == 3  # no pictures of other checks
+
+
+def test_a_long_streak_saves_its_latest_pictures_only(tmp_path: Path) -> None:
+    (alert,) = check_all(Alarm(Rule(QUESTION, checks=11), EventFolder(tmp_path)), [0.9] * 12)
+    assert len(alert.frames) == MAX_PICTURES
+    assert alert.frames[-1].endswith("frame-000011.jpg")
+
+
+def test_a_crash_loses_no_earlier_event_and_a_torn_line_spoils_no_other(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from edge_interleave.alerts.events import Alert, EventFolder\n"
+        "folder = EventFolder(Path(sys.argv[1]))\n"
+        "for number in range(3): folder.append(Alert('now', 'why', number, 1.0, 0.5))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    died = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, timeout=60)
+    assert died.returncode == -signal.SIGKILL
+    path = tmp_path / "events.jsonl"
+    assert [json.loads(line)["frame"] for line in path.read_text().splitlines()] == [0, 1, 2]
+    with path.open("a") as file:
+        file.write('{"event": "al')
+    folder = EventFolder(tmp_path)
+    folder.append(numbered(3))
+    folder.append(numbered(4))
+    lines = path.read_text().splitlines()
+    assert [json.loads(line)["frame"] for line in [*lines[:3], *lines[4:]]] == [0, 1, 2, 3, 4]
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="another folder"):
+        EventFolder(tmp_path / "file" / "events")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_reported_once_and_alerts_are_still_delivered(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").symlink_to("/dev/full")
+    said: list[str] = []
+    kept = RecordingDelivery()
+    outbox = Outbox(kept, said.append)
+    folder = EventFolder(tmp_path, said.append)
+    alarm = Alarm(Rule(QUESTION, checks=1), folder, [outbox])
+    assert len(check_all(alarm, [0.9, 0.1] * 3)) == 3
+    outbox.close(5)
+    assert len(kept.alerts) == 3
+    assert folder.unwritten == 3
+    assert len(said) == 1
+    assert "No space left" in said[0]
