@@ -12,6 +12,10 @@ from edge_interleave.decoding.decoder import DecoderMemory, DecoderOptions
 from edge_interleave.errors import BackendError
 
 _FLOAT, _HALF = 4, 2
+_PACKED, _SESSION = 1.05, 6 << 20
+"""ONNX Runtime packs matrices anew, with sums of their columns; the graph itself takes some room."""
+_ARENA = 2.5
+"""ONNX Runtime's arena grows by more than it needs."""
 _WIDENING = 5.5
 """The most that the feed-forward is wider than the hidden size, in the models that there are."""
 
@@ -34,7 +38,7 @@ def decoder_memory(bundle: Bundle, options: DecoderOptions, batch: int) -> Decod
     bundle.file(f"{ONNX_NAME}/{ONNX_DATA}")
     capacity = max(1, min(options.context, info.context_length))
     return DecoderMemory(
-        weights=bundle.manifest.files[f"{ONNX_NAME}/{ONNX_DATA}"].bytes,
+        weights=int(bundle.manifest.files[f"{ONNX_NAME}/{ONNX_DATA}"].bytes * _PACKED) + _SESSION,
         cache=(capacity + SPARE) * bytes_per_token(info),
         compute=_compute(info, min(batch, capacity), capacity),
     )
@@ -46,4 +50,4 @@ def _compute(info: DecoderInfo, rows: int, cells: int) -> int:
     feeding = int(_FLOAT * rows * (4 * _WIDENING * hidden + 4 * hidden))
     attending = rows * (_FLOAT * info.heads * cells + (_FLOAT + 2 * _HALF) * (queries + 2 * keys) + _FLOAT * 3 * hidden)
     rotations = 2 * _HALF * info.context_length * info.head_dim // 2
-    return max(feeding, attending) + rotations + 2 * _FLOAT * info.vocab_size
+    return int(_ARENA * max(feeding, attending)) + rotations + 4 * _FLOAT * info.vocab_size

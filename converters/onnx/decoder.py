@@ -26,6 +26,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ OPSET = 23
 """The first with RMSNormalization."""
 APART_SHARE, APART_MULTIPLE = 8, 16
 """Of the feed-forward's inner channels one in so many gets steps of its own, rounded up to a multiple."""
+HEAD_BYTES = 32 << 20
+"""Of a piece of the head."""
 FORMAT = "1"
 """Of the graph's inputs and outputs; the runtime refuses others."""
 
@@ -433,8 +436,21 @@ class DecoderExport:
         finer, fine_step = self.quantized(rest)
         both = graph.op("Concat", rows, finer, name="head.rows", axis=1)
         steps = graph.op("Concat", step, fine_step, name="head.row_steps", axis=1)
-        y = self.product(both, "head", [matrix], "int8", steps=(both, steps))
+        # In pieces: the engine holds a matrix twice while it opens it, and the converter in float32 while it makes it.
+        vocab, inputs = self.checkpoint.shape(matrix)
+        height = max(1, HEAD_BYTES // inputs)
+        pieces = []
+        for number, start in enumerate(range(0, vocab, height)):
+            stop = min(start + height, vocab)
+            specs = int8_specs(f"head.{number}", inputs, stop - start)
+            graph.weights(specs, partial(self._quantized_rows, matrix, start, stop))
+            pieces.append(self.product_int8(f"head.{number}", specs, (both, steps)))
+        self._note([matrix], "int8", vocab * inputs, vocab * (inputs + 4))
+        y = graph.op("Concat", *pieces, name="head.both", axis=2) if len(pieces) > 1 else pieces[0]
         return graph.op("ReduceSum", y, self.integers(1), name="head.sum", keepdims=1)
+
+    def _quantized_rows(self, matrix: str, start: int, stop: int) -> Sequence[npt.NDArray[Any]]:
+        return quantized(self.checkpoint.rows(matrix, start, stop))
 
     def quantized(self, x: str) -> tuple[str, str]:
         """Rows of `x` as uint8 about 128, and the step of each row: x = (rows - 128) * step. Nothing but for int8."""

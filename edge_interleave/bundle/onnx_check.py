@@ -52,7 +52,7 @@ def check_onnx(path: Path, data: Path | None = None) -> None:
                         raise _refused(path, "holds sparse weights")
     except (_UnsoundError, OSError) as error:
         raise BundleError(
-            f"{path}: not a graph of a model ({error}), cut off or damaged; convert or pull the model again"
+            f"{path}: not a vision tower or decoder ({error}), cut off or damaged; convert or pull the model again"
         ) from error
 
 
@@ -61,7 +61,7 @@ class _UnsoundError(Exception):
 
 
 def _refused(path: Path, what: str) -> BundleError:
-    return BundleError(f"{path}: {what}, which no model of ours does; convert or pull the model again")
+    return BundleError(f"{path}: not a vision tower or decoder, for it {what}; convert or pull the model again")
 
 
 def _holds_graph(file: BinaryIO, start: int, end: int) -> bool:

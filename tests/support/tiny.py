@@ -207,9 +207,18 @@ def write_tiny_onnx(
 
 
 def tiny_bundle(
-    folder: Path, *, seed: int = 0, layers: int = 2, context_length: int = TRAINED_CONTEXT, heads: int = HEADS
+    folder: Path,
+    *,
+    seed: int = 0,
+    layers: int = 2,
+    context_length: int = TRAINED_CONTEXT,
+    heads: int = HEADS,
+    precision: str = "f32",
 ) -> Bundle:
-    """A bundle of a tiny decoder, for each backend, and its tokenizer, without a vision tower."""
+    """A bundle of a tiny decoder, for each backend, and its tokenizer, without a vision tower.
+
+    `precision`: of the decoder for ONNX Runtime.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tiny_tokenizer()
     tokenizer.save(str(folder / TOKENIZER_NAME))
@@ -217,7 +226,7 @@ def tiny_bundle(
     weights = tiny_weights(vocab_size, seed=seed, layers=layers, heads=heads)
     write_tiny_gguf(folder / GGUF_NAME, weights, context_length=context_length, heads=heads)
     write_tiny_mlx(folder / MLX_NAME, weights, context_length=context_length, heads=heads)
-    write_tiny_onnx(folder / ONNX_NAME, weights, context_length=context_length, heads=heads)
+    write_tiny_onnx(folder / ONNX_NAME, weights, context_length=context_length, heads=heads, precision=precision)
     write_manifest(folder, _manifest(folder, vocab_size, layers, context_length, heads))
     return open_bundle(folder)
 
