@@ -1,16 +1,16 @@
-"""What precision, pooling and sliding cost in right answers: the paper's ablations, in small, on the drawn world.
+"""The cost in right answers of precision, pooling and sliding windows: small ablations on the drawn world.
 
     python benchmarks/ablation.py --out runs/ablation                                  # all tables; some hours
     python benchmarks/ablation.py --out runs/ablation --tables precision --samples 50
-    python benchmarks/ablation.py --out runs/ablation --json                           # what is there is not done again
+    python benchmarks/ablation.py --out runs/ablation --json                           # finished parts are not repeated
 
-`precision`: the embedded model's checkpoint as f16, q8_0, q4_k_m and MLX 4bit, with the tower in fp32 and int8, on each
-task of the world (`edge-interleave eval --world`), against f16 with fp32. `sliding`: a live window that slides against
-one that is computed anew, likewise. `pooling`: the question of the paper's table 1 (arXiv 2407.07895): variants of the
-model trained on few frames unpooled and on four times as many pooled, each asked about long clips at equal visual
-tokens, and at more frames than in training. Only the last needs the `oracle` extra, to train its two variants.
+`precision`: the embedded model as f16, q8_0, q4_k_m and MLX 4bit, with the tower in fp32 and int8, on each task of the
+world (`edge-interleave eval --world`), compared with f16 and an fp32 tower. `sliding`: a sliding live window, compared
+with one that is recomputed. `pooling`: after the paper's table 1 (arXiv 2407.07895), variants of the model trained on
+few unpooled frames or on four times as many pooled ones, each asked about long clips with equal visual tokens and with
+more frames than in training. Only `pooling` needs the `oracle` extra, to train the two variants.
 
-Intervals are 95 %. Every answer is kept under --out, and what is interrupted goes on.
+Intervals are 95 %. All answers are stored under --out, and an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ WINDOW = 4
 def main() -> None:
     """Print the tables, or JSON with --json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="where bundles and answers are kept")
+    parser.add_argument("--out", type=Path, required=True, help="folder of bundles and answers")
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
-    parser.add_argument("--samples", type=int, default=200, help="of each task")
-    parser.add_argument("--without-mlx", action="store_true", help="for machines without it")
+    parser.add_argument("--samples", type=int, default=200, help="samples of each task")
+    parser.add_argument("--without-mlx", action="store_true", help="leave MLX out")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def show_precision(cells: Sequence[Cell]) -> None:
-    """A row a task, a column a bundle: right answers, and the difference to the first in points, where it is sure."""
+    """A row for each task, a column for each bundle: right answers, and significant differences to the first bundle."""
     names = list(dict.fromkeys(cell.bundle for cell in cells))
     table = Table("task", *names, title="right answers, by precision")
     for task in dict.fromkeys(cell.task for cell in cells):
@@ -86,7 +86,7 @@ def show_sliding(gaps: Sequence[Gap]) -> None:
 
 
 def show_pooling(rows: Sequence[Clips]) -> None:
-    """A row for each way to be trained and asked, a column for each task."""
+    """A row for each variant and number of frames, a column for each task."""
     tasks = list(dict.fromkeys(row.task for row in rows))
     table = Table("trained on", "asked with", "visual tokens", *tasks, title="right answers about clips of 24 frames")
     for trained, frames, stride in dict.fromkeys((row.trained, row.frames, row.stride) for row in rows):

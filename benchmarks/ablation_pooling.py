@@ -1,4 +1,4 @@
-"""Variants trained on long clips, few frames unpooled or many pooled, and what each answers at which frames."""
+"""The pooling ablation: variants trained on few unpooled or many pooled frames, each asked with both."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from edge_interleave.world.vocabulary import TRAIN
 
 TRAINER = Path(__file__).parent.parent / "examples" / "embedded_model" / "train_on_videos.py"
 TRAINED = {"4 frames": (4, 1), "16 frames, pooled to 1/4": (16, 2)}
-"""Frames and stride of each variant: as many visual tokens."""
+"""Frames and stride of each variant; the numbers of visual tokens are equal."""
 ASKED = ((4, 1), (6, 1), (16, 2), (24, 2))
 """Frames and stride: the paper's 10, 16, 40 and 64 frames in their proportions."""
 
@@ -44,7 +44,7 @@ class Clips:
 
 
 def measure_pooling(checkpoint: Path, out: Path, samples: int) -> list[Clips]:
-    """Train the variants where they are not there, and ask them."""
+    """Train the missing variants, and ask all of them."""
     rows: list[Clips] = []
     work = [(name, asked) for name in TRAINED for asked in ASKED]
     for name, (frames, stride) in track(work, "clips", console=Console(stderr=True)):

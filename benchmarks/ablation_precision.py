@@ -1,4 +1,4 @@
-"""One checkpoint as bundles of several precisions, each asked the drawn world through `edge_interleave.evaluation`."""
+"""The precision ablation: one checkpoint as bundles of several precisions, each evaluated on the drawn world."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from edge_interleave.world.samples import TASKS
 
 SEED = 0
 ALL = "all"
-"""Stands for all tasks together."""
+"""The row of all tasks together."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """One way to convert."""
+    """The precisions of one conversion."""
 
     name: str
     backend: str
@@ -39,29 +39,29 @@ PRECISIONS = (
     Precision("q4_k_m", "llama-cpp", "q4_k_m", "int8"),
     Precision("MLX 4bit", "mlx", "4bit", "int8"),
 )
-"""The first is what the others are compared with. The tower is int8 where its precision is not said."""
+"""The others are compared with the first. The tower is int8 unless the name says otherwise."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One task of one bundle."""
+    """One bundle's result on one task."""
 
     bundle: str
     task: str
-    """ALL for all of them."""
+    """ALL for all tasks."""
     answers: int
     right: float
-    """Share of answers that are right word for word."""
+    """Share of right answers."""
     interval: tuple[float, float]
-    """95 %, of that share (Wilson)."""
+    """95 % interval of `right` (Wilson)."""
     difference: float | None
-    """To the first bundle, answer by answer; None for itself."""
+    """Paired difference to the first bundle; None for the first."""
     half: float | None
-    """Half the width of the difference's 95 % interval."""
+    """Half the width of the 95 % interval of `difference`."""
 
 
 def measure_precision(checkpoint: Path, out: Path, samples: int, *, mlx: bool) -> list[Cell]:
-    """Convert, ask and compare; answers that are there are not asked for again."""
+    """Convert, ask and compare; stored answers are reused."""
     world = benchmark.World(SEED, samples)
     file = write_benchmark(out / f"world-{samples}", seed=SEED, per_task=samples, tasks=list(TASKS))
     cells: list[Cell] = []
@@ -95,7 +95,7 @@ def _bundle(checkpoint: Path, out: Path, precision: Precision) -> Path:
 
 
 def _right(answers: Path) -> dict[str, dict[int, bool]]:
-    """Of each task, which samples were answered right, by their place in the file."""
+    """For each task, whether each sample was answered right, by index in the file."""
     right: dict[str, dict[int, bool]] = {}
     for lines in read_results(answers, shards=1):
         line = lines[0]

@@ -1,10 +1,10 @@
-"""Are the embedded model's probabilities of yes what they say? Expected calibration error on yes-or-no questions.
+"""Expected calibration error of the embedded model's probabilities on yes-or-no questions.
 
     python benchmarks/calibration.py --questions 600
 
-Draws fresh pictures and asks what has a plain yes or no for an answer, in the world's own words, in wordings of
-training and in held-out ones, a third each. The probabilities of yes are sorted into ten bins of equal width; the
-error is the mean over the bins, weighed by their sizes, of how far the mean probability is from the share of yes.
+Draws fresh pictures and asks yes-or-no questions: a third in the world's own words, a third in wordings of training, a
+third in held-out wordings. The error is the mean over ten bins of equal width, weighted by their sizes, of the distance
+between the mean probability of yes and the share of yes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WORDINGS = ("its own", "of training", "held out")
 
 
 def main() -> None:
-    """Print the error by wording and over all."""
+    """Print the error by wording and overall."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=600)
     parser.add_argument("--model", help="a bundle or a model's name (default: the embedded model)")
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def questions() -> Iterator[tuple[Scene, QA]]:
-    """Fresh pictures, things near the places' middles or anywhere, with a question each whose answer is yes or no."""
+    """Fresh scenes, each with a question whose answer is yes or no."""
     kinds = {name: EVERYDAY_QUESTIONS[name] for name in ("nearly there", "anything", "is coloured", "is placed")}
     number = 0
     while True:
@@ -67,7 +67,7 @@ def questions() -> Iterator[tuple[Scene, QA]]:
 
 
 def error(pairs: list[tuple[float, bool]]) -> float:
-    """The expected calibration error of probabilities of yes and whether yes was right."""
+    """The expected calibration error of pairs (probability of yes, whether yes was right)."""
     chances = np.array([yes for yes, _ in pairs])
     truths = np.array([truth for _, truth in pairs], float)
     bins = np.minimum((chances * BINS).astype(int), BINS - 1)

@@ -1,11 +1,11 @@
-"""What conversion costs: peak memory and seconds, at the released models' dimensions, with random weights.
+"""Peak memory and time of a conversion, with random weights at the released models' dimensions.
 
     python benchmarks/convert.py [--size 0.5b|7b] [--backend llama-cpp|mlx ...] [--quantization q4_k_m]
                                  [--mlx-quantization 4bit] [--vision-precision int8] [--json]
 
-Writes a checkpoint into a temporary folder (0.5b: 1.7 GB; 7b: 16 GB, in shards), converts it in a process of its own,
-and deletes both. `--backend` twice makes both decoders. Targets on two cores: 0.5b in at most 2.5 GiB and 120 s, 7b in
-at most 6 GiB. On a machine that is busy with other things, `cpu_seconds` says more than `seconds`.
+Writes a checkpoint into a temporary folder (0.5b: 1.7 GB; 7b: 16 GB, in shards), converts it in another process, and
+deletes both. `--backend` twice makes both decoders. Targets on two cores: 0.5b in at most 2.5 GiB and 120 s, 7b in at
+most 6 GiB. On a busy machine, compare `cpu_seconds` instead of `seconds`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from edge_interleave.converters.precisions import GGUF_QUANTIZATIONS, MLX_RECIPE
 
 GIB = 1 << 30
 TARGETS = {"0.5b": {"peak_gib": 2.5, "seconds": 120.0}, "7b": {"peak_gib": 6.0}}
-# The process reports its own peak: the parent's count for children would include whatever else it started.
+# The process reports its own peak; the parent's count would include all of its children.
 _CONVERT = """
 import json, resource, sys, time
 from pathlib import Path
@@ -50,9 +50,9 @@ print(json.dumps({
 
 
 def measure(size: str, options: dict[str, object], folder: Path) -> dict[str, object]:
-    """Make a checkpoint in `folder`, convert it in a process of its own, and return what that cost.
+    """Write a checkpoint into `folder`, convert it in another process, and return the cost.
 
-    `options` are those of `convert`.
+    `options`: the arguments of `convert`.
     """
     started = time.perf_counter()
     checkpoint = write_random_checkpoint(folder / "checkpoint", model_config(size), Options(vocabulary="full"))
@@ -73,17 +73,17 @@ def measure(size: str, options: dict[str, object], folder: Path) -> dict[str, ob
 
 
 def main() -> None:
-    """Measure, print, and say whether the targets are met: exit code 1 where not."""
+    """Measure and print; exits with 1 if a target is missed."""
     parser = argparse.ArgumentParser(description="Peak memory and seconds of a conversion.")
     parser.add_argument("--size", choices=tuple(TARGETS), default="0.5b")
     parser.add_argument(
-        "--backend", action="append", choices=BACKENDS, help="twice: both decoders (default: llama-cpp)"
+        "--backend", action="append", choices=BACKENDS, help="repeat for both decoders (default: llama-cpp)"
     )
-    parser.add_argument("--quantization", choices=GGUF_QUANTIZATIONS, help="of the decoder for llama.cpp")
-    parser.add_argument("--mlx-quantization", choices=MLX_RECIPES, help="of the decoder for MLX")
+    parser.add_argument("--quantization", choices=GGUF_QUANTIZATIONS, help="precision of the decoder for llama.cpp")
+    parser.add_argument("--mlx-quantization", choices=MLX_RECIPES, help="precision of the decoder for MLX")
     parser.add_argument("--vision-precision", default="int8")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--folder", type=Path, help="where the temporary files go (default: the system's place)")
+    parser.add_argument("--folder", type=Path, help="folder of the temporary files (default: the system's)")
     given = parser.parse_args()
     options = {
         "backends": given.backend or ["llama-cpp"],
@@ -107,7 +107,7 @@ def main() -> None:
 
 
 def show(name: str, value: object) -> None:
-    """One figure a line; what a figure is made of below it."""
+    """Print one figure on each line, its parts below it."""
     if isinstance(value, dict):
         print(name)
         for part, figure in value.items():

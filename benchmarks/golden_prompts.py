@@ -1,6 +1,6 @@
-"""The golden prompts of the embedded model: held-out questions with pictures, and what transformers makes of them.
+"""The golden prompts of the embedded model: held-out questions with pictures, and transformers' answers.
 
-Reads and writes a folder, which `examples/embedded_model/make_golden.py` fills; knows no transformers and no runtime.
+Reads and writes their folder, which `examples/embedded_model/make_golden.py` fills.
 
     prompts.json    the questions and the greedy answers
     pictures.zip    the pictures, lossless WebP: pixels are stored, so nobody needs to draw them again
@@ -24,13 +24,13 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "tests" / "golden" / "embedded"
 CHECKPOINT = ROOT / "examples" / "embedded_model" / "checkpoint"
 MAX_TOKENS = 100
-"""No answer of the embedded model's world is longer."""
+"""No answer of the embedded model is longer."""
 _MIDNIGHT = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Pictures and a question, and what transformers, in fp32, answers greedily."""
+    """Pictures and a question, with transformers' greedy answer in fp32."""
 
     task: str
     pictures: tuple[str, ...]
@@ -45,17 +45,17 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Golden:
-    """All that is stored."""
+    """The content of the folder."""
 
     checkpoint: str
     """SHA-256 of the checkpoint's weights."""
     prompts: tuple[Prompt, ...]
     pictures: Mapping[str, bytes] = field(repr=False)
-    """Name to the bytes of an image file."""
+    """Name to the content of an image file."""
     features: Mapping[str, npt.NDArray[np.float16]] = field(repr=False)
     """Picture to its visual tokens before pooling, (tokens, hidden)."""
     logits: Mapping[int, npt.NDArray[np.float32]] = field(repr=False)
-    """Number of a prompt to the logits after its last token, (vocabulary,)."""
+    """Index of a prompt to the logits after its last token, (vocabulary,)."""
 
     def shown(self, prompt: Prompt) -> list[bytes]:
         """A prompt's pictures as image files, in order."""

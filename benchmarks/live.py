@@ -1,19 +1,17 @@
-"""Time from a new frame to the first token of an answer about a window of frames: ours against peers, same weights.
+"""Measures the time from a new frame to the first token of an answer about a window: ours against peers, same weights.
 
     python benchmarks/live.py                       # the 0.5B model's dimensions, random weights; about 40 minutes
     python benchmarks/live.py --json
-    python benchmarks/live.py --size tiny --frames 20 --rounds 1      # whether it runs at all, in seconds
+    python benchmarks/live.py --size tiny --frames 20 --rounds 1      # a trial run of seconds
 
-Ours encodes the frame, pools it, forgets the window's oldest in place, and computes the new one and the question. The
-frame that is the oldest then is computed anew, which needs nothing of the new one: where the source leaves time between
-two frames, as a camera does, it is done before the frame comes, and that time is not counted. So ours is measured
-twice: with such a pause, which is what the floors are held to, and without, frames back to back, where the new frame
-waits for it. Peers have nothing to prepare, neither pooling nor a window that slides: they prefill all frames again, at
-as many visual tokens as the tower gives. What of the difference is pooling shows in `exact`: our own window prefilled
-again, at as many visual tokens as ours. Contenders take turns, so that a machine that slows down slows all of them
-down.
+Ours encodes and pools the frame, evicts the oldest in place, and prefills the frame and the question. Each new frame
+costs a second computation: the frame that becomes the oldest is recomputed. It is done in the pause before the frame,
+if there is one, as with a camera; that time is not counted. So ours is measured twice: with a pause, which the floors
+apply to, and without, where the new frame waits for it. Peers have no such step, no pooling and no sliding window: they
+prefill all frames again, at as many visual tokens as the tower gives. `exact` shows the part of pooling: our window
+prefilled again, at as many visual tokens as ours. Contenders take turns, so that a slow phase of the machine slows all.
 
-Needs the `oracle` extra for transformers (`--peers mtmd` goes without). Exit code 1 where a floor is missed.
+Needs the `oracle` extra for transformers (`--peers mtmd` does not). Exit code 1 if a floor is missed.
 """
 
 from __future__ import annotations
@@ -47,43 +45,43 @@ from edge_interleave.bundle.manifest import GGUF_NAME, MMPROJ_NAME, Bundle, open
 from edge_interleave.converters.convert import convert
 
 QUESTION = "So?"
-"""With what the chat template puts around it 12 tokens at 0.5b: the random checkpoint's tokenizer cuts words small."""
+"""12 tokens at 0.5b with the chat template around it: the random checkpoint's tokenizer splits words finely."""
 FLOORS = {"mtmd": 25.0, "mtmd-cached": 15.0}
-"""How many times faster ours is, at least, with a pause before the frame."""
-PREPARED_S = 60.0
+"""How many times faster ours must be, with a pause before the frame."""
+PAUSE_S = 60.0
 """The longest pause."""
-MOST_SPREAD = 1.3
-"""Ours, 95th percentile over median."""
+MAX_SPREAD = 1.3
+"""Of ours: 95th percentile over median."""
 PEERS = ("mtmd", "transformers")
 FRAME_SIZE = (640, 480)
 TURN = 5
-"""Frames of ours in a turn."""
+"""Frames that ours measures in one turn."""
 WITHOUT_PAUSE = "ours-without-pause"
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One contender."""
+    """The times of one contender."""
 
     name: str
     what: str
     visual_tokens: int
-    """Of one frame."""
+    """Visual tokens of one frame."""
     seconds: list[float] = field(default_factory=list, repr=False)
 
     @property
     def median(self) -> float:
-        """Seconds."""
+        """Median in seconds."""
         return statistics.median(self.seconds)
 
 
 class Ours:
-    """A live window of ours, through the Python interface that everybody has."""
+    """A live window of ours, through the public Python interface."""
 
     def __init__(
         self, model: ei.Model, window: int, stride: int, mode: str, frames: Iterator[Image.Image], pause: bool = True
     ) -> None:
-        """`pause`: before each frame, until the window is prepared for it."""
+        """`pause`: wait before each frame until its idle work is done."""
         self._frames = frames
         self._pause = pause
         self._live = model.live(window, stride, mode=mode)
@@ -95,13 +93,13 @@ class Ours:
 
     @property
     def visual_tokens(self) -> int:
-        """Of one frame."""
+        """Visual tokens of one frame."""
         return self._live.frames[-1].tokens
 
     def turn(self, count: int) -> list[float]:
-        """Seconds from a frame to the first token of an answer, for so many frames. Nothing goes on afterwards."""
+        """Seconds from a frame to the first token of an answer, for `count` frames. No work is left running."""
         if not self._pause:
-            self._next()  # uses up what was prepared after the turn before
+            self._next()  # uses the idle work done after the previous turn
         seconds = []
         for _ in range(count):
             seconds.append(self._next())
@@ -111,8 +109,8 @@ class Ours:
         return seconds
 
     def _rest(self) -> None:
-        if not self._live.wait_prefetched(PREPARED_S):
-            sys.exit(f"the window was not prepared within {PREPARED_S:g} s")
+        if not self._live.wait_prefetched(PAUSE_S):
+            sys.exit(f"the idle work was not done within {PAUSE_S:g} s")
 
     def _next(self) -> float:
         frame = next(self._frames)
@@ -129,16 +127,16 @@ class Ours:
 
 
 def main() -> None:
-    """Measure, print, and say whether the floors are met: exit code 1 where not."""
+    """Measure and print. Exit code 1 if a floor is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("tiny", "0.5b"), default="0.5b")
     parser.add_argument("--window", type=int, default=8)
     parser.add_argument("--pool", type=int, default=2, help="pooling stride of ours")
-    parser.add_argument("--frames", type=int, default=300, help="frames of ours, in all")
+    parser.add_argument("--frames", type=int, default=300, help="frames of ours, in total")
     parser.add_argument("--rounds", type=int, default=3, help="repetitions of each peer")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1)
-    parser.add_argument("--folder", type=Path, help="where checkpoint and bundle are made, and kept for the next run")
+    parser.add_argument("--folder", type=Path, help="folder for checkpoint and bundle; kept for the next run")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     given = parser.parse_args()
     folder = given.folder or Path(tempfile.gettempdir()) / f"edge-interleave-live-{given.size}"
@@ -149,7 +147,7 @@ def main() -> None:
 
 
 def prepare(folder: Path, size: str) -> Bundle:
-    """Checkpoint and bundle with mmproj, made once."""
+    """Make the checkpoint and the bundle with its mmproj, once."""
     checkpoint = folder / "checkpoint"
     if not (folder / "bundle").is_dir():
         vocabulary = "trained" if size == "tiny" else "full"
@@ -161,21 +159,21 @@ def prepare(folder: Path, size: str) -> Bundle:
 
 
 def measure(bundle: Bundle, checkpoint: Path, given: argparse.Namespace) -> dict[str, object]:
-    """All contenders in turns."""
-    say = Console(stderr=True)
+    """Measure all contenders in turns."""
+    console = Console(stderr=True)
     frames = pictures()
     with ExitStack() as stack:
         model = stack.enter_context(ei.load(bundle.folder, threads=given.threads))
         ours = Ours(model, given.window, given.pool, "sliding", frames)
         stack.callback(ours.close)
-        hurried = Ours(model, given.window, given.pool, "sliding", frames, pause=False)
-        stack.callback(hurried.close)
+        without_pause = Ours(model, given.window, given.pool, "sliding", frames, pause=False)
+        stack.callback(without_pause.close)
         exact = Ours(model, given.window, given.pool, "exact", frames)
         stack.callback(exact.close)
         info = bundle.manifest.vision
-        own = Timing("ours", "ours: one encoded, one computed, one prepared before", ours.visual_tokens)
+        own = Timing("ours", "ours: one encoded, one computed, one recomputed before", ours.visual_tokens)
         back_to_back = Timing(
-            WITHOUT_PAUSE, "ours, frames without pause: one encoded, two computed", hurried.visual_tokens
+            WITHOUT_PAUSE, "ours, frames without pause: one encoded, two computed", without_pause.visual_tokens
         )
         again = Timing("exact", "ours, mode exact: one encoded, all computed", exact.visual_tokens)
         peers: list[tuple[Timing, Callable[[list[Image.Image], str], float]]] = []
@@ -190,12 +188,12 @@ def measure(bundle: Bundle, checkpoint: Path, given: argparse.Namespace) -> dict
             peers.append((Timing(peer.name, peer.what, info.tokens), peer.first_token))
 
         window = deque([next(frames) for _ in range(given.window)], maxlen=given.window)
-        with say.status("") as status:
+        with console.status("") as status:
             for number in range(given.rounds):
                 window.append(next(frames))
                 turns: list[tuple[Timing, Callable[[], list[float]]]] = [
                     (own, partial(ours.turn, TURN)),
-                    (back_to_back, partial(hurried.turn, TURN)),
+                    (back_to_back, partial(without_pause.turn, TURN)),
                     (again, partial(exact.turn, 1)),
                 ]
                 for timing, first_token in peers:
@@ -210,13 +208,13 @@ def measure(bundle: Bundle, checkpoint: Path, given: argparse.Namespace) -> dict
 
 
 def summary(timings: list[Timing], question_tokens: int, given: argparse.Namespace) -> dict[str, object]:
-    """What is printed. Ratios are to the frames of ours that took turns with the others, with a pause and without."""
+    """The result. Ratios are to our frames of the same rounds, with and without a pause."""
     own, *others = timings
     side_by_side = statistics.median(own.seconds[: TURN * given.rounds])
     spread = float(np.percentile(own.seconds, 95)) / own.median
     ratios = {timing.name: timing.median / side_by_side for timing in others}
-    hurried = {name: ratio / ratios[WITHOUT_PAUSE] for name, ratio in ratios.items() if name != WITHOUT_PAUSE}
-    met = all(ratios[name] >= floor for name, floor in FLOORS.items() if name in ratios) and spread <= MOST_SPREAD
+    without_pause = {name: ratio / ratios[WITHOUT_PAUSE] for name, ratio in ratios.items() if name != WITHOUT_PAUSE}
+    met = all(ratios[name] >= floor for name, floor in FLOORS.items() if name in ratios) and spread <= MAX_SPREAD
     return {
         "size": given.size,
         "window": given.window,
@@ -227,16 +225,16 @@ def summary(timings: list[Timing], question_tokens: int, given: argparse.Namespa
         "ours_beside_peers_s": side_by_side,
         "contenders": [{**asdict(timing), "median_s": timing.median} for timing in timings],
         "times_as_long_as_ours": ratios,
-        "times_as_long_as_ours_without_pause": hurried,
+        "times_as_long_as_ours_without_pause": without_pause,
         "percentile_95_over_median": spread,
         "floors": FLOORS,
-        "most_spread": MOST_SPREAD,
+        "max_spread": MAX_SPREAD,
         "met": met,
     }
 
 
 def show(result: dict[str, Any]) -> None:
-    """The table, and what it does not compare."""
+    """Print the table and its notes."""
     table = Table("", "visual tokens", "repeated", "median", "times ours", "times ours without pause")
     for timing in result["contenders"]:
         ratios = [
@@ -257,24 +255,24 @@ def show(result: dict[str, Any]) -> None:
     console.print(table)
     pooled, full = (result["contenders"][index]["visual_tokens"] for index in (0, -1))
     console.print(
-        f"Ours is pooled to stride {result['stride']}, {pooled} visual tokens a frame; the peers have no pooling and "
+        f"Ours is pooled with stride {result['stride']} to {pooled} visual tokens a frame; the peers do not pool and "
         f"take {full}. At equal visual tokens, the window computed again takes "
         f"{result['times_as_long_as_ours']['exact']:.1f} times as long as ours."
     )
     console.print(
-        "Ours computes the frame that will be the oldest anew before the new frame comes, where there is a pause: that "
-        "time is not counted in the first row, and is in the second, where frames come back to back. The peers have "
-        "nothing to prepare. The floors are held to the first."
+        "Each new frame costs us a second computation: the frame that becomes the oldest. The first row does it in the "
+        "pause before the frame, uncounted; the second has no pauses and counts it. The peers have no such step. The "
+        "floors apply to the first row."
     )
     console.print(
         f"Ours over {len(result['contenders'][0]['seconds'])} frames: 95th percentile "
-        f"{result['percentile_95_over_median']:.2f} times the median (at most {result['most_spread']})"
+        f"{result['percentile_95_over_median']:.2f} times the median (at most {result['max_spread']})"
     )
     console.print("floors met" if result["met"] else f"floors missed: {result['floors']}")
 
 
 def pictures() -> Iterator[Image.Image]:
-    """Frames without end, no two alike: coarse noise, as a camera's resolution has it."""
+    """Endless frames, all different: coarse noise at a camera's resolution."""
     random = np.random.default_rng(0)
     while True:
         coarse = random.integers(0, 256, (12, 16, 3), dtype=np.uint8)

@@ -1,7 +1,7 @@
-"""What others do when a new frame comes into a window and a question is asked: the whole window is prefilled again.
+"""The peers of the live benchmark: on a new frame and a question, each prefills the whole window again.
 
-Each peer takes the frames that are in the window and gives the seconds to the first token of an answer. None of them
-pools: a frame is as many visual tokens as the tower gives. Nothing of edge_interleave is in it.
+Each peer takes the frames of the window and returns the seconds to the first token of an answer. None of them pools: a
+frame has as many visual tokens as the tower gives. None of them uses edge_interleave.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from PIL import Image
 
 
 class Peer(Protocol):
-    """A way to a window's answer."""
+    """A program that answers a question about a window."""
 
     name: str
     what: str
 
     def first_token(self, window: Sequence[Image.Image], question: str) -> float:
-        """Seconds from a new frame, the last of the window, to the first token of an answer."""
+        """Seconds from a new frame, the window's last, to the first token of an answer."""
         ...
 
 
 class MtmdPeer:
-    """llama.cpp's mtmd as it is: every picture through the tower, one by one, then the prompt from its beginning."""
+    """llama.cpp's mtmd unchanged: encodes every picture, then prefills the whole prompt."""
 
     name = "mtmd"
     what = "llama.cpp mtmd: all encoded, all computed"
@@ -47,7 +47,7 @@ class MtmdPeer:
 
 
 class CachedMtmdPeer:
-    """llama.cpp's mtmd where somebody keeps the visual tokens of the frames: only the new frame is encoded."""
+    """llama.cpp's mtmd with the frames' visual tokens kept: encodes only the new frame."""
 
     name = "mtmd-cached"
     what = "llama.cpp mtmd, embeddings kept: one encoded, all computed"
@@ -57,7 +57,7 @@ class CachedMtmdPeer:
         self._known: deque[tuple[Image.Image, FloatArray]] = deque()
 
     def first_token(self, window: Sequence[Image.Image], question: str) -> float:
-        """See `Peer`. Frames before the last that were not seen yet are encoded before the clock starts."""
+        """See `Peer`. Earlier frames that are not encoded yet are encoded before the clock starts."""
         *earlier, newest = window
         self._known = deque((image, self._rows(image)) for image in earlier)
         started = time.perf_counter()
@@ -76,7 +76,7 @@ class CachedMtmdPeer:
 
 
 class TransformersPeer:
-    """transformers on PyTorch, in fp32 or bf16, whichever answers a question about one frame sooner here."""
+    """transformers on PyTorch, in fp32 or bf16, whichever answers a question about one frame sooner."""
 
     name = "transformers"
 
@@ -91,7 +91,7 @@ class TransformersPeer:
         self._processor = transformers.AutoProcessor.from_pretrained(checkpoint)
         self._model: Any = transformers.LlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.bfloat16)
         self._model.eval()
-        # What a random checkpoint's processor config does not say.
+        # A random checkpoint's processor config lacks these.
         self._processor.patch_size = self._model.config.vision_config.patch_size
         self._processor.vision_feature_select_strategy = self._model.config.vision_feature_select_strategy
         trial = [Image.effect_noise((384, 384), 64).convert("RGB")]
@@ -115,7 +115,7 @@ class TransformersPeer:
 
 
 def chat_prompt(image: str, frames: int, question: str) -> str:
-    """ChatML, with each frame announced by its number as a live window announces it."""
+    """ChatML; each frame is announced by its number, as in a live window."""
     shown = "".join(f"Frame {number}:{image}" for number in range(1, frames + 1))
     return f"<|im_start|>user\n{shown}\n{question}<|im_end|>\n<|im_start|>assistant\n"
 

@@ -1,7 +1,7 @@
-"""What transformers makes of pictures and a question with a LLaVA checkpoint, in fp32. Needs the `oracle` extra.
+"""The oracle: a LLaVA checkpoint in transformers, in fp32. Needs the `oracle` extra.
 
-Everything is the checkpoint's own: processor, chat template, generation config. transformers knows no pooling: at a
-stride above 1 the projector's output goes through PyTorch's avg_pool2d and into the decoder as embeddings.
+Processor, chat template and generation config are the checkpoint's. transformers has no pooling: at a stride above 1,
+PyTorch's avg_pool2d pools the projector's output, and the decoder gets it as embeddings.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class OracleAnswer:
     text: str
     prompt_tokens: int
     logits: FloatArray = field(repr=False)
-    """After the prompt's last token, (vocabulary,)."""
+    """Logits after the prompt's last token, (vocabulary,)."""
 
 
 class Oracle:
@@ -46,7 +46,7 @@ class Oracle:
 
     @torch.no_grad()
     def answer(self, images: Sequence[Image.Image], question: str, stride: int, max_tokens: int) -> OracleAnswer:
-        """The greedy answer to a question about pictures, which come before it."""
+        """The greedy answer to pictures followed by a question."""
         content = [*({"type": "image"} for _ in images), {"type": "text", "text": question}]
         text = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
@@ -60,7 +60,7 @@ class Oracle:
             **inputs, do_sample=False, max_new_tokens=max_tokens, output_logits=True, return_dict_in_generate=True
         )
         length = inputs["attention_mask"].shape[1]
-        # With embeddings for a prompt, generate gives back the new tokens alone.
+        # For a prompt of embeddings, generate returns the new tokens only.
         new = out.sequences[0, length if "input_ids" in inputs else 0 :]
         said = self.processor.tokenizer.decode(new, skip_special_tokens=True)
         return OracleAnswer(said, length, out.logits[0][0].numpy())

@@ -1,10 +1,10 @@
-"""The memory promise at the released 0.5B model's dimensions: three budgets, and what each really took.
+"""Checks the memory promise at the released 0.5B model's dimensions: the real peak for three memory limits.
 
     python benchmarks/memory.py [--bundle FOLDER] [--memory 1.2GB --memory 1.4GB ...] [--goal coverage] [--json]
 
-Without --bundle a random checkpoint is written and converted first (about two minutes, 2.5 GB of disk), and deleted
-after. Each budget is planned, opened and run over a video (1280 x 720) in a process of its own. Exit code 1 where a
-peak is above its budget, or an estimate is off by more than 10 %.
+Without --bundle, a random checkpoint is written and converted first (about two minutes, 2.5 GB of disk), and deleted
+afterwards. Each limit is planned, opened and run over a video (1280 x 720) in a process of its own. Exit code 1 if a
+peak is above its limit, or an estimate is off by more than 10 %.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from edge_interleave.planning.planner import plan
 from edge_interleave.planning.system_memory import parse_memory
 
 MORE = (20, 70, 170)
-"""Megabytes of a budget, above the least with which one frame fits on this machine."""
+"""Megabytes of each limit above the least in which one frame fits on this machine."""
 SIZE = (1280, 720)
-MOST_OFF = 0.1
+MAX_ERROR = 0.1
 RUN = Path(__file__).with_name("memory_run.py")
 
 
 def measure(bundle: Path, video: Path, size: tuple[int, int], memory: str, goal: str) -> dict[str, object]:
-    """Plan and run in a process of its own. The result says whether the promise was kept."""
+    """Plan and run in a process of its own. `kept` in the result: whether the promise was kept."""
     command = [sys.executable, str(RUN), str(bundle), str(video), f"{size[0]}x{size[1]}", memory, goal]
     found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
     off = found["estimate_bytes"] / found["peak_bytes"] - 1
-    return {**found, "off": off, "kept": found["peak_bytes"] <= found["memory_bytes"] and abs(off) <= MOST_OFF}
+    return {**found, "off": off, "kept": found["peak_bytes"] <= found["memory_bytes"] and abs(off) <= MAX_ERROR}
 
 
 def main() -> None:
-    """Measure, print, and say whether the promise was kept."""
+    """Measure and print. Exit code 1 if the promise was not kept."""
     parser = argparse.ArgumentParser(description="Peak memory of planned live windows.")
     parser.add_argument("--bundle", type=Path, help="a bundle (default: random weights of the 0.5B model's dimensions)")
-    parser.add_argument("--memory", action="append", help=f"a budget (default: the least and {MORE} MB more)")
+    parser.add_argument("--memory", action="append", help=f"a memory limit (default: the least and {MORE} MB more)")
     parser.add_argument("--goal", default="coverage", choices=("coverage", "detail"))
     parser.add_argument("--frames", type=int, default=24, help="frames of the video")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -53,10 +53,10 @@ def main() -> None:
         video = write_video(folder / "video.avi", SIZE, given.frames)
         bundle = given.bundle or _random_bundle(folder)
         least = plan(open_bundle(bundle), goal=given.goal, frames=1, frame_size=SIZE).estimate
-        budgets = given.memory or [f"{least // 10**6 + more}MB" for more in MORE]
-        for memory in budgets:
+        limits = given.memory or [f"{least // 10**6 + more}MB" for more in MORE]
+        for memory in limits:
             parse_memory(memory)
-        runs = [measure(bundle, video, SIZE, memory, given.goal) for memory in budgets]
+        runs = [measure(bundle, video, SIZE, memory, given.goal) for memory in limits]
     finally:
         shutil.rmtree(folder)
     kept = all(run["kept"] for run in runs)
@@ -71,7 +71,7 @@ def main() -> None:
             )
         )
     else:
-        print(f"{'budget':>9} {'estimate':>9} {'peak':>9} {'off':>7} {'frames':>6} {'context':>7} kv     batch")
+        print(f"{'limit':>9} {'estimate':>9} {'peak':>9} {'off':>7} {'frames':>6} {'context':>7} kv     batch")
         for run in runs:
             sizes = "".join(f"{run[name] / 1e6:8.0f}M " for name in ("memory_bytes", "estimate_bytes", "peak_bytes"))
             print(

@@ -1,4 +1,4 @@
-"""One planned live window over a video, run in this process, and what it took. `memory.py` and the tests start it.
+"""Runs one planned live window over a video and measures its peak memory. `memory.py` and the tests start it.
 
     python benchmarks/memory_run.py BUNDLE VIDEO WIDTHxHEIGHT MEMORY GOAL [THREADS]
 
@@ -33,14 +33,14 @@ def run(
             raise live.error
         live.ask("What do you see in these frames?", max_tokens=8)
         live.probability("Is there a red circle?")
-        window, seen = len(live.frames), live.number
+        window, frames = len(live.frames), live.number
     return {
         "goal": goal,
         "memory_bytes": made.memory,
         "estimate_bytes": made.estimate,
         "peak_bytes": peak_memory_bytes(),
         "planning_peak_bytes": planned,
-        "frames_seen": seen,
+        "frames_seen": frames,
         "frames": window,
         "planned_frames": made.frames,
         "frame_tokens": made.frame_tokens,

@@ -1,4 +1,4 @@
-"""Writes a video in which something moves, for measurements."""
+"""Writes a video of a moving disc, for measurements."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def write_video(path: Path, size: tuple[int, int], frames: int, codec: str = "MJPG") -> Path:
-    """A disc that crosses a grey field, at 25 frames a second; width and height in pixels."""
+    """Write a disc that crosses a grey field, at 25 frames a second. `size`: width and height in pixels."""
     import cv2
 
     width, height = size

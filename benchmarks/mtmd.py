@@ -1,7 +1,6 @@
-"""llama.cpp's own way with a window of pictures, through llama_cpp's bindings of mtmd: the tower of an mmproj file, and
-the whole window prefilled.
+"""llama.cpp's own multimodal pipeline (mtmd): encodes pictures with an mmproj file and prefills the whole window.
 
-Nothing of edge_interleave is in it, so that what it gives and what it takes are llama.cpp's. For tests and benchmarks.
+It uses none of edge_interleave's code, so results and times are llama.cpp's. For tests and benchmarks.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ BATCH = 512
 
 @low.llama_log_callback
 def _QUIET(level: int, text: bytes, data: Any) -> None:
-    """mtmd's log says every step; what fails is raised."""
+    """Drop mtmd's log of every step; failures are raised."""
 
 
 class Mtmd:
-    """A decoder and its mmproj, open. A context manager. Pictures are uint8 (height, width, 3)."""
+    """An open decoder with its mmproj; a context manager. Pictures are uint8 (height, width, 3)."""
 
     def __init__(self, decoder: Path, mmproj: Path, *, context: int = 512, threads: int = 1) -> None:
-        """`context`: entries of the KV cache; 0: none, to encode only. RuntimeError where a file does not load."""
+        """`context`: capacity of the KV cache; 0 for encoding only. Raises RuntimeError if a file does not load."""
         low.llama_backend_init()
         mtmd.mtmd_log_set(_QUIET, None)
         mtmd.mtmd_helper_log_set(_QUIET, None)
@@ -68,11 +67,11 @@ class Mtmd:
             return self._encoded(image)
 
     def first_logits(self, prompt: str, pictures: Sequence[Pixels]) -> FloatArray:
-        """Prefill a prompt from nothing, with mtmd's marker (`marker`) where a picture stands; the last logits.
+        """Prefill a prompt into an empty cache; returns the last logits.
 
-        As mtmd's helper does it: every picture goes through the tower, one after the other.
+        `marker` stands for each picture. As in mtmd's helper, the pictures go through the tower one by one.
         """
-        self._forget()
+        self._clear_cache()
         with _Chunks(self._vision, prompt.encode(), pictures) as chunks:
             end = low.llama_pos()
             done = mtmd.mtmd_helper_eval_chunks(
@@ -83,8 +82,8 @@ class Mtmd:
         return self._logits()
 
     def first_logits_cached(self, prompt: str, pictures: Sequence[Pixels], rows: Sequence[FloatArray]) -> FloatArray:
-        """As `first_logits`, with each picture's visual tokens given, so that the tower does nothing."""
-        self._forget()
+        """As `first_logits`, with given visual tokens for each picture, so the tower does not run."""
+        self._clear_cache()
         given = iter(rows)
         position = low.llama_pos(0)
         with _Chunks(self._vision, prompt.encode(), pictures) as chunks:
@@ -114,7 +113,7 @@ class Mtmd:
 
     @property
     def marker(self) -> str:
-        """What stands for a picture in a prompt."""
+        """The text that stands for a picture in a prompt."""
         return mtmd.mtmd_default_marker().decode()
 
     def close(self) -> None:
@@ -141,7 +140,7 @@ class Mtmd:
         shape = (mtmd.mtmd_input_chunk_get_n_tokens(chunk), self.hidden)
         return np.ctypeslib.as_array(mtmd.mtmd_get_output_embd(self._vision), shape).copy()
 
-    def _forget(self) -> None:
+    def _clear_cache(self) -> None:
         low.llama_memory_clear(low.llama_get_memory(self._context), False)
 
     def _logits(self) -> FloatArray:
@@ -162,7 +161,7 @@ class Mtmd:
 
 
 class _Chunks:
-    """A prompt cut by mtmd into text and pictures; a context manager and a sequence of chunks."""
+    """A prompt split by mtmd into chunks of text and pictures; a context manager and a sequence."""
 
     def __init__(self, vision: Any, prompt: bytes, pictures: Sequence[Pixels]) -> None:
         self.pointer = mtmd.mtmd_input_chunks_init()

@@ -1,4 +1,4 @@
-"""How near converted bundles come to transformers, by precision, on the golden prompts of the embedded model.
+"""Compares converted bundles with transformers, by precision, on the golden prompts of the embedded model.
 
     python benchmarks/parity.py                 # the table: every quantization, fp32 and int8 tower
     python benchmarks/parity.py --backend mlx   # the same for MLX
@@ -39,22 +39,22 @@ from edge_interleave.vision.media_encoder import MediaEncoder
 VISION_PRECISIONS = ("fp32", "int8")
 PRECISIONS = {"onnx": ONNX_PRECISIONS, "llama-cpp": GGUF_QUANTIZATIONS, "mlx": MLX_RECIPES}
 OPTION = {"onnx": "onnx_precision", "llama-cpp": "quantization", "mlx": "mlx_quantization"}
-"""What `convert` calls a backend's."""
+"""The parameter of `convert` for each backend's precision."""
 THREADS = 1
 CONTEXT = 1024
 
 
 @dataclass(frozen=True)
 class Parity:
-    """One bundle against transformers."""
+    """One bundle compared with transformers."""
 
     backend: str
     quantization: str
     vision_precision: str
     vision_cosine: float
-    """Of a picture's visual tokens, the least over the pictures."""
+    """Of a picture's visual tokens; the minimum over the pictures."""
     logits_cosine: float
-    """After the prompt's last token, the least over the prompts."""
+    """Of the logits after the prompt; the minimum over the prompts."""
     same_answers: int
     answers: int
 
@@ -118,14 +118,14 @@ def measure(bundle: Bundle, golden: Golden, backend: str) -> Parity:
 
 
 def vision_cosines(bundle: Bundle, golden: Golden) -> list[float]:
-    """Cosine of our visual tokens and transformers', picture by picture."""
+    """The cosine of our visual tokens and transformers', for each picture."""
     pictures = as_messages([*(golden.pictures[name] for name in golden.features), "?"])
     encoded = MediaEncoder(bundle, THREADS).encode(media_of(pictures), frames=1, stride=1, tiles=False)
     return [cosine(ours.rows, theirs) for ours, theirs in zip(encoded.images, golden.features.values(), strict=True)]
 
 
 def logits_cosines(bundle: Bundle, golden: Golden, backend: str | None = None) -> list[float]:
-    """Cosine of our logits after the prompt and transformers', prompt by prompt, from pixels on."""
+    """The cosine of our logits after the prompt and transformers', for each prompt, starting from pixels."""
     tokenizer, media_encoder = TextTokenizer.open(bundle), MediaEncoder(bundle, THREADS)
     prompts = PromptBuilder(bundle, tokenizer)
     decoder = backend_for(bundle, backend).open(bundle, DecoderOptions(CONTEXT, THREADS))
@@ -143,7 +143,7 @@ def logits_cosines(bundle: Bundle, golden: Golden, backend: str | None = None) -
 
 
 def differing_answers(bundle: Bundle, golden: Golden, backend: str | None = None) -> list[str]:
-    """Ask all prompts; a line for each whose answer, or prompt's length, is not transformers'."""
+    """Ask all prompts; returns a line for each whose answer or prompt length differs from transformers'."""
     different = []
     with ei.load(bundle.folder, backend=backend, context=CONTEXT, threads=THREADS) as model:
         for prompt in golden.prompts:
@@ -157,7 +157,7 @@ def differing_answers(bundle: Bundle, golden: Golden, backend: str | None = None
 
 
 def cosine(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
-    """Cosine of two arrays as vectors. Raises ValueError where their shapes differ."""
+    """Cosine of two arrays as vectors. Raises ValueError if their shapes differ."""
     x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if x.shape != y.shape:
         raise ValueError(f"shapes {x.shape} and {y.shape} differ")

@@ -1,4 +1,4 @@
-"""Makes checkpoints with random weights, of any size, in any of the layouts and name generations, with NumPy alone.
+"""Writes checkpoints with random weights of any size, in all layouts and name generations, with NumPy only.
 
     python benchmarks/random_checkpoint.py FOLDER [--size tiny|0.5b|7b] [--generation hf-2024] [--dtype bf16] [--tied]
 
@@ -108,15 +108,15 @@ class Options:
     shard_bytes: int = 5 << 30
     seed: int = 0
     vocabulary: str = "trained"
-    """`trained` on a little text, or `full`: as many tokens as Qwen's, most of them never met."""
+    """`trained` on a little text, or `full`: as many tokens as Qwen's."""
     tokenizer: str = "qwen2"
-    """`qwen2`, `llama3` (byte-level as well) or `llama2` (SentencePiece's kind)."""
+    """`qwen2` or `llama3` (byte-level BPE), or `llama2` (SentencePiece)."""
     scale: float = 1.0
     """Factor on the weights of matrices."""
 
 
 def write_random_checkpoint(folder: Path, config: ModelConfig, options: Options | None = None) -> Path:
-    """Write a checkpoint of this architecture into `folder`, which is made, and return it."""
+    """Write a checkpoint of this architecture into the new folder `folder`; returns the folder."""
     options = options or Options()
     folder.mkdir(parents=True, exist_ok=True)
     original = options.generation == "original"
@@ -141,7 +141,7 @@ def write_random_checkpoint(folder: Path, config: ModelConfig, options: Options 
 
 
 def file_name(canonical: str, generation: str, vision: str = "siglip") -> str:
-    """How a generation spells a canonical name."""
+    """A canonical name as a generation spells it."""
     tower = {
         "original": "model.vision_tower.vision_tower.vision_model.",
         "hf-2024": "vision_tower.vision_model.",
@@ -165,7 +165,7 @@ def file_name(canonical: str, generation: str, vision: str = "siglip") -> str:
 
 
 def _shapes(config: ModelConfig, original: bool) -> dict[str, tuple[int, ...]]:
-    """What real checkpoints hold: the tensors in use, those of blocks after the feature layer, the norm after them."""
+    """The tensors of real checkpoints: those in use, and the tower's blocks and norm after the feature layer."""
     whole = replace(config, vision=replace(config.vision, feature_layer=-1))
     shapes = expected_shapes(whole)
     if config.decoder.tie_word_embeddings:
@@ -215,7 +215,7 @@ def _write_weights(folder: Path, shapes: dict[str, tuple[int, ...]], options: Op
 def _values(
     name: str, shape: tuple[int, ...], block: npt.NDArray[np.float32], rng: np.random.Generator, scale: float
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """Values of about the size that training gives, a block at a time."""
+    """Random values of about the size of trained ones, in blocks."""
     kind = name.rsplit(".", 1)[-1]
     vector = len(shape) == 1
     if vector and kind == "weight":
@@ -236,7 +236,7 @@ def _values(
 
 
 def narrow(values: npt.NDArray[np.float32], dtype: str) -> bytes:
-    """Little-endian bytes of the values in a type; bf16 by cutting off."""
+    """The values as little-endian bytes of a type; bf16 by truncation."""
     if dtype == "bf16":
         return (values.view(np.uint32) >> 16).astype("<u2").tobytes()
     return values.astype("<f2" if dtype == "f16" else "<f4").tobytes()
@@ -264,7 +264,7 @@ def _original_config(config: ModelConfig, folder: Path) -> dict[str, Any]:
     if vision != _SO400M:
         tower = f"{vision.type}-tower"
         (folder / tower).mkdir(exist_ok=True)
-        # The original code cuts the last block of a SigLIP tower off, so its config counts one more.
+        # The original code drops the last block of a SigLIP tower, so its config counts one more.
         _write_json(folder / tower / "config.json", _vision_json(vision, vision.layers + siglip))
     decoder = config.decoder.type
     return {
@@ -312,7 +312,7 @@ def _decoder_json(config: ModelConfig, new: bool) -> dict[str, Any]:
 
 
 def _vision_json(vision: VisionConfig, layers: int) -> dict[str, Any]:
-    """Only what differs from transformers' defaults, as transformers before 5 writes it."""
+    """The fields that differ from transformers' defaults, as transformers before 5 writes them."""
     head = {"vision_use_head": False} if vision.type == "siglip" else {"projection_dim": 512}
     return {
         "model_type": f"{vision.type}_vision_model",

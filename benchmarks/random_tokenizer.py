@@ -1,7 +1,7 @@
-"""Real tokenizers for checkpoints with random weights: byte-level BPE as Qwen2's and Llama 3's, BPE as Llama 2's.
+"""Tokenizers for checkpoints with random weights: byte-level BPE like Qwen2's and Llama 3's, BPE like Llama 2's.
 
-Trained on a few lines of text in several scripts, in milliseconds; or, for the size of a real vocabulary, with merges
-that are simply counted through.
+They are trained on a few lines of text in several scripts, in milliseconds; for a vocabulary of real size, the merges
+are enumerated instead.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ TEXT = (
 
 
 def write_tokenizer(folder: Path, kind: str, rows: int = 0, slow_files: bool = False) -> dict[str, int]:
-    """Write the files of a tokenizer (`qwen2`, `llama3` or `llama2`) and return the ids of its special tokens.
+    """Write a tokenizer's files (`qwen2`, `llama3` or `llama2`); returns the ids of its special tokens.
 
-    `rows`: 0 for a small trained vocabulary, or the rows of a full one. `slow_files`: as the original checkpoints have
-    it, `vocab.json` and `merges.txt` in place of `tokenizer.json`, and no `<image>`.
+    `rows`: 0 for a small trained vocabulary, else the number of rows of a full one. `slow_files`: `vocab.json` and
+    `merges.txt` instead of `tokenizer.json`, without `<image>`, as in the original checkpoints.
     """
     tokenizer, specials = {"qwen2": _qwen2, "llama3": _llama3, "llama2": _llama2}[kind](rows)
     if not slow_files:
@@ -117,7 +117,7 @@ def _llama3(rows: int) -> tuple[Tokenizer, tuple[str, ...]]:
     _byte_level(tokenizer, LLAMA3_PATTERN)
     if not rows:
         _train(tokenizer, 512)
-    # Llama 3's begins every text with a token of its own.
+    # Llama 3 starts every text with a special token.
     tokenizer.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in SPECIALS])
     first = SPECIALS[0]
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -144,7 +144,7 @@ def _train(tokenizer: Tokenizer, size: int) -> None:
 
 
 def _counted(rows: int) -> models.BPE:
-    """A vocabulary of the size of Qwen's: bytes, then every pair of bytes, then longer ones, as far as it goes."""
+    """A vocabulary of Qwen's size: bytes, then all pairs of bytes, then longer sequences."""
     count = rows - 357  # 152000 rows hold 151643 tokens, the special ones, and padding
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = list(alphabet)
@@ -156,7 +156,7 @@ def _counted(rows: int) -> models.BPE:
 
 
 def _llama2(rows: int) -> tuple[Tokenizer, tuple[str, ...]]:
-    """SentencePiece's BPE as transformers writes it: spaces are U+2581, unknown characters fall back to bytes."""
+    """SentencePiece's BPE as transformers stores it: U+2581 for spaces, bytes for unknown characters."""
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     learner.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=300, show_progress=False))
@@ -164,7 +164,7 @@ def _llama2(rows: int) -> tuple[Tokenizer, tuple[str, ...]]:
     pieces = sorted(learnt, key=lambda token: learnt[token])
     specials = ("<unk>", "<s>", "</s>")
     vocab = [*specials, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
-    # SentencePiece joins any two pieces that make a piece, the earliest learnt first; so do the merges here.
+    # As in SentencePiece, any two pieces that form a piece merge, the earliest learned first.
     splits = ((piece[:i], piece[i:]) for piece in pieces for i in range(1, len(piece)))
     tokenizer = Tokenizer(
         models.BPE(

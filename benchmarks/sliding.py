@@ -1,10 +1,9 @@
-"""What a sliding window costs in right answers: the same clips through `mode="sliding"` and `mode="exact"`.
+"""Measures how many right answers a sliding window costs: the same clips in `sliding` and in `exact` mode.
 
     python benchmarks/sliding.py                    # the embedded model, windows 2, 4 and 8
     python benchmarks/sliding.py --clips 500 --pool 2 --json
 
-Every clip is longer than the window, so that the oldest frames have left when the question comes. Needs the package
-alone.
+Every clip is longer than the window, so the oldest frames have left when the question comes. Needs only the package.
 """
 
 from __future__ import annotations
@@ -35,25 +34,25 @@ MODES = ("sliding", "exact")
 
 @dataclass(frozen=True)
 class Gap:
-    """One task at one window."""
+    """The result of one task at one window size."""
 
     task: str
     window: int
     clips: int
     sliding: float
-    """Share of clips answered right, word for word."""
+    """Share of clips answered correctly, word for word."""
     exact: float
     same: float
-    """Share of clips that both modes answer alike."""
+    """Share of clips with the same answer in both modes."""
     half: float
-    """Half the width of the 95 % interval of `sliding` - `exact`, the clips being the same."""
+    """Half the width of the 95 % interval of the paired difference `sliding` - `exact`."""
 
 
 def main() -> None:
     """Print a table, or JSON with --json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, help="a bundle folder (default: the embedded model)")
-    parser.add_argument("--clips", type=int, default=500, help="clips a task and window")
+    parser.add_argument("--clips", type=int, default=500, help="clips per task and window")
     parser.add_argument("--windows", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--pool", type=int, default=2, help="pooling stride")
     parser.add_argument("--tasks", nargs="+", choices=clips.TASKS, default=list(clips.TASKS))
@@ -72,7 +71,7 @@ def main() -> None:
 
 
 def measure(model: ei.Model, task: str, window: int, count: int, pool: int) -> Gap:
-    """Both modes on `count` fresh clips."""
+    """Run both modes on `count` new clips."""
     right: dict[str, list[bool]] = {mode: [] for mode in MODES}
     same = 0
     for number in range(count):
@@ -93,7 +92,7 @@ def measure(model: ei.Model, task: str, window: int, count: int, pool: int) -> G
 
 
 def show(gaps: Sequence[Gap]) -> None:
-    """The table."""
+    """Print the table."""
     table = Table("task", "window", "clips", "sliding", "exact", "gap, points", "same answer")
     for gap in gaps:
         table.add_row(

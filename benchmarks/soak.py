@@ -1,12 +1,11 @@
-"""Endurance: many frames through a live window with questions in between; memory, time a frame, frames lost.
+"""Measures endurance: many frames through a live window with questions in between. Reports memory, times, lost frames.
 
     python benchmarks/soak.py                       # 20,000 frames through the embedded model, as JSON
-    python benchmarks/soak.py --die-every 500       # the source dies every 500 frames and is connected again
+    python benchmarks/soak.py --die-every 500       # the source is lost and reopened every 500 frames
     python benchmarks/soak.py --frames 1000         # shorter
 
-Frames are arrays from a generator, questions come from another thread. A mean time a frame holds the questions that
-fall among these frames; processor time leaves out the time that the source was away and what other programs took.
-Needs the package alone.
+Frames are arrays from a generator; questions come from another thread. Mean times per frame include the questions asked
+meanwhile; processor time excludes the time that the source was away and other programs. Needs only the package.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from edge_interleave.world.scene import random_scene
 SEED = 20
 SCENES = 64
 STRETCH = 1000
-"""Frames that the beginning and the end are compared over."""
+"""Frames at the beginning, and at the end, that are compared."""
 ASK_EVERY = 20
 MAX_TOKENS = 32
 QUESTIONS = ("Describe the image.", "What color is the shape?", "How many shapes are there?")
@@ -45,37 +44,37 @@ FRAME_WAIT_S = 120.0
 
 @dataclass(frozen=True)
 class Figures:
-    """What a run came to."""
+    """The figures of a run."""
 
     frames_given: int
-    """Frames that the source gave."""
+    """Frames from the source."""
     frames_in_window: int
-    """Frames that went into the window."""
+    """Frames added to the window."""
     frames_counted_out: int
-    """Frames that the figures of the window and its source name as left out: late, skipped, damaged."""
+    """Frames counted as late, skipped or damaged."""
     frames_lost: int
-    """Frames that nothing accounts for."""
+    """Frames that no count accounts for."""
     questions: int
     deaths: int
     reconnects: int
     stretch: int
-    """Frames of the beginning, and of the end, that the figures below are about."""
+    """Frames at the beginning, and at the end, that the figures below cover."""
     memory_after_first_bytes: int
     """Resident set after the first stretch."""
     memory_end_bytes: int
     memory_growth_percent: float
     first_frame_s: float
-    """Mean time a frame of the first stretch, its questions included."""
+    """Mean time per frame of the first stretch, questions included."""
     last_frame_s: float
     first_frame_cpu_s: float
-    """The same in processor time, over all threads."""
+    """The same in processor time of all threads."""
     last_frame_cpu_s: float
     seconds: float
 
 
 @dataclass(frozen=True)
 class Mark:
-    """The state of things once a frame is in the window."""
+    """Time and memory when a frame was added."""
 
     frame: int
     wall_s: float
@@ -89,10 +88,10 @@ class Mark:
 
 
 class DyingSource:
-    """Pictures from a generator, as a `Source` that is lost now and then."""
+    """A `Source` of generated pictures that is lost now and then."""
 
     def __init__(self, frames: int, die_every: int | None) -> None:
-        """`die_every`: after so many frames it is gone, until it is opened again; None: never."""
+        """`die_every`: the source is lost after this many frames, until it is reopened; None: never."""
         self.name = "soak"
         self.live = False
         self.given = self.deaths = 0
@@ -101,11 +100,11 @@ class DyingSource:
         self._die_every = die_every
 
     def open(self) -> None:
-        """Begin, or go on where it broke off."""
+        """Start, or continue after a loss."""
         self._inner.open()
 
     def read(self) -> Frame | None:
-        """The next picture; raises SourceLost where it is time to."""
+        """The next picture; None at the end. Raises SourceLost now and then."""
         if self._die_every and self.given // self._die_every > self.deaths and self.given < self._frames:
             self.deaths += 1
             raise SourceLost(f"{self.name}: gone after {self.given} frames")
@@ -114,19 +113,19 @@ class DyingSource:
         return frame
 
     def close(self) -> None:
-        """Give no more."""
+        """End the source."""
         self._inner.close()
 
 
 def main() -> None:
-    """Print JSON; a line for every thousand frames goes to stderr."""
+    """Run and print JSON; progress goes to stderr."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, help="a bundle folder (default: the embedded model)")
     parser.add_argument("--frames", type=int, default=20_000)
     parser.add_argument("--window", type=int, default=8)
     parser.add_argument("--pool", type=int, default=2, help="pooling stride")
     parser.add_argument("--ask-every", type=int, default=ASK_EVERY, help="frames between questions")
-    parser.add_argument("--die-every", type=int, help="the source breaks off every so many frames")
+    parser.add_argument("--die-every", type=int, help="frames after which the source is lost")
     parser.add_argument("--threads", type=int, help="CPU threads (default: as many as there are cores)")
     arguments = parser.parse_args()
     if arguments.frames < 4:
@@ -154,7 +153,7 @@ def soak(
     die_every: int | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Figures:
-    """One run. `report` gets a line now and then, and those that the reader says."""
+    """Run once. `report` gets progress lines, and lines about the source."""
     stretch = min(STRETCH, frames // 4)
     marks: list[Mark] = []
     source = DyingSource(frames, die_every)

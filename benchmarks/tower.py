@@ -1,12 +1,12 @@
-"""What the int8 tower costs and loses at the released tower's width, beside one step for a whole tensor.
+"""Cost and accuracy of the int8 tower at the released tower's width, compared with one scale per tensor.
 
     python benchmarks/tower.py [--blocks 4] [--threads 1] [--rounds 10] [--json]
 
-A random tower of so400m's width (1152 x 4304, 729 tokens), with some of its 26 blocks, and the same with massive
-activations planted in a middle one: three tokens that have 100 to 1,000 times the median in two channels. Each in fp32,
-in int8 as `convert` makes it, and as ONNX Runtime's `quantize_dynamic` does (one step for a tensor of activations, a
-scale for each output of a matrix). Cosines are of tokens to those of fp32, the least and the mean; seconds are the
-median of pictures in turn, and processor time; ratios are the median of pairs.
+A random tower of so400m's width (1152 x 4304, 729 tokens) with some of its 26 blocks, and the same tower with massive
+activations planted in a middle block: three tokens with 100 to 1,000 times the median in two channels. Each in fp32, in
+int8 as `convert` makes it, and as ONNX Runtime's `quantize_dynamic` does (one scale for each tensor of activations and
+for each output of a matrix). Cosines compare tokens with fp32: minimum and mean. Seconds are the median CPU time over
+pictures, with the towers in turn; ratios are medians of pairs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PICTURES = 4
 
 
 def measure(checkpoint: Any, folder: Path, threads: int, rounds: int) -> list[dict[str, Any]]:
-    """A row for each way to compute the tower."""
+    """One row for each version of the tower."""
     folder.mkdir()
     info = read_vision_info(checkpoint.folder, checkpoint.config.vision, 0)
     found = VisionProbe(checkpoint).found("int8")
@@ -56,7 +56,7 @@ def measure(checkpoint: Any, folder: Path, threads: int, rounds: int) -> list[di
         per_channel=True,
         weight_type=quantization.QuantType.QInt8,
     )
-    names = {"fp32": "fp32", "tensor": "int8, a step for a tensor", "int8": "int8, as convert makes it"}
+    names = {"fp32": "fp32", "tensor": "int8, a scale for a tensor", "int8": "int8, as convert makes it"}
     towers = {names[file]: VisionTower(folder / f"{file}.onnx", info, threads) for file in names}
     tokens, seconds = run(towers, info, rounds)
     pairs = list(zip(seconds[names["int8"]], seconds[names["tensor"]], strict=True))
@@ -80,7 +80,7 @@ def measure(checkpoint: Any, folder: Path, threads: int, rounds: int) -> list[di
 def run(
     towers: dict[str, VisionTower], info: VisionInfo, rounds: int
 ) -> tuple[dict[str, np.ndarray], dict[str, list[float]]]:
-    """Visual tokens of some pictures by each tower, and the seconds of one picture, in turn."""
+    """The visual tokens of some pictures by each tower, and CPU seconds for one picture, with the towers in turn."""
     pixels = np.stack([preprocess(picture, info) for picture in probe_pictures(info.image_size)[::-1][:PICTURES]])
     tokens = {name: tower.encode(pixels) for name, tower in towers.items()}
     seconds: dict[str, list[float]] = {name: [] for name in towers}
@@ -95,7 +95,7 @@ def run(
 def main() -> None:
     """Print a table, or JSON with --json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--blocks", type=int, default=4, help="of the tower's 26")
+    parser.add_argument("--blocks", type=int, default=4, help="how many of the tower's 26 blocks")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--json", action="store_true")

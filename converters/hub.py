@@ -1,6 +1,6 @@
-"""Brings a checkpoint from the Hugging Face Hub into its cache. Knows nothing about what the files hold.
+"""Downloads a repository from the Hugging Face Hub into its cache.
 
-Downloads resume, and `HF_ENDPOINT`, `HF_HUB_OFFLINE`, `HF_HOME` and `HF_TOKEN` are honoured: all by `huggingface_hub`.
+`huggingface_hub` resumes downloads and respects `HF_ENDPOINT`, `HF_HUB_OFFLINE`, `HF_HOME` and `HF_TOKEN`.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from edge_interleave.util.atomic_file import atomic_file
 from edge_interleave.util.disk_space import FULL
 
 PATTERNS = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
-"""All that is read. Pickles (`.bin`, `.pt`) are not, so they are not fetched either."""
+"""The files that a conversion reads. Pickles (`.bin`, `.pt`) are never read, and thus not downloaded."""
 
 _TIMEOUT_S = 10.0
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}")
 
 
 def is_repository_id(source: str) -> bool:
-    """Whether the text is of the form `owner/name`."""
+    """Whether the text has the form `owner/name`."""
     return _REPOSITORY.fullmatch(source) is not None and ".." not in source and "--" not in source
 
 
 def download(
     repository: str, revision: str | None, progress: Progress | None, patterns: Sequence[str] = PATTERNS
 ) -> Path:
-    """Fetch the files of these names, where the cache lacks them, and return the snapshot's folder.
+    """Download the matching files that the cache lacks. Returns the snapshot's folder.
 
-    What comes out of a cache alone is held to the repository's list of files: a cache that was filled file by file may
-    lack any, and a checkpoint without its `generation_config.json` ends its answers elsewhere.
-    Raises CheckpointError. A name that the repository does not have is no error.
+    A snapshot is compared with the repository's list of files, since a cache can be incomplete. A checkpoint without
+    its `generation_config.json`, for example, would end its answers elsewhere.
+    Raises CheckpointError. It is no error if the repository has no file of a pattern.
     """
     _check_cache_place(repository)
     from huggingface_hub import snapshot_download
@@ -69,7 +69,7 @@ def download(
         raise CheckpointError(
             f"{repository}: not in the local cache, and the Hub cannot be reached (offline?); run again when it can"
         ) from error
-    except Exception as error:  # the HTTP client's own errors, of a kind that differs between versions
+    except Exception as error:  # the HTTP client's errors, which differ between versions
         if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
             raise CheckpointError(
                 f"{error.filename or HF_HUB_CACHE}: the Hub's cache cannot be written ({error.strerror}); "
@@ -82,20 +82,20 @@ def download(
 
 
 def _check_cache_place(repository: str) -> None:
-    """Refuse where the cache would land in a folder called `~`. Raises CheckpointError."""
+    """Raise CheckpointError if the cache would be a folder called `~`."""
     named = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME")
     if not any(os.environ.get(name) for name in named) and os.path.expanduser("~") == "~":
         raise CheckpointError(f"{repository}: no home folder for the Hub's cache; set HF_HOME to a folder")
 
 
 def _check_complete(repository: str, folder: Path, patterns: Sequence[str]) -> None:
-    """Hold a snapshot to the list of the repository's files. Raises CheckpointError.
+    """Compare a snapshot with the repository's list of files. Raises CheckpointError.
 
-    `folder`: `snapshots/COMMIT` of the repository's folder in the cache.
+    `folder`: `snapshots/COMMIT` in the repository's folder of the cache.
     """
     sizes = _listed(folder.parent.parent / "trees" / f"{folder.name}.json") or _asked(repository, folder)
     if sizes is None:
-        raise _incomplete(repository, "nothing says which files it has")
+        raise _incomplete(repository, "its list of files is not there")
     for name in sizes:
         if not any(fnmatchcase(name, pattern) for pattern in patterns):
             continue
@@ -111,13 +111,13 @@ def _check_complete(repository: str, folder: Path, patterns: Sequence[str]) -> N
 
 def _incomplete(repository: str, what: str) -> CheckpointError:
     return CheckpointError(
-        f"{repository}: the local cache may hold only a part of it ({what}), and the Hub cannot be reached (offline?); "
+        f"{repository}: the local cache may be incomplete ({what}), and the Hub cannot be reached (offline?); "
         "run again when it can"
     )
 
 
 def _listed(path: Path) -> dict[str, int] | None:
-    """Names and sizes of a repository's files, of the list that newer versions of the client keep in the cache."""
+    """Name to size of a repository's files, from the list that newer versions of the client keep in the cache."""
     try:
         files = json.loads(path.read_text("utf-8"))["files"]
         return {str(name): int(about["size"]) for name, about in files.items()}
@@ -126,7 +126,7 @@ def _listed(path: Path) -> dict[str, int] | None:
 
 
 def _asked(repository: str, folder: Path) -> dict[str, int] | None:
-    """The same, asked of the Hub and kept in the cache as those versions do; None where it cannot be reached."""
+    """The same list, from the Hub; it is then kept in the cache. None if the Hub cannot be reached."""
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
@@ -135,9 +135,9 @@ def _asked(repository: str, folder: Path) -> dict[str, int] | None:
     if known is not None:
         return known
     try:
-        HfApi().model_info(repository, revision=folder.name, timeout=_TIMEOUT_S)  # which fails at once, without retries
+        HfApi().model_info(repository, revision=folder.name, timeout=_TIMEOUT_S)  # fails at once, without retries
         found = list(HfApi().list_repo_tree(repository, recursive=True, revision=folder.name))
-    except Exception:  # offline, in one of the HTTP client's ways
+    except Exception:  # offline: the HTTP client's errors differ between versions
         return None
     sizes = {entry.path: entry.size for entry in found if isinstance(entry, RepoFile)}
     with suppress(OSError):
@@ -148,11 +148,11 @@ def _asked(repository: str, folder: Path) -> dict[str, int] | None:
 
 
 def _reporter(progress: Progress | None) -> Any:
-    """A tqdm class that shows nothing; the bar that adds up the bytes of all files reports to `progress`."""
+    """A tqdm class without output. The bar of the whole snapshot reports its bytes to `progress`."""
     from huggingface_hub.utils.tqdm import tqdm
 
     class Reporter(tqdm):
-        """Several bars are made of one class; the one of the whole snapshot has a name."""
+        """The client makes several bars of this class; only the bar of the whole snapshot has a name."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             self.whole = kwargs.get("name") == "huggingface_hub.snapshot_download"
@@ -161,7 +161,7 @@ def _reporter(progress: Progress | None) -> Any:
             super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
 
         def update(self, n: float | None = 1) -> bool | None:
-            """A part arrived."""
+            """Count `n` more bytes."""
             self.done += int(n or 0)
             if self.whole and progress is not None:
                 progress("download", self.done, max(self.done, int(self.total or 0)))

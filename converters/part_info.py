@@ -1,4 +1,4 @@
-"""What a part of a bundle became: bits a weight, and which matrices are of which type. Knows no file format."""
+"""Summarises a converted part of a bundle: bits per weight, and which matrices have which type."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _BLOCK = re.compile(r"^(?:.*\.)?(?:blk|layers)\.\d+\.")
 
 @dataclass(frozen=True)
 class Matrix:
-    """A matrix as it was stored."""
+    """A stored matrix."""
 
     name: str
-    """The tensor's or the module's."""
+    """The name of the tensor or module."""
     type: str
     weights: int
     bytes: int
-    """With the scales that belong to it."""
+    """Including its scales."""
 
 
 def part_info(matrices: Iterable[Matrix], named: Collection[str]) -> PartInfo:
-    """The summary; `named` has the types that the part's precision stands for."""
+    """The summary of the matrices. `named`: the types that belong to the part's precision."""
     types: dict[str, list[Matrix]] = {}
     for matrix in matrices:
         types.setdefault(matrix.type, []).append(matrix)

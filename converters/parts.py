@@ -1,4 +1,4 @@
-"""What a bundle is made of: its parts, with what writes their files and the room they take. Knows no file format."""
+"""The parts of a bundle: the functions that write their files, and the disk space they need."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from edge_interleave.bundle.manifest import (
     MMPROJ_NAME,
     NEWLINE_NAME,
     ONNX_NAME,
+    QUESTIONS_NAME,
     TOKENIZER_NAME,
     VISION_NAME,
     Manifest,
@@ -30,33 +31,34 @@ from edge_interleave.converters.onnx.probe import VisionProbe
 from edge_interleave.converters.onnx.smoothing import TEXT_TOKENS, calibration_text, find_smoothings
 from edge_interleave.converters.onnx.vision import write_vision_onnx
 from edge_interleave.converters.progress import Progress
+from edge_interleave.prompt.familiarity import dump_question_model, load_question_model
 
-# Bytes a weight takes, generously.
+# Bytes of a weight, rounded up generously.
 _GGUF_BYTES = {"q4_0": 0.7, "q4_k_m": 0.75, "q5_k_m": 0.85, "q6_k": 0.95, "q8_0": 1.1, "f16": 2.0}
 _VISION_BYTES = {"int8": 1.2, "fp16": 2.05, "fp32": 4.05}
 _MMPROJ_BYTES = {"f16": 2.05, "q8_0": 1.6}
 _TOKENIZER_BYTES = 16 << 20
 
 Make = Callable[[Path], object]
-"""Writes one file to the path it is given; returns the PartInfo, once for a part, where there is one."""
+"""Writes a file to a path. For one file of a part, it may return the part's PartInfo."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A file of a bundle, or a folder of files that belong together."""
+    """A file of a bundle, or a folder of files."""
 
     name: str
-    """Of the file or folder, as the manifest's `precisions` has it."""
+    """The file or folder, as in the manifest's `precisions`."""
     bytes: int
-    """Room on the disk that making it takes, generously."""
+    """Disk space needed to make it, rounded up generously."""
     files: Mapping[str, Make]
-    """What writes each file, by its name in the bundle."""
+    """Name in the bundle to the function that writes the file."""
 
 
 def bundle_parts(
     checkpoint: Checkpoint, tokenizer: TokenizerFiles, manifest: Manifest, progress: Progress | None = None
 ) -> list[Part]:
-    """The tokenizer, and the parts that `manifest.precisions` names, in the order in which to make them."""
+    """The tokenizer and the parts that `manifest.precisions` names, in the order to make them."""
     probe = VisionProbe(checkpoint, progress)
 
     def tokenizer_file() -> Part:
@@ -65,6 +67,10 @@ def bundle_parts(
 
     def newline_file() -> Part:
         return Part(NEWLINE_NAME, _TOKENIZER_BYTES, {NEWLINE_NAME: lambda path: _write_newline(checkpoint, path)})
+
+    def questions_file() -> Part:
+        text = dump_question_model(load_question_model(checkpoint.folder / QUESTIONS_NAME))
+        return Part(QUESTIONS_NAME, len(text), {QUESTIONS_NAME: lambda path: path.write_text(text, "utf-8")})
 
     def vision(precision: str) -> Part:
         room = int(manifest.vision.parameters * _VISION_BYTES[precision])
@@ -80,7 +86,7 @@ def bundle_parts(
 
     def gguf(precision: str) -> Part:
         check_gguf(checkpoint)
-        # Quantizing starts from an f16 file, which is deleted afterwards.
+        # Quantization starts from an f16 file, which is deleted afterwards.
         weight = _GGUF_BYTES[precision] + (0.0 if precision == "f16" else 2.0)
         room = int(manifest.decoder.parameters * weight)
         return Part(GGUF_NAME, room, {GGUF_NAME: lambda path: write_gguf(checkpoint, path, precision, progress).part})
@@ -112,10 +118,14 @@ def bundle_parts(
             MMPROJ_NAME, room, {MMPROJ_NAME: lambda path: write_mmproj(checkpoint, path, precision, progress, probe)}
         )
 
-    # A tower that is refused is refused before the work on the decoder.
+    # The tower comes first, so that a refusal comes before the long work on the decoder.
     makers = {VISION_NAME: vision, MMPROJ_NAME: mmproj, GGUF_NAME: gguf, MLX_NAME: mlx, ONNX_NAME: onnx}
     chosen = manifest.precisions
-    always = [tokenizer_file(), *([newline_file()] if manifest.vision.image_newline else [])]
+    always = [tokenizer_file()]
+    if manifest.vision.image_newline:
+        always.append(newline_file())
+    if (checkpoint.folder / QUESTIONS_NAME).is_file():
+        always.append(questions_file())
     return [*always, *(make(chosen[name]) for name, make in makers.items() if name in chosen)]
 
 

@@ -1,8 +1,8 @@
-"""How long work says how far it is. Knows nothing about how that is shown."""
+"""The progress callback of long work."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""Called with the stage's name, the bytes done so far and the bytes in all; done never decreases within a stage."""
+"""Called with a stage's name, the bytes done and the bytes in all. Within a stage, the bytes done never decrease."""

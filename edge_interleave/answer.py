@@ -58,6 +58,8 @@ class Answer(str):
     stats: Stats
     token_ids: tuple[int, ...] = ()
     """The answer's tokens, without the end-of-turn token."""
+    familiar: bool | None = None
+    """Whether the question is worded like those the model was trained on; None if its bundle has no question model."""
 
     def __new__(cls, text: str, *_: object, **__: object) -> Self:
         """As the dataclass's fields say; `str` takes the text alone."""

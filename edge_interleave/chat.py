@@ -16,6 +16,7 @@ from edge_interleave.decoding.inputs import Input, TextInput, as_inputs
 from edge_interleave.decoding.session import Session
 from edge_interleave.options import FRAMES, AskOptions, MediaOptions, check_names, generation_options
 from edge_interleave.prompt.builder import Segment
+from edge_interleave.prompt.familiarity import QuestionModel, is_familiar
 from edge_interleave.prompt.messages import Content, Message, as_messages, media_of
 from edge_interleave.util.engine_lock import check_process
 from edge_interleave.vision.media_encoder import EncodedMedia, MediaEncoder
@@ -52,12 +53,18 @@ class Chat:
         messages: Sequence[Message],
         origin: Origin,
         resume: Path | None = None,
+        questions: QuestionModel | None = None,
     ) -> None:
-        """Use `Model.chat`. `origin`: what the conversation is held with. `resume`: a file of a saved conversation."""
+        """Use `Model.chat`.
+
+        `origin`: what the conversation is held with. `resume`: a file of a saved conversation. `questions`: tells
+        whether a question is familiar.
+        """
         self._session = session
         self._prompts = prompts
         self._media_encoder = media_encoder
         self._origin = origin
+        self._question_model = questions
         self._opening = tuple(messages)
         self._history = _History(self._opening)
         if resume is not None:
@@ -91,7 +98,8 @@ class Chat:
         def complete(answer: Answer) -> Answer:
             messages = (*turn.messages, Message("assistant", (answer.text,)))
             self._history = _History(messages, turn.media, (*turn.prompt, TextInput(answer.token_ids)))
-            return with_encode_stats(answer, turn.new_media)
+            familiar = is_familiar(self._question_model, turn.question)
+            return replace(with_encode_stats(answer, turn.new_media), familiar=familiar)
 
         return AnswerStream(generate, self._session.scheduler, cancel, complete)
 

@@ -1,26 +1,33 @@
-"""The errors a user can meet. Knows nothing about how they are shown: the command line does that.
+"""The errors that users meet. Each says in one line what is wrong and what to do.
 
-Every error names what is wrong and what to do in one line. The exit codes follow the kinds: 2 for a wrong call,
-3 for bad input (a file, an image, a bundle, a checkpoint), 4 for something this machine cannot do.
+EdgeInterleaveError
+├── UsageError             exit code 2: a wrong call
+├── InputError             exit code 3: a bad file, folder or download
+│   ├── BundleError
+│   ├── CheckpointError
+│   └── MediaError
+├── BackendError           exit code 4: this machine cannot do it
+├── ContextFullError
+└── ResourceError
 """
 
 from __future__ import annotations
 
 
 class EdgeInterleaveError(Exception):
-    """Base of all errors this package raises on purpose. `str(error)` is one line for the user."""
+    """Base of all errors that this package raises on purpose. `str(error)` is one line for the user."""
 
     exit_code = 1
 
 
 class UsageError(EdgeInterleaveError):
-    """The call makes no sense: more `<image>` markers than images, an unknown option value."""
+    """The call is wrong: more `<image>` markers than images, an unknown option value."""
 
     exit_code = 2
 
 
 class InputError(EdgeInterleaveError):
-    """A file, a folder or a download is not what it should be."""
+    """A file, a folder or a download is missing, damaged or of the wrong kind."""
 
     exit_code = 3
 
@@ -38,19 +45,19 @@ class MediaError(InputError):
 
 
 class BackendError(EdgeInterleaveError):
-    """No backend can run this bundle here, or the engine failed."""
+    """No backend can run this bundle on this machine, or the engine failed."""
 
     exit_code = 4
 
 
 class ContextFullError(EdgeInterleaveError):
-    """The prompt needs more positions than the context holds."""
+    """The prompt needs more KV entries than the context holds."""
 
     exit_code = 4
 
 
 class ResourceError(EdgeInterleaveError):
-    """This machine lacks the disk space or the memory that the work needs, or was not given enough of it."""
+    """The machine, or the limit that was set, has too little disk space or memory for the work."""
 
     exit_code = 4
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack, overload
 
 from edge_interleave.answer import Answer, Choice
 from edge_interleave.bundle.manifest import TOKENIZER_NAME, Bundle, open_bundle
@@ -29,16 +29,23 @@ from edge_interleave.live.opening import open_live
 from edge_interleave.live.window import SLIDING, Mode
 from edge_interleave.options import AskOptions, MediaOptions, check_names, generation_options
 from edge_interleave.prompt.builder import PromptBuilder
+from edge_interleave.prompt.familiarity import is_familiar, read_question_model
 from edge_interleave.prompt.messages import Content, Message, as_messages
 from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.util.engine_lock import check_process, claim_process, is_forked
 from edge_interleave.util.progress import QuestionProgress
 from edge_interleave.vision.media_encoder import EncodedMedia, MediaEncoder
 
+if TYPE_CHECKING:
+    from edge_interleave.remote.model import RemoteModel
+
 CONTEXT = 4096
+REMOTE = "openai"
+"""The backend of models behind a URL."""
 CLOSED = "the model is closed; load it again"
 
 
+@overload
 def load(
     model: str | Path | None = None,
     *,
@@ -48,7 +55,34 @@ def load(
     kv_precision: str = "f16",
     batch: int | None = None,
     progress: QuestionProgress | None = None,
-) -> Model:
+    url: None = None,
+    api_key: None = None,
+) -> Model: ...
+@overload
+def load(
+    model: str | None = None,
+    *,
+    backend: str | None = None,
+    context: int | None = None,
+    threads: int | None = None,
+    kv_precision: str = "f16",
+    batch: int | None = None,
+    progress: QuestionProgress | None = None,
+    url: str,
+    api_key: str | None = None,
+) -> RemoteModel: ...
+def load(
+    model: str | Path | None = None,
+    *,
+    backend: str | None = None,
+    context: int | None = None,
+    threads: int | None = None,
+    kv_precision: str = "f16",
+    batch: int | None = None,
+    progress: QuestionProgress | None = None,
+    url: str | None = None,
+    api_key: str | None = None,
+) -> Model | RemoteModel:
     """Load a model.
 
     `model`: a bundle folder, or the name of a pulled model; None: the small model that ships with the package.
@@ -59,8 +93,15 @@ def load(
     `kv_precision`: `f16`; `q8_0` for about half the memory of the KV cache, `q4_0` for a quarter; slower on CPUs.
     `batch`: entries computed at a time; fewer take less memory; None leaves it to the backend.
     `progress`: called before each step of a question, those of chats as well, but not of live windows.
+    `url`: a server with OpenAI's interface, `http://host:8000/v1`, answers instead; then `model` is a name there (None:
+    the first that it lists), `api_key` its key, `backend` None or `openai`, and the other arguments are the server's
+    affair. Pictures are sent to it. Needs `edge-interleave[openai]`.
     Raises BundleError, BackendError, UsageError.
     """
+    if url is not None or backend == REMOTE:
+        return _remote(model, backend, url, api_key)
+    if api_key is not None:
+        raise UsageError("api_key belongs to a server's url; give url too")
     if context is not None and context < 1:
         raise UsageError(f"context must be a whole number of at least 1, not {context}")
     if threads is not None and threads < 1:
@@ -70,6 +111,17 @@ def load(
     bundle = open_bundle(resolve(model))
     options = DecoderOptions(context or CONTEXT, threads, kv_precision, batch)
     return Model(bundle, backend_for(bundle, backend), options, may_grow=context is None, progress=progress)
+
+
+def _remote(model: str | Path | None, backend: str | None, url: str | None, api_key: str | None) -> RemoteModel:
+    if backend not in (None, REMOTE):
+        raise UsageError(f"url is a server's, and backend {backend!r} runs on this machine; give one of them")
+    if url is None:
+        raise UsageError(f"backend {REMOTE!r} needs the server's url, as http://host:8000/v1")
+    from edge_interleave.remote.endpoint import Endpoint
+    from edge_interleave.remote.model import RemoteModel
+
+    return RemoteModel(Endpoint(url, None if model is None else str(model), api_key))
 
 
 class Model:
@@ -102,12 +154,15 @@ class Model:
         """
         claim_process()
         self.bundle = bundle
+        self.name = bundle.manifest.name
         self.backend_name = backend.name
+        self.tokenizer = TextTokenizer.open(bundle)
         self._origin = Origin(
             bundle.manifest.name, bundle.manifest.files[TOKENIZER_NAME].sha256, backend.name, options.kv_precision
         )
-        self.tokenizer = TextTokenizer.open(bundle)
         self.prompts = PromptBuilder(bundle, self.tokenizer)
+        self.questions = read_question_model(bundle)
+        """Tells which questions the model was trained on; None if the bundle does not say."""
         self.media_encoder = MediaEncoder(bundle, options.threads, progress)
         self._progress = progress
         self._open_decoder: Callable[[int], Decoder] = lambda size: backend.open(bundle, replace(options, context=size))
@@ -140,13 +195,12 @@ class Model:
         session = self._own_session()
         generation = generation_options(options, session)
         cancel = options.get("cancel")
-        prompt, media = self._prompt(content, options)
-        return AnswerStream(
-            lambda: session.stream(prompt, generation, cancel),
-            session.scheduler,
-            cancel,
-            lambda answer: with_encode_stats(answer, media),
-        )
+        messages, prompt, media = self._prompt(content, options)
+
+        def complete(answer: Answer) -> Answer:
+            return replace(with_encode_stats(answer, media), familiar=is_familiar(self.questions, messages))
+
+        return AnswerStream(lambda: session.stream(prompt, generation, cancel), session.scheduler, cancel, complete)
 
     def choose(self, content: Content, options: Sequence[str], **media: Unpack[MediaOptions]) -> list[Choice]:
         """The probability of each option, in the order given. See `Session.choose` for its meaning.
@@ -155,7 +209,7 @@ class Model:
         """
         self._check()
         check_names(media, MediaOptions)
-        prompt, _ = self._prompt(content, media)
+        _, prompt, _ = self._prompt(content, media)
         session = self._own_session()
         with session.scheduler.question():
             return session.choose(prompt, options)
@@ -176,7 +230,9 @@ class Model:
         messages = [] if system is None else [Message("system", (system,))]
         session, path = self._new_session(), None if resume is None else Path(resume)
         try:
-            return Chat(session, prompts or self.prompts, self.media_encoder, messages, self._origin, path)
+            return Chat(
+                session, prompts or self.prompts, self.media_encoder, messages, self._origin, path, self.questions
+            )
         except BaseException:
             session.close()
             raise
@@ -212,6 +268,7 @@ class Model:
             mode=mode,
             keep_answers=keep_answers,
             system=system,
+            questions=self.questions,
         )
         with self._opening:
             self._lives.add(live)
@@ -261,11 +318,11 @@ class Model:
         if self._closed:
             raise UsageError(CLOSED)
 
-    def _prompt(self, content: Content, options: MediaOptions) -> tuple[list[Input], EncodedMedia]:
-        """The content as the decoder takes it, and its encoded images."""
+    def _prompt(self, content: Content, options: MediaOptions) -> tuple[Sequence[Message], list[Input], EncodedMedia]:
+        """The content as messages and as the decoder takes it, and its encoded images."""
         messages = as_messages(content, options.get("images", ()), options.get("videos", ()))
         media = encode(self.media_encoder, messages, options)
-        return as_inputs(self.prompts.build(messages, media.counts), media.images), media
+        return messages, as_inputs(self.prompts.build(messages, media.counts), media.images), media
 
     def _own_session(self) -> Session:
         with self._opening:

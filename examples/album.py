@@ -1,11 +1,11 @@
-"""Several photos, one conversation: what was said before is remembered, and no photo is computed twice.
+"""A conversation about several photos: each photo is encoded once, and later questions reuse it.
 
     python examples/album.py beach.jpg harbour.jpg market.jpg
     > In which photo is the weather worst?
     > What are the people there doing?
 
-Questions are read line by line, from the keyboard or from a pipe; `/add PATH` shows one more photo with the next one.
-Without --model the small embedded model answers, which knows drawn shapes only.
+Reads one question per line from the keyboard or a pipe; `/add PATH` adds a photo to the next question. Without --model,
+the small embedded model answers, which knows drawn shapes only.
 """
 
 import argparse
@@ -19,12 +19,14 @@ import edge_interleave as ei
 def main() -> int:
     parser = argparse.ArgumentParser(description="Talk about several photos.")
     parser.add_argument("photos", nargs="+", type=Path)
-    parser.add_argument("-m", "--model", help="a pulled model's name, or a bundle's folder")
-    parser.add_argument("--backend", help="what runs the decoder (default: the first that can)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: one a core)")
-    parser.add_argument("--system", help="a message that goes before the conversation")
-    parser.add_argument("--max-tokens", type=int, default=256, help="length of an answer at most")
-    parser.add_argument("--pool", type=int, default=1, help="2: a quarter of the visual tokens, for many photos")
+    parser.add_argument("-m", "--model", help="a stored model's name or a bundle's folder")
+    parser.add_argument("--backend", help="backend that runs the decoder (default: the first one that can)")
+    parser.add_argument("--threads", type=int, help="number of CPU threads (default: one per core)")
+    parser.add_argument("--system", help="system message")
+    parser.add_argument("--max-tokens", type=int, default=256, help="most tokens of an answer")
+    parser.add_argument(
+        "--pool", type=int, default=1, help="pooling stride; 2 keeps a quarter of the visual tokens, for many photos"
+    )
     options = parser.parse_args()
 
     try:
@@ -32,7 +34,7 @@ def main() -> int:
             ei.load(options.model, backend=options.backend, threads=options.threads) as model,
             model.chat(options.system) as chat,
         ):
-            new = list(options.photos)  # photos that go with the next question
+            new = list(options.photos)  # photos for the next question
             for line in lines():
                 if line.startswith("/add "):
                     photo = Path(line.removeprefix("/add ").strip()).expanduser()
@@ -52,7 +54,7 @@ def main() -> int:
 
 
 def lines() -> Iterator[str]:
-    """What is typed, without empty lines, until ctrl-D."""
+    """The typed lines without empty ones, until ctrl-D."""
     while True:
         try:
             line = input("> " if sys.stdin.isatty() else "").strip()

@@ -1,4 +1,4 @@
-"""Bad input, through the real command line: one line, an exit code, and nothing that lay on the disk has changed."""
+"""Bad input on the real command line: one error line, the exit code, and no changed file."""
 
 from __future__ import annotations
 

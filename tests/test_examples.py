@@ -1,4 +1,4 @@
-"""The examples run as a user would run them, on recorded sources."""
+"""The examples run as a user runs them, on recorded sources."""
 
 import json
 import os

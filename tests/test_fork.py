@@ -1,4 +1,4 @@
-"""A child forked from a process with an open model: an error that says what to do, never a hang, and nothing torn."""
+"""In a child forked from a process with an open model, calls raise an error with a remedy; nothing hangs or breaks."""
 
 from __future__ import annotations
 

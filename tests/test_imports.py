@@ -1,4 +1,4 @@
-"""Answering and converting import neither PyTorch nor transformers, though mlx-lm's front door would."""
+"""Answering and converting import neither PyTorch nor transformers, although `import mlx_lm` would."""
 
 import subprocess
 import sys

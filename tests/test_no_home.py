@@ -1,4 +1,4 @@
-"""A service's user, a container's number without a name: no home folder, or one that cannot be written."""
+"""Users without a home folder or with a read-only one, as services and containers have."""
 
 import json
 import os
@@ -67,9 +67,9 @@ class TestWithoutAHomeFolder:
         [
             (("pull", "acme/tiny"), 2, "no home folder to keep models in; set EDGE_INTERLEAVE_HOME to a folder"),
             (("models", "remove", "tiny", "--yes"), 2, "set EDGE_INTERLEAVE_HOME to a folder"),
-            (("ask", "Q", "--model", "tiny"), 3, "no model or folder named 'tiny' (there is: embedded)"),
-            (("ask", "Q", "--model", "acme/tiny"), 3, "no such folder, nor a pulled model"),
-            (("ask", "Q", "--model", "~/tiny"), 2, "~/tiny: no home folder is known for it; give the path in full"),
+            (("ask", "Q", "--model", "tiny"), 3, "no model or folder named 'tiny' (models: embedded)"),
+            (("ask", "Q", "--model", "acme/tiny"), 3, "not a folder and not a pulled model"),
+            (("ask", "Q", "--model", "~/tiny"), 2, "~/tiny: its home folder is not known; give the full path"),
             (("info", "~someone/tiny"), 2, "~someone/tiny: no home folder is known for it"),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

@@ -1,4 +1,4 @@
-"""A killed program takes its workers with it, however it was killed."""
+"""Worker processes end when their program is killed, by any signal."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What an installation holds: every package of the repository, under one name."""
+"""An installation contains every package of the repository."""
 
 import tomllib
 
@@ -15,6 +15,6 @@ def test_every_package_is_installed() -> None:
 
 
 def test_backends_and_converters_have_their_import_path_in_the_tree() -> None:
-    """Links, so that type checkers and editors find `edge_interleave.backends` where Python does."""
+    """Symbolic links let type checkers and editors find `edge_interleave.backends` where Python finds it."""
     for name in ("backends", "converters"):
         assert (ROOT / "edge_interleave" / name).resolve() == ROOT / name

@@ -1,7 +1,7 @@
-"""Nothing leaves the device: no command but `pull` looks up a name or opens a connection, and no library keeps an id.
+"""Nothing leaves the device: only `pull` looks up names or opens connections, and no library stores an id.
 
-Each command runs in a network namespace without an interface. Linux counts there what found no route: name lookups and
-connections, those of native code too.
+Each command runs in a network namespace without interfaces, where Linux counts name lookups and connections that found
+no route, also those of native code.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ isolated = pytest.mark.skipif(not can_isolate(), reason="no network namespaces h
 
 def attempts(command: list[str], home: Path, **more: str) -> int:
     """Lookups and connections that `command` tried; it has to end with exit code 0."""
-    # Neither of these may be what keeps a library silent: a user's machine has none of them.
+    # These variables would silence the libraries, but users do not set them.
     silencing = ("CI", "ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_OFFLINE")
     env: Mapping[str, str] = {
         **{name: value for name, value in os.environ.items() if name not in silencing},

@@ -1,4 +1,4 @@
-"""A model in several threads: each answer is right, closing and ending come at any time, nothing ends by a signal."""
+"""Several threads use one model: answers stay right, `close` works at any time, and no engine crashes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def forever(work):
 
 
 def program(code: str, backend: str) -> subprocess.CompletedProcess[str]:
-    """Run a program over the embedded model, in a process of its own, for a signal would end this one."""
+    """Run a program with the embedded model in a process of its own, since a crash would end this one."""
     return subprocess.run(
         [sys.executable, "-c", PRELUDE + code, backend], capture_output=True, text=True, timeout=100, check=False
     )
@@ -57,7 +57,7 @@ def eventually(condition: Callable[[], object]) -> None:
 
 
 class TestOneModel:
-    def test_answers_the_questions_of_many_threads_one_by_one(self, backend: str) -> None:
+    def test_questions_of_many_threads_are_answered_one_by_one(self, backend: str) -> None:
         code = """
 from concurrent.futures import ThreadPoolExecutor
 chat, live = model.chat(), model.live(2, 3)
@@ -81,7 +81,7 @@ print("done")
         assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
     @pytest.mark.parametrize("closed", ["model", "chat", "live"])
-    def test_closed_by_another_thread_ends_the_answer_with_an_error(self, backend: str, closed: str) -> None:
+    def test_closing_from_another_thread_ends_the_answer_with_an_error(self, backend: str, closed: str) -> None:
         code = f"""
 chat, live = model.chat(), model.live(2, 3)
 live.add(PICTURES[0])
@@ -121,11 +121,11 @@ print("done")
         ],
         ids=["asking", "asking live", "watching", "left open", "dropped"],
     )
-    def test_a_program_may_end_in_the_middle(self, backend: str, rest: str) -> None:
+    def test_a_program_may_end_at_any_time(self, backend: str, rest: str) -> None:
         done = program(f"chat, live = model.chat(), model.live(2, 3)\n{rest}\n", backend)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
-    def test_closed_by_a_signals_handler_is_freed_when_the_engine_is_left(self, backend: str) -> None:
+    def test_closing_from_a_signal_handler_frees_the_engine_after_its_call(self, backend: str) -> None:
         code = """
 import signal
 def handler(*_):
@@ -142,7 +142,7 @@ except ei.UsageError as error:
 
 
 class TestStreams:
-    """One that is open holds its turn; what waits for it is told where it would wait for ever."""
+    """An open answer holds its turn. Waiting for it without end raises an error."""
 
     @pytest.fixture(params=["model", "chat", "live"])
     def asked(self, request: pytest.FixtureRequest, model: ei.Model) -> Iterator[object]:
@@ -152,7 +152,7 @@ class TestStreams:
         with model.chat() if request.param == "chat" else model.live(2, 3) as one:
             yield one
 
-    def test_the_thread_that_reads_one_gets_an_error_for_another_question(self, asked: ei.Chat) -> None:
+    def test_a_question_of_the_thread_that_reads_an_answer_is_an_error(self, asked: ei.Chat) -> None:
         stream = asked.stream("Describe the image.", max_tokens=3)
         first = next(stream)
         with pytest.raises(UsageError, match="close it first"):
@@ -161,7 +161,7 @@ class TestStreams:
         assert stream.answer.finish_reason != "cancelled"
         asked.ask("And?", max_tokens=1)
 
-    def test_other_threads_wait_until_it_is_through(self, asked: ei.Chat) -> None:
+    def test_other_threads_wait_until_the_answer_ends(self, asked: ei.Chat) -> None:
         stream = asked.stream("Describe the image.", max_tokens=3)
         next(stream)
         with ThreadPoolExecutor(1) as pool:
@@ -170,7 +170,7 @@ class TestStreams:
             assert stream.answer.finish_reason != "cancelled"
             assert other.result(ENOUGH_S).stats.answer_tokens == 1
 
-    def test_one_that_is_dropped_or_closed_lets_others_go_on(self, asked: ei.Chat) -> None:
+    def test_a_dropped_or_closed_answer_lets_others_continue(self, asked: ei.Chat) -> None:
         stream = asked.stream("Describe the image.")
         next(stream)
         del stream
@@ -178,7 +178,7 @@ class TestStreams:
             next(stream)
         assert asked.ask("And?", max_tokens=1).stats.answer_tokens == 1
 
-    def test_may_be_closed_by_another_thread_while_a_piece_is_computed(self, asked: ei.Chat) -> None:
+    def test_an_answer_may_be_closed_by_another_thread_while_a_piece_is_computed(self, asked: ei.Chat) -> None:
         stream = asked.stream("Describe the image.", max_tokens=10**6)
         pieces: list[str] = []
         with ThreadPoolExecutor(1) as pool:
@@ -188,7 +188,7 @@ class TestStreams:
             read.result(ENOUGH_S)
         assert asked.ask("And?", max_tokens=1).stats.answer_tokens == 1
 
-    def test_a_question_that_waits_can_be_cancelled(self, asked: ei.Chat) -> None:
+    def test_a_waiting_question_can_be_cancelled(self, asked: ei.Chat) -> None:
         cancel = threading.Event()
         with asked.stream("Describe the image.") as stream, ThreadPoolExecutor(1) as pool:
             next(stream)
@@ -196,7 +196,7 @@ class TestStreams:
             cancel.set()
             assert other.result(ENOUGH_S).finish_reason == "cancelled"
 
-    def test_a_frame_of_the_thread_that_reads_one_is_an_error(self, model: ei.Model) -> None:
+    def test_a_frame_of_the_thread_that_reads_an_answer_is_an_error(self, model: ei.Model) -> None:
         with model.live(2, 3) as live:
             live.add(PICTURES[0])
             with live.stream("Describe the image.") as stream:
@@ -205,7 +205,7 @@ class TestStreams:
                     live.add(PICTURES[1])
             assert live.add(PICTURES[1]) == 2
 
-    def test_a_chat_sees_the_turn_that_came_between(self, model: ei.Model) -> None:
+    def test_a_chat_includes_a_turn_of_another_thread(self, model: ei.Model) -> None:
         with model.chat() as chat:
             one, two = (chat.stream(f"Is it {name}?", max_tokens=2) for name in ("one", "two"))
             list(one)
@@ -214,7 +214,7 @@ class TestStreams:
 
 
 class TestLive:
-    def test_a_loop_of_questions_does_not_hold_up_the_frames(self, model: ei.Model) -> None:
+    def test_a_loop_of_questions_does_not_starve_the_frames(self, model: ei.Model) -> None:
         with model.live(2, 3) as live:
             live.watch(PICTURES[number % 3] for number in range(6))
             live.wait_frame(0, ENOUGH_S)
@@ -273,7 +273,7 @@ class TestLive:
             assert other.result(ENOUGH_S) == 2
 
     @pytest.mark.parametrize("failure", [RuntimeError, SystemExit])
-    def test_what_a_callback_raises_ends_the_watch_and_is_kept(
+    def test_an_exception_in_a_callback_ends_the_watch_and_is_kept(
         self, model: ei.Model, failure: type[BaseException]
     ) -> None:
         def fail(number: int) -> None:
@@ -285,9 +285,7 @@ class TestLive:
             assert "in the callback" in str(live.error)
             assert live.ask("Describe the image.", max_tokens=1).stats.answer_tokens == 1
 
-    def test_a_callback_that_leaves_an_answer_open_ends_the_watch_and_does_not_wait_for_itself(
-        self, model: ei.Model
-    ) -> None:
+    def test_a_callback_that_leaves_an_answer_open_ends_the_watch(self, model: ei.Model) -> None:
         kept = []
 
         def leave_open(number: int) -> None:
@@ -301,7 +299,7 @@ class TestLive:
 
 
 class Engine:
-    """One that must not be used by two threads, and says so."""
+    """An engine that asserts that only one thread uses it."""
 
     def __init__(self) -> None:
         self.used, self.freed, self.interrupted = 0, 0, threading.Event()
@@ -325,7 +323,7 @@ class Engine:
 
 
 class TestEngineLock:
-    def test_gives_the_engine_to_one_thread_at_a_time(self) -> None:
+    def test_one_thread_at_a_time_has_the_engine(self) -> None:
         engine, go_on = Engine(), threading.Event()
         go_on.set()
         with ThreadPoolExecutor(4) as pool:
@@ -344,7 +342,7 @@ class TestEngineLock:
         with pytest.raises(UsageError, match="it is closed"):
             engine.compute(engine.interrupted)
 
-    def test_a_thread_may_take_it_twice_and_close_it_meanwhile(self) -> None:
+    def test_a_thread_may_take_it_twice_and_close_it_inside(self) -> None:
         engine = Engine()
         with engine.lock, engine.lock:
             engine.lock.close("it is closed", engine.free)
@@ -352,7 +350,7 @@ class TestEngineLock:
         assert engine.freed == 1
 
 
-def test_the_decoder_of_a_model_that_nobody_holds_is_freed(tiny: Bundle) -> None:
+def test_the_decoder_of_a_dropped_model_is_freed(tiny: Bundle) -> None:
     from edge_interleave.backends.llama_cpp import weights as llama_cpp_weights
 
     before = len(llama_cpp_weights._shared)

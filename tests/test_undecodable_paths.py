@@ -1,4 +1,4 @@
-"""File names are bytes: folders and files whose names are no UTF-8 are read and written like others."""
+"""Folders and files whose names are not UTF-8 are read and written like others."""
 
 import json
 import os

@@ -1,1 +1,1 @@
-"""What every backend shares: input checks, ranges of positions, scratch entries."""
+"""Shared by all backends: input checks, ranges of positions, scratch entries."""

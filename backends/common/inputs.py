@@ -1,7 +1,4 @@
-"""What a decoder is given: token ids or embeddings, and ranges of positions, checked alike in every backend.
-
-Knows nothing about engines.
-"""
+"""Checks what a decoder is given, in the same way for every backend: token ids, embeddings, ranges of positions."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ Entries = npt.NDArray[Any]
 
 
 def token_entries(ids: Sequence[int], facts: DecoderFacts) -> Entries:
-    """Token ids as an array. Raises ValueError for none, or one that is not in the vocabulary."""
+    """Token ids as an array, int32 (n,). Raises ValueError for no ids, or an id outside the vocabulary."""
     tokens = np.asarray(ids)
     if tokens.ndim != 1 or not len(tokens) or tokens.dtype.kind not in "iu":
         raise ValueError("token ids must be a non-empty flat sequence of whole numbers")
@@ -32,7 +29,7 @@ def token_entries(ids: Sequence[int], facts: DecoderFacts) -> Entries:
 
 
 def embedding_entries(rows: FloatArray, facts: DecoderFacts) -> Entries:
-    """Embeddings as they are. Raises ValueError for another shape or dtype, or values that are not finite."""
+    """Embeddings, contiguous. Raises ValueError unless they are finite, float32 and (n, hidden_size), n >= 1."""
     width = facts.hidden_size
     if not isinstance(rows, np.ndarray) or rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[1] != width:
         raise ValueError(f"embeddings must be a float32 array of shape (n, {width})")
@@ -44,30 +41,30 @@ def embedding_entries(rows: FloatArray, facts: DecoderFacts) -> Entries:
 def parts_of_range(
     start: int, end: int, parts: Sequence[Sequence[int] | FloatArray], ranges: Ranges, facts: DecoderFacts
 ) -> list[Entries]:
-    """Parts that are to fill the positions start <= p < end, which lie within one of the stored `ranges`.
+    """The parts as arrays, checked to fill the positions start <= p < end of one of the stored `ranges`.
 
-    Raises ValueError for other parts, or another range.
+    Raises ValueError if they do not.
     """
     entries = [
         embedding_entries(part, facts) if isinstance(part, np.ndarray) else token_entries(part, facts) for part in parts
     ]
     if start >= end or not any(first <= start and end <= last for first, last in ranges):
-        raise ValueError(f"no such range of positions: {start} to {end}")
+        raise ValueError(f"not a range of stored positions: {start} to {end}")
     if sum(map(len, entries)) != end - start:
         raise ValueError(f"{sum(map(len, entries))} entries do not fill the positions {start} to {end}")
     return entries
 
 
-def check_preparation(start: int, leaving: tuple[int, int], rows: int) -> None:
-    """Raise ValueError where `leaving` does not lie before `start`, or nothing is to be computed."""
+def check_prefetch(start: int, leaving: tuple[int, int], rows: int) -> None:
+    """Raise ValueError unless `leaving` lies before `start` and `rows` is at least 1."""
     if not 0 <= leaving[0] <= leaving[1] <= start:
-        raise ValueError(f"no positions before {start} that could leave: {leaving[0]} to {leaving[1]}")
+        raise ValueError(f"positions that leave must lie before {start}: {leaving[0]} to {leaving[1]}")
     if rows < 1:
-        raise ValueError(f"{rows} rows are none to prepare")
+        raise ValueError(f"rows to prefetch must be at least 1, not {rows}")
 
 
 def check_room(length: int, position: int, count: int, facts: DecoderFacts) -> None:
-    """Raise ContextFullError where `count` entries more do not fit behind so many, the next at `position`."""
+    """Raise ContextFullError unless `count` more entries fit behind `length` entries, the first at `position`."""
     if length + count > facts.capacity:
         raise ContextFullError(
             f"the context is full: {length} of {facts.capacity} entries are used and {count} more are needed; use a "
@@ -75,13 +72,13 @@ def check_room(length: int, position: int, count: int, facts: DecoderFacts) -> N
         )
     if position + count > facts.trained_context:
         raise ContextFullError(
-            f"position {position + count} is past the {facts.trained_context} that the model was trained on; close the "
-            "gaps (rebase) or start anew"
+            f"position {position + count} is past the {facts.trained_context} that the model was trained on; rebase, "
+            "or start a new conversation"
         )
 
 
 def checked_ranges(path: Path, raw: Any, facts: DecoderFacts) -> Ranges:
-    """Ranges of positions as a saved timeline names them. Raises InputError where they make no sense or do not fit."""
+    """The ranges of positions in a saved timeline's header. Raises InputError if they are damaged or do not fit."""
     pairs = [pair for pair in raw if isinstance(pair, list)] if isinstance(raw, list) else None
     if pairs is None or len(pairs) < len(raw) or not all(list(map(type, pair)) == [int, int] for pair in pairs):
         raise InputError(f"{path}: damaged header; prefill again")
@@ -91,5 +88,5 @@ def checked_ranges(path: Path, raw: Any, facts: DecoderFacts) -> Ranges:
         raise InputError(f"{path}: damaged header; prefill again")
     length = sum(end - start for start, end in ranges)
     if length > facts.capacity:
-        raise InputError(f"{path}: {length} entries, the context holds {facts.capacity}; use a larger context")
+        raise InputError(f"{path}: {length} entries do not fit the context of {facts.capacity}; use a larger context")
     return ranges

@@ -1,4 +1,4 @@
-"""Ranges of positions: lists of (start, end), start <= p < end, ascending, with gaps between. Knows nothing else."""
+"""Ranges of positions: lists of (start, end), start <= p < end, ascending, with gaps between them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ Ranges = list[tuple[int, int]]
 
 
 def without(ranges: Ranges, start: int, end: int) -> Ranges:
-    """What is left of ranges when the positions start <= p < end leave."""
+    """The ranges without the positions start <= p < end."""
     if start >= end:
         return ranges
     pieces = [piece for first, last in ranges for piece in ((first, min(last, start)), (max(first, end), last))]
@@ -14,11 +14,11 @@ def without(ranges: Ranges, start: int, end: int) -> Ranges:
 
 
 def below(ranges: Ranges, end: int) -> Ranges:
-    """What of ranges lies before `end`."""
+    """The positions of the ranges that are less than `end`."""
     return [(first, min(last, end)) for first, last in ranges if first < end]
 
 
 def check_range(start: int, end: int) -> None:
-    """Raise ValueError where start <= p < end is no range of positions."""
+    """Raise ValueError unless 0 <= start <= end."""
     if not 0 <= start <= end:
-        raise ValueError(f"no such range of positions: {start} to {end}")
+        raise ValueError(f"not a range of positions: {start} to {end}")

@@ -1,6 +1,6 @@
-"""What is computed beside the timeline, before it takes its place there: entries that see a part of the timeline only.
+"""Scratch KV entries: computed against part of the timeline, before they are moved into it.
 
-Knows which entries those are and how many are computed; how is each engine's own.
+This module keeps track of which entries they are and how many are computed. Each engine computes and stores them.
 """
 
 from __future__ import annotations
@@ -14,47 +14,40 @@ from edge_interleave.backends.common.inputs import Entries
 from edge_interleave.backends.common.ranges import Ranges
 
 
-@dataclass
-class _Work:
-    seen: Ranges
-    digest: bytes
-    done: int = 0
-
-
-class Aside(ABC):
-    """Nothing, or the first of some entries, computed from what they see of the timeline."""
+class ScratchEntries(ABC):
+    """The first entries of a sequence, each computed as if the timeline had only the visible positions."""
 
     def __init__(self) -> None:
         self._work: _Work | None = None
 
     @property
     def done(self) -> int:
-        """Entries that are computed; each takes a cell."""
+        """Entries computed so far; each takes a cell."""
         return 0 if self._work is None else self._work.done
 
     @property
-    def seen(self) -> Ranges:
-        """The positions that they see."""
-        return [] if self._work is None else self._work.seen
+    def visible(self) -> Ranges:
+        """The positions of the timeline that the entries attend to."""
+        return [] if self._work is None else self._work.visible
 
     @property
     def position(self) -> int:
-        """Where the first of them is computed: right behind what they see."""
-        return self.seen[-1][1] if self.seen else 0
+        """The position of the first entry: right behind the last visible one."""
+        return self.visible[-1][1] if self.visible else 0
 
-    def turn_to(self, entries: Sequence[Entries], seen: Ranges) -> None:
-        """Go on with these entries that see those positions, where this is what lies here; else begin with them."""
+    def select(self, entries: Sequence[Entries], visible: Ranges) -> None:
+        """Keep what is computed if it is of these entries and these visible positions; otherwise drop it."""
         digest = _digest(entries)
-        if self._work is not None and (self._work.seen, self._work.digest) == (seen, digest):
+        if self._work is not None and (self._work.visible, self._work.digest) == (visible, digest):
             return
         self.drop()
-        self._work = _Work(seen, digest)
-        self._begin(seen)
+        self._work = _Work(visible, digest)
+        self._start(visible)
 
     def compute(self, entries: Sequence[Entries], upto: int, run: Callable[[Entries, int], object]) -> None:
-        """Have entries computed up to so many, of those that were turned to.
+        """Compute the selected entries until `upto` of them are done.
 
-        `run` computes some of them from a position on, and raises where that fails: nothing lies here then.
+        `run(entries, position)` computes some of them, the first at `position`. If it raises, all entries are dropped.
         """
         assert self._work is not None
         try:
@@ -65,24 +58,31 @@ class Aside(ABC):
             self.drop()
             raise
 
-    def changes(self, start: int, end: int) -> None:
-        """The timeline's entries at positions start <= p < end are about to go, or move: what saw them is dropped."""
-        if any(first < end and start < last for first, last in self.seen):
+    def invalidate(self, start: int, end: int) -> None:
+        """Drop the entries if they attend to positions start <= p < end, which are about to be evicted or moved."""
+        if any(first < end and start < last for first, last in self.visible):
             self.drop()
 
     def drop(self) -> None:
-        """Forget what lies here."""
+        """Drop the entries and free their cells."""
         if self._work is not None:
             self._work = None
-            self._forget()
+            self._free()
 
     @abstractmethod
-    def _begin(self, seen: Ranges) -> None:
-        """Entries that see those positions will come."""
+    def _start(self, visible: Ranges) -> None:
+        """Prepare for entries that attend to these positions."""
 
     @abstractmethod
-    def _forget(self) -> None:
-        """Free the cells of all that was computed and lies in no timeline."""
+    def _free(self) -> None:
+        """Free the cells of the computed entries that were not moved into the timeline."""
+
+
+@dataclass
+class _Work:
+    visible: Ranges
+    digest: bytes
+    done: int = 0
 
 
 def _between(parts: Sequence[Entries], start: int, end: int) -> Iterator[Entries]:
@@ -96,7 +96,7 @@ def _between(parts: Sequence[Entries], start: int, end: int) -> Iterator[Entries
 
 
 def _digest(parts: Sequence[Entries]) -> bytes:
-    """Tells entries apart, though whoever gave them should change them later."""
+    """Identifies entries by their content, since the caller may change the arrays later."""
     found = hashlib.blake2b(digest_size=16)
     for part in parts:
         found.update(repr((part.dtype.str, part.shape)).encode())

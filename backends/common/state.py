@@ -1,4 +1,4 @@
-"""Saved timelines: a header that says what is in the file, then the engine's bytes. Never trusts either."""
+"""Files of saved timelines: a header, then an engine's KV state. Both are checked as untrusted."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ HEADER_BYTES_MAX = 1 << 20
 
 @dataclass(frozen=True)
 class SavedState:
-    """What a file holds."""
+    """The content of a file."""
 
     decoder: str
-    """Fingerprint of the weights and of the cache's type: the state fits no other."""
+    """Fingerprint of the weights and the cache's precision: the state fits no other decoder."""
     ranges: Ranges
     """Stored positions."""
     payload: bytes | bytearray = field(repr=False)
-    """What the engine wrote."""
+    """The engine's KV state."""
 
 
 def write_state(path: Path, state: SavedState) -> None:
-    """Write a file, atomically. Raises InputError where that cannot be."""
+    """Write a file, atomically. Raises InputError, or ResourceError if the disk is full."""
     header = json.dumps(
         {
             "decoder": state.decoder,
@@ -49,7 +49,7 @@ def write_state(path: Path, state: SavedState) -> None:
 
 
 def read_state(path: Path, fingerprint: str, facts: DecoderFacts) -> SavedState:
-    """Read a file that this decoder wrote. Raises InputError where it is another's, damaged, or does not fit."""
+    """Read a file. Raises InputError if it is damaged, does not fit, or was saved by another decoder."""
     try:
         with path.open("rb") as file:
             if file.read(len(MAGIC)) != MAGIC:

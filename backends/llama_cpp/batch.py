@@ -1,7 +1,4 @@
-"""What is handed to llama.cpp at a time: token ids or embeddings, with their positions and their sequence.
-
-Knows nothing about what lies in the KV cache.
-"""
+"""Builds llama.cpp's batches: token ids or embeddings, with their positions and their sequence."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ class BatchRows:
     """The arrays that a llama_batch points to, allocated once."""
 
     def __init__(self, size: int) -> None:
-        """`size`: the most entries of a batch."""
+        """`size`: the greatest number of entries in a batch."""
         self._positions = np.zeros(size, np.int32)
         self._counts = np.ones(size, np.int32)
         self._sequence = (low.llama_seq_id * 1)(0)
@@ -29,7 +26,7 @@ class BatchRows:
         self._entries: Entries | None = None
 
     def batch(self, entries: Entries, start: int, sequence: int, last: bool) -> Any:
-        """A llama_batch, valid until the next call; with `last` the logits of its last entry are computed."""
+        """A llama_batch, valid until the next call. `last`: compute the logits of its last entry."""
         count = len(entries)
         embeddings = entries.ndim == 2
         self._entries = entries  # kept alive while llama.cpp reads it
@@ -49,5 +46,5 @@ class BatchRows:
 
 
 def pointer_to(array: npt.NDArray[Any], kind: Any) -> Any:
-    """A C pointer to an array's data, which the caller keeps alive."""
+    """A C pointer to an array's data. The caller keeps the array alive."""
     return array.ctypes.data_as(ctypes.POINTER(kind))

@@ -1,8 +1,7 @@
 """The llama.cpp backend: the Decoder protocol over llama_cpp's low-level API.
 
-Weights are loaded once for all decoders of the same file; each decoder has a context (a KV cache) of its own. The
-timeline is one sequence in it; a second is there for entries that are recomputed, or prepared for that.
-Knows nothing about images, prompts or sampling.
+Decoders of the same file share its weights; each has its own context (KV cache). The timeline is one sequence of the
+context. A second sequence holds scratch entries: recomputed or prefetched.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import numpy as np
 
 from edge_interleave.backends.common.inputs import (
     Entries,
-    check_preparation,
+    check_prefetch,
     check_room,
     embedding_entries,
     parts_of_range,
@@ -29,7 +28,7 @@ from edge_interleave.backends.common.ranges import Ranges, below, check_range, w
 from edge_interleave.backends.common.state import SavedState, read_state, write_state
 from edge_interleave.backends.llama_cpp.batch import BatchRows, pointer_to
 from edge_interleave.backends.llama_cpp.memory import bytes_per_token, cells, check_precision, decoder_memory
-from edge_interleave.backends.llama_cpp.scratch import ASIDE, TIMELINE, LlamaCppAside
+from edge_interleave.backends.llama_cpp.scratch import SCRATCH, TIMELINE, LlamaCppScratch
 from edge_interleave.backends.llama_cpp.weights import LOG, Weights, acquire, release
 from edge_interleave.bundle.manifest import GGUF_NAME, Bundle
 from edge_interleave.decoding.decoder import Decoder, DecoderFacts, DecoderMemory, DecoderOptions
@@ -39,23 +38,23 @@ from edge_interleave.util.cpus import usable_cores as _physical_cores
 from edge_interleave.util.engine_lock import claim_process, is_forked
 
 BATCH = 512
-"""Rows that llama.cpp computes at a time, at most; more gain no time."""
+"""The greatest number of rows that llama.cpp computes at a time; more rows save no time."""
 _C = ctypes.CDLL("msvcrt" if os.name == "nt" else None)
 _KV_TYPES = {"f16": low.GGML_TYPE_F16, "q8_0": low.GGML_TYPE_Q8_0, "q4_0": low.GGML_TYPE_Q4_0}
 
 
 class LlamaCppBackend:
-    """What the entry point `llama-cpp` names."""
+    """The backend of the entry point `llama-cpp`."""
 
     name = "llama-cpp"
     decoder_file = GGUF_NAME
 
     def open(self, bundle: Bundle, options: DecoderOptions) -> Decoder:
-        """Open the bundle's GGUF. Raises BundleError where the file is not sound or not of this bundle."""
+        """Open the bundle's GGUF. Raises BundleError if the file is damaged or not of this bundle."""
         return LlamaCppDecoder(bundle, options)
 
     def memory(self, bundle: Bundle, options: DecoderOptions) -> DecoderMemory:
-        """What `open` would have llama.cpp allocate on a CPU. Raises BundleError, BackendError."""
+        """The bytes that llama.cpp allocates on a CPU after `open`. Raises BundleError, BackendError."""
         return decoder_memory(bundle, options, min(options.batch or BATCH, BATCH))
 
 
@@ -91,7 +90,7 @@ class LlamaCppDecoder:
             raise
         self._path = path
         self._finalizer = weakref.finalize(self, _free, self._context, self._weights)
-        self._finalizer.atexit = False  # threads may still compute then, and the system frees it all
+        self._finalizer.atexit = False  # threads may still compute at exit; the system frees the memory
         self._memory = low.llama_get_memory(self._context)
         self._facts = DecoderFacts(
             hidden_size=hidden_size,
@@ -101,15 +100,17 @@ class LlamaCppDecoder:
             bytes_per_token=bytes_per_token(info, options.kv_precision),
         )
         self._fingerprint = f"{bundle.manifest.files[GGUF_NAME].sha256} kv={options.kv_precision}"
-        self._ranges: Ranges = []  # stored positions
-        self._aside = LlamaCppAside(self._memory)
-        self._shifted = False  # llama.cpp re-rotates the keys at its next decode, not at once
+        self._ranges: Ranges = []
+        """Stored positions."""
+        self._scratch = LlamaCppScratch(self._memory)
+        self._shifted = False
+        """Whether keys wait to be re-rotated: llama.cpp does it at its next decode."""
         self._rows = BatchRows(self._batch)
-        # llama.cpp asks a function whether to stop. A Python function would have to wait for the interpreter, thousands
-        # of times a second; so it is C's own `strlen`, which says 0 (go on) of an empty string.
+        # llama.cpp calls a function to learn whether to stop. A Python function would wait for the interpreter lock,
+        # thousands of times a second. C's `strlen` does not: it returns 0 (go on) for an empty string.
         self._interruption = ctypes.create_string_buffer(2)
-        asked = ctypes.cast(_C.strlen, low.ggml_abort_callback)
-        low.llama_set_abort_callback(self._context, asked, ctypes.cast(self._interruption, ctypes.c_void_p))
+        callback = ctypes.cast(_C.strlen, low.ggml_abort_callback)
+        low.llama_set_abort_callback(self._context, callback, ctypes.cast(self._interruption, ctypes.c_void_p))
 
     @property
     def facts(self) -> DecoderFacts:
@@ -123,80 +124,81 @@ class LlamaCppDecoder:
 
     @property
     def position(self) -> int:
-        """The position the next entry will have: one past the last stored one."""
+        """The position of the next entry: one past the last stored one."""
         return self._ranges[-1][1] if self._ranges else 0
 
     def append_tokens(self, ids: Sequence[int]) -> FloatArray:
-        """Extend the timeline by tokens; the logits of the last, float32 (vocab_size,).
+        """Extend the timeline by tokens. Returns the logits of the last one, float32 (vocab_size,).
 
-        Raises ContextFullError (timeline unchanged), ValueError for no ids or one that is not in the vocabulary.
+        Raises ContextFullError, with the timeline unchanged, and ValueError for no ids or an id outside the vocabulary.
         """
         return self._append(token_entries(ids, self._facts))
 
     def append_embeddings(self, rows: FloatArray) -> FloatArray:
-        """Extend the timeline by embeddings, float32 (n, hidden_size); logits as `append_tokens`.
+        """Extend the timeline by embeddings, float32 (n, hidden_size). Returns logits like `append_tokens`.
 
-        Raises ContextFullError (timeline unchanged), ValueError for another shape, dtype or values that are not finite.
+        Raises ContextFullError, with the timeline unchanged, and ValueError for another shape or dtype, or values that
+        are not finite.
         """
         return self._append(embedding_entries(rows, self._facts))
 
     def truncate(self, position: int) -> None:
-        """Forget every entry at `position` and after. The next position is one past the last entry kept."""
+        """Remove the entries at `position` and after. The next position is one past the last entry kept."""
         self._remove(position, max(position, self.position))
 
     def evict(self, start: int, end: int) -> None:
-        """Forget the entries at positions start <= p < end; later ones keep their positions (a gap).
+        """Remove the entries at positions start <= p < end. Later entries keep their positions, which leaves a gap.
 
-        A range that reaches to the end leaves no gap: it is a truncation.
+        A range up to the end leaves no gap: it is a truncation.
         """
         self._remove(start, end)
 
     def rebase(self) -> None:
-        """Close the gaps. llama.cpp re-rotates the keys at the next append."""
+        """Close the gaps: positions become 0 to length - 1. llama.cpp re-rotates the keys at the next append."""
         self._alive()
         position = 0
         for start, end in self._ranges:
             if start != position:
-                self._aside.changes(start, end)
+                self._scratch.invalidate(start, end)
                 low.llama_memory_seq_add(self._memory, TIMELINE, start, end, position - start)
                 self._shifted = True
             position += end - start
         self._ranges = [(0, position)] if position else []
 
     def recompute(self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray]) -> None:
-        """Compute the entries at positions start <= p < end anew, as if only what lies before them had ever been there.
+        """Recompute the entries at positions start <= p < end as if only the entries before them had ever existed.
 
-        Raises ValueError for a range that is not stored or parts of another length, BackendError where llama.cpp
-        fails: the range is forgotten then.
+        Raises ValueError for a range that is not stored or parts of another length. Raises BackendError if llama.cpp
+        fails; the range is then removed.
         """
         self._alive()
         entries = parts_of_range(start, end, parts, self._ranges, self._facts)
         kept = self._ranges
         self._remove(start, end)
-        self._aside.turn_to(entries, below(self._ranges, start))
-        self._aside.compute(entries, end - start, self._decode_aside)
-        self._shifted |= self._aside.move_to_timeline(start)
+        self._scratch.select(entries, below(self._ranges, start))
+        self._scratch.compute(entries, end - start, self._decode_scratch)
+        self._shifted |= self._scratch.move_to_timeline(start)
         self._ranges = kept
 
-    def prepare(
+    def prefetch(
         self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray], leaving: tuple[int, int], rows: int
     ) -> bool:
-        """Compute at most `rows` entries of what `recompute` will once `leaving` is evicted; whether that was not all.
+        """Compute up to `rows` of the entries that `recompute` will need once `leaving` is evicted.
 
-        They take cells that the timeline does not need. Raises ValueError as `recompute`, BackendError where llama.cpp
-        fails: nothing is prepared then.
+        They take free cells only. Returns whether more can be prefetched. Raises ValueError like `recompute`, and
+        BackendError if llama.cpp fails; no scratch entries remain then.
         """
         self._alive()
         entries = parts_of_range(start, end, parts, self._ranges, self._facts)
-        check_preparation(start, leaving, rows)
-        self._aside.turn_to(entries, without(below(self._ranges, start), *leaving))
+        check_prefetch(start, leaving, rows)
+        self._scratch.select(entries, without(below(self._ranges, start), *leaving))
         possible = min(end - start, self._facts.capacity - self.length)
-        if self._aside.done < possible:
-            self._aside.compute(entries, min(self._aside.done + rows, possible), self._decode_aside)
-        if self._aside.done == end - start and self._aside.move(start):
+        if self._scratch.done < possible:
+            self._scratch.compute(entries, min(self._scratch.done + rows, possible), self._decode_scratch)
+        if self._scratch.done == end - start and self._scratch.move(start):
             self._shifted = True
             self._apply_shift()
-        return self._aside.done < possible
+        return self._scratch.done < possible
 
     def save(self, path: Path) -> None:
         """Write the timeline's KV state to a file, atomically."""
@@ -211,14 +213,14 @@ class LlamaCppDecoder:
         write_state(Path(path), SavedState(self._fingerprint, self._ranges, payload))
 
     def load(self, path: Path) -> None:
-        """Replace the timeline by a saved one.
+        """Replace the timeline with a saved one.
 
-        Raises InputError where the file is not of this decoder; the timeline is unchanged, or empty where
-        llama.cpp refuses a file that passed every check here.
+        Raises InputError if the file was not saved by a decoder like this one. The timeline is then unchanged; it is
+        empty if llama.cpp refuses a file that passed every check here.
         """
         self._alive()
         state = read_state(Path(path), self._fingerprint, self._facts)
-        self._aside.drop()
+        self._scratch.drop()
         low.llama_memory_clear(self._memory, False)
         self._ranges, self._shifted = [], False
         if not state.ranges:
@@ -231,14 +233,14 @@ class LlamaCppDecoder:
         self._ranges = state.ranges
 
     def interrupt(self) -> None:
-        """From any thread: have what is being computed, and all that comes after, fail with BackendError at once.
+        """Make the running call, and all later ones, fail with BackendError. May be called from any thread.
 
-        llama.cpp looks between two operations of its graph, on CPUs.
+        On CPUs, llama.cpp stops between two operations of its graph.
         """
         self._interruption.value = b"!"
 
     def close(self) -> None:
-        """Free the context, and the weights where no other decoder uses them. A second call does nothing."""
+        """Free the context, and the weights if no other decoder uses them. A second call does nothing."""
         self._finalizer()
 
     def _alive(self) -> None:
@@ -249,8 +251,8 @@ class LlamaCppDecoder:
         self._alive()
         count, start = len(entries), self.position
         check_room(self.length, start, count, self._facts)
-        if self.length + count + self._aside.done > self._facts.capacity:
-            self._aside.drop()
+        if self.length + count + self._scratch.done > self._facts.capacity:
+            self._scratch.drop()
         self._decode(entries, start, TIMELINE, wanted=True)
         logits = np.ctypeslib.as_array(low.llama_get_logits_ith(self._context, -1), (self._facts.vocab_size,)).copy()
         if not np.isfinite(logits).all():
@@ -260,7 +262,7 @@ class LlamaCppDecoder:
         return logits
 
     def _decode(self, entries: Entries, start: int, sequence: int, *, wanted: bool) -> None:
-        """Compute entries at a sequence's end; `wanted`: the logits of the last. Raises BackendError, none computed."""
+        """Append entries to a sequence; `wanted`: with the logits of the last. Raises BackendError, with none kept."""
         for first in range(0, len(entries), self._batch):
             chunk = entries[first : first + self._batch]
             last = wanted and first + self._batch >= len(entries)
@@ -272,8 +274,8 @@ class LlamaCppDecoder:
                 raise BackendError(f"llama.cpp failed to decode (status {status}){LOG.reason()}")
         self._shifted = False
 
-    def _decode_aside(self, entries: Entries, start: int) -> None:
-        self._decode(entries, start, ASIDE, wanted=False)
+    def _decode_scratch(self, entries: Entries, start: int) -> None:
+        self._decode(entries, start, SCRATCH, wanted=False)
 
     def _store(self, start: int, end: int) -> None:
         if self._ranges and self._ranges[-1][1] == start:
@@ -285,13 +287,13 @@ class LlamaCppDecoder:
         check_range(start, end)
         if start == end:
             return
-        self._aside.changes(start, end)
+        self._scratch.invalidate(start, end)
         if not low.llama_memory_seq_rm(self._memory, TIMELINE, start, end):
-            raise BackendError(f"llama.cpp cannot forget the positions {start} to {end}")
+            raise BackendError(f"llama.cpp cannot remove the positions {start} to {end}")
         self._ranges = without(self._ranges, start, end)
 
     def _apply_shift(self) -> None:
-        """Have pending key rotations done now, by decoding an entry in the spare cell and forgetting it."""
+        """Do pending key rotations now, by decoding an entry into the spare cell and removing it."""
         if self._shifted and self._ranges:
             start = self.position
             status = low.llama_decode(self._context, self._rows.batch(np.zeros(1, np.int32), start, TIMELINE, True))
@@ -311,8 +313,8 @@ def _new_context(model: Any, capacity: int, batch: int, options: DecoderOptions,
     params.n_threads = params.n_threads_batch = options.threads or _physical_cores()
     params.type_k = params.type_v = _KV_TYPES[options.kv_precision]
     params.no_perf = True
-    # On CPUs llama.cpp's flash attention accumulates in f16, which costs the logits three digits, and is slower; on
-    # GPUs it is neither. Only with it can values be quantized.
+    # On CPUs llama.cpp's flash attention accumulates in f16, which costs the logits three digits, and is slower. On
+    # GPUs it does neither. Quantized values need it.
     if options.kv_precision != "f16":
         params.flash_attn_type = low.LLAMA_FLASH_ATTN_TYPE_ENABLED
     else:
@@ -326,7 +328,7 @@ def _new_context(model: Any, capacity: int, batch: int, options: DecoderOptions,
 
 
 def _free(context: Any, weights: Weights) -> None:
-    if is_forked():  # they are the parent's, whose threads llama.cpp would wait for
+    if is_forked():  # they belong to the parent, whose threads llama.cpp would wait for
         return
     low.llama_free(context)
     release(weights)

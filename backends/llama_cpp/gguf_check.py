@@ -1,8 +1,8 @@
-"""Checks a GGUF file before llama.cpp sees it: llama.cpp ends the whole process over some files that make no sense.
+"""Checks a GGUF file before llama.cpp opens it, since some damaged files make llama.cpp end the process.
 
-The header is read here, with every size held against the file's: settings and tensors must be those of a Qwen2 or Llama
-decoder of the sizes in the bundle's manifest, each tensor inside the file. The rest of a header (the tokenizer above
-all, which the runtime does not use) is stepped over. Knows the format and these two architectures; reads no weights.
+The header is read with every size checked against the file's size. Settings and tensors must be those of a Qwen2 or
+Llama decoder with the sizes in the bundle's manifest, and each tensor must lie inside the file. The tokenizer is
+skipped, since the runtime does not use it. No weights are read.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_interleave.bundle.manifest import DecoderInfo
-from edge_interleave.errors import BundleError
+from edge_interleave.errors import BundleError, shown
 
 HEADER_BYTES_MAX = 256 << 20
 LAYERS_MAX = 512
@@ -24,7 +24,7 @@ LAYERS_MAX = 512
 ENTRIES_MAX = 1 << 16
 
 Value = int | float | str | None
-"""None stands for an array, or a text that is not of interest."""
+"""None stands for an array."""
 
 _FIRST_READ = 16 << 20
 _ALIGNMENT = 32
@@ -38,8 +38,8 @@ _TYPES = {
     11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 20: (32, 18), 23: (256, 136),
 }  # fmt: skip
 _BLOCK = re.compile(r"blk\.(0|[1-9][0-9]{0,2})\.([a-z_]+\.(?:weight|bias))")
-# Settings that change nothing else than what is checked here. Of the others llama.cpp knows some for these
-# architectures (experts, for one), and not all of them go together.
+# The settings that a bundle's decoder can have. llama.cpp knows more for these architectures (experts, for example),
+# and crashes over some combinations.
 _SETTINGS = (
     "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.layer_norm_rms_epsilon",
     "attention.value_length", "block_count", "context_length", "embedding_length", "feed_forward_length",
@@ -50,22 +50,22 @@ _SETTINGS = (
 @dataclass(frozen=True)
 class _Tensor:
     shape: tuple[int, ...]
-    """As the file has it: the length of a row comes first."""
+    """In the file's order: the length of a row comes first."""
     type: int
     offset: int
 
 
 @dataclass(frozen=True)
 class GgufFacts:
-    """What a file says that the bundle's manifest does not."""
+    """Facts that the bundle's manifest lacks."""
 
     feed_forward: int
-    """Width of the layers between attention and attention."""
+    """Width of the feed-forward layers."""
     weight_bytes: int
 
 
 def check_gguf(path: Path, info: DecoderInfo) -> GgufFacts:
-    """Raise BundleError, in one line, unless the file is a decoder as `info` says and whole."""
+    """Raise BundleError, in one line, unless the file is complete and the decoder that `info` describes."""
     try:
         size = path.stat().st_size
         settings, tensors, start = _read_header(path, size)
@@ -86,7 +86,7 @@ class _UnsoundError(Exception):
 
 
 class _ShortError(Exception):
-    """The header goes on after the bytes at hand."""
+    """The header is longer than the bytes that were read."""
 
 
 def _read_header(path: Path, size: int) -> tuple[dict[str, Value], dict[str, _Tensor], int]:
@@ -122,16 +122,16 @@ class _Header:
         for _ in range(pairs):
             key = self._text()
             if key in settings:
-                raise _UnsoundError(f"has the setting {_shown(key)} twice")
+                raise _UnsoundError(f"has the setting {shown(key)} twice")
             settings[key] = self._value(key, self._integer("<I"))
         tensors: dict[str, _Tensor] = {}
         for _ in range(count):
             name = self._text()
             if name in tensors:
-                raise _UnsoundError(f"has the tensor {_shown(name)} twice")
+                raise _UnsoundError(f"has the tensor {shown(name)} twice")
             axes = self._integer("<I")
             if not 1 <= axes <= 4:
-                raise _UnsoundError(f"tensor {_shown(name)} has {axes} axes")
+                raise _UnsoundError(f"tensor {shown(name)} has {axes} axes")
             shape = tuple(self._integer("<Q") for _ in range(axes))
             tensors[name] = _Tensor(shape, self._integer("<I"), self._integer("<Q"))
         if settings.get("general.alignment", _ALIGNMENT) != _ALIGNMENT:
@@ -145,11 +145,11 @@ class _Header:
             self._skip_array(key)
             return None
         if kind not in _SCALARS:
-            raise _UnsoundError(f"setting {_shown(key)} is of the unknown type {kind}")
+            raise _UnsoundError(f"setting {shown(key)} is of the unknown type {kind}")
         if _SCALARS[kind] == "<?":
             value = self._integer("<B")
             if value > 1:
-                raise _UnsoundError(f"setting {_shown(key)} is neither true nor false")
+                raise _UnsoundError(f"setting {shown(key)} is neither true nor false")
             return value
         found = self._scalar(_SCALARS[kind])
         return int(found) if kind in _INTEGERS else found
@@ -159,9 +159,9 @@ class _Header:
         if kind in _SCALARS:
             self._skip(count * struct.calcsize(_SCALARS[kind]))
         elif kind != _STRING:
-            raise _UnsoundError(f"setting {_shown(key)} is an array of the unknown type {kind}")
+            raise _UnsoundError(f"setting {shown(key)} is an array of the unknown type {kind}")
         else:
-            # Hundreds of thousands of them, in a vocabulary; so no call for each.
+            # A vocabulary has hundreds of thousands of strings: no function call for each.
             data, at, length = self._data, self._at, struct.Struct("<Q").unpack_from
             try:
                 for _ in range(count):
@@ -195,11 +195,11 @@ class _Header:
 def _check_settings(settings: dict[str, Value], info: DecoderInfo) -> None:
     arch = info.type
     if settings.get("general.architecture") != arch:
-        named = _shown(settings.get("general.architecture"))
+        named = shown(settings.get("general.architecture"))
         raise _UnsoundError(f"general.architecture is {named} where bundle.json says {arch!r}")
     for key in settings:
         if key.startswith("split.") or (key.startswith(f"{arch}.") and key.removeprefix(f"{arch}.") not in _SETTINGS):
-            raise _UnsoundError(f"has the setting {_shown(key)}, which a bundle's decoder does not have")
+            raise _UnsoundError(f"has the setting {shown(key)}, which a bundle's decoder does not have")
     same = {
         "embedding_length": info.hidden_size,
         "block_count": info.layers,
@@ -208,17 +208,17 @@ def _check_settings(settings: dict[str, Value], info: DecoderInfo) -> None:
         "vocab_size": info.vocab_size,
         **dict.fromkeys(("attention.key_length", "attention.value_length", "rope.dimension_count"), info.head_dim),
     }
-    # What llama.cpp takes where the file does not say; the vocabulary's size it is told.
+    # llama.cpp's defaults for missing settings. The vocabulary's size is passed to it.
     width = info.hidden_size // info.heads
     absent = {"attention.key_length": width, "attention.value_length": width, "rope.dimension_count": width}
     for key, said in same.items():
         found = settings.get(f"{arch}.{key}", {**absent, "vocab_size": said}.get(key))
         if type(found) is not int or found != said:
-            raise _UnsoundError(f"{arch}.{key} is {_shown(found)} where bundle.json says {said}")
+            raise _UnsoundError(f"{arch}.{key} is {shown(found)} where bundle.json says {said}")
     if info.layers > LAYERS_MAX or info.heads % info.kv_heads or info.head_dim % 2:
         raise _UnsoundError(
-            f"{info.layers} layers of {info.heads} heads by {info.head_dim}, {info.kv_heads} of them with keys, are no "
-            "decoder that llama.cpp runs"
+            f"llama.cpp runs no decoder of {info.layers} layers, {info.heads} heads of {info.head_dim} values and "
+            f"{info.kv_heads} heads of keys"
         )
     _whole(settings, f"{arch}.context_length", 1 << 24)
     _number(settings, f"{arch}.attention.layer_norm_rms_epsilon", 0.0, 1.0)
@@ -233,18 +233,18 @@ def _check_settings(settings: dict[str, Value], info: DecoderInfo) -> None:
 def _whole(settings: dict[str, Value], key: str, most: int) -> int:
     value = settings.get(key)
     if type(value) is not int or not 1 <= value <= most:
-        raise _UnsoundError(f"{key} is {_shown(value)} where a whole number from 1 to {most} is needed")
+        raise _UnsoundError(f"{key} is {shown(value)} where a whole number from 1 to {most} is needed")
     return value
 
 
 def _number(settings: dict[str, Value], key: str, least: float, most: float) -> None:
     value = settings.get(key)
     if type(value) is not float or not least <= value <= most:  # not a number is in no range
-        raise _UnsoundError(f"{key} is {_shown(value)} where a number from {least:g} to {most:g} is needed")
+        raise _UnsoundError(f"{key} is {shown(value)} where a number from {least:g} to {most:g} is needed")
 
 
 def _shapes(info: DecoderInfo, feed_forward: int) -> dict[str, tuple[int, ...]]:
-    """Name, without the block's number, to shape. Which of them must be there, llama.cpp says."""
+    """Name, without the block's number, to shape. llama.cpp checks that none is missing."""
     hidden, queries, keys = info.hidden_size, info.heads * info.head_dim, info.kv_heads * info.head_dim
     return {
         "token_embd.weight": (hidden, info.vocab_size),
@@ -274,7 +274,7 @@ def _check_tensor(name: str, tensor: _Tensor, shapes: dict[str, tuple[int, ...]]
     block = _BLOCK.fullmatch(name)
     kind = block[2] if block else name
     if (block is None) == kind.startswith(("attn_", "ffn_")) or kind not in shapes:
-        raise _UnsoundError(f"has the tensor {_shown(name)}, which a bundle's decoder does not have")
+        raise _UnsoundError(f"has the tensor {shown(name)}, which a bundle's decoder does not have")
     if tensor.shape != shapes[kind]:
         raise _UnsoundError(f"tensor {name} has shape {tensor.shape} where bundle.json calls for {shapes[kind]}")
     if tensor.type not in (_TYPES if len(tensor.shape) > 1 else (_F32,)):
@@ -284,8 +284,3 @@ def _check_tensor(name: str, tensor: _Tensor, shapes: dict[str, tuple[int, ...]]
         raise _UnsoundError(f"tensor {name} has rows of {tensor.shape[0]}, which its type {tensor.type} cannot have")
     if tensor.offset % _ALIGNMENT or tensor.offset + math.prod(tensor.shape) // weights * size > room:
         raise _UnsoundError(f"tensor {name} does not lie inside the file, which is cut off or was changed")
-
-
-def _shown(value: object) -> str:
-    text = ascii(value)
-    return text if len(text) <= 60 else text[:60] + "..."

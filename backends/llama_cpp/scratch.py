@@ -1,6 +1,6 @@
-"""What is computed beside the timeline, in a second sequence of llama.cpp's: a sequence is what sees itself only.
+"""llama.cpp's scratch entries: a second sequence, whose entries attend to each other but not to the first sequence.
 
-Cells that both sequences hold are counted once. Knows nothing about how entries are computed.
+Cells that both sequences hold are counted once.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import Any
 import llama_cpp.llama_cpp as low
 
 from edge_interleave.backends.common.ranges import Ranges
-from edge_interleave.backends.common.scratch import Aside
+from edge_interleave.backends.common.scratch import ScratchEntries
 
-TIMELINE, ASIDE = 0, 1
+TIMELINE, SCRATCH = 0, 1
 """llama.cpp's numbers of the two sequences."""
 
 
-class LlamaCppAside(Aside):
+class LlamaCppScratch(ScratchEntries):
     """The second sequence."""
 
     def __init__(self, memory: Any) -> None:
@@ -26,25 +26,25 @@ class LlamaCppAside(Aside):
         self._moved = 0
 
     def move(self, start: int) -> bool:
-        """Have the computed entries lie at `start`; gives whether keys are to be re-rotated for that."""
+        """Move the entries to `start` and after. Returns whether llama.cpp has to re-rotate their keys."""
         first = self.position + self._moved
         if start == first:
             return False
-        low.llama_memory_seq_add(self._memory, ASIDE, first, first + self.done, start - first)
+        low.llama_memory_seq_add(self._memory, SCRATCH, first, first + self.done, start - first)
         self._moved += start - first
         return True
 
     def move_to_timeline(self, start: int) -> bool:
-        """Put them into the timeline, at `start`; gives whether keys are to be re-rotated for that."""
+        """Put the entries into the timeline at `start`. Returns whether llama.cpp has to re-rotate their keys."""
         shifted = self.move(start)
-        low.llama_memory_seq_cp(self._memory, ASIDE, TIMELINE, start, start + self.done)
+        low.llama_memory_seq_cp(self._memory, SCRATCH, TIMELINE, start, start + self.done)
         self.drop()
         return shifted
 
-    def _begin(self, seen: Ranges) -> None:
+    def _start(self, visible: Ranges) -> None:
         self._moved = 0
-        for start, end in seen:
-            low.llama_memory_seq_cp(self._memory, TIMELINE, ASIDE, start, end)
+        for start, end in visible:
+            low.llama_memory_seq_cp(self._memory, TIMELINE, SCRATCH, start, end)
 
-    def _forget(self) -> None:
-        low.llama_memory_seq_rm(self._memory, ASIDE, -1, -1)
+    def _free(self) -> None:
+        low.llama_memory_seq_rm(self._memory, SCRATCH, -1, -1)

@@ -1,4 +1,4 @@
-"""llama.cpp's weights, loaded once for all decoders of a file; its log, kept for error messages and shown nowhere."""
+"""llama.cpp's weights, loaded once for all decoders of a file, and llama.cpp's log, kept for error messages."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Weights:
 
 
 _shared: dict[tuple[str, int, int], Weights] = {}
-_lock = threading.RLock()  # the garbage collector may release some while others are acquired
+_lock = threading.RLock()  # reentrant: the garbage collector may release weights during `acquire`
 
 
 def acquire(path: Path, info: DecoderInfo) -> Weights:
-    """The weights of a GGUF file, loaded where no decoder has them yet. `release` them once.
+    """The weights of a GGUF file, loaded unless another decoder uses them. The caller must `release` them once.
 
-    Raises BundleError where the file is not sound, or not the decoder of `info`.
+    Raises BundleError if the file is damaged or not the decoder that `info` describes.
     """
     stat = path.stat()
     key = (str(path.resolve()), stat.st_mtime_ns, stat.st_size)
@@ -49,7 +49,7 @@ def acquire(path: Path, info: DecoderInfo) -> Weights:
 
 
 def release(weights: Weights) -> None:
-    """Free the weights where nobody else uses them."""
+    """Free the weights if no other decoder uses them."""
     with _lock:
         weights.users -= 1
         if weights.users == 0:
@@ -58,11 +58,10 @@ def release(weights: Weights) -> None:
 
 
 def model_params() -> Any:
-    """llama.cpp's default `llama_model_params`, less what ends the process on some machines.
+    """llama.cpp's default `llama_model_params`, without Intel's matrix unit (AMX).
 
-    Products in Intel's matrix unit (AMX) run into a segmentation fault in many builds
-    (https://github.com/ggml-org/llama.cpp/issues/20824, mended by the open pull request 26954). llama.cpp uses AMX
-    where it stores weights in that unit's layout, so weights keep their own layout where there is an AMX unit.
+    Products in AMX crash in many builds (https://github.com/ggml-org/llama.cpp/issues/20824, fixed by the open pull
+    request 26954). llama.cpp uses AMX for weights stored in its layout, so on machines with AMX that layout is off.
     """
     params = low.llama_model_default_params()
     params.use_extra_bufts = b"AMX_INT8 = 1" not in low.llama_print_system_info()
@@ -76,7 +75,7 @@ def _load_weights(path: Path, info: DecoderInfo) -> Any:
     LOG.clear()
     params = model_params()
     if not low.llama_supports_gpu_offload():
-        # A file that is mapped stays in memory beside the copies that llama.cpp arranges anew for the CPU.
+        # A mapped file would stay in memory beside the copies that llama.cpp makes in another layout for the CPU.
         params.load_mode = low.LLAMA_LOAD_MODE_NONE
     overrides = _without_tokenizer(info)
     params.kv_overrides = overrides
@@ -87,7 +86,7 @@ def _load_weights(path: Path, info: DecoderInfo) -> Any:
 
 
 def _without_tokenizer(info: DecoderInfo) -> Any:
-    """Has llama.cpp leave the file's tokenizer alone, which the runtime does not use: nothing to trust, time saved."""
+    """Overrides that make llama.cpp skip the file's tokenizer, which is untrusted and not used."""
     overrides: Any = (low.llama_model_kv_override * 3)()  # the last one, whose key is empty, ends the list
     overrides[0].key, overrides[0].tag = b"tokenizer.ggml.model", low.LLAMA_KV_OVERRIDE_TYPE_STR
     overrides[0].value.val_str = b"none"
@@ -105,18 +104,18 @@ class Log:
     def __init__(self) -> None:
         self._lines: deque[str] = deque(maxlen=20)
         self._level = 0
-        self._callback = low.llama_log_callback(self._take)  # llama.cpp holds no reference to it: we must
+        self._callback = low.llama_log_callback(self._take)  # kept here, since llama.cpp holds no reference
 
     def install(self) -> None:
-        """Have llama.cpp log here, and no longer to the terminal."""
+        """Make llama.cpp log here instead of to the terminal."""
         low.llama_log_set(self._callback, ctypes.c_void_p(0))
 
     def clear(self) -> None:
-        """Forget what was logged."""
+        """Delete the kept lines."""
         self._lines.clear()
 
     def reason(self) -> str:
-        """The first error line that says something, in brackets; empty where there was none."""
+        """The first error line with text, in brackets; empty if there is none."""
         for line in self._lines:
             text = re.sub(r"^\w+:\s*", "", "".join(c if c.isprintable() else " " for c in line)).strip()
             if text:

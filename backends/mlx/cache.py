@@ -1,9 +1,8 @@
-"""A KV cache that knows gaps: entries lie in cells, in no order, and every cell knows its entry's position.
+"""A KV cache with gaps: entries lie in cells, in any order, and each cell has its entry's position.
 
-mlx-lm's own caches have one number for length and position, so nothing can leave their middle. Here an entry that is
-evicted frees its cell, and a later one takes it; nothing is copied, and attention leaves free cells out by its mask.
-Keys are stored rotated by their positions (RoPE), so moving an entry re-rotates its key, which the model's own rotary
-embedding does: rotations add up. Knows nothing about models, tokens or files.
+mlx-lm's caches have one number for length and position, so they cannot evict from the middle. Here an evicted entry
+frees its cell for a later one: nothing is copied, and the attention mask excludes free cells. Keys are stored rotated
+by their positions (RoPE). To move an entry, the model's rotary embedding re-rotates its key: rotations add up.
 """
 
 from __future__ import annotations
@@ -17,51 +16,51 @@ import numpy as np
 import numpy.typing as npt
 
 STEP = 256
-"""Cells by which a cache grows."""
+"""The cache grows by this many cells."""
 FREE, HELD = -1, -2
-"""In place of a position: no entry, or one that lies in no timeline."""
+"""In place of a position: a free cell, or a cell held for an entry outside the timeline."""
 Numbers = npt.NDArray[np.int64]
 Rotate = Callable[..., Any]
-"""A rotary embedding: keys (n, heads, 1, size) and `offset`, a distance in positions, to the same rotated by it."""
+"""A rotary embedding: rotates keys (n, heads, 1, size) by `offset` positions."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """How keys and values are stored: as halves, or in groups of whole numbers with a scale and an offset each."""
+    """How keys and values are stored: as f16, or quantized in groups with a scale and an offset."""
 
     bits: int | None = None
-    """None: as halves."""
+    """Bits of a value; None: f16."""
     group: int = 32
     """Values that share a scale and an offset."""
 
     def bytes_for(self, values: int) -> int:
-        """Bytes of so many values; scales and offsets are halves."""
+        """Bytes of `values` values, with f16 scales and offsets."""
         return 2 * values if self.bits is None else values * self.bits // 8 + 4 * values // self.group
 
     def packed(self, values: Any) -> tuple[Any, ...]:
-        """Values (..., size) as they are stored: one array, or three (numbers, scales, offsets)."""
+        """The stored form of values (..., size): one array, or three (numbers, scales, offsets)."""
         values = values.astype(mx.float16)
         if self.bits is None:
             return (values,)
         return tuple(mx.quantize(values, group_size=self.group, bits=self.bits))
 
     def unpacked(self, parts: tuple[Any, ...]) -> Any:
-        """The values again."""
+        """The values of their stored form."""
         return parts[0] if self.bits is None else mx.dequantize(*parts, group_size=self.group, bits=self.bits)
 
 
 class Cells:
-    """Which cell holds the entry of which position: one table for all layers."""
+    """The table of cells and positions, shared by all layers."""
 
     def __init__(self, capacity: int) -> None:
-        """`capacity`: the most entries."""
+        """`capacity`: the greatest number of entries."""
         self.capacity = capacity
         self.positions: Numbers = np.full(0, FREE, np.int64)
-        """By cell; FREE or HELD where there is no entry of the timeline."""
+        """The position of each cell's entry; FREE or HELD if the cell has no entry of the timeline."""
 
     @property
     def length(self) -> int:
-        """Entries."""
+        """Number of entries in the timeline."""
         return int((self.positions >= 0).sum())
 
     @property
@@ -86,7 +85,7 @@ class Cells:
         return self.within(0, self.position)
 
     def hold(self, count: int) -> Numbers:
-        """Cells for so many entries. There must be room."""
+        """Hold `count` free cells and return them. There must be room."""
         free = np.flatnonzero(self.positions == FREE)
         if len(free) < count:
             used = len(self.positions) - len(free)
@@ -98,12 +97,12 @@ class Cells:
         return taken
 
     def free(self, cells: Numbers) -> None:
-        """Forget entries."""
+        """Free cells."""
         self.positions[cells] = FREE
 
 
 class LayerCache:
-    """One layer's keys and values, (1, kv heads, cells, ...) each. What mlx-lm's attention calls a cache."""
+    """One layer's keys and values, each (1, kv heads, cells, ...). mlx-lm's attention takes it as its cache."""
 
     def __init__(self, owner: GapCache, rotate: Rotate) -> None:
         self._owner = owner
@@ -113,15 +112,15 @@ class LayerCache:
 
     @property
     def offset(self) -> int:
-        """Position of the first of the entries that are being appended."""
+        """Position of the first entry being appended."""
         return self._owner.start
 
     def make_mask(self, count: int, **_: Any) -> Any:
-        """Who sees whom, bool (new entries, cells)."""
+        """The attention mask, bool (new entries, cells)."""
         return self._owner.mask
 
     def update_and_fetch(self, keys: Any, values: Any) -> tuple[Any, Any]:
-        """Store new entries, (1, kv heads, n, size), and give all cells."""
+        """Store new entries, (1, kv heads, n, size), and return all cells."""
         precision = self._owner.precision
         self.keys = self._with(self.keys, precision.packed(keys))
         self.values = self._with(self.values, precision.packed(values))
@@ -136,14 +135,14 @@ class LayerCache:
         keys = precision.unpacked(tuple(part[:, :, chosen] for part in self.keys))
         turned = self._rotate(keys.transpose(2, 1, 0, 3).astype(mx.float32), offset=by).transpose(2, 1, 0, 3)
         packed = precision.packed(turned)
-        # Computed first: while something still waits to read the cells, MLX would write into a copy of them.
+        # Evaluated first: MLX would write into a copy of the cells while a read of them is pending.
         mx.eval(packed)
         for part, new in zip(self.keys, packed, strict=True):
             part[:, :, chosen] = new
         mx.eval(self.keys)
 
     def _with(self, held: tuple[Any, ...], new: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The cells with new entries in them. MLX writes in place where nobody else holds the array."""
+        """The cells with new entries. MLX writes in place if no one else holds the array."""
         count = len(self._owner.cells.positions)
         more = count - (held[0].shape[2] if held else 0)
         if more:
@@ -156,11 +155,11 @@ class LayerCache:
 
 
 class QuantizedLayerCache(LayerCache):
-    """The same in groups of whole numbers: mlx-lm's attention knows it by `bits`."""
+    """A quantized cache, which mlx-lm's attention recognises by `bits`."""
 
     @property
     def bits(self) -> int:
-        """Of a value."""
+        """Bits of a value."""
         return self._owner.precision.bits or 0
 
     @property
@@ -170,7 +169,7 @@ class QuantizedLayerCache(LayerCache):
 
 
 class GapCache:
-    """All layers' cells. `begin`, run the model with `layers` as its cache, and the entries are in the cells."""
+    """All layers' cells. Call `begin`, then run the model with `layers` as its cache: it stores the entries."""
 
     def __init__(
         self,
@@ -179,7 +178,7 @@ class GapCache:
         precision: Precision,
         on_layer: Callable[[tuple[Any, ...]], None] = lambda _: None,
     ) -> None:
-        """`rotations`: each layer's rotary embedding. `on_layer` is called with what a layer stores, at each append."""
+        """`rotations`: each layer's rotary embedding. `on_layer` gets the arrays that a layer stores at each append."""
         self.cells = Cells(capacity)
         self.precision = precision
         self.on_layer = on_layer
@@ -191,9 +190,9 @@ class GapCache:
         self.layers = [kind(self, rotate) for rotate in rotations]
 
     def begin(self, start: int, count: int, visible: npt.NDArray[np.bool_]) -> Numbers:
-        """Hold cells for entries at `count` positions from `start` on; gives the cells.
+        """Hold cells for `count` entries, at positions from `start` on, and return the cells.
 
-        They see each other, in order, and the cells that are `visible`, (cells,) at most.
+        Each entry attends to those before it and to the `visible` cells, bool (cells,) or shorter.
         """
         taken = self.cells.hold(count)
         mask = np.zeros((count, len(self.cells.positions)), bool)
@@ -205,13 +204,13 @@ class GapCache:
         return taken
 
     def begin_at_the_end(self, start: int, count: int) -> Numbers:
-        """The same for entries that extend the timeline: they see all of it."""
+        """Like `begin`, for entries that extend the timeline and attend to all of it."""
         taken = self.begin(start, count, self.cells.positions >= 0)
         self.cells.positions[taken] = np.arange(start, start + count)
         return taken
 
     def move(self, cells: Numbers, to: Numbers) -> None:
-        """Give the entries in some cells other positions."""
+        """Move the entries in some cells to other positions."""
         by = to - self.cells.positions[cells]
         for distance in np.unique(by[by != 0]):
             for layer in self.layers:
@@ -219,18 +218,18 @@ class GapCache:
         self.cells.positions[cells] = to
 
     def clear(self) -> None:
-        """Forget all and free the memory."""
+        """Remove all entries and free the memory."""
         self.cells = Cells(self.cells.capacity)
         self.mask = None
         for layer in self.layers:
             layer.keys = layer.values = ()
 
     def arrays(self) -> list[Any]:
-        """All that is stored, (1, kv heads, cells, ...) each, in an order that does not change."""
+        """All stored arrays, each (1, kv heads, cells, ...), in a fixed order."""
         return [part for layer in self.layers for part in (*layer.keys, *layer.values)]
 
     def fill(self, positions: Numbers, arrays: Sequence[Any]) -> None:
-        """Put entries into an empty cache. `arrays`: as `arrays` gives them, but for these entries alone."""
+        """Replace all entries. `arrays`: like the result of the method `arrays`, with one cell for each position."""
         self.clear()
         if not len(positions):
             return
@@ -246,7 +245,7 @@ class GapCache:
 
 
 def _runs(cells: Numbers) -> Iterator[tuple[int, int, int]]:
-    """Neighbouring cells together."""
+    """Runs of neighbouring cells: first cell, one past the last cell, index of the first cell in `cells`."""
     begin = 0
     for run in np.split(cells, np.flatnonzero(np.diff(cells) != 1) + 1):
         yield int(run[0]), int(run[-1]) + 1, begin

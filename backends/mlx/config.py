@@ -1,7 +1,4 @@
-"""`decoder-mlx/config.json`, a stranger's: known fields only, as the manifest has them.
-
-Knows nothing about weights.
-"""
+"""Reads `decoder-mlx/config.json` as an untrusted file: known fields only, equal to the manifest's."""
 
 from __future__ import annotations
 
@@ -15,13 +12,13 @@ from edge_interleave.util.json_fields import JsonFields, read_json
 
 CONFIG_BYTES_MAX = 4 << 20
 MODES = {"affine": ((2, 3, 4, 5, 6, 8), (32, 64, 128)), "mxfp4": ((4,), (32,))}
-"""Ways to quantize that MLX knows, with the bits and group sizes it takes."""
+"""MLX's quantization modes, each with its bits and group sizes."""
 _SMALLEST = 1e-20
 _NUMBERS = {"rms_norm_eps": (_SMALLEST, 1), "rope_theta": (1, 1e12)}
 """Fields that the manifest lacks, with their least and greatest values."""
 _FEED_FORWARD_MAX = 1 << 20
 _SCALINGS = {"linear": (), "llama3": ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}
-"""Ways to stretch the rotary embedding, with what they need beside a factor."""
+"""Kinds of RoPE scaling, with the fields that each needs in addition to a factor."""
 _REMEDY = "convert or pull the model again"
 
 
@@ -36,24 +33,24 @@ class Quantization:
 
 @dataclass(frozen=True)
 class MlxConfig:
-    """What an mlx-lm model is built from."""
+    """The config of an mlx-lm model."""
 
     fields: dict[str, Any]
-    """As mlx-lm's `config.json` has them."""
+    """The fields of mlx-lm's `config.json`."""
     tied: bool
-    """The head is the embedding matrix."""
+    """Whether the head is the embedding matrix."""
     quantization: Quantization | None
-    """Of all matrices but the `exceptions`; None: not quantized."""
+    """Of all matrices except the `exceptions`; None: not quantized."""
     exceptions: dict[str, Quantization | None]
-    """By mlx-lm's name of the module."""
+    """Module name to its quantization; None: not quantized."""
 
     def of(self, module: str) -> Quantization | None:
-        """How this module's weights are stored."""
+        """The quantization of a module's weights; None: not quantized."""
         return self.exceptions.get(module, self.quantization)
 
 
 def read_config(path: Path, info: DecoderInfo) -> MlxConfig:
-    """Read the file. Raises BundleError where it makes no sense, or is not of the decoder that `info` describes."""
+    """Read the file. Raises BundleError if it is damaged or not of the decoder that `info` describes."""
     raw = read_json(path, BundleError, most=CONFIG_BYTES_MAX, remedy=_REMEDY)
     config = JsonFields(path, raw, BundleError, remedy=_REMEDY)
     said = {
@@ -69,10 +66,12 @@ def read_config(path: Path, info: DecoderInfo) -> MlxConfig:
         if type(found) is not type(value) or found != value:
             raise BundleError(f"{path}: {name} {shown(found)} where bundle.json says {value}; {_REMEDY}")
     if info.heads * info.head_dim != info.hidden_size:
-        raise BundleError(f"{path}: {info.heads} heads of {info.head_dim} values do not make {info.hidden_size}")
+        raise BundleError(
+            f"{path}: {info.heads} heads of {info.head_dim} values do not make {info.hidden_size}; {_REMEDY}"
+        )
     if info.heads % info.kv_heads or info.head_dim % 2:
         raise BundleError(
-            f"{path}: no decoder has {info.heads} heads of {info.head_dim} values, and {info.kv_heads} of keys; "
+            f"{path}: no decoder has {info.heads} heads of {info.head_dim} values and {info.kv_heads} of keys; "
             f"{_REMEDY}"
         )
     fields: dict[str, Any] = {**said, "max_position_embeddings": info.context_length, "head_dim": info.head_dim}

@@ -1,7 +1,6 @@
 """The MLX backend: the Decoder protocol over mlx-lm's models and a KV cache of our own.
 
-On Apple Silicon and CUDA it computes in the type that the weights have, on CPUs in fp32. Knows nothing about images,
-prompts or sampling.
+It computes in the weights' dtype on Apple Silicon and CUDA, and in fp32 on CPUs.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 
 from edge_interleave.backends.common.inputs import (
     Entries,
-    check_preparation,
+    check_prefetch,
     check_room,
     embedding_entries,
     parts_of_range,
@@ -26,7 +25,7 @@ from edge_interleave.backends.common.ranges import below, check_range, without
 from edge_interleave.backends.mlx.cache import GapCache, Numbers
 from edge_interleave.backends.mlx.engine import in_mlx_thread, later_in_mlx_thread
 from edge_interleave.backends.mlx.memory import LIMITS, bytes_per_token, decoder_memory, on_cpu, precision_of
-from edge_interleave.backends.mlx.scratch import MlxAside
+from edge_interleave.backends.mlx.scratch import MlxScratch
 from edge_interleave.backends.mlx.state import read_arrays, stored, write_arrays
 from edge_interleave.backends.mlx.weights import Weights, acquire, release
 from edge_interleave.bundle.manifest import MLX_NAME, Bundle
@@ -35,21 +34,21 @@ from edge_interleave.errors import BackendError, one_line
 from edge_interleave.util.arrays import FloatArray
 
 BATCH = 512
-"""Entries that are computed at a time, at most."""
+"""The greatest number of entries computed at a time."""
 
 
 class MlxBackend:
-    """What the entry point `mlx` names."""
+    """The backend of the entry point `mlx`."""
 
     name = "mlx"
     decoder_file = MLX_NAME
 
     def open(self, bundle: Bundle, options: DecoderOptions) -> Decoder:
-        """Open the bundle's `decoder-mlx/`. Raises BundleError where it is not sound or not of this bundle."""
+        """Open the bundle's `decoder-mlx/`. Raises BundleError if it is damaged or not of this bundle."""
         return MlxDecoder(bundle, options)
 
     def memory(self, bundle: Bundle, options: DecoderOptions) -> DecoderMemory:
-        """What MLX allocates for it, once its cache is full. Raises BundleError, BackendError."""
+        """The bytes that MLX allocates when the KV cache is full. Raises BundleError, BackendError."""
         return decoder_memory(bundle, options, min(options.batch or BATCH, BATCH))
 
 
@@ -57,7 +56,7 @@ BACKEND = MlxBackend()
 
 
 class MlxDecoder:
-    """One timeline (the `Decoder` protocol). MLX takes no number of threads: `options.threads` is ignored."""
+    """One timeline in one KV cache. See `edge_interleave.decoding.decoder.Decoder`. MLX ignores `options.threads`."""
 
     @in_mlx_thread
     def __init__(self, bundle: Bundle, options: DecoderOptions) -> None:
@@ -68,7 +67,7 @@ class MlxDecoder:
         self._weights = acquire(bundle)
         LIMITS.add(memory)
         self._finalizer = weakref.finalize(self, _free, self._weights, memory)
-        self._finalizer.atexit = False  # threads may still compute then, and the system frees it all
+        self._finalizer.atexit = False  # threads may still compute at exit; the system frees the memory
         self._type = mx.float32 if on_cpu() else self._weights.model.model.norm.weight.dtype
         rotations = [layer.self_attn.rope for layer in self._weights.model.layers]
         capacity = max(1, min(options.context, info.context_length))
@@ -81,7 +80,7 @@ class MlxDecoder:
         )
         self._interruption = _Interruption()
         self._cache = GapCache(rotations, capacity, precision, self._interruption.check)
-        self._aside = MlxAside(self._cache)
+        self._scratch = MlxScratch(self._cache)
         per_entry = precision.packed(mx.zeros((1, info.kv_heads, 1, info.head_dim)))
         self._stored = [stored(part) for part in per_entry] * 2 * info.layers
         files = bundle.manifest.files
@@ -100,79 +99,80 @@ class MlxDecoder:
 
     @property
     def position(self) -> int:
-        """The position the next entry will have: one past the last stored one."""
+        """The position of the next entry: one past the last stored one."""
         return self._cache.cells.position
 
     @in_mlx_thread
     def append_tokens(self, ids: Sequence[int]) -> FloatArray:
-        """Extend the timeline by tokens; the logits of the last, float32 (vocab_size,).
+        """Extend the timeline by tokens. Returns the logits of the last one, float32 (vocab_size,).
 
-        Raises ContextFullError (timeline unchanged), ValueError for no ids or one that is not in the vocabulary.
+        Raises ContextFullError, with the timeline unchanged, and ValueError for no ids or an id outside the vocabulary.
         """
         return self._append(token_entries(ids, self._facts))
 
     @in_mlx_thread
     def append_embeddings(self, rows: FloatArray) -> FloatArray:
-        """Extend the timeline by embeddings, float32 (n, hidden_size); logits as `append_tokens`.
+        """Extend the timeline by embeddings, float32 (n, hidden_size). Returns logits like `append_tokens`.
 
-        Raises ContextFullError (timeline unchanged), ValueError for another shape, dtype or values that are not finite.
+        Raises ContextFullError, with the timeline unchanged, and ValueError for another shape or dtype, or values that
+        are not finite.
         """
         return self._append(embedding_entries(rows, self._facts))
 
     def truncate(self, position: int) -> None:
-        """Forget every entry at `position` and after. The next position is one past the last entry kept."""
+        """Remove the entries at `position` and after. The next position is one past the last entry kept."""
         self._remove(position, max(position, self.position))
 
     def evict(self, start: int, end: int) -> None:
-        """Forget the entries at positions start <= p < end; later ones keep their positions (a gap).
+        """Remove the entries at positions start <= p < end. Later entries keep their positions, which leaves a gap.
 
-        A range that reaches to the end leaves no gap: it is a truncation.
+        A range up to the end leaves no gap: it is a truncation.
         """
         self._remove(start, end)
 
     @in_mlx_thread
     def rebase(self) -> None:
-        """Close the gaps, by re-rotating the keys behind them."""
+        """Close the gaps: positions become 0 to length - 1, and the keys are re-rotated."""
         self._alive()
         position = 0
         for start, end in self._cache.cells.ranges:
             if start != position:
-                self._aside.changes(start, end)
+                self._scratch.invalidate(start, end)
             position += end - start
         self._cache.move(self._cache.cells.all(), np.arange(self.length))
 
     @in_mlx_thread
     def recompute(self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray]) -> None:
-        """Compute the entries at positions start <= p < end anew, as if only what lies before them had ever been there.
+        """Recompute the entries at positions start <= p < end as if only the entries before them had ever existed.
 
-        Raises ValueError for a range that is not stored or parts of another length, BackendError where MLX fails: the
-        range is forgotten then.
+        Raises ValueError for a range that is not stored or parts of another length. Raises BackendError if MLX fails;
+        the range is then removed.
         """
         self._alive()
         entries = parts_of_range(start, end, parts, self._cache.cells.ranges, self._facts)
         self._remove(start, end)
-        self._aside.turn_to(entries, below(self._cache.cells.ranges, start))
-        self._aside.compute(entries, end - start, self._compute_aside)
-        self._aside.move_to_timeline(start)
+        self._scratch.select(entries, below(self._cache.cells.ranges, start))
+        self._scratch.compute(entries, end - start, self._compute_scratch)
+        self._scratch.move_to_timeline(start)
 
     @in_mlx_thread
-    def prepare(
+    def prefetch(
         self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray], leaving: tuple[int, int], rows: int
     ) -> bool:
-        """Compute at most `rows` entries of what `recompute` will once `leaving` is evicted; whether that was not all.
+        """Compute up to `rows` of the entries that `recompute` will need once `leaving` is evicted.
 
-        They take cells that the timeline does not need. Raises ValueError as `recompute`, BackendError where MLX fails:
-        nothing is prepared then.
+        They take free cells only. Returns whether more can be prefetched. Raises ValueError like `recompute`, and
+        BackendError if MLX fails; no scratch entries remain then.
         """
         self._alive()
         ranges = self._cache.cells.ranges
         entries = parts_of_range(start, end, parts, ranges, self._facts)
-        check_preparation(start, leaving, rows)
-        self._aside.turn_to(entries, without(below(ranges, start), *leaving))
+        check_prefetch(start, leaving, rows)
+        self._scratch.select(entries, without(below(ranges, start), *leaving))
         possible = min(end - start, self._facts.capacity - self.length)
-        if self._aside.done < possible:
-            self._aside.compute(entries, min(self._aside.done + rows, possible), self._compute_aside)
-        return self._aside.done < possible
+        if self._scratch.done < possible:
+            self._scratch.compute(entries, min(self._scratch.done + rows, possible), self._compute_scratch)
+        return self._scratch.done < possible
 
     @in_mlx_thread
     def save(self, path: Path) -> None:
@@ -184,25 +184,25 @@ class MlxDecoder:
 
     @in_mlx_thread
     def load(self, path: Path) -> None:
-        """Replace the timeline by a saved one.
+        """Replace the timeline with a saved one.
 
-        Raises InputError where the file is not of this decoder; the timeline is unchanged then.
+        Raises InputError, with the timeline unchanged, if the file was not saved by a decoder like this one.
         """
         self._alive()
         ranges, arrays = read_arrays(Path(path), self._fingerprint, self._facts, self._stored)
-        self._aside.drop()
+        self._scratch.drop()
         self._cache.fill(np.concatenate([np.arange(*pair) for pair in ranges] or [np.zeros(0, np.int64)]), arrays)
 
     def interrupt(self) -> None:
-        """From any thread: have what is being computed, and all that comes after, fail with BackendError at once.
+        """Make the running call, and all later ones, fail with BackendError. May be called from any thread.
 
-        A batch of several entries is broken off between two layers.
+        A batch of several entries stops between two layers.
         """
         self._interruption.wanted = True
 
     @in_mlx_thread
     def close(self) -> None:
-        """Free the KV cache, and the weights where no other decoder uses them. A second call does nothing."""
+        """Free the KV cache, and the weights if no other decoder uses them. A second call does nothing."""
         self._cache.clear()
         self._finalizer()
 
@@ -214,8 +214,8 @@ class MlxDecoder:
         self._alive()
         start = self.position
         check_room(self.length, start, len(entries), self._facts)
-        if self.length + len(entries) + self._aside.done > self._facts.capacity:
-            self._aside.drop()
+        if self.length + len(entries) + self._scratch.done > self._facts.capacity:
+            self._scratch.drop()
         hidden = self._compute(entries, start, self._cache.begin_at_the_end)
         logits = np.array(self._weights.head(hidden).astype(mx.float32)).reshape(-1)
         if not np.isfinite(logits).all():
@@ -223,13 +223,13 @@ class MlxDecoder:
             raise BackendError(f"{self._weights.folder}: gives logits that are not finite; convert or pull it again")
         return logits
 
-    def _compute_aside(self, entries: Entries, start: int) -> None:
-        self._compute(entries, start, self._aside.begin)
+    def _compute_scratch(self, entries: Entries, start: int) -> None:
+        self._compute(entries, start, self._scratch.begin)
 
     def _compute(self, entries: Entries, start: int, begin: Callable[[int, int], Numbers]) -> Any:
-        """Store entries from a position on, in the cells that `begin` gives; the last one's hidden state, (1, hidden).
+        """Store entries from a position on, in the cells that `begin` gives. Returns the last one's hidden state.
 
-        Raises BackendError, none stored.
+        It has the shape (1, hidden). Raises BackendError, with nothing stored.
         """
         hidden: Any = None
         taken: list[Numbers] = []
@@ -253,24 +253,24 @@ class MlxDecoder:
     def _remove(self, start: int, end: int) -> None:
         self._alive()
         check_range(start, end)
-        self._aside.changes(start, end)
+        self._scratch.invalidate(start, end)
         self._cache.cells.free(self._cache.cells.within(start, end))
 
 
 class _Interruption:
-    """Breaks a batch off. MLX computes when it is asked for a result, so each layer's is asked for."""
+    """Stops a batch between layers. MLX computes lazily, so each layer's result is evaluated at once."""
 
     def __init__(self) -> None:
         self.wanted = False
         self._many = False
 
     def begin(self, count: int) -> None:
-        """A batch of so many entries comes. Raises BackendError where it is not wanted."""
+        """Start a batch of `count` entries. Raises BackendError after an interruption."""
         self._many = count > 1
         self._stop()
 
     def check(self, arrays: tuple[Any, ...]) -> None:
-        """A layer has been described, with what it stores. Raises BackendError."""
+        """Evaluate the arrays that a layer stores. Raises BackendError after an interruption."""
         if self._many:
             mx.eval(arrays)
             self._stop()

@@ -1,8 +1,7 @@
-"""Runs all that computes with MLX in one thread of its own, in the order in which it is asked for.
+"""Runs every MLX call in one thread, in the order of the calls.
 
-Two threads that compute at once end the process. And MLX keeps things for each thread that ever computed: streams, with
-a thread of the system's each, which it never ends, and compiled functions, whose release ends the process by a signal
-where a thread ends as the program does.
+Two threads that compute at once crash the process. MLX also keeps state for each thread that ever computed: streams,
+each with a system thread that never ends, and compiled functions, whose release crashes if the thread ends at exit.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from edge_interleave.errors import BackendError
 from edge_interleave.util.engine_lock import claim_process, is_forked, when_engines_ended
 
 _END_S = 10.0
-"""At the program's end, for what is still being computed."""
+"""Seconds that the program's exit waits for a running computation."""
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
 def in_mlx_thread(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Have a function run in MLX's thread; callers wait for it. Raises UsageError in a forked child."""
+    """Make a function run in MLX's thread while its caller waits. Raises UsageError in a forked child."""
 
     @wraps(function)
     def handed_over(*args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -35,7 +34,7 @@ def in_mlx_thread(function: Callable[_P, _T]) -> Callable[_P, _T]:
 
 
 def later_in_mlx_thread(call: Callable[[], object]) -> None:
-    """Have something done there, without waiting: the garbage collector may ask for it anywhere, in a child too."""
+    """Queue a call for MLX's thread without waiting, from any thread. Does nothing in a forked child."""
     if not is_forked():
         _WORKER.put(call)
 
@@ -55,7 +54,7 @@ class _Task:
         self._done.set()
 
     def wait(self) -> Any:
-        """The result. What interrupts the waiting, ctrl-C say, is raised once the work is done: it is never torn."""
+        """The result. An interruption, such as Ctrl-C, is raised when the work is done, so that work is never cut."""
         interruption: BaseException | None = None
         while not self._done.is_set():
             try:
@@ -67,11 +66,11 @@ class _Task:
                 raise interruption or self._error  # type: ignore[misc]
             return self._result
         finally:
-            self._error = None  # else its traceback would keep this, and all that the call held
+            self._error = None  # its traceback would keep the call's objects alive
 
 
 class _Worker:
-    """A thread that begins with the first task. It works until the program ends, and the engines have."""
+    """A thread that starts with the first task and works until the program ends."""
 
     def __init__(self) -> None:
         self._calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
@@ -94,14 +93,14 @@ class _Worker:
     def _start(self) -> None:
         with self._starting:
             if self._ended:
-                raise BackendError("the program ends, and MLX with it")
+                raise BackendError("MLX cannot be used while the program exits")
             if self._thread is not None:
                 return
             thread = threading.Thread(target=self._work, name="mlx", daemon=True)
             try:
                 thread.start()
             except RuntimeError as error:
-                raise BackendError(f"the system has no thread for MLX ({error}); end other programs") from error
+                raise BackendError(f"cannot start a thread for MLX ({error}); close other programs") from error
             self._thread = thread
             when_engines_ended(self._end)
 
@@ -109,12 +108,12 @@ class _Worker:
         while True:
             call = self._calls.get()
             call()
-            del call  # nothing is kept while this waits
+            del call  # keeps no objects alive while waiting
 
     def _end(self) -> None:
-        """Leave the thread waiting: MLX cannot end a thread while the interpreter is torn down.
+        """Wait for running work, then leave the thread waiting: MLX cannot end a thread during interpreter shutdown.
 
-        The threads of its streams go on for a moment, too, and drop what they held, which may be Python's.
+        The threads of its streams may also still release Python objects for a moment.
         """
         self._ended = True
         synchronized = threading.Event()

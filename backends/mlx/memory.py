@@ -1,7 +1,6 @@
-"""What MLX allocates for a decoder, in bytes, without asking it; and MLX's own limits, set to it.
+"""Predicts the bytes that MLX allocates for a decoder, and sets MLX's limits accordingly.
 
-The figures for what is computed between the layers were found by opening decoders of many sizes and reading MLX's own
-peak; tests hold them to it. Knows nothing about windows or budgets.
+The formulas for intermediate results were fitted to MLX's own peak for decoders of many sizes. Tests compare them.
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ from edge_interleave.errors import BackendError
 
 _BITS = {"f16": None, "q8_0": 8, "q4_0": 4}
 _GROUPS = (64, 32)
-"""Values that share a scale and an offset. With 64 an entry takes as many bytes as llama.cpp's of the same name."""
+"""Values that share a scale and an offset. With 64, an entry takes as many bytes as in llama.cpp's same precision."""
 _FLOAT = 4
 _MOST_KEPT = 32 << 20
-"""Bytes of freed buffers that MLX may keep for the next computation, at most."""
+"""The greatest number of bytes that MLX may keep in freed buffers for reuse."""
 
 
 class Limits:
-    """MLX's memory limit: the sum of what the open decoders need. MLX then frees what it keeps before it takes more."""
+    """Sets MLX's memory limit to the sum that the open decoders need, so that MLX reuses freed buffers first."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._open: list[DecoderMemory] = []
         self._before: tuple[int, int] | None = None
-        """The limits of memory and of kept buffers that were there without us."""
+        """MLX's limits of memory and of kept buffers before the first decoder."""
 
     def add(self, memory: DecoderMemory) -> None:
-        """A decoder is opened."""
+        """Count an opened decoder."""
         with self._lock:
             self._open.append(memory)
             before = self._set()
@@ -42,7 +41,7 @@ class Limits:
                 self._before = before
 
     def remove(self, memory: DecoderMemory) -> None:
-        """A decoder is closed."""
+        """Stop counting a closed decoder."""
         with self._lock:
             self._open.remove(memory)
             mx.clear_cache()
@@ -63,24 +62,24 @@ LIMITS = Limits()
 
 
 def precision_of(bundle: Bundle, name: str) -> Precision:
-    """How keys and values are stored. Raises BackendError where this decoder's cannot be."""
+    """How keys and values are stored. Raises BackendError if MLX cannot store this decoder's in that precision."""
     bits, width = _BITS[name], bundle.manifest.decoder.head_dim
     group = next((group for group in _GROUPS if not width % group), None)
     if bits is not None and group is None:
         raise BackendError(
-            f"{bundle.folder}: MLX stores keys in {name} only for heads of a multiple of {min(_GROUPS)} values, this "
-            f"decoder's have {width}; take f16"
+            f"{bundle.folder}: MLX stores keys in {name} only if heads have a multiple of {min(_GROUPS)} values, and "
+            f"this decoder's have {width}; use f16"
         )
     return Precision(bits, group or min(_GROUPS))
 
 
 def bytes_per_token(info: DecoderInfo, precision: Precision) -> int:
-    """KV cache bytes for one entry, keys and values of all layers."""
+    """Bytes of one KV entry: keys and values of all layers."""
     return 2 * info.layers * precision.bytes_for(info.kv_heads * info.head_dim)
 
 
 def decoder_memory(bundle: Bundle, options: DecoderOptions, batch: int) -> DecoderMemory:
-    """The bytes of weights, KV cache and what is computed. Raises BundleError, BackendError."""
+    """The bytes of weights, KV cache and intermediate results. Raises BundleError, BackendError."""
     info, precision = bundle.manifest.decoder, precision_of(bundle, options.kv_precision)
     found = read_files(bundle)
     capacity = max(1, min(options.context, info.context_length))
@@ -93,15 +92,15 @@ def decoder_memory(bundle: Bundle, options: DecoderOptions, batch: int) -> Decod
 
 
 def on_cpu() -> bool:
-    """Whether MLX computes on the CPU: in fp32, for it has no halves there."""
+    """Whether MLX computes on the CPU, where it uses fp32 since it has no fast f16."""
     return bool(mx.default_device().type == mx.DeviceType.cpu)
 
 
 def _compute(info: DecoderInfo, found: MlxFiles, rows: int, cells: int, precision: Precision) -> int:
-    """Bytes for a batch. What MLX holds for a layer it frees when the layer is through."""
+    """Bytes of a batch's intermediate results. MLX frees a layer's when the layer is done."""
     hidden, feed_forward = info.hidden_size, int(found.config.fields["intermediate_size"])
     feeding = rows * (3 * hidden + 3 * feed_forward)
-    # The scores of each head over all cells, more than once; keys and values as floats, where they are halves.
+    # Attention scores of each head over all cells, more than once; keys and values widened from f16 to fp32.
     attending = 3 * rows * hidden + int(rows * info.heads * cells * (1.25 if precision.bits is None else 2))
     widened = 2 * cells * info.kv_heads * info.head_dim if precision.bits is None else 0
     logits = 2 * info.vocab_size
@@ -109,7 +108,7 @@ def _compute(info: DecoderInfo, found: MlxFiles, rows: int, cells: int, precisio
 
 
 def _widened(found: MlxFiles) -> int:
-    """On a CPU, halves are turned to floats as they are used: those of a layer, and the matrix of embeddings."""
+    """Bytes of weights that a CPU widens from 16 bits to fp32: one layer's, and the embedding matrix's."""
     halves: dict[str, int] = {}
     for entries in found.tensors.values():
         for name, entry in entries.items():

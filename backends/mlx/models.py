@@ -1,7 +1,4 @@
-"""mlx-lm's model files, taken without its front door: `import mlx_lm` imports transformers, its models do not need it.
-
-Knows nothing about weights, caches or bundles.
-"""
+"""Imports mlx-lm's model files without `import mlx_lm`, which would import transformers."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from typing import Any
 from edge_interleave.errors import BackendError
 
 TYPES = ("qwen2", "llama")
-"""Decoders that a checkpoint can have, as bundles and mlx-lm name them."""
+"""The decoders that a bundle can have; mlx-lm uses the same names."""
 _ALIAS = "edge_interleave_mlx_lm"
 
 if find_spec("mlx_lm") is None:
@@ -22,9 +19,9 @@ if find_spec("mlx_lm") is None:
 
 
 def new_model(kind: str, config: dict[str, Any]) -> Any:
-    """An mlx-lm model without weights; `config` as in its `config.json`.
+    """An mlx-lm model without weights. `config`: the fields of its `config.json`.
 
-    Raises BackendError where mlx-lm is not installed, or cannot build such a model.
+    Raises BackendError if mlx-lm is not installed or cannot build the model.
     """
     try:
         module = import_module(f"{_package()}.models.{kind}")
@@ -36,7 +33,7 @@ def new_model(kind: str, config: dict[str, Any]) -> Any:
 
 
 def _package() -> str:
-    """A package of another name that lies where mlx-lm lies; its model files import each other relatively."""
+    """A package under another name with mlx-lm's folder as its path, since its model files use relative imports."""
     if _ALIAS not in sys.modules:
         found = find_spec("mlx_lm")
         assert found is not None

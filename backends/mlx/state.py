@@ -1,7 +1,7 @@
-"""Saved timelines of the MLX backend: a safetensors file of the stored keys and values, without gaps.
+"""Files of timelines saved by the MLX backend: safetensors with the stored keys and values, without gaps.
 
-Its metadata says which decoder it is of, which positions are stored, and the SHA-256 of what is in the arrays. The file
-is a stranger's when it is read.
+The metadata has the decoder's fingerprint, the stored positions and the SHA-256 of the arrays. Files are checked as
+untrusted.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _SUFFIX = ".safetensors"  # MLX requires it
 _REMEDY = "prefill again"
 _DTYPES = {mx.float16: "F16", mx.uint32: "U32"}
 Stored = tuple[str, tuple[int, ...]]
-"""An array: its type as safetensors spells it, and its shape."""
+"""An array's type, as safetensors spells it, and its shape."""
 
 
 def write_arrays(path: Path, fingerprint: str, ranges: Ranges, arrays: Sequence[Any]) -> None:
-    """Write a file, atomically. `arrays`: keys and values of the entries. Raises InputError where that cannot be."""
+    """Write a file, atomically. `arrays`: keys and values of the entries. Raises InputError, ResourceError."""
     metadata = {
         "kind": KIND,
         "decoder": fingerprint,
@@ -51,14 +51,15 @@ def write_arrays(path: Path, fingerprint: str, ranges: Ranges, arrays: Sequence[
 
 
 def stored(array: Any) -> Stored:
-    """How an array of one entry, (1, kv heads, 1, size), would be stored."""
+    """Type and shape of the stored array of one entry, (1, kv heads, 1, size)."""
     return _DTYPES[array.dtype], array.shape
 
 
 def read_arrays(path: Path, fingerprint: str, facts: DecoderFacts, kinds: Sequence[Stored]) -> tuple[Ranges, list[Any]]:
-    """The positions and arrays of a file that this decoder wrote.
+    """The positions and arrays of a file.
 
-    `kinds`: of each array, for one entry. Raises InputError where the file is another's, damaged, or does not fit.
+    `kinds`: type and shape of each array for one entry. Raises InputError if the file is damaged, does not fit, or was
+    saved by another decoder.
     """
     try:
         with path.open("rb") as file:
@@ -84,7 +85,7 @@ def read_arrays(path: Path, fingerprint: str, facts: DecoderFacts, kinds: Sequen
     ordered = [arrays[name] for name in wanted]
     if metadata.get("sha256") != _digest(ordered):
         raise InputError(f"{path}: damaged (SHA-256 differs); {_REMEDY}")
-    # The digest is the file's own word.
+    # A matching digest proves nothing about a file from a stranger.
     if not all(mx.isfinite(array).all().item() for array in ordered if array.dtype == mx.float16):
         raise InputError(f"{path}: damaged, not all of its keys and values are finite; {_REMEDY}")
     return ranges, ordered

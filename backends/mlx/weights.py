@@ -1,7 +1,7 @@
-"""`decoder-mlx/`: the folder of an mlx-lm model, checked as a stranger's, loaded once for all decoders of a bundle.
+"""Loads `decoder-mlx/`, the folder of an mlx-lm model, once for all decoders of a bundle.
 
-mlx-lm would run code that a folder names; here its own two model files are all that runs. Every tensor is there once,
-with the shape that the model calls for, before MLX reads a file.
+The folder is untrusted. Unlike mlx-lm, this module runs no code that the folder names. Before MLX reads a file, every
+tensor must be there once, with the shape that the model needs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Weights:
     key: Key
     folder: Path
     model: Any = field(repr=False)
-    """mlx-lm's."""
+    """mlx-lm's model."""
     tied: bool
     bytes: int
     users: int = 1
@@ -48,7 +48,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class MlxFiles:
-    """What a bundle's folder holds, by its headers."""
+    """The config of a bundle's folder and the headers of its weights."""
 
     config: MlxConfig
     tensors: dict[Path, dict[str, Entry]]
@@ -56,16 +56,19 @@ class MlxFiles:
 
     @property
     def bytes(self) -> int:
-        """Of all tensors."""
+        """Bytes of all tensors."""
         return sum(entry.bytes for entries in self.tensors.values() for entry in entries.values())
 
 
 _shared: dict[Key, Weights] = {}
-_lock = threading.RLock()  # the garbage collector may release some while others are acquired
+_lock = threading.RLock()  # reentrant: the garbage collector may release weights during `acquire`
 
 
 def acquire(bundle: Bundle) -> Weights:
-    """The weights, loaded where no decoder has them yet. `release` them once. Raises BundleError, BackendError."""
+    """The weights, loaded unless another decoder uses them. The caller must `release` them once.
+
+    Raises BundleError, BackendError.
+    """
     key = tuple(_state(path) for path in _files(bundle))
     with _lock:
         if key in _shared:
@@ -78,7 +81,7 @@ def acquire(bundle: Bundle) -> Weights:
 
 
 def release(weights: Weights) -> None:
-    """Free the weights where nobody else uses them."""
+    """Free the weights if no other decoder uses them."""
     with _lock:
         weights.users -= 1
         if weights.users == 0:
@@ -88,7 +91,7 @@ def release(weights: Weights) -> None:
 
 
 def read_files(bundle: Bundle) -> MlxFiles:
-    """Config and headers, nothing of the weights. Raises BundleError where they are not sound or not of `bundle`."""
+    """Read the config and the headers, but no weights. Raises BundleError if they are damaged or not of `bundle`."""
     info, folder = bundle.manifest.decoder, bundle.folder / MLX_NAME
     if info.type not in TYPES:
         raise BundleError(f"{folder}: mlx-lm has no {info.type} decoder here; convert with --backend llama-cpp")
@@ -112,7 +115,7 @@ def read_files(bundle: Bundle) -> MlxFiles:
 
 
 def _files(bundle: Bundle) -> list[Path]:
-    """All of the folder. Raises BundleError where the bundle has none."""
+    """The folder's files. Raises BundleError if the bundle has none."""
     return sorted(bundle.files_in(MLX_NAME).values()) or [bundle.file(CONFIG_NAME)]
 
 
@@ -134,7 +137,7 @@ def _load(found: MlxFiles, folder: Path) -> Any:
         try:
             with utf8_path(path) as name:
                 arrays = mx.load(name)
-                # These alone: what the model holds until its other files are read would be drawn at random.
+                # Evaluates these arrays only: the model's other parameters would be drawn at random.
                 mx.eval(list(arrays.values()))
             model.load_weights(list(arrays.items()), strict=False)
         except (RuntimeError, ValueError) as error:
@@ -144,7 +147,7 @@ def _load(found: MlxFiles, folder: Path) -> Any:
 
 
 def _how(config: MlxConfig, there: Mapping[str, Entry], name: str, module: Any) -> Any:
-    """What `nn.quantize` asks for each module: how it is quantized, or False."""
+    """A module's arguments for `nn.quantize`, or False if it is not quantized."""
     how = config.of(name)
     if how is None or not hasattr(module, "to_quantized") or f"{name}.scales" not in there:
         return False
@@ -152,7 +155,7 @@ def _how(config: MlxConfig, there: Mapping[str, Entry], name: str, module: Any) 
 
 
 def _check(wanted: Mapping[str, Any], there: Mapping[str, Entry], places: Mapping[str, Path], folder: Path) -> None:
-    """Hold the headers to the model's parameters. `places`: the file of each tensor that is there."""
+    """Compare the headers with the model's parameters. `places`: the file of each tensor."""
     for name in sorted(wanted.keys() - there.keys()):
         raise BundleError(f"{folder}: tensor {shown(name)} is missing; {_REMEDY}")
     for name in sorted(there.keys() - wanted.keys()):

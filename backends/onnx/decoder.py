@@ -128,7 +128,7 @@ class OnnxDecoder:
         """Close the gaps, by re-rotating the keys behind them."""
         self._alive()
         for start, end in self._cache.rebase():
-            self._scratch.changes(start, end)
+            self._scratch.invalidate(start, end)
 
     def recompute(self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray]) -> None:
         """Compute the entries at positions start <= p < end anew, as if only what lies before them had ever been there.
@@ -141,7 +141,7 @@ class OnnxDecoder:
         entries = parts_of_range(start, end, parts, cache.ranges, self._facts)
         self._remove(start, end)
         seen = below(cache.ranges, start)
-        scratch.turn_to(entries, seen)
+        scratch.select(entries, seen)
         first = cache.open_gap(seen, end - start)
         computed = 0
         try:
@@ -170,7 +170,7 @@ class OnnxDecoder:
         ranges, scratch = self._cache.ranges, self._scratch
         entries = parts_of_range(start, end, parts, ranges, self._facts)
         check_preparation(start, leaving, rows)
-        scratch.turn_to(entries, without(below(ranges, start), *leaving))
+        scratch.select(entries, without(below(ranges, start), *leaving))
         possible = scratch.reserve(min(end - start, self._facts.capacity - self.length))
         if scratch.done < possible:
             here = scratch.position
@@ -255,7 +255,7 @@ class OnnxDecoder:
     def _remove(self, start: int, end: int) -> None:
         self._alive()
         check_range(start, end)
-        self._scratch.changes(start, end)
+        self._scratch.invalidate(start, end)
         self._cache.remove(start, end)
 
 

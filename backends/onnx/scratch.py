@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from edge_interleave.backends.common.ranges import Ranges
-from edge_interleave.backends.common.scratch import Aside
+from edge_interleave.backends.common.scratch import ScratchEntries
 from edge_interleave.backends.onnx.cache import KvCache
 
 
-class OnnxScratch(Aside):
+class OnnxScratch(ScratchEntries):
     """The last cells: copies of what is seen, then the entries. The timeline must end before `first`."""
 
     def __init__(self, cache: KvCache) -> None:
@@ -22,12 +22,12 @@ class OnnxScratch(Aside):
     def reserve(self, count: int) -> int:
         """Make room for up to `count` entries behind copies of what they see; for how many there is room."""
         if self.done == 0:
-            seen = sum(end - start for start, end in self.seen)
+            seen = sum(end - start for start, end in self.visible)
             room = min(count, self._cache.cells - self._cache.length - seen)
             if room <= 0:
                 return 0
             self.first = self._cache.cells - seen - room
-            self.copied = self._cache.copy_behind(self.seen, self.first)
+            self.copied = self._cache.copy_behind(self.visible, self.first)
         return min(count, self._cache.cells - self.first - self.copied)
 
     def move(self, start: int) -> None:
@@ -41,10 +41,10 @@ class OnnxScratch(Aside):
         self._cache.copy_cells(self.first + self.copied, cell, self.done)
         return self.position + self._moved
 
-    def _begin(self, seen: Ranges) -> None:
+    def _start(self, visible: Ranges) -> None:
         self._reset()
 
-    def _forget(self) -> None:
+    def _free(self) -> None:
         self._reset()
 
     def _reset(self) -> None:

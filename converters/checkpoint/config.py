@@ -1,4 +1,4 @@
-"""What the architecture of a checkpoint is. Knows nothing about the files that say so (`config_layouts.py` does)."""
+"""The architecture of a checkpoint. `config_hf` and `config_original` read it from files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How rotary frequencies are stretched past the context of the first training."""
+    """RoPE scaling beyond the context of the first training."""
 
     type: str
     """`linear` or `llama3`."""
@@ -30,21 +30,21 @@ class DecoderConfig:
     kv_heads: int
     head_dim: int
     vocab_size: int
-    """Rows of the embedding matrix; may be more than the tokenizer has tokens."""
+    """Rows of the embedding matrix; may exceed the number of tokens."""
     context_length: int
     rope_theta: float
     rms_norm_eps: float
     tie_word_embeddings: bool
-    """What the config says; `Checkpoint.tied` says what is in the file."""
+    """The config's value; `Checkpoint.tied` is the value that holds for the file."""
     attention_bias: bool
-    """Biases on the q, k and v projections (and on o where `type` is `llama`)."""
+    """Whether the q, k and v projections have biases (for `llama`, o too)."""
     mlp_bias: bool = False
     rope_scaling: RopeScaling | None = None
 
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """The vision tower's architecture, and which of its features the projector takes."""
+    """The vision tower's architecture, and the features that the projector takes."""
 
     type: str
     """`siglip` or `clip`."""
@@ -56,7 +56,7 @@ class VisionConfig:
     heads: int
     layer_norm_eps: float
     hidden_act: str
-    """As transformers names it: `gelu_pytorch_tanh`, `quick_gelu`, `gelu`."""
+    """transformers' name: `gelu_pytorch_tanh`, `quick_gelu`, `gelu`."""
     feature_layer: int
     """Index into transformers' `hidden_states`: 0 the embeddings, -1 the last block's output (no post-layernorm)."""
     select_strategy: str
@@ -66,7 +66,7 @@ class VisionConfig:
 
     @property
     def layers_used(self) -> int:
-        """Blocks to run to get the features; later ones may be missing from the file."""
+        """Blocks that the features need; later blocks may be missing from the file."""
         return self.feature_layer if self.feature_layer >= 0 else self.layers + 1 + self.feature_layer
 
     @property
@@ -82,7 +82,7 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that a checkpoint's `config.json` says and that conversion needs."""
+    """All values of a checkpoint's `config.json` that conversion needs."""
 
     layout: str
     """`hf` or `original`."""
@@ -94,10 +94,10 @@ class ModelConfig:
     """`average`, `bilinear` or `max`."""
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
-    """Ids that end an answer, as generation config or config say; may be empty."""
+    """Ids that end an answer, from the generation config or the config; may be empty."""
     more_eos_token_ids: tuple[int, ...] = ()
-    """What other configs of the same checkpoint call ends: believed where the tokenizer has such special tokens."""
+    """End ids from the checkpoint's other configs; used if the tokenizer has them as added tokens."""
     image_newline: bool = False
     """Whether the tensor `image_newline` follows each image's visual tokens (original layout, `spatial_unpad`)."""
     resize: str | None = None
-    """How an image becomes a square, as `bundle.VisionInfo.resize`, where `config.json` says so (original layout)."""
+    """`VisionInfo.resize`, if `config.json` names it (original layout); None leaves it to the image processor."""

@@ -1,6 +1,6 @@
-"""`config.json` of either layout to a ModelConfig; the Hugging Face layout here, the original in `config_original.py`.
+"""Parses `config.json` into a ModelConfig: the Hugging Face layout here, the original layout in `config_original`.
 
-Knows nothing about tensors. The defaults are those of transformers' `LlavaConfig`.
+Defaults are those of transformers' `LlavaConfig`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from edge_interleave.util.json_fields import JsonFields
 
 
 def parse_config(path: Path, raw: Any, generation: Any = None) -> ModelConfig:
-    """Parse the JSON values of `config.json` and, where there is one, `generation_config.json`.
+    """Parse the JSON values of `config.json` and `generation_config.json`, which may be missing.
 
-    `path` is that of `config.json`: for messages, and for a tower's own config beside it (original layout).
-    Raises CheckpointError for anything that cannot be converted.
+    `path`: of `config.json`, for messages and for a tower's config beside it (original layout). Raises CheckpointError
+    if the model cannot be converted.
     """
     fields = fields_of(path, raw)
     if "quantization_config" in fields.raw or "compression_config" in fields.raw:
-        raise CheckpointError(f"{path}: the checkpoint is quantized already; use the one it was made from")
+        raise CheckpointError(f"{path}: the checkpoint is already quantized; use the one it was made from")
     if "mm_vision_tower" in fields.raw or "mm_projector_type" in fields.raw:
         return parse_original(fields, generation)
     return _parse_hf(fields, generation)
@@ -76,5 +76,5 @@ def _parse_hf(fields: JsonFields, generation: Any) -> ModelConfig:
 
 
 def _vision_defaults(fields: JsonFields) -> JsonFields:
-    """LlavaConfig's own default tower, where the vision config does not name its type, is CLIP's."""
+    """The vision config with LlavaConfig's default tower, CLIP, if it names no type."""
     return fields if "model_type" in fields.raw else fields.nested({**fields.raw, "model_type": "clip"}, fields.prefix)

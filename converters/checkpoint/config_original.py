@@ -1,10 +1,10 @@
-"""`config.json` of the original LLaVA-NeXT layout: a decoder's config with `mm_*` fields, the tower by name only.
+"""Parses `config.json` of the original LLaVA-NeXT layout: a decoder's config with `mm_*` fields and the tower's name.
 
-Facts from the LLaVA-NeXT code: for a SigLIP tower the last block is deleted, the features are the last hidden state of
-what is left, and `mm_vision_select_layer` is not read; for a CLIP tower it is, and `mm_vision_select_feature` says
-whether the CLS token is dropped (`patch`) or kept (`cls_patch`). The tower's weights are in the checkpoint.
-LLaVA-OneVision, LLaVA-Video and the resamplers of LLaVA-NeXT-Video share the classes of LLaVA-NeXT-Interleave and
-differ in fields alone; what these fields ask for and the runtime does not do is refused.
+Facts from the LLaVA-NeXT code: a SigLIP tower loses its last block, its features are the last hidden state of the rest,
+and `mm_vision_select_layer` is ignored. A CLIP tower uses that field, and `mm_vision_select_feature` says whether the
+CLS token is dropped (`patch`) or kept (`cls_patch`). The tower's weights are in the checkpoint.
+LLaVA-OneVision, LLaVA-Video and the resamplers of LLaVA-NeXT-Video use the same classes with other fields. Fields that
+the runtime does not support are refused.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _CLIP_LARGE = {
     "num_attention_heads": 16,
     "patch_size": 14,
 }
-# The configs that these towers publish, by the last part of their name: authors also train from local copies.
+# The published configs of these towers, by the last part of their name, since authors also train from local copies.
 TOWERS: dict[str, dict[str, Any]] = {
     "siglip-so400m-patch14-384": {**_SO400M, "image_size": 384},
     "siglip-so400m-patch14-224": {**_SO400M, "image_size": 224},
@@ -57,8 +57,8 @@ _OTHER_MODELS = {
 }
 """Fields that must be absent, null or false."""
 _RESIZES = {None: None, "square": None, "pad": "pad", "anyres": "squash"}
-"""By `image_aspect_ratio`, as `process_images` in LLaVA-NeXT's llava/mm_utils.py; None leaves it to the tower's image
-processor. Of `anyres` it is the overview's, and that of an image that is not cut into tiles."""
+"""`image_aspect_ratio` to `VisionInfo.resize`, from `process_images` in LLaVA-NeXT's llava/mm_utils.py. None leaves it
+to the image processor. For `anyres` it is the resize of the overview, and of images without tiles."""
 
 
 def parse_original(fields: JsonFields, generation: Any = None) -> ModelConfig:
@@ -109,7 +109,7 @@ def _resize(fields: JsonFields) -> str | None:
 
 
 def _has_newline(fields: JsonFields) -> bool:
-    """Whether `prepare_inputs_labels_for_multimodal` puts `image_newline` behind an image that is not in tiles."""
+    """Whether `prepare_inputs_labels_for_multimodal` puts `image_newline` behind an image without tiles."""
     kind = fields.text("mm_patch_merge_type", "flat", null="flat")
     if kind != "flat" and not kind.startswith("spatial"):
         raise fields.error("mm_patch_merge_type", "'flat' or one of the 'spatial' ones")
@@ -137,10 +137,10 @@ def _tower(fields: JsonFields, projector_act: str) -> VisionConfig:
 
 
 def _tower_config(fields: JsonFields, name: str) -> Any:
-    """The tower's own config: beside the checkpoint where it names a folder there, else by a known name."""
+    """The tower's config: from its folder inside the checkpoint, or of a tower known by name."""
     folder = fields.path.parent
     beside = folder / name / "config.json"
-    # By its name, not by where it leads: the Hub's cache links every file out of its folder.
+    # Judged by the name, not the link's target: the Hub's cache links every file out of its folder.
     inside = bool(name) and not Path(name).is_absolute() and ".." not in Path(name).parts
     if inside and beside.resolve() != fields.path.resolve() and beside.is_file():
         return read_json(beside)

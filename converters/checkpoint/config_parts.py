@@ -1,8 +1,7 @@
-"""Config objects of decoders and towers, checked, with transformers' defaults filled in.
+"""Parses the config objects of decoders and towers, with transformers' defaults.
 
-transformers leaves values that equal its defaults out of `config.json`, so the defaults of its classes (`Qwen2Config`,
-`LlamaConfig`, `SiglipVisionConfig`, `CLIPVisionConfig`) are part of the format and are repeated here. Knows nothing
-about how the layouts put these objects together.
+transformers omits values that equal its defaults from `config.json`. So the defaults of its classes (`Qwen2Config`,
+`LlamaConfig`, `SiglipVisionConfig`, `CLIPVisionConfig`) are part of the format and repeated here.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from edge_interleave.util.json_fields import JsonFields
 
 
 def parse_decoder(fields: JsonFields, kind: str, tied: bool = False) -> DecoderConfig:
-    """A Qwen2 or Llama config object; `tied` where the object around it says so already."""
+    """A Qwen2 or Llama config object. `tied`: whether the outer object already ties the embeddings."""
     if "quantization_config" in fields.raw:
-        raise CheckpointError(f"{fields.path}: the checkpoint is quantized already; use the one it was made from")
+        raise CheckpointError(f"{fields.path}: the checkpoint is already quantized; use the one it was made from")
     qwen = kind == "qwen2"
     hidden = fields.integer("hidden_size", 4096, most=1 << 17)
     layers = fields.integer("num_hidden_layers", 32, most=1 << 10)
@@ -58,7 +57,7 @@ def parse_decoder(fields: JsonFields, kind: str, tied: bool = False) -> DecoderC
 def parse_vision(
     fields: JsonFields, *, feature_layer: int, select_strategy: str, projector_act: str, projector_bias: bool
 ) -> VisionConfig:
-    """A SigLIP or CLIP vision config object, alone or inside the config of the whole two-tower model."""
+    """A SigLIP or CLIP vision config object, alone or inside the two-tower model's config."""
     kind = fields.text("model_type", "")
     if kind in ("siglip", "clip") and "vision_config" in fields.raw:
         fields = fields.object("vision_config")
@@ -94,7 +93,7 @@ def parse_vision(
 
 
 def pooling_mode(fields: JsonFields) -> str:
-    """The pooling mode that the config names, in either layout; `average` where it names none."""
+    """The config's pooling mode, in either layout; `average` by default."""
     mode = fields.text("mm_spatial_pool_mode", "average", null="average")
     if mode not in POOLING_MODES:
         raise fields.error("mm_spatial_pool_mode", f"one of {', '.join(POOLING_MODES)}")
@@ -102,12 +101,12 @@ def pooling_mode(fields: JsonFields) -> str:
 
 
 def token_ids(key: str, *sources: Any) -> tuple[int, ...]:
-    """The ids under `key`, a number or a list of numbers, of the first of the JSON objects that has them."""
+    """The ids under `key`, a number or a list of numbers, in the first JSON object that has them."""
     return next(filter(None, (_ids(key, source) for source in sources)), ())
 
 
 def more_token_ids(key: str, *sources: Any) -> tuple[int, ...]:
-    """The ids under `key` that the others of the JSON objects have and the first that has any lacks."""
+    """The ids under `key` in all JSON objects, without those in the first object that has any."""
     first = token_ids(key, *sources)
     more = dict.fromkeys(number for source in sources for number in _ids(key, source))
     return tuple(number for number in more if number not in first)
@@ -130,16 +129,16 @@ def _refuse_sliding_window(fields: JsonFields, qwen: bool, layers: int) -> None:
 
 
 def _rope(fields: JsonFields, context: int) -> tuple[float, RopeScaling | None]:
-    """The rotary base and its stretching, read as transformers 5 reads them (`convert_rope_params_to_dict`).
+    """The rotary base and RoPE scaling, read like transformers 5 (`convert_rope_params_to_dict`).
 
-    transformers 5 writes `rope_parameters`, earlier ones `rope_theta` and `rope_scaling`. Where a config has both
-    objects, `rope_scaling` takes the other's place whole: a base that only `rope_parameters` has is lost.
+    transformers 5 writes `rope_parameters`, earlier versions `rope_theta` and `rope_scaling`. If a config has both
+    objects, `rope_scaling` replaces the other completely: a base that only `rope_parameters` has is lost.
     """
     key = next((key for key in ("rope_scaling", "rope_parameters") if fields.raw.get(key)), None)
     rope = fields.nested({}, fields.prefix) if key is None else fields.object(key)
     theta = (rope if "rope_theta" in rope.raw else fields).number("rope_theta", 10000.0, 1.0, 1e12)
     for name, value in rope.raw.items():
-        rope.expect(name, not isinstance(value, dict), "a value (rotary embeddings that differ by layer are not known)")
+        rope.expect(name, not isinstance(value, dict), "a value (a rotary embedding for each layer is not supported)")
     kind = rope.text("rope_type", rope.text("type", "default"))
     if kind == "default":
         return theta, None
@@ -153,7 +152,7 @@ def _rope(fields: JsonFields, context: int) -> tuple[float, RopeScaling | None]:
     whole.expect("partial_rotary_factor", whole.raw.get("partial_rotary_factor", 1) in (None, 1), "1")
     factor = rope.number("factor", None, 1.0, 1e6)
     if kind == "dynamic":
-        # It changes frequencies past the trained context only, where no backend goes.
+        # Dynamic scaling changes frequencies beyond the trained context only, which no backend uses.
         return theta, None
     if kind == "linear":
         return theta, RopeScaling("linear", factor)

@@ -1,8 +1,8 @@
-"""How a checkpoint wants its pixels prepared, from its image processor's config. Touches no pixels.
+"""Reads a checkpoint's preprocessing from its image processor's config.
 
-`preprocessor_config.json`, or `image_processor` in `processor_config.json` (transformers 5). Where neither is there (as
-in the original layout), what the tower's own processor does: SigLIP resizes straight to the square, CLIP crops. The
-original layout's `config.json` can name another way to the square, which then counts.
+The config is `preprocessor_config.json`, or `image_processor` in `processor_config.json` (transformers 5). Without
+either (original layout), the tower's default holds: SigLIP resizes to the square, CLIP crops. The original layout's
+`config.json` can name another resize, which has priority.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edge_interleave.converters.checkpoint.json_files import fields_of, read_jso
 from edge_interleave.util.json_fields import JsonFields
 
 _RESAMPLES = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
-"""Pillow's numbers, which the configs hold."""
+"""Pillow's numbers, as used in the configs."""
 Triple = tuple[float, float, float]
 
 
@@ -39,9 +39,9 @@ _DEFAULTS = {
 def read_vision_info(
     folder: Path, vision: VisionConfig, parameters: int, *, resize: str | None = None, image_newline: bool = False
 ) -> VisionInfo:
-    """The manifest's facts about the tower and its pixels. Raises CheckpointError for steps that are not supported.
+    """The manifest's facts about the tower and its preprocessing. Raises CheckpointError for unsupported steps.
 
-    `resize`, `image_newline`: what `config.json` says (`ModelConfig`).
+    `resize`, `image_newline`: from `ModelConfig`.
     """
     defaults = _DEFAULTS[vision.type]
     fields = _processor(folder)
@@ -91,7 +91,7 @@ def _processor(folder: Path) -> JsonFields | None:
 
 
 def _resize(fields: JsonFields, vision: VisionConfig, default: str) -> str:
-    """`crop` where the shortest edge is resized and the centre cut out, `squash` where both edges are resized."""
+    """`crop` if the shortest edge is resized and the centre cropped, `squash` if both edges are resized."""
     want = vision.image_size
     said: Any = fields.raw.get("size")
     crops = fields.boolean("do_center_crop", default == "crop")

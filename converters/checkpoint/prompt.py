@@ -1,4 +1,4 @@
-"""What a bundle says about prompts: chat template, image token, the tokens that begin and end. Renders nothing."""
+"""The manifest's facts about prompts: chat template, image token, tokens at the beginning and end."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from edge_interleave.prompt.template import ChatTemplate
 
 
 def prompt_info(checkpoint: Checkpoint, files: TokenizerFiles) -> PromptInfo:
-    """The manifest's facts about prompts. Raises CheckpointError where there is no sound chat template."""
+    """The manifest's facts about prompts. Raises CheckpointError if the chat template is missing or invalid."""
     template = files.prompt_template
     if template is None:
         raise CheckpointError(
-            f"{checkpoint.folder}: no chat template; put the model's as chat_template.jinja into the folder"
+            f"{checkpoint.folder}: no chat template; save the model's template in this folder as chat_template.jinja"
         )
     try:
         ChatTemplate(template)

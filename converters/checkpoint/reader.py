@@ -1,8 +1,7 @@
-"""Reads a LLaVA-Interleave checkpoint of either layout: one config, one canonical naming, one tensor at a time.
+"""Opens a LLaVA-Interleave checkpoint of either layout: its config, canonical tensor names, one tensor at a time.
 
-Everything is checked when it is opened, from the headers, before any tensor is read: every tensor that the model uses
-is there once, with the shape that the config calls for, and nothing else is but what such checkpoints are known to
-hold. Needs neither PyTorch nor transformers; a tensor costs memory only while the caller holds it.
+Opening checks the headers before any tensor is read: every tensor that the model uses must be there once, with the
+shape that the config needs. Other tensors must be known extras of such checkpoints.
 """
 
 from __future__ import annotations
@@ -43,10 +42,10 @@ _COMPARE_BYTES = 16 << 20
 
 
 def open_checkpoint(source: Path | str, *, revision: str | None = None, progress: Progress | None = None) -> Checkpoint:
-    """Open a folder or, where there is none of that name, a Hub repository id (`owner/name`), downloaded as needed.
+    """Open a folder, or a Hub repository id (`owner/name`) if there is no such folder; it is downloaded as needed.
 
-    `revision` is a Hub branch, tag or commit; `progress` hears of the download (stage `download`).
-    Raises CheckpointError, naming the file or tensor that is wrong, where this cannot be converted.
+    `revision`: a branch, tag or commit of the Hub. `progress` gets the stage `download`. Raises CheckpointError, naming
+    the file or tensor, if the checkpoint cannot be converted.
     """
     folder = Path(source)
     name = utf8_text(folder.resolve().name)
@@ -72,7 +71,7 @@ def open_checkpoint(source: Path | str, *, revision: str | None = None, progress
 
 
 class Checkpoint:
-    """An open checkpoint; a context manager. `open_checkpoint` makes it. Not for several threads at once."""
+    """An open checkpoint, made by `open_checkpoint`; a context manager. For one thread at a time."""
 
     def __init__(self, folder: Path, source: str, config: ModelConfig, files: list[SafetensorsFile]) -> None:
         self.folder = folder
@@ -82,17 +81,17 @@ class Checkpoint:
         self._files = files
         self._places = _places(folder, files)
         self.generation, by_name = canonical_names(self._places)
-        """How the file spells its names: `original`, `hf-2024`, `hf-4.52` or `hf-5`."""
+        """The file's naming: `original`, `hf-2024`, `hf-4.52` or `hf-5`."""
         self._names = {new: old for old, new in by_name.items()}
         self.tied = self._settle_head()
-        """Whether the head is the embedding matrix: then there is no `decoder.lm_head.weight`."""
+        """Whether the head is the embedding matrix; there is no `decoder.lm_head.weight` then."""
         self._shapes = expected_shapes(config)
         if self.tied:
             del self._shapes[HEAD]
         self._check()
 
     def names(self) -> tuple[str, ...]:
-        """Canonical names of the tensors that the model uses: tower, projector, decoder."""
+        """Canonical names of the tensors of tower, projector and decoder."""
         return tuple(self._shapes)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -100,29 +99,27 @@ class Checkpoint:
         return self._shapes[name]
 
     def dtype(self, name: str) -> str:
-        """Type in the file: `f32`, `f16` or `bf16`."""
+        """A tensor's type in the file: `f32`, `f16` or `bf16`."""
         return str(self._kind(name))
 
     def tensor(self, name: str) -> FloatArray:
-        """A tensor, widened to float32; the caller's own copy."""
+        """A tensor, widened to float32. The array is a new copy. Raises CheckpointError like `rows`."""
         shape = self._shapes[name]
         return self.rows(name, 0, shape[0] if shape else 1)
 
     def rows(self, name: str, start: int, stop: int) -> FloatArray:
-        """Rows start <= i < stop of a tensor's first axis, widened to float32; the caller's own copy.
+        """Rows start <= i < stop of a tensor's first axis, widened to float32. The array is a new copy.
 
-        Raises CheckpointError where the file is cut off meanwhile, or holds values that are no finite numbers.
+        Raises CheckpointError if the file was cut off since it was opened, or has values that are not finite.
         """
         file, old = self._places[self._names[name]]
         values = file.rows(old, start, stop)
         if not np.isfinite(values).all():
-            raise CheckpointError(
-                f"{file.path}: tensor {old} holds values that are no finite numbers; download it again"
-            )
+            raise CheckpointError(f"{file.path}: tensor {old} has values that are not finite; download it again")
         return values
 
     def close(self) -> None:
-        """Let go of the files. A second call does nothing."""
+        """Close the files. A second call does nothing."""
         for file in self._files:
             file.close()
 
@@ -143,16 +140,17 @@ class Checkpoint:
         return file.kind(old)
 
     def _settle_head(self) -> bool:
-        """As transformers does: where the config ties them, either may be missing, and two that differ stay two.
+        """Decide whether the head is the embedding matrix, like transformers.
 
-        Raises CheckpointError where the config does not tie them and one is missing, which transformers makes up.
+        If the config ties them, either may be missing, and two different ones are both kept. Raises CheckpointError if
+        the config does not tie them and one is missing; transformers would initialise it at random.
         """
         held = [name for name in (EMBEDDING, HEAD) if name in self._names]
         if not self.config.decoder.tie_word_embeddings:
             if len(held) == 1:
                 lacks = "head" if held == [EMBEDDING] else "embedding matrix"
                 raise CheckpointError(
-                    f"{self.folder / CONFIG_NAME}: field 'tie_word_embeddings' is false, but the weights hold no "
+                    f"{self.folder / CONFIG_NAME}: field 'tie_word_embeddings' is false, but the weights have no "
                     f"{lacks} beside {self._names[held[0]]}; set it to true if the model was trained so, or download "
                     "the checkpoint again"
                 )
@@ -190,8 +188,8 @@ class Checkpoint:
             spelt = self._names[name]
             if entry.shape != shape:
                 raise CheckpointError(
-                    f"{self._places[spelt][0].path}: tensor {spelt} has shape {entry.shape} where config.json calls "
-                    f"for {shape}; the two do not belong together"
+                    f"{self._places[spelt][0].path}: tensor {spelt} has shape {entry.shape} where config.json needs "
+                    f"{shape}; the two do not belong together"
                 )
             if self._kind(name) is None:
                 raise CheckpointError(
@@ -228,7 +226,7 @@ def _open_files(folder: Path) -> list[SafetensorsFile]:
     try:
         for name in sorted(set(weights.values())):
             if not (folder / name).is_file():
-                raise CheckpointError(f"{folder / name}: missing, though {INDEX_NAME} names it; download it")
+                raise CheckpointError(f"{folder / name}: missing, but {INDEX_NAME} names it; download it")
             files.append(SafetensorsFile(folder / name))
         _check_index(index, weights, files)
     except BaseException:
@@ -252,7 +250,7 @@ def _no_weights(folder: Path) -> CheckpointError:
 
 
 def _is_plain(name: Any) -> bool:
-    """A file name and no path: the Hub's cache links files out of its folder, so links alone prove nothing."""
+    """Whether it is a file name without a path. Links are allowed: the Hub's cache links files out of its folder."""
     if not isinstance(name, str) or not name.isprintable() or name.startswith("."):
         return False
     return name.endswith(".safetensors") and not set(name) & set("/\\:")
@@ -262,7 +260,7 @@ def _check_index(index: Path, weights: Mapping[str, str], files: list[Safetensor
     held = {file.path.name: file.entries for file in files}
     for name, where in weights.items():
         if name not in held[where]:
-            raise CheckpointError(f"{index.parent / where}: has no tensor {shown(name)}, though {index.name} says so")
+            raise CheckpointError(f"{index.parent / where}: has no tensor {shown(name)}, which {index.name} names")
     for where, entries in held.items():
         for name in entries:
             if name not in weights:

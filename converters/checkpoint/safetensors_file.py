@@ -1,7 +1,7 @@
-"""One safetensors file of a checkpoint: its tensors, read some rows at a time, after its header was checked.
+"""Reads the tensors of a safetensors file some rows at a time.
 
-The `safetensors` package has no NumPy type for bf16 and maps the whole file; here ranges are read into the caller's
-memory, so that a file larger than memory costs no more than the rows in hand. Knows nothing about models.
+The `safetensors` package has no NumPy type for bf16 and maps the whole file. Here only the requested rows are in
+memory, also of files larger than memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FLOATS = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 
 
 class SafetensorsFile:
-    """An open file; the header was checked. Raises CheckpointError where the file is not what it should be."""
+    """An open file with a checked header. Raises CheckpointError if the file is damaged."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -34,28 +34,28 @@ class SafetensorsFile:
             raise
 
     def rows(self, name: str, start: int, stop: int) -> FloatArray:
-        """Rows start <= i < stop of a tensor (of its first axis; a scalar counts as one row), widened to float32."""
+        """Rows start <= i < stop of a tensor's first axis, widened to float32. A scalar has one row."""
         entry = self.entries[name]
         shape = entry.shape or (1,)
         row = entry.bytes // shape[0] if shape[0] else 0
         raw = np.empty((stop - start) * row, np.uint8)
         self._file.seek(entry.start + start * row)
         if self._file.readinto(raw.data) != raw.nbytes:
-            raise CheckpointError(f"{self.path}: cut off while it was read; download it again")
+            raise CheckpointError(f"{self.path}: cut off while being read; download it again")
         values = widen(raw, entry.dtype).reshape(stop - start, *shape[1:])
         return values if entry.shape else values.reshape(())
 
     def kind(self, name: str) -> str | None:
-        """Type of a tensor: `f32`, `f16` or `bf16`; None for one that weights of these models do not have."""
+        """A tensor's type: `f32`, `f16` or `bf16`; None for any other."""
         return _FLOATS.get(self.entries[name].dtype)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
 
 def widen(raw: npt.NDArray[np.uint8], dtype: str) -> FloatArray:
-    """Bytes of `F32`, `F16` or `BF16` values as float32, exactly."""
+    """Bytes of `F32`, `F16` or `BF16` values as float32, without rounding."""
     if dtype == "BF16":
         # bf16 is the upper half of float32.
         wide = raw.view("<u2").astype(np.uint32)

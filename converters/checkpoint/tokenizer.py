@@ -1,7 +1,7 @@
-"""The tokenizer of a checkpoint: `tokenizer.json`, or `vocab.json` and `merges.txt` as original checkpoints have it.
+"""Reads a checkpoint's tokenizer, special tokens and chat templates.
 
-Finds the special tokens and the chat templates as well. Knows nothing about weights; executes nothing but templates, in
-Jinja2's sandbox, to see what kind they are.
+The tokenizer is `tokenizer.json`, or `vocab.json` and `merges.txt` in original checkpoints. Templates are rendered in
+Jinja2's sandbox to find out which content they take.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from edge_interleave.prompt.tokenizer_check import check_tokenizer
 IMAGE_TOKEN = "<image>"
 _FLAGS = ("special", "normalized", "lstrip", "rstrip", "single_word")
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-"""Fields of `tokenizer_config.json` whose tokens are special: transformers' SPECIAL_TOKENS_ATTRIBUTES."""
+"""Fields of `tokenizer_config.json` that name special tokens: transformers' SPECIAL_TOKENS_ATTRIBUTES."""
 TOKENIZER_BYTES_MAX = 256 << 20
 QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -35,35 +35,35 @@ CHATML_TEMPLATE = (
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """A tokenizer with what is known of its special tokens and templates."""
+    """A tokenizer with its special tokens and chat templates."""
 
     tokenizer: Tokenizer
-    """With the image marker among its special tokens, where the embedding matrix has a row for it."""
+    """The image marker is one of its special tokens if the embedding matrix has a row for it."""
     image_token: str
     image_token_id: int | None
-    """None where the marker is no token: the runtime then finds it in the text."""
+    """None if the marker is not a token; the runtime then finds it in the text."""
     bos_token: str | None
     eos_token: str
     eos_token_ids: tuple[int, ...]
-    """Any of these ends an answer: those of the configs, the tokenizer's, and what the templates put behind one."""
+    """Any of these ends an answer. From the configs, the tokenizer, and the chat templates."""
     turn_end_id: int | None
-    """The token that the chat template puts behind an answer; None where it puts none."""
+    """The token that the chat template puts behind an answer; None if it puts none."""
     pad_token: str | None
     adds_bos: bool
     """Whether every text begins with `bos_token`."""
     text_template: str | None
     """Chat template for messages whose content is a string."""
     prompt_template: str | None
-    """Chat template that knows images: the image processor's, or of the tokenizer's one that does. Where there is none,
-    Qwen models get the prompt that LLaVA-NeXT-Interleave was evaluated with; None where all that is missing."""
+    """Chat template that handles images: the image processor's, or the tokenizer's if it does. Without one, Qwen models
+    get the prompt of LLaVA-NeXT-Interleave's evaluation, and others None."""
 
 
 def read_tokenizer(checkpoint: Checkpoint) -> TokenizerFiles:
     """Read the tokenizer, templates and special tokens of a checkpoint.
 
-    Where the tokenizer has no image marker (original layout), `<image>` is added as the next id, as the conversion to
-    the Hugging Face layout does, if the embedding matrix has a row for it. Raises CheckpointError, also where the
-    tokenizer has more tokens than the embedding matrix has rows.
+    If the tokenizer has no image marker (original layout) and the embedding matrix has a row for it, `<image>` is added
+    as the next id, like in the conversion to the Hugging Face layout. Raises CheckpointError, also if the tokenizer has
+    more tokens than the embedding matrix has rows.
     """
     folder = checkpoint.folder
     config = _tokenizer_config(folder)
@@ -105,7 +105,7 @@ def read_tokenizer(checkpoint: Checkpoint) -> TokenizerFiles:
 
 
 def takes_strings(template: str) -> bool:
-    """Whether a chat template shows the content of a message that is a plain string."""
+    """Whether a chat template renders messages whose content is a string."""
     messages = [{"role": "user", "content": "content of the message"}]
     try:
         shown_text = ChatTemplate(template).render(messages)
@@ -140,7 +140,7 @@ def _load(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
 
 
 def _from_slow_files(folder: Path) -> Tokenizer:
-    """Qwen2's tokenizer from its files, as transformers' Qwen2Tokenizer puts it together; without added tokens."""
+    """Qwen2's tokenizer, built like transformers' Qwen2Tokenizer, without added tokens."""
     try:
         vocab, merges = models.BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
         tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
@@ -160,11 +160,11 @@ def _from_slow_files(folder: Path) -> Tokenizer:
 
 
 def _add_tokens(folder: Path, tokenizer: Tokenizer, config: Mapping[str, Any], *, exact: bool) -> None:
-    """Add the tokens that `tokenizer_config.json` or, of old, `added_tokens.json` lists.
+    """Add the tokens that `tokenizer_config.json`, or `added_tokens.json` in old checkpoints, lists.
 
-    Their flags take the place of those in `tokenizer.json`, as in transformers; a token that is there keeps its id.
-    A token that the config names as its `eos_token` or the like is special, whatever its flags say.
-    `exact`: the ids must be the listed ones (where there is no `tokenizer.json` to have them).
+    Their flags replace those in `tokenizer.json`, like in transformers; existing tokens keep their ids. A token that
+    the config names, as `eos_token` for example, is special whatever its flags.
+    `exact`: the ids must be the listed ones (without a `tokenizer.json`).
     """
     held = tokenizer.get_added_tokens_decoder()
     named = {name for key in _NAMED_TOKENS if (name := _token(config, key)) is not None}
@@ -172,7 +172,7 @@ def _add_tokens(folder: Path, tokenizer: Tokenizer, config: Mapping[str, Any], *
     for number, token in sorted(wanted.items()):
         if token.content in named and not token.special:
             token = AddedToken(token.content, **{**{flag: getattr(token, flag) for flag in _FLAGS}, "special": True})
-        # `repr` tells all flags, which `==` does not.
+        # `repr` has all flags; `==` does not compare them.
         if repr(held.get(number)) == repr(token):
             continue
         (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
@@ -183,7 +183,7 @@ def _add_tokens(folder: Path, tokenizer: Tokenizer, config: Mapping[str, Any], *
 
 
 def _listed_tokens(folder: Path, config: Mapping[str, Any], named: set[str], *, fresh: bool) -> dict[int, AddedToken]:
-    """By id. `fresh`: there is no `tokenizer.json`, whose flags go before those that `added_tokens.json` leaves out."""
+    """Id to token. `fresh`: there is no `tokenizer.json`, whose flags would hold instead of `added_tokens.json`'s."""
     listed = config.get("added_tokens_decoder")
     pairs: list[tuple[Any, Any]] = []
     if isinstance(listed, dict):
@@ -203,7 +203,7 @@ def _listed_tokens(folder: Path, config: Mapping[str, Any], named: set[str], *, 
             )
         said = {flag: flags.get(flag) is True for flag in _FLAGS}
         if "normalized" not in flags:
-            said["normalized"] = not said["special"]  # as `tokenizers` has it
+            said["normalized"] = not said["special"]  # the default of `tokenizers`
         added[int(number)] = AddedToken(content, **said)
     return added
 
@@ -223,7 +223,7 @@ def _image_token(checkpoint: Checkpoint, tokenizer: Tokenizer, rows: int) -> tup
     number = tokenizer.token_to_id(IMAGE_TOKEN)
     if number is None or number != (number if configured is None else configured):
         raise CheckpointError(
-            f"{checkpoint.folder}: config.json has image token {configured}, the tokenizer has {number}; "
+            f"{checkpoint.folder}: config.json has image token {configured}, but the tokenizer has {number}; "
             "the two do not belong together"
         )
     return IMAGE_TOKEN, number
@@ -237,7 +237,7 @@ def _text_template(folder: Path, config: Mapping[str, Any], tokenizer: Tokenizer
 
 
 def _prompt_template(folder: Path, text: str | None, tokenizer: Tokenizer) -> str | None:
-    """The processor's template; of the tokenizer's, only one that knows images, as a text model's does not."""
+    """The processor's template, or the tokenizer's if it handles images; a text model's does not."""
     processor = _processor_template(folder)
     if processor is not None:
         return processor
@@ -247,14 +247,14 @@ def _prompt_template(folder: Path, text: str | None, tokenizer: Tokenizer) -> st
 
 
 def _turn_end(template: str, tokenizer: Tokenizer, special: Mapping[str, str]) -> int | None:
-    """The added token that a template puts behind an answer, white space aside: the model's own end of turn.
+    """The added token that a template puts behind an answer, ignoring white space: the model's end of turn.
 
-    Some templates put it only where another turn follows.
+    Some templates put it only if another turn follows.
     """
     try:
         compiled = ChatTemplate(template, bos_token=special["bos_token"], eos_token=special["eos_token"])
     except BundleError:
-        return None  # whoever renders it says what is wrong with it
+        return None  # reported when the template is rendered
     contents = {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items()}
     answer = "answer-of-the-assistant"
     for as_parts in (True, False):
@@ -268,7 +268,7 @@ def _turn_end(template: str, tokenizer: Tokenizer, special: Mapping[str, str]) -
             except (BundleError, UsageError):
                 continue
             _, found, tail = rendered.partition(answer)
-            # A template for texts shows a list as Python would.
+            # A template for strings renders a list as Python prints it.
             if not found or "'type'" in rendered:
                 continue
             behind = [content for content in contents if content and tail.lstrip().startswith(content)]
@@ -292,7 +292,7 @@ def _processor_template(folder: Path) -> str | None:
 
 
 def _named_template(value: Any) -> str | None:
-    """A template, or the one called `default` of a list of named ones."""
+    """A template, or the one called `default` in a list of named templates."""
     if isinstance(value, list):
         named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
         value = named.get("default")
@@ -300,7 +300,7 @@ def _named_template(value: Any) -> str | None:
 
 
 def _tokenizer_config(folder: Path) -> dict[str, Any]:
-    """`tokenizer_config.json`; without `added_tokens_decoder` it is of old, when a second file named special tokens."""
+    """`tokenizer_config.json`. An old one, without `added_tokens_decoder`, is completed from a second file."""
     config = _optional(folder / "tokenizer_config.json")
     if "added_tokens_decoder" in config:
         return config

@@ -3,7 +3,7 @@
 Canonical: `vision.embeddings.…`, `vision.layers.N.…`, `vision.pre_layernorm.…` (CLIP), `projector.linear_{1,2}.…`,
 `decoder.embed_tokens.weight`, `decoder.layers.N.…`, `decoder.norm.weight`, `decoder.lm_head.weight` (not where tied),
 `image_newline` (original layout, where the config asks for it);
-what follows the prefix is spelt as transformers spells it. Knows nothing about files.
+after the prefix, names are spelt like in transformers.
 
 | generation | written by | tower | projector | decoder | head |
 | --- | --- | --- | --- | --- | --- |
@@ -29,7 +29,7 @@ NEWLINE = "image_newline"
 
 @dataclass(frozen=True)
 class Generation:
-    """How one generation of checkpoints spells the prefixes of its names."""
+    """The prefixes of tensor names in one generation of checkpoints."""
 
     name: str
     tower: str
@@ -90,8 +90,8 @@ GENERATIONS = (
     ),
 )
 
-# What a checkpoint may hold beside the tensors that the model uses: SigLIP's pooling head, buffers, the norm that only
-# pooled features pass, and the row that ends an image where images are merged in another way.
+# Extra tensors that a checkpoint may have: SigLIP's pooling head, buffers, the norm of pooled features, and the row
+# that ends an image under another way of merging images.
 _UNUSED = re.compile(
     r"vision\.(head\..+|post_layernorm\.(weight|bias)|embeddings\.position_ids)"
     r"|decoder\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq"
@@ -101,10 +101,10 @@ _TOWER_LAYER = re.compile(r"vision\.layers\.(\d+)\..+")
 
 
 def canonical_names(names: Iterable[str]) -> tuple[str, dict[str, str]]:
-    """The generation that the names are of, and a canonical name for each.
+    """The generation of the names, and name to canonical name.
 
-    The generation is the one that explains most names; a name that it does not explain stays as it is, and no config
-    calls for it. Raises CheckpointError where two names come to the same.
+    The generation is the one that matches most names. Names that it does not match stay unchanged.
+    Raises CheckpointError if two names have the same canonical name.
     """
     names = list(names)
     mapped = [{name: _canonical(name, generation) for name in names} for generation in GENERATIONS]
@@ -115,24 +115,24 @@ def canonical_names(names: Iterable[str]) -> tuple[str, dict[str, str]]:
         result[name] = name if new is None else new
         if result[name] in taken:
             raise CheckpointError(
-                f"tensors {shown(taken[result[name]])} and {shown(name)} are the same one; is it two checkpoints?"
+                f"tensors {shown(taken[result[name]])} and {shown(name)} are the same one; are two checkpoints mixed?"
             )
         taken[result[name]] = name
     return GENERATIONS[best].name, result
 
 
 def is_unused(name: str, config: ModelConfig) -> bool:
-    """Whether a canonical name is of a tensor that a checkpoint may hold and the model does not use."""
+    """Whether a canonical name is that of an extra tensor, which the model does not use."""
     layer = _TOWER_LAYER.fullmatch(name)
     if layer is not None:
-        # The original code cuts SigLIP's last block off; a file that still has it is not wrong.
+        # The original code removes SigLIP's last block; files may still have it.
         cut = 1 if config.layout == "original" and config.vision.type == "siglip" else 0
         return config.vision.layers_used <= int(layer[1]) < config.vision.layers + cut
     return _UNUSED.fullmatch(name) is not None
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Canonical name and shape of every tensor that the model uses, the head included, also where it may be tied."""
+    """Canonical name to shape of every tensor that the model uses, including a head that may be tied."""
     return {
         **_vision_shapes(config.vision),
         **_linear(
@@ -147,7 +147,7 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _canonical(name: str, generation: Generation) -> str | None:
-    """None where the generation has no such prefix."""
+    """The canonical name; None if the generation has no such prefix."""
     if name == generation.newline:
         return NEWLINE
     for prefix, new in generation.projector.items():

@@ -1,8 +1,8 @@
-"""The decoder of a checkpoint to a GGUF file for llama.cpp: streamed, then quantized by llama.cpp itself.
+"""Converts a checkpoint's decoder to a GGUF file for llama.cpp.
 
-The file is a text model in its own right: weights, hyper-parameters, tokenizer and chat template, as llama.cpp's own
-converter lays them out. Memory stays at some rows of a tensor: the checkpoint's matrices go as they are (bf16 stays
-bf16, and so on) into a file beside the target, from which llama.cpp makes the quantized one.
+The file is a complete text model with weights, hyper-parameters, tokenizer and chat template, laid out like by
+llama.cpp's converter. Memory holds some rows of a tensor: the matrices are first written unchanged (bf16 stays bf16)
+to a temporary file, which llama.cpp then quantizes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _FILE_TYPES = {
     "q6_k": gguf.LlamaFileType.MOSTLY_Q6_K,
     "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
 }
-# The types that llama.cpp gives matrices that fit: the mixed ones, and the embeddings, have more than one.
+# The types that belong to a quantization. Mixed ones have several, and embeddings have their own.
 _NAMED = {
     "q4_0": ("q4_0", "q6_k"),
     "q4_k_m": ("q4_k", "q5_k", "q6_k"),
@@ -60,15 +60,15 @@ _NAMED = {
 
 @dataclass(frozen=True)
 class GgufSummary:
-    """What was written."""
+    """Facts about a written file."""
 
     quantization: str
     bytes: int
     tensors: int
     fallbacks: int
-    """Tensors whose rows are no multiple of the quantization's block, and which llama.cpp gave a less compact type."""
+    """Tensors with rows that are not a multiple of the quantization's block; llama.cpp gave them a larger type."""
     part: PartInfo | None
-    """None where llama.cpp's log did not tell of every matrix."""
+    """None if llama.cpp's log did not name every matrix."""
 
 
 def write_gguf(
@@ -107,7 +107,7 @@ def write_gguf(
 
 
 def _part(tensors: Sequence[Tensor], quantization: str, types: Mapping[str, str]) -> PartInfo | None:
-    """What the matrices became; `types` has those that llama.cpp changed."""
+    """The types of the matrices. `types`: those that llama.cpp changed."""
     matrices = []
     for tensor in tensors:
         if len(tensor.shape) < 2:
@@ -121,7 +121,7 @@ def _part(tensors: Sequence[Tensor], quantization: str, types: Mapping[str, str]
 
 
 def check_gguf(checkpoint: Checkpoint) -> None:
-    """Raise CheckpointError where llama.cpp cannot run the decoder and MLX can."""
+    """Raise CheckpointError if llama.cpp cannot run the decoder, but MLX can."""
     decoder = checkpoint.config.decoder
     if decoder.type == "qwen2" and decoder.rope_scaling is not None and decoder.rope_scaling.type == "llama3":
         raise CheckpointError(
@@ -133,7 +133,7 @@ def check_gguf(checkpoint: Checkpoint) -> None:
 def _write_plain(
     checkpoint: Checkpoint, files: TokenizerFiles, path: Path, matrix_type: str | None, progress: Progress | None
 ) -> list[Tensor]:
-    """Write an unquantized file and return its tensors. None keeps each matrix's type."""
+    """Write an unquantized file and return its tensors. `matrix_type` None keeps each matrix's type."""
     decoder = checkpoint.config.decoder
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[_arch(decoder)])
     try:
@@ -141,7 +141,7 @@ def _write_plain(
         vocabulary = make_vocabulary(files.tokenizer, decoder.vocab_size)
         if vocabulary.lost_flags:
             LOG.warning(
-                "%s: cannot hold that %s; other programs that run it read such text otherwise",
+                "%s: cannot store that %s; other programs that run it will tokenize such text differently",
                 GGUF_NAME,
                 ", ".join(vocabulary.lost_flags),
             )
@@ -188,7 +188,7 @@ def _add_vocabulary(
     eos = tokenizer.token_to_id(files.eos_token)
     bos = tokenizer.token_to_id(files.bos_token) if files.bos_token is not None else configured_bos
     pad = None if files.pad_token is None else tokenizer.token_to_id(files.pad_token)
-    # llama.cpp has a field for each of three ends, and knows some more by their text.
+    # llama.cpp has fields for three end tokens, and recognises some others by their text.
     ends = dict.fromkeys((files.turn_end_id, *(end for end in files.eos_token_ids if end != eos)))
     turn_end, message_end = (*(end for end in ends if end is not None), None, None)[:2]
     writer.add_tokenizer_model(vocabulary.model)
@@ -202,9 +202,9 @@ def _add_vocabulary(
         writer.add_token_merges(vocabulary.merges)
     if vocabulary.unknown_id is not None:
         writer.add_unk_token_id(vocabulary.unknown_id)
-    assert eos is not None  # read_tokenizer saw to it
+    assert eos is not None  # checked by read_tokenizer
     writer.add_eos_token_id(eos)
-    # Without one llama.cpp takes an id of its own choice.
+    # Without the field llama.cpp picks an id itself.
     writer.add_bos_token_id(eos if bos is None or bos >= len(vocabulary.tokens) else bos)
     if pad is not None:
         writer.add_pad_token_id(pad)
@@ -238,7 +238,7 @@ def _tensors(checkpoint: Checkpoint, matrix_type: str | None) -> Iterator[Tensor
 
 
 def _rope_factors(decoder: DecoderConfig) -> FloatArray | None:
-    """Llama 3's stretching of the rotary wavelengths, as divisors of each frequency (transformers' `llama3` type)."""
+    """Llama 3's RoPE scaling as divisors of each frequency, (head_dim / 2,): transformers' `llama3` type."""
     scaling = decoder.rope_scaling
     if scaling is None or scaling.type != "llama3":
         return None
@@ -247,7 +247,7 @@ def _rope_factors(decoder: DecoderConfig) -> FloatArray | None:
     smooth = (scaling.original_context / wavelength - scaling.low_freq_factor) / (
         scaling.high_freq_factor - scaling.low_freq_factor
     )
-    # 1 for short waves, `factor` for long ones, and between them a mean of the frequencies.
+    # 1 for short wavelengths, `factor` for long ones, and in between an average of the frequencies.
     between = 1 / ((1 - smooth) / scaling.factor + smooth)
     factors = np.where(smooth >= 1, 1.0, np.where(smooth <= 0, scaling.factor, between))
     return factors.astype(np.float32)

@@ -1,19 +1,19 @@
-"""Vision tower and projector of a checkpoint to llama.cpp's mmproj GGUF, which llama-server and Ollama open.
+"""Converts a checkpoint's vision tower and projector to llama.cpp's mmproj GGUF, for llama-server and Ollama.
 
-Beside the bundle's `decoder.gguf`, a text model in its own right, that file makes the model one that sees in anything
-built on llama.cpp's mtmd; llama.cpp's own converter does not take these checkpoints. The runtime here never reads it.
-mtmd runs such towers as projector type `mlp` (LLaVA's). What it cannot run is refused in one line:
+With the bundle's `decoder.gguf`, the file makes a multimodal model for programs built on llama.cpp's mtmd. llama.cpp's
+converter does not support these checkpoints. This package never reads the file. mtmd runs the tower with the projector
+type `mlp` (LLaVA's). These are refused, since mtmd cannot run them:
 
-- CLIP towers: mtmd puts the class token behind the patches and then leaves the first patch out instead of it.
-- activations other than the tanh-approximated GELU, which also stands for GELU proper (they differ by 0.0005 at most),
-  and, in the tower alone, quick GELU.
+- CLIP towers: mtmd puts the class token behind the patches, and then drops the first patch instead of it.
+- activations other than tanh-approximated GELU, which also replaces exact GELU (they differ by 0.0005 at most), and,
+  in the tower only, quick GELU.
 
-mtmd computes a product in the type that it is stored in: behind an f16 matrix the activations are rounded to f16, and
-behind a q8_0 one in blocks of 32 with one scale. What goes beyond f16 in the probe (`vision_probe`) meets f32 matrices,
-and what has channels far beyond the others meets no q8_0.
+mtmd computes a product in its matrix's type: an f16 matrix rounds the activations to f16, and a q8_0 matrix rounds them
+in blocks of 32 with one scale. So inputs that exceed f16 in the probe (`onnx.probe`) get f32 matrices, and inputs with
+outlier channels get no q8_0.
 
-mtmd resizes pictures itself: one that is not square keeps its proportions and is padded, where these towers were
-trained on pictures squashed to a square. A picture that comes as a square is treated alike.
+mtmd resizes pictures itself: it pads pictures that are not square, while these towers were trained on pictures squashed
+to a square. Square pictures are treated alike.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _FILE_TYPES = {"f16": gguf.LlamaFileType.MOSTLY_F16, "q8_0": gguf.LlamaFileType.
 _GELU = ("gelu", "gelu_pytorch_tanh", "gelu_new")
 _Q8_0_BLOCK = 32
 
-# How mtmd spells the modules of the canonical names; those of a block stand behind `v.blk.N.`.
+# Canonical module to mtmd's name. Names in a block follow `v.blk.N.`.
 _MODULES = {
     "vision.embeddings.patch_embedding": "v.patch_embd",
     "vision.embeddings.position_embedding": "v.position_embd",
@@ -63,7 +63,7 @@ _BLOCK_MODULES = {
     "mlp.fc1": "ffn_up",
     "mlp.fc2": "ffn_down",
 }
-# mtmd takes `ffn_down` for the first of the two where it takes rows of the tower's width: older files have it so.
+# If both matrices are square, mtmd takes `ffn_down` for the first one, as in older files.
 _SQUARE_MODULES = {**_BLOCK_MODULES, "mlp.fc1": "ffn_down", "mlp.fc2": "ffn_up"}
 
 
@@ -95,7 +95,7 @@ def write_mmproj(
             stream_tensors(writer, tensors, None if progress is None else partial(progress, STAGE))
         finally:
             writer.close()
-    # A table of positions is no matrix that something is multiplied with.
+    # The table of positions is not part of a product.
     matrices = [tensor for tensor in tensors if len(tensor.shape) > 1 and "position" not in tensor.gguf_name]
     return part_info(
         [Matrix(tensor.gguf_name, tensor.type, math.prod(tensor.shape), tensor.nbytes) for tensor in matrices],
@@ -104,7 +104,7 @@ def write_mmproj(
 
 
 def check_mmproj(checkpoint: Checkpoint) -> None:
-    """Refuse a tower or projector that mtmd cannot run, before anything is written. Raises CheckpointError."""
+    """Raise CheckpointError if mtmd cannot run the tower or projector."""
     vision, problem = checkpoint.config.vision, ""
     if vision.type != "siglip":
         problem = f"a {vision.type} tower, whose class token it puts in the wrong place"
@@ -123,9 +123,9 @@ def check_mmproj(checkpoint: Checkpoint) -> None:
 
 
 def _check_range(checkpoint: Checkpoint, activations: Activations) -> None:
-    """Refuse what overflows in mtmd whatever the types of the matrices: what it rounds to f16 by itself."""
+    """Raise CheckpointError for activations that mtmd always rounds to f16 and that overflow there."""
     vision = checkpoint.config.vision
-    # Queries come divided by the root of a head's width, which mtmd divides by later.
+    # The graph's queries are already divided by the root of a head's width; mtmd divides later.
     factors = {"q_proj": math.sqrt(vision.hidden_size / vision.heads), "k_proj": 1.0, "v_proj": 1.0}
     if vision.hidden_act == "quick_gelu":
         factors["fc1"] = 1.0
@@ -158,7 +158,7 @@ def _add_parameters(writer: gguf.GGUFWriter, checkpoint: Checkpoint, precision: 
     writer.add_vision_image_std(info.std)
     writer.add_vision_use_gelu(vision.hidden_act in _GELU)
     writer.add_vision_block_count(vision.layers_used)
-    # Left to itself mtmd stops before the last block, as LLaVA 1.5 does; told whose output to take, it runs that too.
+    # By default mtmd stops before the last block, like LLaVA 1.5. With this field it runs that block too.
     writer.add_array("clip.vision.feature_layer", [vision.layers_used])
 
 
@@ -174,7 +174,7 @@ def _tensors(checkpoint: Checkpoint, precision: str, activations: Activations) -
             kind = _type(checkpoint, name, precision, inputs.get(name))
             yield Stored(checkpoint, name, _gguf_name(name, checkpoint.config.vision), kind)
     for linear in ("projector.linear_1", "projector.linear_2"):
-        if f"{linear}.bias" not in names:  # mtmd adds one in any case
+        if f"{linear}.bias" not in names:  # mtmd always adds one
             zeros = np.zeros(checkpoint.shape(f"{linear}.weight")[0], np.float32)
             yield Computed(zeros, _gguf_name(f"{linear}.bias", checkpoint.config.vision))
 
@@ -189,7 +189,7 @@ def _gguf_name(name: str, vision: VisionConfig) -> str:
 
 
 def _type(checkpoint: Checkpoint, name: str, precision: str, peaks: FloatArray | None) -> str:
-    """`peaks`: the largest absolute values of the channels that a linear layer's matrix is multiplied with."""
+    """A tensor's type. `peaks`: the largest absolute value of each input channel of a linear layer's matrix."""
     shape = checkpoint.shape(name)
     if len(shape) < 2 or name.endswith("position_embedding.weight"):
         return "f32"

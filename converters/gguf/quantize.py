@@ -1,4 +1,4 @@
-"""Quantizes a GGUF file through llama.cpp itself, in a process of its own. Knows nothing about checkpoints."""
+"""Quantizes a GGUF file with llama.cpp, in a separate process."""
 
 from __future__ import annotations
 
@@ -24,24 +24,23 @@ _ERROR_LEVEL = 4
 
 @dataclass(frozen=True)
 class Quantized:
-    """What llama.cpp said that it did."""
+    """What llama.cpp logged."""
 
     fallbacks: int
-    """Tensors whose rows fit no block of the type that was asked for, and which took another one."""
+    """Tensors whose rows do not fit the requested type's blocks, and which got another type."""
     types: Mapping[str, str]
-    """By tensor, in lower case: `q4_k`. Those of which its log could be read."""
+    """Tensor to type in lower case, such as `q4_k`, for the tensors found in the log."""
 
 
 def require_llama_cpp() -> None:
-    """Raises BackendError, saying how to install it, where llama.cpp is not there. Imports nothing."""
+    """Raise BackendError, with the command to install it, if llama.cpp is not installed. Imports nothing."""
     try:
         found = find_spec("llama_cpp")
     except ValueError:
         found = None
     if found is None:
         raise BackendError(
-            "a decoder for llama.cpp is quantized by llama.cpp, which is not installed here; "
-            "pip install 'edge-interleave[llama-cpp]'"
+            "llama.cpp quantizes its decoder, and is not installed; pip install 'edge-interleave[llama-cpp]'"
         )
 
 
@@ -51,11 +50,11 @@ def quantize(source: Path, target: Path, file_type: int, progress: Progress | No
     `progress` gets the stage `quantize`: tensors begun, and tensors in all. An exception, Ctrl-C too, stops the work.
     Raises OSError if the disk is full, and BackendError with llama.cpp's last error line.
     """
-    # -P keeps the worker's folder out of its search path: a sibling of it is called `gguf`.
+    # -P keeps the worker's folder off its search path, which would hide the package `gguf`.
     command = [sys.executable, "-P", str(_WORKER), str(source), str(target), str(file_type)]
     with subprocess.Popen(
         command,
-        stdin=subprocess.PIPE,  # open as long as this process runs: the worker ends with it
+        stdin=subprocess.PIPE,  # the worker ends when this pipe closes, with this process
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
@@ -75,7 +74,7 @@ def quantize(source: Path, target: Path, file_type: int, progress: Progress | No
 
 
 def _follow(lines: Iterable[str], progress: Progress | None) -> tuple[Quantized, list[str]]:
-    """What was done, and the lines that tell of errors; not in llama.cpp's log are its last words."""
+    """The result and the error lines. Lines that are not in the log's format are a crash's output."""
     fallbacks = 0
     log: list[str] = []
     errors: list[str] = []

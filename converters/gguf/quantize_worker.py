@@ -1,9 +1,8 @@
-"""The process in which llama.cpp quantizes a file: `python -P quantize_worker.py SOURCE TARGET FILE_TYPE`.
+"""The process that quantizes a file with llama.cpp: `python -P quantize_worker.py SOURCE TARGET FILE_TYPE`.
 
-A process of its own, because llama.cpp can neither be interrupted nor told to leave the log alone while it works, and
-ends the process where an assertion of its own fails. Prints llama.cpp's log to stdout, one JSON array a line: level
-and text. Ends when its standard input is closed, as it is where the process that began it was killed. Imports nothing
-of this package, so that it runs by its path alone.
+It is a separate process since quantizing cannot be interrupted, and a failed assertion in llama.cpp ends the process.
+It prints llama.cpp's log to stdout, a JSON array (level, text) on each line, and ends when its standard input closes,
+for example because the parent was killed. It imports nothing of this package, so it runs by its path.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ import threading
 import llama_cpp
 
 ROWS_BYTES_MAX = 256 << 20
-"""What llama.cpp may hold of one tensor at a time."""
+"""Bytes of a tensor that llama.cpp may hold at a time."""
 
 
 def main() -> int:
-    """Quantize as the command line says; 0 where llama.cpp did."""
+    """Quantize the command line's file. Returns 0 on success."""
     source, target, file_type = sys.argv[1:]
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -38,7 +37,7 @@ def main() -> int:
 
 
 def _end_with_parent() -> None:
-    # Not by sys.stdin: a thread that waits in its buffer's lock makes an interpreter that ends abort.
+    # os.read, not sys.stdin: the interpreter aborts at exit if a thread waits in sys.stdin's lock.
     while os.read(0, 1):
         pass
     os._exit(1)

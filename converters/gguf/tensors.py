@@ -1,7 +1,6 @@
-"""Tensors on their way into a GGUF file: named and sized before they are read, read while they are written.
+"""Streams tensors into a GGUF file: their names and sizes come first, their values are read while being written.
 
-Of a tensor some rows are in memory at a time, whatever its size. Knows neither what the tensors mean nor the file's
-metadata.
+Memory holds some rows of a tensor at a time.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ _F16_MAX = 65504.0
 
 
 class Tensor(Protocol):
-    """What the writer needs to know of a tensor before it is read."""
+    """A tensor whose name, shape and size are known before its values are read."""
 
     @property
     def gguf_name(self) -> str:
-        """Its name in the file."""
+        """The name in the file."""
         ...
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As NumPy has it: the slowest axis first."""
+        """The shape in NumPy's order, the slowest axis first."""
         ...
 
     @property
@@ -58,18 +57,18 @@ class Tensor(Protocol):
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor of the checkpoint, read while it is written."""
+    """A tensor of the checkpoint."""
 
     checkpoint: Checkpoint
     name: str
     gguf_name: str
     type: str
     interleaved_heads: int = 0
-    """Not 0: the rows are rotated in pairs of neighbours by llama.cpp's Llama, in halves by transformers."""
+    """Heads to reorder, or 0: llama.cpp's Llama rotates neighbouring rows, transformers the two halves."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As the checkpoint has it."""
+        """The shape in the checkpoint."""
         return self.checkpoint.shape(self.name)
 
     @property
@@ -88,7 +87,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Computed:
-    """A tensor that the checkpoint does not have, in f32."""
+    """A computed f32 tensor that the checkpoint does not have."""
 
     values: FloatArray
     gguf_name: str
@@ -96,7 +95,7 @@ class Computed:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the values."""
+        """The shape of the values."""
         return self.values.shape
 
     @property
@@ -112,19 +111,19 @@ class Computed:
 def stream_tensors(
     writer: gguf.GGUFWriter, tensors: Sequence[Tensor], progress: Callable[[int, int], None] | None
 ) -> None:
-    """Write the whole file of a writer that has its metadata; `progress` hears of the tensors' bytes, done and all.
+    """Write the file of a writer whose metadata is complete. `progress` gets the tensors' bytes: done, and in all.
 
-    Raises CheckpointError where a tensor cannot be read.
+    Raises CheckpointError if a tensor cannot be read.
     """
     for tensor in tensors:
-        # The writer takes the type from the third argument only where the fifth is not given.
+        # With the fifth argument the writer ignores the third.
         writer.add_tensor_info(tensor.gguf_name, tensor.shape, np.dtype(np.float32), tensor.nbytes, _TYPES[tensor.type])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     done, total = 0, sum(tensor.nbytes for tensor in tensors)
     for tensor in tensors:
-        # Of an array the writer takes the size and `tofile`; so rows can be streamed past it.
+        # The writer uses an array's size and `tofile` only, so any object with these can stream its rows.
         writer.write_tensor_data(cast("npt.NDArray[np.float32]", tensor))
         done += tensor.nbytes
         if progress is not None:
@@ -132,9 +131,9 @@ def stream_tensors(
 
 
 def stored_type(checkpoint: Checkpoint, name: str, matrix_type: str | None) -> str:
-    """What type a tensor gets where matrices shall have one (None: their own).
+    """The type that a tensor gets if matrices get `matrix_type` (None: keep their own).
 
-    Norms and biases are always f32. f16 is not for values beyond its range: such a matrix keeps its type.
+    Norms and biases are always f32. A matrix with values beyond the range of f16 keeps its type instead of f16.
     """
     own = checkpoint.dtype(name)
     if len(checkpoint.shape(name)) < 2:
@@ -145,12 +144,12 @@ def stored_type(checkpoint: Checkpoint, name: str, matrix_type: str | None) -> s
 
 
 def fits_f16(checkpoint: Checkpoint, name: str) -> bool:
-    """Whether all of a tensor's values lie within the range of f16. Reads it."""
+    """Whether all values of a tensor lie within the range of f16. Reads the tensor."""
     return all(np.abs(rows).max() <= _F16_MAX for rows in _chunks(checkpoint, name))
 
 
 def type_bytes(shape: tuple[int, ...], kind: str) -> int | None:
-    """Size of a tensor of that type, by its name in lower case (`q4_k`); None for one that ggml does not have."""
+    """Bytes of a tensor of a type, named in lower case (`q4_k`); None if ggml has no such type."""
     types = {member.name.lower(): member for member in gguf.GGMLQuantizationType}
     if kind not in types:
         return None
@@ -171,7 +170,7 @@ def _chunks(checkpoint: Checkpoint, name: str) -> Iterator[FloatArray]:
 
 
 def _narrow(values: FloatArray, kind: str) -> bytes:
-    if kind == "bf16":  # exact: only tensors that are bf16 in the checkpoint come here
+    if kind == "bf16":  # exact: only bf16 tensors of the checkpoint come here
         return (np.ascontiguousarray(values).view(np.uint32) >> 16).astype("<u2").tobytes()
     if kind == "q8_0":
         return bytes(gguf.quants.quantize(values, _TYPES[kind]).tobytes())
@@ -179,7 +178,7 @@ def _narrow(values: FloatArray, kind: str) -> bytes:
 
 
 def _interleave(values: FloatArray, heads: int) -> FloatArray:
-    """Rows of each head: first half, second half -> pairs of one each."""
+    """Reorder each head's rows from two halves to pairs of one row of each half."""
     rows = values.shape[0]
     halves = values.reshape(heads, 2, rows // heads // 2, *values.shape[1:])
     return halves.swapaxes(1, 2).reshape(values.shape)

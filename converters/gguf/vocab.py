@@ -1,9 +1,9 @@
-"""A tokenizer as the arrays that GGUF files hold. Knows nothing about weights and files.
+"""Converts a tokenizer to the arrays of a GGUF file.
 
-llama.cpp has its own tokenizers: it takes tokens, types and merges from the file, but splits text before the merges
-with rules of its own, known by name (`tokenizer.ggml.pre`). A split that is none of these is refused, since the
-model would be fed other tokens than it was trained on. llama.cpp does not apply Unicode's NFC, which Qwen's tokenizer
-does: decomposed text (rare) comes out otherwise unless the caller composes it.
+llama.cpp has its own tokenizers. It takes tokens, types and merges from the file, but splits text before merging by
+built-in rules, chosen by name (`tokenizer.ggml.pre`). Any other split is refused, since the model would get other
+tokens than in training. llama.cpp does not apply Unicode NFC, as Qwen's tokenizer does: decomposed text, which is
+rare, gives other tokens unless the caller composes it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from edge_interleave.converters.checkpoint.tokenizer import QWEN2_PATTERN
 from edge_interleave.errors import CheckpointError
 
 LLAMA3_PATTERN = QWEN2_PATTERN.replace(r"\p{N}|", r"\p{N}{1,3}|", 1)
-# (pattern, whether whole words are looked up before merging) to llama.cpp's name for it.
+# (pattern, whether whole words are looked up before merging) to llama.cpp's name.
 _SPLITS = {
     (QWEN2_PATTERN, False): "qwen2",
     (LLAMA3_PATTERN, True): "llama-bpe",
@@ -33,7 +33,7 @@ _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What goes into `tokenizer.ggml.*`."""
+    """The content of `tokenizer.ggml.*`."""
 
     model: str
     """`gpt2` for byte-level BPE, `llama` for SentencePiece's."""
@@ -46,15 +46,15 @@ class Vocabulary:
     """Empty for `gpt2`."""
     unknown_id: int | None
     adds_space: bool
-    """Whether a space is put before the text (`llama`)."""
+    """Whether a space is added before the text (`llama`)."""
     lost_flags: tuple[str, ...] = ()
-    """What the tokenizer does at its added tokens and llama.cpp does not, in words."""
+    """What the tokenizer does at added tokens and llama.cpp does not, in words."""
 
 
 def make_vocabulary(tokenizer: Tokenizer, rows: int) -> Vocabulary:
-    """The arrays for an embedding matrix of `rows` rows: rows past the tokenizer's size become unused tokens.
+    """The arrays for an embedding matrix of `rows` rows; rows beyond the tokenizer's size become unused tokens.
 
-    Raises CheckpointError where llama.cpp has no such tokenizer.
+    Raises CheckpointError if llama.cpp has no such tokenizer.
     """
     raw = json.loads(tokenizer.to_str())
     model = raw["model"]
@@ -102,7 +102,7 @@ def _tokens(tokenizer: Tokenizer, raw: dict[str, Any], rows: int) -> tuple[list[
 
 
 def _lost_flags(raw: dict[str, Any]) -> tuple[str, ...]:
-    """llama.cpp finds added tokens anywhere, and keeps the white space around them."""
+    """The flags that llama.cpp ignores: it finds added tokens anywhere, and keeps white space around them."""
     flags = {
         "lstrip": "takes the white space before it",
         "rstrip": "takes the white space after it",
@@ -117,7 +117,7 @@ def _lost_flags(raw: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _scores(tokens: list[str], merges: list[str]) -> list[float]:
-    """SentencePiece joins the pair with the highest score; a merge list has the first to join first."""
+    """Scores for SentencePiece, which joins the pair with the highest score first, from the order of merges."""
     rank: dict[str, int] = {}
     for number, merge in enumerate(merges):
         rank.setdefault(merge.replace(" ", "", 1), number)
@@ -134,7 +134,7 @@ def _split_name(raw: dict[str, Any]) -> str:
         pattern = "byte-level" if own and not patterns else str(patterns[0]) if len(patterns) == 1 and not own else ""
         if (pattern, whole) in _SPLITS:
             return _SPLITS[pattern, whole]
-    raise CheckpointError("llama.cpp has no tokenizer that splits text as this one's pre-tokenizer does")
+    raise CheckpointError("llama.cpp has no tokenizer that splits text like this one; convert for MLX (--backend mlx)")
 
 
 def _steps(raw: Any) -> Iterator[dict[str, Any]]:

@@ -1,9 +1,8 @@
-"""The decoder of a checkpoint to a model of mlx-lm: streamed, and quantized by MLX itself.
+"""Converts a checkpoint's decoder to a model of mlx-lm, quantized by MLX.
 
-`decoder-mlx/` is a text model in its own right: `mlx_lm.generate --model` takes the folder. Names and config are as
-mlx-lm has them; its own converter would load the whole model, and through transformers. Here there are in memory some
-rows of a matrix, and one file of the result. MLX is optional, and imported where something is made with it.
-Knows nothing about the vision tower.
+`decoder-mlx/` is a complete text model, with mlx-lm's names and config: `mlx_lm.generate --model` takes the folder.
+mlx-lm's converter would load the whole model through transformers. Here memory holds some rows of a matrix and one file
+of the result. MLX is optional and imported when needed.
 """
 
 from __future__ import annotations
@@ -30,19 +29,19 @@ from edge_interleave.util.disk_space import check_still_room
 from edge_interleave.util.utf8_path import utf8_path
 
 SHARD_BYTES = 1 << 30
-"""A file of weights is no larger, unless a single tensor is."""
+"""The greatest size of a file of weights, unless a single tensor is larger."""
 CHUNK_BYTES = 64 << 20
-"""Of a matrix's rows in float32, that are worked on at a time."""
+"""Bytes of a matrix's rows in float32 that are converted at a time."""
 
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A tensor on its way."""
+    """A tensor to convert."""
 
     name: str
-    """In the checkpoint."""
+    """Its name in the checkpoint."""
     module: str
-    """mlx-lm's module that it is a parameter of."""
+    """mlx-lm's module that has it as a parameter."""
     part: str
     """`weight` or `bias`."""
     shape: tuple[int, ...]
@@ -58,7 +57,7 @@ class _Tensor:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of what is stored for it, in the order of what `mx.quantize` returns."""
+        """Names of its stored arrays, in the order of `mx.quantize`'s result."""
         if self.quantization is None:
             return (f"{self.module}.{self.part}",)
         kinds = ("weight", "scales") if self.quantization.mode == "mxfp4" else ("weight", "scales", "biases")
@@ -66,23 +65,22 @@ class _Tensor:
 
 
 def require_mlx() -> Any:
-    """The module `mlx.core`. Raises BackendError, saying how to install it, where it is not there."""
+    """The module `mlx.core`. Raises BackendError, with the command to install it, if it cannot be imported."""
     try:
         return import_module("mlx.core")
     except ImportError as error:
         raise BackendError(
-            f"a decoder for MLX is made with MLX, which cannot be imported here ({error}); "
-            "pip install 'edge-interleave[mlx]'"
+            f"MLX makes its decoder, and cannot be imported ({error}); pip install 'edge-interleave[mlx]'"
         ) from error
 
 
 def mlx_bytes(checkpoint: Checkpoint, recipe: str = DEFAULT_MLX_RECIPE) -> int:
-    """Bytes that the weights will take. Raises UsageError for an unknown recipe."""
+    """Bytes of the converted weights. Raises UsageError for an unknown recipe."""
     return sum(tensor.bytes for tensor in _tensors(checkpoint, recipe))
 
 
 def mlx_part(checkpoint: Checkpoint, recipe: str = DEFAULT_MLX_RECIPE) -> PartInfo:
-    """What the matrices become. Raises UsageError for an unknown recipe."""
+    """The types that the matrices get. Raises UsageError for an unknown recipe."""
     plain = "bf16" if _is_bf16(checkpoint) else "f16"
     matrices = [
         Matrix(tensor.module, tensor.quantization.name if tensor.quantization else plain, tensor.values, tensor.bytes)
@@ -159,10 +157,10 @@ def _shard_name(number: int, count: int) -> str:
 
 @dataclass(frozen=True)
 class _Heard:
-    """Progress of one file among all."""
+    """Reports the progress of one file as part of all files."""
 
     before: int
-    """Bytes of the files before it."""
+    """Bytes of the earlier files."""
     total: int
     progress: Progress | None
 
@@ -173,7 +171,7 @@ class _Heard:
 
 def _write_shard(path: Path, checkpoint: Checkpoint, tensors: list[_Tensor], heard: _Heard) -> None:
     mx = require_mlx()
-    # One type for all: where two meet, MLX computes in float32.
+    # One type for all tensors: MLX computes mixed types in float32.
     kind = mx.bfloat16 if _is_bf16(checkpoint) else mx.float16
     arrays: dict[str, Any] = {}
     done = 0
@@ -192,7 +190,7 @@ def _write_shard(path: Path, checkpoint: Checkpoint, tensors: list[_Tensor], hea
         raise BackendError(f"{path.parent}: MLX failed on a file of weights ({error}); convert again") from error
     finally:
         arrays.clear()
-        mx.clear_cache()  # or MLX keeps the memory for arrays to come
+        mx.clear_cache()  # otherwise MLX keeps the memory for later arrays
 
 
 def _save(mx: Any, path: Path, arrays: dict[str, Any]) -> None:
@@ -210,7 +208,7 @@ def _is_bf16(checkpoint: Checkpoint) -> bool:
 
 
 def _chunks(mx: Any, checkpoint: Checkpoint, tensor: _Tensor) -> Iterator[Any]:
-    """Some rows at a time, float32."""
+    """A tensor's rows in pieces, float32."""
     rows = tensor.shape[0]
     step = max(1, CHUNK_BYTES * rows // (4 * tensor.values))
     for start in range(0, rows, step):
@@ -228,7 +226,7 @@ def _stored(mx: Any, tensor: _Tensor, values: Any) -> tuple[Any, ...]:
 
 
 def _config(checkpoint: Checkpoint, files: TokenizerFiles, tensors: list[_Tensor], recipe: str) -> dict[str, Any]:
-    """`config.json`: what mlx-lm's `qwen2` and `llama` read."""
+    """`config.json` for mlx-lm's `qwen2` and `llama`."""
     decoder = checkpoint.config.decoder
     config: dict[str, Any] = {
         "model_type": decoder.type,

@@ -1,8 +1,8 @@
-"""How MLX stores each matrix of a decoder: mlx-lm's recipes, by their names. Knows neither files nor tensors' values.
+"""mlx-lm's quantization recipes: the quantization of each matrix of a decoder.
 
-`4bit` and the like give every matrix the same bits, in groups of 64 values with a scale and an offset each; the mixed
-ones give more to the matrices that bear it least, by the rule of mlx-lm (`mixed_quant_predicate_builder` in its
-`convert.py`), which is that of llama.cpp's Q4_K_M; `mxfp4` is the Open Compute Project's format of that name.
+`4bit` and similar recipes give every matrix the same bits, in groups of 64 values with a scale and an offset. Mixed
+recipes give more bits to the most sensitive matrices, by mlx-lm's rule (`mixed_quant_predicate_builder` in its
+`convert.py`), which equals that of llama.cpp's Q4_K_M. `mxfp4` is the Open Compute Project's format.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from edge_interleave.converters.precisions import MLX_MIXED, MLX_PLAIN
 
 @dataclass(frozen=True)
 class Quantization:
-    """How a matrix is stored: what `mx.quantize` takes."""
+    """A matrix's quantization: the arguments of `mx.quantize`."""
 
     bits: int
     group_size: int = 64
@@ -23,20 +23,20 @@ class Quantization:
 
     @property
     def name(self) -> str:
-        """For people: `4bit`, `mxfp4`."""
+        """A name for messages: `4bit`, `mxfp4`."""
         return f"{self.bits}bit" if self.mode == "affine" else self.mode
 
     def bytes_for(self, values: int) -> int:
-        """Bytes of that many values, with each group's scale and offset (of 16 bits; `mxfp4`: a scale of 8)."""
+        """Bytes of `values` values with their groups' scales and offsets of 16 bits (`mxfp4`: a scale of 8 bits)."""
         return values * self.bits // 8 + values // self.group_size * (1 if self.mode == "mxfp4" else 4)
 
     def described(self) -> dict[str, Any]:
-        """As mlx-lm's `config.json` has it."""
+        """The fields in mlx-lm's `config.json`."""
         return {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
 
 
 def usual(recipe: str) -> Quantization | None:
-    """What a recipe gives most matrices; None for `f16`."""
+    """A recipe's quantization of most matrices; None for `f16`."""
     if recipe == "f16":
         return None
     if recipe == "mxfp4":
@@ -45,7 +45,7 @@ def usual(recipe: str) -> Quantization | None:
 
 
 def kinds(recipe: str) -> tuple[str, ...]:
-    """Names of what a recipe gives to matrices that fit; none for `f16`."""
+    """Names of the quantizations that a recipe gives to matrices that fit; empty for `f16`."""
     most = usual(recipe)
     if most is None:
         return ()
@@ -53,9 +53,9 @@ def kinds(recipe: str) -> tuple[str, ...]:
 
 
 def choose(recipe: str, module: str, columns: int, layers: int) -> Quantization | None:
-    """What a recipe gives the matrix of mlx-lm's `module` in a decoder of `layers`; None: it is not quantized.
+    """A recipe's quantization of the matrix of mlx-lm's `module`, in a decoder of `layers` layers; None: not quantized.
 
-    `columns` is the length of its rows; where that is no multiple of the group, MLX cannot quantize the matrix.
+    `columns`: length of the matrix's rows. MLX cannot quantize a matrix if it is not a multiple of the group size.
     """
     how = usual(recipe)
     if how is None or columns % how.group_size:

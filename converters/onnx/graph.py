@@ -1,8 +1,7 @@
-"""Builds an ONNX graph whose weights are made one by one, while the file is being written.
+"""Builds an ONNX graph whose weights are made one by one while the file is written.
 
-`onnx.save` wants the whole model in memory, twice while it serializes. Here a weight is a name, a shape, a type and a
-function that makes its values; the graph is checked without them, and the file is written with one weight in memory at
-a time. Knows the ONNX file format (a protobuf message), nothing about what the graph computes.
+`onnx.save` needs the whole model in memory, twice during serialization. Here a weight is a name, a shape, a type and a
+function that makes its values. The graph is checked without the values, and one weight is in memory at a time.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from edge_interleave.util.atomic_file import atomic_file
 
 Array = npt.NDArray[Any]
 OPSET = 17
-"""The first with LayerNormalization; older is more widely supported by execution providers."""
+"""The first opset with LayerNormalization; execution providers support older opsets more widely."""
 IR_VERSION = 8
 FILE_BYTES_MAX = 2**31 - 1
 """A protobuf message cannot be larger."""
@@ -39,7 +38,7 @@ _TENSOR_RAW_DATA = bytes([9 << 3 | 2])
 
 @dataclass(frozen=True)
 class Spec:
-    """A weight before it is made."""
+    """Name, shape and type of a weight."""
 
     name: str
     shape: tuple[int, ...]
@@ -58,7 +57,7 @@ class _Group:
 
 
 class GraphBuilder:
-    """Nodes in the order they are added, and weights that are made when the file is written."""
+    """A graph of nodes, in the order they are added, and weights, made when the file is written."""
 
     def __init__(
         self, name: str, doc: str, metadata: Mapping[str, str], opset: int = OPSET, domains: Sequence[str] = ()
@@ -85,7 +84,7 @@ class GraphBuilder:
         self._outputs.append(helper.make_tensor_value_info(name, _onnx_type(np.dtype(dtype)), shape))
 
     def op(self, kind: str, *inputs: str, name: str, **attributes: Any) -> str:
-        """Add a node of the default domain with one output, which is called as the node."""
+        """Add a node of the default domain with one output of the same name."""
         return self.ops(kind, *inputs, names=(name,), **attributes)[0]
 
     def ops(self, kind: str, *inputs: str, names: Sequence[str], **attributes: Any) -> tuple[str, ...]:
@@ -94,19 +93,19 @@ class GraphBuilder:
         return tuple(names)
 
     def weights(self, specs: Sequence[Spec], make: Callable[[], Sequence[Array]]) -> tuple[str, ...]:
-        """Declare weights that one call of `make` gives, in the order of `specs`."""
+        """Declare weights that one call of `make` returns, in the order of `specs`."""
         self._groups.append(_Group(tuple(specs), make))
         return tuple(spec.name for spec in specs)
 
     def constant(self, name: str, values: Array) -> str:
-        """A small tensor, held in memory. The same name twice is the same constant."""
+        """A small tensor in memory. A name that is already used means the existing constant."""
         self._constants.setdefault(name, numpy_helper.from_array(np.asarray(values), name))
         return name
 
     def write(self, path: Path, progress: Callable[[int, int], None] | None = None) -> None:
-        """Check the graph and write it to `path`, atomically; `progress` hears of bytes written and bytes in all.
+        """Check the graph and write it to `path`, atomically. `progress` gets the bytes written and the bytes in all.
 
-        Raises CheckpointError where the file would be larger than ONNX allows.
+        Raises CheckpointError if the file would exceed ONNX's 2 GiB.
         """
         head, total = self._head()
         if total > FILE_BYTES_MAX:
@@ -122,7 +121,7 @@ class GraphBuilder:
                     progress(file.tell(), total)
 
     def serialized(self) -> bytes:
-        """The checked graph in memory with all its weights: for a part of a model, which an engine opens at once."""
+        """The checked graph with all its weights, in memory."""
         head, _ = self._head()
         file = io.BytesIO()
         file.write(head)
@@ -167,7 +166,7 @@ class GraphBuilder:
                 offset += spec.bytes
 
     def _head(self) -> tuple[bytes, int]:
-        """Checks the graph; the file up to its weights, and the bytes of the whole file."""
+        """Check the graph. Returns the file's bytes before the weights, and the size of the whole file."""
         model = self._model()
         self._check(model)
         graph = model.graph.SerializeToString()
@@ -221,14 +220,14 @@ def _values(spec: Spec, array: Array) -> memoryview:
     """A weight's bytes. Raises CheckpointError where its shape is not the declared one."""
     if array.shape != spec.shape:
         raise CheckpointError(f"{spec.name} has shape {array.shape} where {spec.shape} was declared")
-    # What overflows in fp16 is an infinity, which the probe of a tower finds.
+    # Values that overflow fp16 become infinite; the tower's probe finds them.
     with np.errstate(over="ignore"):
         stored = np.ascontiguousarray(array, dtype=spec.dtype.newbyteorder("<"))
     return stored.reshape(-1).view(np.uint8).data
 
 
 def _before_values(spec: Spec) -> bytes:
-    """All of a weight's entry in the graph message but its values: GraphProto.initializer = TensorProto {...}."""
+    """A weight's entry in the graph message up to its values: GraphProto.initializer = TensorProto {...}."""
     entry = TensorProto(name=spec.name, dims=spec.shape, data_type=_onnx_type(spec.dtype))
     tensor: bytes = entry.SerializeToString()
     tensor += _TENSOR_RAW_DATA + _varint(spec.bytes)

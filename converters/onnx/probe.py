@@ -1,10 +1,9 @@
-"""Tries a vision tower on a dozen pictures before it is written: what is lost to a precision, and whether it fits.
+"""Runs a vision tower on a dozen pictures before it is written, to measure the error of a precision.
 
-Random weights lose nothing to 8 bits; trained towers have a few channels and tokens hundreds of times beyond the others
-("massive activations"), which a precision may not hold. So the pictures go through the tower in fp32 and, beside that,
-in the precision that was asked for, stage by stage, with the weights of one stage in memory. On the way, the largest
-value of every channel is noted: int8 chooses from those what it keeps apart, fp16 and mtmd are refused, or given other
-types, where they would overflow.
+Random weights lose nothing in 8 bits. Trained towers have a few channels and tokens hundreds of times larger than the
+others ("massive activations"), which a precision may not hold. So the pictures go through the tower in fp32 and in the
+requested precision, stage by stage, with the weights of one stage in memory. The largest value of each channel is
+recorded: int8 keeps outlier channels apart, and fp16 and mtmd are refused, or get other types, if they would overflow.
 """
 
 from __future__ import annotations
@@ -29,28 +28,28 @@ from edge_interleave.vision.tower import open_graph
 
 STAGE = "probe"
 LEAST_COSINE = 0.9
-"""Of any token to the same in fp32: below, a part of a picture becomes another."""
+"""Lowest accepted cosine of a token to the same token in fp32. Below it, part of a picture is wrong."""
 MEAN_COSINE = 0.99
-"""Over all tokens: below, the whole picture does."""
+"""Lowest accepted mean cosine over all tokens. Below it, the whole picture is wrong."""
 F16_MAX = 65504.0
 VISUAL_TOKENS = 384
 _HEADROOM = 2.0
-"""Other pictures than the probe's may have values this much larger."""
+"""Other pictures may have values larger by this factor."""
 
 
 @dataclass(frozen=True)
 class Activations:
-    """The largest absolute values, in fp32, over all pictures and tokens."""
+    """The largest absolute values in fp32, over all pictures and tokens."""
 
     channels: Mapping[str, FloatArray]
-    """Of each input of linear layers, by the first of the layers that take it: (channels,)."""
+    """First linear layer of an input to the input's values by channel, (channels,)."""
     takers: Mapping[str, tuple[str, ...]]
-    """All layers that take the input."""
+    """First linear layer of an input to all layers that take the input."""
     others: Mapping[str, float]
-    """Of every other tensor that must be held, by its name in the graph."""
+    """Name of any other tensor in the graph to its value."""
 
     def beyond_f16(self) -> tuple[str, float] | None:
-        """The tensor that passes f16's range the most, allowing for other pictures, and its largest value; or None."""
+        """The tensor that exceeds the range of f16 most, with headroom, and its value; None if none does."""
         peaks = {**{name: float(values.max()) for name, values in self.channels.items()}, **self.others}
         name = max(peaks, key=lambda name: peaks[name])
         return (name, peaks[name]) if passes_f16(peaks[name]) else None
@@ -58,35 +57,35 @@ class Activations:
 
 @dataclass(frozen=True)
 class Found:
-    """What a precision does to the tower."""
+    """The result of a probe in a precision."""
 
     activations: Activations
     balances: Mapping[str, Balance]
-    """Of int8, for `write_vision_onnx`."""
+    """For `write_vision_onnx` in int8."""
     cosine: float
-    """To fp32, the least of all tokens of all pictures; NaN where a token is no number."""
+    """The lowest cosine of a token to fp32, over all pictures; NaN if a token is not finite."""
     mean_cosine: float
-    """The mean over them."""
+    """The mean cosine over all tokens."""
     tokens: FloatArray
     """Visual tokens of some pictures in fp32, (n, decoder's hidden size), at most VISUAL_TOKENS."""
 
 
 def passes_f16(value: float) -> bool:
-    """Whether a value of that size, or one of another picture, may be more than f16 can hold."""
+    """Whether a value, with headroom for other pictures, exceeds the range of f16."""
     return not value * _HEADROOM <= F16_MAX
 
 
 class VisionProbe:
-    """The probe of one checkpoint, run when something first asks for it."""
+    """The probe of a checkpoint; it runs at the first request for its result."""
 
     def __init__(self, checkpoint: Checkpoint, progress: Progress | None = None) -> None:
-        """`progress` is called after each stage of the tower, as stage `probe`."""
+        """`progress` gets the stage `probe`, in stages of the tower."""
         self._checkpoint = checkpoint
         self._progress = progress
         self._found: dict[str, Found] = {}
 
     def activations(self) -> Activations:
-        """What the tower's values come to in fp32. Raises CheckpointError where some are no numbers even there."""
+        """The tower's largest values in fp32. Raises CheckpointError if some are not finite."""
         known = next(iter(self._found.values()), None)
         return (known or self.found("fp32")).activations
 
@@ -96,26 +95,26 @@ class VisionProbe:
         return (known or self.found("fp32")).tokens
 
     def found(self, precision: str) -> Found:
-        """What the precision does to the tower. Raises CheckpointError where even fp32 gives what are no numbers."""
+        """The result in a precision. Raises CheckpointError if values are not finite even in fp32."""
         if precision not in self._found:
             self._found[precision] = _run(self._checkpoint, precision, self._progress)
         return self._found[precision]
 
     def accepted(self, precision: str) -> Found:
-        """The same. Raises CheckpointError, naming what to take instead, where the precision cannot hold the tower."""
+        """The result in a precision. Raises CheckpointError, naming a better one, if the error is too large."""
         found = self.found(precision)
         beyond = found.activations.beyond_f16()
         if precision == "fp16" and beyond is not None:
             raise CheckpointError(
-                f"{self._checkpoint.folder}: {beyond[0]} of the vision tower reaches {beyond[1]:.3g}, and fp16 ends at "
-                f"{F16_MAX:.0f}; take --vision-precision fp32"
+                f"{self._checkpoint.folder}: {beyond[0]} of the vision tower reaches {beyond[1]:.3g}, beyond fp16's "
+                f"{F16_MAX:.0f}; use --vision-precision fp32"
             )
         if not (found.cosine >= LEAST_COSINE and found.mean_cosine >= MEAN_COSINE):
             instead = "fp32" if precision == "fp16" or beyond is not None else "fp32 or fp16"
             raise CheckpointError(
-                f"{self._checkpoint.folder}: in {precision} the vision tower gives visual tokens whose cosine to those "
-                f"of fp32 is {found.cosine:.3f} at least and {found.mean_cosine:.3f} in the mean, and usable are "
-                f"{LEAST_COSINE} and {MEAN_COSINE}; take --vision-precision {instead}"
+                f"{self._checkpoint.folder}: {precision} is too coarse for the vision tower: the cosine of visual "
+                f"tokens to fp32 is {found.cosine:.3f} at worst and {found.mean_cosine:.3f} on average, and must be "
+                f"{LEAST_COSINE} and {MEAN_COSINE}; use --vision-precision {instead}"
             )
         return found
 
@@ -137,7 +136,7 @@ def _run(checkpoint: Checkpoint, precision: str, progress: Progress | None) -> F
         others |= {name: float(values) for name, values in peaks.items() if name not in found}
         if not all(np.isfinite(values).all() for values in (*peaks.values(), *exact)):
             raise CheckpointError(
-                f"{checkpoint.folder}: the vision tower gives values that are no finite numbers, even in fp32; "
+                f"{checkpoint.folder}: the vision tower gives values that are not finite, even in fp32; "
                 "download the checkpoint again"
             )
         if precision == "int8":
@@ -159,13 +158,13 @@ def _run(checkpoint: Checkpoint, precision: str, progress: Progress | None) -> F
 def _opened(
     checkpoint: Checkpoint, stage: int, precision: str, balances: Mapping[str, Balance], watched: bool = False
 ) -> tuple[Any, dict[str, tuple[str, ...]]]:
-    """A session of one stage, which holds its weights alone, and the linear layers that take one input."""
+    """A session with the weights of one stage, and first linear layer to all layers that take the same input."""
     graph, takers = stage_graph(checkpoint, stage, precision, balances, watched=watched)
     return open_graph(graph), takers
 
 
 def _through(session: Any, inputs: list[FloatArray]) -> tuple[list[FloatArray], dict[str, FloatArray]]:
-    """Each input, one after the other, through a stage; the outputs, and over them all the peaks that it tells of."""
+    """Run a stage on each input. Returns the outputs, and the largest values of watched tensors over all inputs."""
     taken = session.get_inputs()[0].name
     names = [output.name for output in session.get_outputs()]
     outputs: list[FloatArray] = []
@@ -180,7 +179,7 @@ def _through(session: Any, inputs: list[FloatArray]) -> tuple[list[FloatArray], 
 
 
 def _balance(checkpoint: Checkpoint, linears: tuple[str, ...], peaks: FloatArray) -> Balance:
-    """Behind a layer norm, which can divide, are the first layers of a block's two halves."""
+    """The balance of an input. The first layers of a block's two halves follow a layer norm, which can divide."""
     reach = [np.abs(checkpoint.tensor(f"{linear}.weight")).max(axis=0) for linear in linears]
     return balanced(peaks, np.max(reach, axis=0), smooth=linears[0].endswith((".q_proj", ".fc1")))
 
@@ -192,7 +191,7 @@ def _some(tokens: list[FloatArray]) -> FloatArray:
 
 
 def _cosines(exact: FloatArray, rounded: FloatArray) -> npt.NDArray[np.float64]:
-    """Of each token, (1, tokens, width) to (1, tokens); NaN where it is no number."""
+    """The cosine of each token, (1, tokens, width) to (1, tokens); NaN if it is not finite."""
     a, b = exact.astype(np.float64), rounded.astype(np.float64)
     lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     with np.errstate(invalid="ignore"):

@@ -1,7 +1,7 @@
-"""A dozen pictures to try a vision tower on: half drawn, half like photographs. Made from a seed, so always the same.
+"""A dozen pictures for the probe of a vision tower: half drawn, half like photographs, always the same.
 
-Photographs have spectra that fall with the frequency, colours that go together, light that comes from a side, and
-things in front that are sharp; such pictures are made here from noise, for a package has no room for real ones.
+Photographs have spectra that fall with frequency, correlated colours, light from one side and sharp objects in front.
+Such pictures are made here from noise, since real ones would be too large for the package.
 """
 
 from __future__ import annotations
@@ -72,13 +72,13 @@ def _gradient(side: int) -> Image.Image:
 
 
 def _landscape(side: int, random: np.random.Generator, fall: float) -> Image.Image:
-    """Clouds, foliage or stone, by how fast the spectrum falls; darker to one side."""
+    """Like clouds, foliage or stone, depending on the fall of the spectrum; darker on one side."""
     light = np.linspace(0.6, 1.1, side)[:, None, None]
     return _picture((0.5 + 0.22 * _coloured(side, random, fall)) * light)
 
 
 def _still_life(side: int, random: np.random.Generator) -> Image.Image:
-    """Sharp things with texture before what is out of focus."""
+    """Sharp, textured objects before a blurred background."""
     behind = _landscape(side, random, 1.5).filter(ImageFilter.GaussianBlur(side / 40))
     for _ in range(4):
         thing = _picture(random.uniform(0.2, 0.8, 3) + 0.12 * _coloured(side, random, 0.9))
@@ -91,7 +91,7 @@ def _still_life(side: int, random: np.random.Generator) -> Image.Image:
 
 
 def _night(side: int, random: np.random.Generator) -> Image.Image:
-    """Dark, with grain and a few lights that are clipped."""
+    """Dark, with grain and a few clipped lights."""
     levels = 0.05 + 0.03 * _coloured(side, random, 1.2) + 0.03 * random.standard_normal((side, side, 3))
     rows, columns = np.indices((side, side)) / side
     for row, column, size in random.uniform((0, 0, 0.01), (1, 1, 0.06), (6, 3)):
@@ -100,7 +100,7 @@ def _night(side: int, random: np.random.Generator) -> Image.Image:
 
 
 def _coloured(side: int, random: np.random.Generator, fall: float) -> _Levels:
-    """Noise (side, side, 3) of standard deviation about 1, whose amplitude falls with the frequency to the `fall`."""
+    """Noise (side, side, 3), standard deviation about 1, with amplitudes that fall as frequency ** -fall."""
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
     frequency[0, 0] = np.inf
     layers = []
@@ -108,7 +108,7 @@ def _coloured(side: int, random: np.random.Generator, fall: float) -> _Levels:
         spectrum = np.fft.rfft2(random.standard_normal((side, side))) / frequency**fall
         layer = np.fft.irfft2(spectrum, (side, side))
         layers.append(layer / max(layer.std(), 1e-9))
-    # One layer is brightness, the other the way from blue to orange.
+    # One layer is brightness, the other goes from blue to orange.
     colour: _Levels = layers[0][..., None] * np.ones(3) + layers[1][..., None] * np.array([0.35, 0.0, -0.35])
     return colour
 

@@ -1,25 +1,24 @@
-"""Vision tower and projector of a checkpoint to one ONNX graph, built straight from the weights.
+"""Converts a checkpoint's vision tower and projector to an ONNX graph.
 
     pixels (n, 3, image_size, image_size) float32 -> visual_tokens (n, grid * grid, decoder's hidden size) float32
 
-Standard operators only, so that any execution provider can take the graph. SigLIP and CLIP towers as transformers
-defines them; features are `hidden_states[feature_layer]` of transformers, which for the last layer is before the
-post-layernorm, and layers after the feature layer are not exported. Knows nothing about how the graph is run.
+The graph has standard operators only, for any execution provider. SigLIP and CLIP towers follow transformers. Features
+are transformers' `hidden_states[feature_layer]`, which for the last layer is before the post-layernorm. Layers after
+the feature layer are not exported.
 
-The tower is a chain of stages: the embeddings, each block, the projector. `write_vision_onnx` writes the whole chain,
-`stage_graph` one link of it, which `vision_probe` runs before the file is written.
+The tower is a chain of stages: the embeddings, each block, the projector. `write_vision_onnx` writes the whole chain.
+`stage_graph` makes one stage, which the probe runs before the file is written.
 
 Precisions:
 
-- `fp32`, and `fp16`: weights and arithmetic in that type. `fp16` is for GPUs and NPUs: on a CPU, ONNX Runtime turns
-  the weights back to fp32 when it loads them.
-- `int8`: for CPUs; products of whole numbers in every linear layer. Weights are signed 8 bits, symmetric, with a scale
-  for each output: the type that CPUs have instructions for. Activations are unsigned 8 bits (signed ones are ten times
-  slower on x86) with a step for each row, that is for each token, and a fixed zero point: 128, and behind a GELU, which
-  has no values below -0.17, 32. Channels far beyond the others stay fp32 (`int8`). docs/decisions/0001-int8-tower.md
-  says why. Patch embedding, norms, softmax and the products between activations stay fp32.
-  On x86 CPUs without VNNI such products saturate; `edge_interleave.vision.tower` finds that out and has them done
-  another way.
+- `fp32` and `fp16`: weights and arithmetic in that type. `fp16` is for GPUs and NPUs: on a CPU, ONNX Runtime widens the
+  weights to fp32 when it loads them.
+- `int8`: for CPUs, integer products in every linear layer. Weights are signed, symmetric 8-bit numbers with a scale for
+  each output, for which CPUs have instructions. Activations are unsigned 8-bit numbers (signed ones are ten times
+  slower on x86) with a step for each row (token) and a fixed zero point: 128, or 32 after a GELU, which has no values
+  below -0.17. Outlier channels stay fp32 (`onnx.int8`; reasons in docs/decisions/0001-int8-tower.md). Patch embedding,
+  norms, softmax and products between activations stay fp32.
+  On x86 CPUs without VNNI such products saturate; `edge_interleave.vision.tower` detects this and avoids it.
 """
 
 from __future__ import annotations
@@ -46,17 +45,17 @@ from edge_interleave.util.arrays import FloatArray
 
 STAGE = "vision"
 STAGE_INPUT = "x"
-"""What a stage but the first takes: the hidden states, (n, tokens, width) float32."""
+"""The input of every stage except the first: hidden states, (n, tokens, width) float32."""
 STAGE_OUTPUT = "y"
 PEAK = "peak of "
-"""With this before a tensor's name: the output of a watched graph that has its largest absolute values."""
+"""Prefix of a tensor's name: the output of a watched graph with the tensor's largest absolute values."""
 
 STEPS = 255
-"""Of 8 bits."""
+"""Steps of 8 bits."""
 ZERO, ZERO_AFTER_GELU = 128, 32
-"""Zero points. A GELU gives nothing below -0.1701: most of the steps are for what lies above."""
+"""Zero points. A GELU has no values below -0.1701, so most steps are for values above."""
 INT8_APART = "int8 with fp32 channels"
-"""The type of a matrix some of whose input channels are kept apart."""
+"""The type of a matrix with some input channels kept apart."""
 
 
 def write_vision_onnx(
@@ -68,11 +67,10 @@ def write_vision_onnx(
 ) -> PartInfo:
     """Write the vision tower and projector of `checkpoint` to `path`, atomically, with one tensor in memory at a time.
 
-    `balances` has for int8 what each input goes through before it is quantized, by the first linear layer that takes it
-    (`vision_probe` finds them); without, nothing is kept apart. Returns what the matrices became. `progress` hears of
-    the bytes written (stage `vision`). Raises UsageError for an unknown precision and CheckpointError where the feature
-    layer, the select strategy or an activation cannot be exported, where a weight is not finite, and where the file
-    would pass ONNX's 2 GiB.
+    `balances`, for int8: first linear layer of an input to the input's balance, from the probe; without them, no
+    channels are kept apart. `progress` gets the stage `vision`, in bytes. Returns the types that the matrices got.
+    Raises UsageError for an unknown precision. Raises CheckpointError if the feature layer, the select strategy or an
+    activation is not supported, if a weight is not finite, or if the file would exceed ONNX's 2 GiB.
     """
     if precision not in VISION_PRECISIONS:
         raise UsageError(f"vision precision {precision!r}: choose one of {', '.join(VISION_PRECISIONS)}")
@@ -88,12 +86,12 @@ def write_vision_onnx(
     export = _Export(checkpoint, graph, precision, balances or {})
     export.run(range(stages(checkpoint)), VISION_OUTPUT)
     graph.write(path, (lambda done, total: progress(STAGE, done, total)) if progress else None)
-    # In int8 the patch embedding, which is no linear layer, stays fp32.
+    # In int8 the patch embedding, which is not a linear layer, stays fp32.
     return part_info(export.matrices, (precision, "fp32", INT8_APART) if precision == "int8" else (precision,))
 
 
 def stages(checkpoint: Checkpoint) -> int:
-    """Links in the chain: the embeddings, each block, the projector. Raises CheckpointError as `write_vision_onnx`."""
+    """Number of stages: the embeddings, each block, the projector. Raises CheckpointError like `write_vision_onnx`."""
     _check(checkpoint)
     return checkpoint.config.vision.layers_used + 2
 
@@ -106,12 +104,12 @@ def stage_graph(
     *,
     watched: bool = False,
 ) -> tuple[bytes, dict[str, tuple[str, ...]]]:
-    """One link of the chain as an ONNX model, with its weights; and the linear layers in it that take one input.
+    """A stage as an ONNX model with its weights, and first linear layer to all linear layers with the same input.
 
-    The first takes VISION_INPUT, the others STAGE_INPUT; all give STAGE_OUTPUT, in float32. A graph that is `watched`
-    gives more: PEAK + the first of the linear layers that take an input, (channels,), its largest absolute values by
-    channel; and PEAK + another tensor's name, (), for every other tensor that fp16 must be able to hold.
-    The layers are given by the first of them. Raises CheckpointError as `write_vision_onnx`.
+    The first stage takes VISION_INPUT, the others STAGE_INPUT; all give STAGE_OUTPUT, in float32. A `watched` graph has
+    more outputs: PEAK + the first linear layer of an input, (channels,), with the input's largest absolute values by
+    channel; and PEAK + the name of every other tensor that fp16 must hold, (). Raises CheckpointError like
+    `write_vision_onnx`.
     """
     graph = GraphBuilder("stage", "", {})
     export = _Export(checkpoint, graph, precision, balances or {}, watched)
@@ -120,7 +118,7 @@ def stage_graph(
 
 
 def _check(checkpoint: Checkpoint) -> None:
-    """Refuse what would not give a square grid of patches, and a layer that is not there."""
+    """Raise CheckpointError for a missing layer, or features that are not a square grid of patches."""
     vision, folder = checkpoint.config.vision, checkpoint.folder
     if not 0 <= vision.layers_used <= vision.layers:
         raise CheckpointError(
@@ -135,26 +133,25 @@ def _check(checkpoint: Checkpoint) -> None:
 
 @dataclass(frozen=True)
 class _Steps:
-    """An input in whole numbers; names of tensors of the graph."""
+    """A quantized input: names of tensors of the graph."""
 
     rows: str
     """uint8 (n * tokens, channels)."""
     zero: str
-    """The zero point of them all."""
+    """The zero point of all rows."""
     highest: str
-    """The largest of the rows' steps, ()."""
+    """The largest step of all rows, ()."""
     part: str
-    """A row's step, as a part of that: (n * tokens, 1)."""
+    """Each row's step divided by the largest, (n * tokens, 1)."""
     apart: str | None
-    """The channels that are kept apart, float32 (n * tokens, their number)."""
+    """The channels kept apart, float32 (n * tokens, channels)."""
     balance: Balance | None
 
 
 class _Export:
-    """Adds the nodes and weights of stages to a graph, in the order in which they run.
+    """Adds the nodes and weights of stages to a graph, in execution order.
 
-    Between the operators, hidden states are (n, tokens, width), and for int8 (n * tokens, width): a step for each row
-    is one for each row of a matrix.
+    Hidden states are (n, tokens, width), or (n * tokens, width) for int8, which has a step for each row of a matrix.
     """
 
     def __init__(
@@ -179,7 +176,7 @@ class _Export:
         self.matrices: list[Matrix] = []
 
     def run(self, numbers: range, output: str) -> None:
-        """The stages of those numbers, from the input that the first of them takes to `output`."""
+        """Add the stages `numbers`, from the first stage's input to `output`."""
         graph, vision, last = self.graph, self.vision, stages(self.checkpoint) - 1
         if numbers.start == 0:
             x = graph.input(VISION_INPUT, np.float32, [VISION_BATCH, 3, vision.image_size, vision.image_size])
@@ -214,7 +211,7 @@ class _Export:
         x = graph.op("Reshape", x, self.integers(0, vision.hidden_size, vision.grid**2), name="patch_rows")
         x = graph.op("Transpose", x, name="patch_tokens", perm=[0, 2, 1])
         if clip:
-            # A row of zeros before the patches; the CLS embedding is added with that row's position.
+            # A row of zeros before the patches; its position embedding includes the CLS embedding.
             x = graph.op("Pad", x, self.integers(0, 1, 0, 0, 0, 0), self.number(0.0), name="cls_and_patches")
         x = self.watch(graph.op("Add", x, self.positions(), name="embeddings"))
         if clip:
@@ -234,7 +231,7 @@ class _Export:
         return self.watch(self.graph.op("Add", x, y, name=f"{prefix}.out"))
 
     def projector(self, x: str) -> str:
-        """From the tower's hidden states to the decoder's width, without CLIP's class token."""
+        """The projector, from the tower's hidden states to the decoder's width, without CLIP's class token."""
         vision, graph, one, two = self.vision, self.graph, "projector.linear_1", "projector.linear_2"
         if vision.type == "clip":
             if self.int8:
@@ -251,7 +248,7 @@ class _Export:
         """Multi-head self-attention, without a mask."""
         graph, width, heads = self.graph, self.vision.hidden_size, self.vision.heads
         size = width // heads
-        # 1 / sqrt(size) lies in the query's weights: one pass less over the scores, and small numbers in fp16.
+        # The query's weights include 1 / sqrt(size): one pass less over the scores, and smaller numbers in fp16.
         q = self.heads(self.linear(x, f"{prefix}.q_proj", size**-0.5), f"{prefix}.q", [0, 2, 1, 3])
         k = self.heads(self.linear(x, f"{prefix}.k_proj"), f"{prefix}.k", [0, 2, 3, 1])
         v = self.heads(self.linear(x, f"{prefix}.v_proj"), f"{prefix}.v", [0, 2, 1, 3])
@@ -271,9 +268,9 @@ class _Export:
         return self.graph.op("Transpose", y, name=f"{name}_heads", perm=perm)
 
     def norm(self, x: str, prefix: str, taker: str | None = None) -> str:
-        """Layer normalization; ONNX computes its statistics in fp32 also where `x` is fp16.
+        """Layer normalization. ONNX computes its statistics in fp32 even if `x` is fp16.
 
-        What the input of the linear layer `taker` is to be divided by is divided out here.
+        It also divides by the balance of the linear layer `taker`'s input.
         """
         balance = self.balances.get(taker) if taker is not None and self.int8 else None
         scale = 1.0 if balance is None else np.float32(1) / balance.divisors
@@ -284,7 +281,7 @@ class _Export:
         )
 
     def activation(self, x: str, name: str, kind: str) -> str:
-        """An activation function, by transformers' name for it, arranged as engines recognise and fuse it."""
+        """An activation function by transformers' name, in a form that engines recognise and fuse."""
 
         def op(operator: str, *inputs: str, step: str) -> str:
             return self.graph.op(operator, *inputs, name=f"{name}.{step}")
@@ -309,7 +306,7 @@ class _Export:
         )
 
     def watch(self, x: str, name: str = "") -> str:
-        """`x`; a watched graph gives its largest absolute value, and with `name` one for each channel, as an output."""
+        """Return `x`. A watched graph outputs its largest absolute value, by channel if `name` is given."""
         if self.watched:
             size = self.graph.op("Abs", x, name=f"{x}.size")
             axes = {"axes": [0, 1]} if name else {}
@@ -318,9 +315,9 @@ class _Export:
         return x
 
     def input_of(self, linears: Sequence[str], x: str, *, divided: bool = False, zero: int = ZERO) -> str:
-        """`x`, which those linear layers take, quantized once for them all where the precision is int8.
+        """Return `x`, the input of these linear layers; for int8, quantize it once for all of them.
 
-        `divided`: what the balance divides it by has been. `zero`: the zero point that suits its values.
+        `divided`: whether `x` is already divided by its balance. `zero`: the zero point for its values.
         """
         self.takers[linears[0]] = tuple(linears)
         if self.int8:
@@ -328,10 +325,10 @@ class _Export:
         return self.watch(x, linears[0])
 
     def steps(self, x: str, balance: Balance | None, divided: bool, zero: int) -> _Steps:
-        """Rows of whole numbers, each with a step of its own: x = (rows - zero) * highest step * the row's part of it.
+        """Quantize rows, each with its own step: x = (rows - zero) * highest step * part.
 
-        The highest step is there because engines recognise, and fuse, a product of whole numbers that is scaled by one
-        number and one for each output; what is left, the row's part of it, is one multiplication more.
+        Engines fuse an integer product with one scale for the input and one for each output: the highest step is that
+        scale. The row's part of it is one more multiplication.
         """
         graph, whole, apart = self.graph, x, None
         if balance is not None and balance.apart:
@@ -339,7 +336,7 @@ class _Export:
             if not divided:
                 kept = graph.constant(f"{x}.kept", (1 / balance.divisors).astype(np.float32))
                 whole = graph.op("Mul", x, kept, name=f"{x}.whole")
-        # Nothing of a row may lie beyond the 8 bits, on either side of the zero point.
+        # All values of a row must fit in 8 bits, on both sides of the zero point.
         most = graph.op("ReduceMax", whole, name=f"{x}.most", axes=[-1], keepdims=1)
         most = graph.op("Mul", most, self.number(1 / (STEPS - zero)), name=f"{x}.most_step")
         least = graph.op("ReduceMin", whole, name=f"{x}.least", axes=[-1], keepdims=1)
@@ -355,7 +352,7 @@ class _Export:
         return _Steps(rows, graph.constant(f"zero_{zero}", np.array(zero, np.uint8)), highest, part, apart, balance)
 
     def linear(self, x: str, prefix: str, scale: float = 1.0) -> str:
-        """`(x W^T + b) scale`, quantized for int8."""
+        """`(x W^T + b) scale`; in int8, with a quantized product."""
         bias = f"{prefix}.bias" in self.names
         if not self.int8:
             y = self.product(x, prefix, scale)
@@ -377,7 +374,7 @@ class _Export:
         return self.graph.op("MatMul", x, weight, name=f"{prefix}.product")
 
     def product_int8(self, x: str, prefix: str, scale: float) -> str:
-        """`x W^T scale` but for the channels that are kept apart."""
+        """`x W^T scale` without the channels kept apart."""
         name = f"{prefix}.weight"
         rows, columns = self.checkpoint.shape(name)
         specs = [Spec(name, (columns, rows), np.dtype(np.int8)), Spec(f"{name}_scale", (rows,), self.real)]
@@ -402,12 +399,12 @@ class _Export:
         return self.graph.op("Mul", y, steps.part, name=f"{prefix}.product")
 
     def product_apart(self, x: str, prefix: str, scale: float, bias: str | None) -> str | None:
-        """`x W^T scale + bias` of the channels that are kept apart; the bias alone where none is."""
+        """`x W^T scale + bias` of the channels kept apart; only the bias if there are none."""
         steps = self.quantized[x]
         if steps.apart is None or steps.balance is None:
             return bias
         name, channels, divisors = f"{prefix}.weight", list(steps.balance.apart), steps.balance.divisors
-        # A division by infinity was one of what is quantized alone.
+        # Division by infinity is for the quantized product only.
         factors = np.where(np.isfinite(divisors), divisors, 1)[channels].astype(np.float32)
         specs = [Spec(f"{name}_apart", (len(channels), self.checkpoint.shape(name)[0]), self.real)]
         (weight,) = self.graph.weights(specs, lambda: [(self.tensor(name, scale)[:, channels] * factors).T])
@@ -415,13 +412,13 @@ class _Export:
         return self.graph.op("Gemm", *inputs, name=f"{prefix}.product_apart")
 
     def stored(self, name: str) -> None:
-        """Note a matrix in the graph's floating-point type."""
+        """Record a matrix in the graph's floating-point type."""
         weights = math.prod(self.checkpoint.shape(name))
         kind = "fp16" if self.real == np.float16 else "fp32"
         self.matrices.append(Matrix(name, kind, weights, weights * self.real.itemsize))
 
     def positions(self) -> str:
-        """Position embeddings, (1, tokens, width); CLIP's first row with the CLS embedding added."""
+        """Position embeddings, (1, tokens, width); CLIP's first row includes the CLS embedding."""
         name = "vision.embeddings.position_embedding.weight"
 
         def make() -> list[FloatArray]:
@@ -433,7 +430,7 @@ class _Export:
         return self.graph.weights([Spec(name, (1, *self.checkpoint.shape(name)), self.real)], make)[0]
 
     def present(self, *names: str) -> list[str]:
-        """Those of the tensors that the checkpoint has."""
+        """The tensors that the checkpoint has."""
         return [self.weight(name) for name in names if name in self.names]
 
     def weight(self, name: str, scale: float | FloatArray = 1.0) -> str:
@@ -442,7 +439,7 @@ class _Export:
         return self.graph.weights(specs, lambda: [self.tensor(name, scale)])[0]
 
     def tensor(self, name: str, scale: float | FloatArray = 1.0) -> FloatArray:
-        """The values, which the checkpoint has checked: one infinity would make every visual token NaN."""
+        """A tensor's values, times `scale`. The checkpoint has checked that they are finite."""
         array = self.checkpoint.tensor(name)
         if not isinstance(scale, float) or scale != 1.0:
             array *= np.asarray(scale, np.float32)

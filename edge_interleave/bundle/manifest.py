@@ -1,14 +1,15 @@
-"""What lies on disk: a bundle is a folder with a manifest (`bundle.json`) and the files it names.
+"""The bundle on disk: a folder with a manifest (`bundle.json`) and the files it names.
 
-Knows nothing about engines: it says which files there are, what they claim to be, and whether they are whole.
+The files:
 
-    bundle.json      the manifest: schema version, architecture, sizes, precisions, source, SHA-256 of each file
-    decoder.gguf     the decoder for llama.cpp
-    decoder-mlx/     the decoder for MLX, a model folder of mlx-lm; a bundle has either or both
-    image_newline.npy  a row after each image's visual tokens, float32 (hidden,), where the model was trained with it
-    vision.onnx      vision tower and projector: pixels (n, 3, H, W) float32 -> (n, tokens, hidden)
-    mmproj.gguf      the same for llama-server and Ollama, where it was asked for; nothing here reads it
-    tokenizer.json   the tokenizer, in the format of Hugging Face tokenizers
+    bundle.json        the manifest: schema version, architecture, sizes, precisions, source, SHA-256 of each file
+    decoder.gguf       the decoder for llama.cpp
+    decoder-mlx/       the decoder for MLX, a model folder of mlx-lm; a bundle has at least one decoder
+    vision.onnx        vision tower and projector: pixels (n, 3, H, W) float32 -> (n, tokens, hidden)
+    image_newline.npy  a row after each image's visual tokens, float32 (hidden,), if the model was trained with it
+    tokenizer.json     the tokenizer, in the format of Hugging Face tokenizers
+    questions.json     word pairs of the questions that the model was trained on, if the checkpoint has them
+    mmproj.gguf        the vision tower for llama-server and Ollama, optional; this package does not read it
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ MANIFEST_BYTES_MAX = 4 << 20
 TOKENIZER_NAME = "tokenizer.json"
 VISION_NAME = "vision.onnx"
 NEWLINE_NAME = "image_newline.npy"
+QUESTIONS_NAME = "questions.json"
 GGUF_NAME = "decoder.gguf"
 MLX_NAME = "decoder-mlx"
 ONNX_NAME = "decoder-onnx"
@@ -38,7 +40,7 @@ ONNX_GRAPH, ONNX_DATA, ONNX_EMBEDDINGS = "decoder.onnx", "decoder.data", "embedd
 MMPROJ_NAME = "mmproj.gguf"
 VISION_INPUT = "pixels"
 VISION_BATCH = "n"
-"""The name of the input's first axis, pictures."""
+"""The name of the input's first axis: the pictures of a batch."""
 VISION_OUTPUT = "visual_tokens"
 
 RESIZES = ("squash", "crop", "pad")
@@ -67,7 +69,7 @@ class DecoderInfo:
 
 @dataclass(frozen=True)
 class VisionInfo:
-    """The vision tower, the projector and how pixels must be prepared for them."""
+    """The vision tower, the projector, and their preprocessing."""
 
     type: str
     """`siglip` or `clip`."""
@@ -75,33 +77,33 @@ class VisionInfo:
     """Pixels, height and width."""
     patch_size: int
     grid: int
-    """Visual tokens are grid x grid, row by row: 27 for a 384-pixel image and 14-pixel patches."""
+    """Visual tokens along one side: 27 for a 384-pixel image and 14-pixel patches. They are ordered row by row."""
     resize: str
-    """`squash` (SigLIP: straight to image_size x image_size), `crop` (CLIP: shortest edge, then centre crop) or `pad`
-    (LLaVA 1.5: made square with bands of the mean colour, then as `squash`)."""
+    """`squash` (SigLIP: resize to image_size x image_size), `crop` (CLIP: resize the shortest edge, crop the centre) or
+    `pad` (LLaVA 1.5: pad to a square with the mean colour, then resize)."""
     resample: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     parameters: int
     image_newline: bool = False
-    """Whether the row of `image_newline.npy` follows an image's visual tokens."""
+    """Whether the row of `image_newline.npy` follows each image's visual tokens."""
 
     @property
     def tokens(self) -> int:
-        """Visual tokens that the tower gives for one image: without `image_newline`, at pooling stride 1."""
+        """Visual tokens of one image at pooling stride 1, without `image_newline`."""
         return self.grid * self.grid
 
 
 @dataclass(frozen=True)
 class PromptInfo:
-    """What turns messages into a prompt."""
+    """The chat template and special tokens of a prompt."""
 
     chat_template: str
-    """Jinja2 source, rendered in a sandbox."""
+    """Jinja2 source. It is rendered in a sandbox."""
     image_token: str
     """The marker of an image in the rendered prompt, usually `<image>`."""
     bos_token: str | None
-    """Put before the prompt where the tokenizer asks for it; None for Qwen."""
+    """Begins every prompt; None if prompts begin without it, as Qwen's do."""
     eos_token: str
     eos_token_ids: tuple[int, ...]
     """Any of these ends an answer."""
@@ -109,7 +111,7 @@ class PromptInfo:
 
 @dataclass(frozen=True)
 class FileInfo:
-    """Size and digest of one file of the bundle."""
+    """Size and digest of a file of the bundle."""
 
     bytes: int
     sha256: str
@@ -117,29 +119,29 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class StoredMatrices:
-    """Matrices of a part that are stored as one type."""
+    """The matrices of a part that have the same type."""
 
     count: int
     names: tuple[str, ...]
-    """What they are called, without the number of the block: `attn_q`, `ffn_down`."""
+    """Their names without the number of the block: `attn_q`, `ffn_down`."""
     as_named: bool
-    """Whether the part's precision stands for this type. If not, the matrix did not fit that precision."""
+    """Whether this type belongs to the part's precision. Otherwise the matrices did not fit that precision."""
 
 
 @dataclass(frozen=True)
 class PartInfo:
-    """What a conversion found out about a file or folder of the bundle. Old bundles have none."""
+    """What a conversion measured about a file or folder of the bundle. Old bundles have none."""
 
     bits_per_weight: float
-    """Over all matrices, with the scales that belong to them."""
+    """Over all matrices, including their scales."""
     matrices: dict[str, StoredMatrices]
-    """By type: {"q4_k": ..., "q5_0": ...}."""
+    """Type to matrices: {"q4_k": ..., "q5_0": ...}."""
     cosine: float | None = None
-    """Of a vision tower: the least, of all tokens of the pictures it was tried on, to the same token in fp32."""
+    """Of a vision tower: the lowest cosine of a visual token to the same token in fp32, over the probe's pictures."""
 
     @property
     def total(self) -> int:
-        """All matrices."""
+        """Number of matrices."""
         return sum(stored.count for stored in self.matrices.values())
 
 
@@ -149,12 +151,12 @@ class Manifest:
 
     name: str
     source: str
-    """Where the checkpoint came from: a Hub repository id or a folder's name."""
+    """The checkpoint: a Hub repository id, or the name of a folder."""
     decoder: DecoderInfo
     vision: VisionInfo
     prompt: PromptInfo
     pooling_mode: str
-    """`average`, `bilinear` or `max`: the mode the model's config names."""
+    """`average`, `bilinear` or `max`, as the model's config says."""
     precisions: dict[str, str]
     """File or folder to precision: {"decoder.gguf": "q4_k_m", "decoder-mlx": "4bit", "vision.onnx": "int8"}."""
     files: dict[str, FileInfo]
@@ -164,11 +166,11 @@ class Manifest:
     """By file or folder, as in `precisions`."""
 
     def has(self, name: str) -> bool:
-        """Whether it names the file, or files inside a folder of that name."""
+        """Whether the manifest names this file, or files in this folder."""
         return name in self.files or any(key.startswith(f"{name}/") for key in self.files)
 
     def precision(self, name: str) -> str | None:
-        """The precision of a file, for weights in a folder the folder's; None where there is none."""
+        """The precision of a file, or of the folder of its weights; None if it has none."""
         folder = name.split("/")[0] if name.endswith(".safetensors") else name
         return self.precisions.get(name, self.precisions.get(folder))
 
@@ -181,27 +183,26 @@ class Bundle:
     manifest: Manifest = field(repr=False)
 
     def file(self, name: str) -> Path:
-        """Path of a file of the bundle. Raises BundleError where the manifest does not name it."""
+        """The path of a file. Raises BundleError if the manifest does not name it."""
         if name not in self.manifest.files:
             held = ", ".join(sorted(self.manifest.files))
-            raise BundleError(f"{self.folder}: bundle has no {name} (it holds {held})")
+            raise BundleError(f"{self.folder}: the bundle has no {name} (it has {held})")
         return self.folder / name
 
     def files_in(self, name: str) -> dict[str, Path]:
-        """The files that the manifest names inside a folder of the bundle: paths by name; none where it names none."""
+        """Name to path of the files that the manifest names in a folder of the bundle."""
         inside = (key for key in self.manifest.files if key.startswith(f"{name}/"))
         return {key.removeprefix(f"{name}/"): self.folder / key for key in inside}
 
     def has(self, name: str) -> bool:
-        """Whether the manifest names the file, or files inside a folder of that name."""
+        """Whether the manifest names this file, or files in this folder."""
         return self.manifest.has(name)
 
 
 def open_bundle(folder: Path | str) -> Bundle:
-    """Read a bundle's manifest and check that its files are there, with the sizes it claims.
+    """Read a bundle's manifest, and check that its files exist and have the sizes it names.
 
-    Digests are not computed here (`verify` does): a bundle of gigabytes opens at once.
-    Raises BundleError.
+    It does not compute digests (`verify` does), so a bundle of gigabytes opens at once. Raises BundleError.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -222,7 +223,7 @@ def open_bundle(folder: Path | str) -> Bundle:
 
 
 def verify(bundle: Bundle) -> None:
-    """Compare every file's SHA-256 with the manifest. Raises BundleError for the first that differs."""
+    """Compare each file's SHA-256 with the manifest. Raises BundleError at the first difference."""
     for name, info in bundle.manifest.files.items():
         if digest(bundle.folder / name) != info.sha256:
             raise BundleError(f"{bundle.folder / name}: SHA-256 differs from bundle.json; convert or pull again")
@@ -235,7 +236,7 @@ def digest(path: Path) -> str:
 
 
 def describe_files(folder: Path) -> dict[str, FileInfo]:
-    """Size and digest of every file below a folder, but for the manifest itself, by POSIX path."""
+    """POSIX path to size and digest of every file in a folder, except the manifest."""
     return {
         path.relative_to(folder).as_posix(): FileInfo(path.stat().st_size, digest(path))
         for path in sorted(folder.rglob("*"))
@@ -333,7 +334,7 @@ def _files(fields: JsonFields) -> dict[str, FileInfo]:
             raise BundleError(
                 f"{fields.path}: file name {name!r} leads out of the bundle folder; do not trust this bundle"
             )
-        # Not printable covers lone surrogates, which no file system takes.
+        # Lone surrogates, which no file system takes, are not printable.
         if name == MANIFEST_NAME or not name.isprintable() or str(PurePosixPath(name)) != name:
             raise BundleError(f"{fields.path}: file name {name!r} is not one a bundle can have; do not trust it")
         file = fields.object(name)

@@ -1,8 +1,8 @@
-"""The header of a safetensors file, checked before anything in it is believed. Knows nothing about models.
+"""Reads and checks the header of a safetensors file.
 
-The format: 8 bytes, the header's length (little-endian); the header, JSON of name to dtype, shape and byte range; the
-data. Whoever reads the data, ourselves or a library in C++, does so after this: every tensor lies inside the file,
-has the bytes that its dtype and shape call for, and shares none of them with another.
+The format: 8 bytes with the header's length (little-endian); the header, JSON of name to dtype, shape and byte range;
+the data. After the check, every tensor lies inside the file, has as many bytes as its dtype and shape need, and shares
+none of them with another. Only then is the data read, here or by a library in C++.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _BITS = {
     "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "C64": 64,
 }  # fmt: skip
 DTYPES = frozenset(_BITS)
-"""Those of the format."""
+"""All dtypes of the format."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the header says about one tensor."""
+    """A tensor's entry in the header."""
 
     dtype: str
-    """As the format spells it: `F32`, `F16`, `BF16`, `U32`, ..."""
+    """In the format's spelling: `F32`, `F16`, `BF16`, `U32`, ..."""
     shape: tuple[int, ...]
     start: int
     """First byte in the file."""
@@ -47,10 +47,10 @@ def read_header(
     remedy: str = "download it again",
     dtypes: Collection[str] = DTYPES,
 ) -> dict[str, Entry]:
-    """The tensors of a file by name; `file` is `path`, open and at its beginning, and stands behind the header then.
+    """Name to entry of the tensors of a file.
 
-    Raises `error`, naming the file, what is wrong and the `remedy`, where this is not a whole safetensors file or a
-    tensor is of none of the `dtypes`. OSError passes.
+    `file`: `path`, open at its beginning; afterwards it stands behind the header. Raises `error`, with the `remedy`, if
+    the file is not a complete safetensors file or a tensor has none of the `dtypes`. OSError passes.
     """
     return _Header(path, file, error, remedy).entries(dtypes)
 
@@ -98,7 +98,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, value in pairs:
         if name in result:
-            raise ValueError(f"{shown(name)} is there twice")
+            raise ValueError(f"{shown(name)} occurs twice")
         result[name] = value
     return result
 
@@ -109,7 +109,7 @@ def _entry(name: str, raw: Any, base: int, data: int, dtypes: Collection[str]) -
     bits = _BITS.get(dtype, 0) if isinstance(dtype, str) else 0
     size, odd = divmod(math.prod(shape or ()) * bits, 8)
     if not bits or shape is None or len(shape) > AXES_MAX or offsets is None or len(offsets) != 2 or odd:
-        raise _UnsoundError(f"header entry of tensor {shown(name)} makes no sense")
+        raise _UnsoundError(f"the header's entry of tensor {shown(name)} is damaged")
     if dtype not in dtypes:
         raise _UnsoundError(f"tensor {shown(name)} is of type {dtype}, where only {', '.join(sorted(dtypes))} can be")
     start, end = offsets
@@ -127,7 +127,7 @@ def _naturals(value: Any) -> tuple[int, ...] | None:
 
 
 def _check_layout(entries: dict[str, Entry], base: int, size: int) -> None:
-    """The format allows neither overlaps nor holes: both hide something, or show that the file is damaged."""
+    """Check for overlaps and holes. The format forbids both; they hide data or show that the file is damaged."""
     position = base
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].bytes)):
         if entry.start != position:

@@ -1,7 +1,7 @@
-"""Where pulled bundles live, and which folder a model's name means. Knows nothing about the Hub or about engines.
+"""The store of pulled models: a folder with a bundle in each subfolder. Finds the bundle that a model's name means.
 
-The folder is `EDGE_INTERLEAVE_HOME`, or `models` in the user's data folder; each bundle is a folder of its name there.
-`embedded` names the small bundle that ships with the package.
+The folder is `EDGE_INTERLEAVE_HOME`, or `models` in the user's data folder. The name `embedded` means the small bundle
+that ships with the package.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}", re.ASCII)
 
 @dataclass(frozen=True)
 class StoredModel:
-    """One bundle of the store, or the embedded one."""
+    """A bundle of the store, or the embedded one."""
 
     name: str
     folder: Path
     bytes: int
-    """Size of its files together."""
+    """Size of all its files."""
     source: str
-    """The checkpoint it was made of."""
+    """The checkpoint it was made from."""
     precisions: dict[str, str] = field(default_factory=dict)
     """File name to precision."""
     problem: str | None = None
-    """Why it cannot be loaded; None where nothing is seen to be wrong."""
+    """Why it cannot be loaded; None if no problem was found."""
 
 
 def models_folder() -> Path:
-    """Where pulled bundles live. The folder need not exist. Raises UsageError where the user has no home folder."""
+    """The store's folder, which may not exist yet. Raises UsageError if the user has no home folder."""
     home = os.environ.get(HOME_VARIABLE)
     if home:
         return expanded(home)
@@ -48,7 +48,7 @@ def models_folder() -> Path:
 
     try:
         folder = user_data_path("edge-interleave") / "models"
-    except RuntimeError:  # no HOME, and no entry of the user in the system's list
+    except RuntimeError:  # no HOME, and the user is not in the system's list
         folder = Path("~")
     if not folder.is_absolute():
         raise UsageError(f"no home folder to keep models in; set {HOME_VARIABLE} to a folder")
@@ -56,7 +56,7 @@ def models_folder() -> Path:
 
 
 def known_models_folder() -> Path | None:
-    """`models_folder`, or None where the user has no home folder: then there are no pulled models."""
+    """The store's folder, or None if the user has no home folder and thus no pulled models."""
     try:
         return models_folder()
     except UsageError:
@@ -64,7 +64,7 @@ def known_models_folder() -> Path | None:
 
 
 def make_models_folder() -> None:
-    """Make the folder that pulled bundles live in. Raises UsageError, InputError where it cannot be written."""
+    """Make the store's folder. Raises UsageError, or InputError if it cannot be written."""
     folder = models_folder()
     remedy = f"set {HOME_VARIABLE} to a folder that can be written"
     try:
@@ -76,11 +76,11 @@ def make_models_folder() -> None:
 
 
 def expanded(path: str | Path) -> Path:
-    """The path with a leading `~` or `~user` replaced. Raises UsageError where that user has no home folder."""
+    """The path with a leading `~` or `~user` replaced. Raises UsageError if that user has no home folder."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise UsageError(f"{path}: no home folder is known for it; give the path in full") from None
+        raise UsageError(f"{path}: its home folder is not known; give the full path") from None
 
 
 def embedded_folder() -> Path:
@@ -89,10 +89,10 @@ def embedded_folder() -> Path:
 
 
 def resolve(model: str | Path | None = None) -> Path:
-    """The bundle folder that a model's name, a Hub id that was pulled, or a path means; None: the embedded model.
+    """The bundle folder of a model's name, a pulled Hub id, or a path; None means the embedded model.
 
-    A name of the store goes before a folder of that name in the working directory (`./name` means the folder).
-    Raises BundleError, naming what there is, where nothing is found.
+    A name in the store has priority over a folder of that name in the working directory (`./name` means the folder).
+    Raises BundleError, listing the models, if nothing is found.
     """
     if model is None or model == EMBEDDED:
         if not (embedded_folder() / MANIFEST_NAME).is_file():
@@ -106,22 +106,22 @@ def resolve(model: str | Path | None = None) -> Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise BundleError(f"{path}: a file; give the bundle's folder, the one that holds {MANIFEST_NAME}")
+        raise BundleError(f"{path}: is a file; give the bundle's folder, which contains {MANIFEST_NAME}")
     if isinstance(model, str) and re.fullmatch(rf"{_NAME.pattern}/{_NAME.pattern}", text, re.ASCII):
         stored = None if folder is None else folder / short_name(text)
         if stored is not None and stored.is_dir() and _source(stored) == text:
             return stored
-        raise BundleError(f"{text}: no such folder, nor a pulled model; try 'edge-interleave pull {text}'")
+        raise BundleError(f"{text}: not a folder and not a pulled model; try 'edge-interleave pull {text}'")
     raise BundleError(_unknown(text))
 
 
 def list_models() -> list[StoredModel]:
-    """The embedded model, where the package has one, then the store's by name. Damaged ones carry a `problem`."""
+    """The embedded model, if the package has it, then the store's models by name. Damaged ones have a `problem`."""
     return [_stored(name, embedded_folder() if name == EMBEDDED else models_folder() / name) for name in model_names()]
 
 
 def model_names() -> list[str]:
-    """Names of the embedded model, where the package has one, then of the store's. Opens no bundle."""
+    """The names of `list_models`. Opens no bundle."""
     names = [EMBEDDED] if (embedded_folder() / MANIFEST_NAME).is_file() else []
     folder = known_models_folder()
     if folder is not None and folder.is_dir():
@@ -130,7 +130,7 @@ def model_names() -> list[str]:
 
 
 def removable(name: str) -> int:
-    """Bytes that `remove` would free. Raises BundleError and UsageError as `remove` does."""
+    """Bytes that `remove` would free. Raises BundleError and UsageError like `remove`."""
     if name == EMBEDDED:
         raise UsageError("the embedded model is part of the package and cannot be removed")
     check_name(name)
@@ -142,14 +142,14 @@ def removable(name: str) -> int:
             return 0
         raise BundleError(_unknown(name))
     if not (folder / MANIFEST_NAME).is_file():
-        raise BundleError(f"{folder}: not a bundle, so it is not deleted; look, and delete it yourself")
+        raise BundleError(f"{folder}: not a bundle, so it is not deleted; check it, and delete it yourself")
     return _size(folder)
 
 
 def remove(name: str) -> int:
-    """Delete a model of the store, and what an interrupted pull of it left; returns the bytes freed.
+    """Delete a model of the store and the files of an interrupted pull of it. Returns the bytes freed.
 
-    Raises BundleError where there is none of that name, and UsageError for the embedded model.
+    Raises BundleError if there is no such model, and UsageError for the embedded model.
     """
     freed = removable(name)
     folder = models_folder() / name
@@ -162,7 +162,7 @@ def remove(name: str) -> int:
 
 
 def short_name(repository: str) -> str:
-    """The name a Hub repository's bundle gets: its own, without the `-hf` that names a layout of weights.
+    """The name in the store of a Hub repository's bundle: the repository's own name, without a final `-hf`.
 
     `llava-hf/llava-interleave-qwen-0.5b-hf` becomes `llava-interleave-qwen-0.5b`.
     """
@@ -171,7 +171,7 @@ def short_name(repository: str) -> str:
 
 
 def check_name(name: str) -> str:
-    """The name itself, where it is one a model can have. Raises UsageError."""
+    """Return the name if a model can have it. Raises UsageError."""
     if not _NAME.fullmatch(name) or name == EMBEDDED:
         raise UsageError(
             f"{name!r} cannot be a model's name; use letters, digits, '.', '_' and '-', beginning with a letter or "
@@ -203,4 +203,4 @@ def _unknown(name: str) -> str:
     known = [model.name for model in list_models()]
     close = difflib.get_close_matches(name, known, 1)
     advice = f"did you mean {close[0]}?" if close else "get one with 'edge-interleave pull REPOSITORY'"
-    return f"no model or folder named {name!r} (there is: {', '.join(known) or 'none'}); {advice}"
+    return f"no model or folder named {name!r} (models: {', '.join(known) or 'none'}); {advice}"

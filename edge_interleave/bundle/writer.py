@@ -1,7 +1,7 @@
-"""Builds a bundle's folder so that nobody ever sees half of one. Knows nothing about what the files hold.
+"""Builds a bundle's folder atomically, and resumes interrupted builds.
 
-The folder is built as a hidden sibling (`.NAME.partial`) and renamed when it is whole. An interrupted build keeps the
-files that were finished, with a note of what they were made from; the next build of the same thing takes them up.
+The folder is built as a hidden sibling (`.NAME.partial`) and renamed when it is complete. An interrupted build keeps
+its finished files and a note of their recipe. The next build with the same recipe continues with them.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ STATE_NAME = ".build.json"
 
 @dataclass
 class BundleWriter:
-    """A build under way: what `build_bundle` hands out."""
+    """A running build, given by `build_bundle`."""
 
     out: Path
-    """Where the bundle will lie."""
+    """The bundle's final folder."""
     folder: Path
-    """Where it lies until then."""
+    """The folder it is built in."""
     recipe: Mapping[str, str]
-    """What the files are made from: a build is taken up only where this is the same."""
+    """What the files are made from. Only a build with the same recipe is resumed."""
     done: dict[str, FileInfo]
-    """The files that are finished."""
+    """The finished files."""
     needed: int | None = None
-    """Bytes that the build takes on the disk, where known: said where the disk is full."""
+    """Bytes that the build needs on the disk, if known; named in the error for a full disk."""
     parts: dict[str, PartInfo] = field(default_factory=dict)
-    """What was found out about them, by file or, for those in a folder, by folder."""
+    """What was measured about them: by file, or by folder for files in a folder."""
 
     def add(self, name: str, make: Callable[[Path], object]) -> Path:
-        """Have `make(path)` write a file of the bundle, unless an earlier, interrupted build finished it.
+        """Write a file of the bundle by `make(path)`, unless an interrupted build finished it. Returns its path.
 
-        A PartInfo that `make` returns gets into the manifest.
+        If `make` returns a PartInfo, it goes into the manifest.
         """
         path = self.folder / name
         if name not in self.done:
@@ -68,7 +68,7 @@ class BundleWriter:
         return path
 
     def publish(self, manifest: Manifest) -> Bundle:
-        """Write the manifest, naming the files added, and move the folder to its place."""
+        """Write the manifest with the added files, and move the folder to its place."""
         files, parts = dict(sorted(self.done.items())), {**manifest.parts, **self.parts}
         write_manifest(self.folder, replace(manifest, files=files, parts=dict(sorted(parts.items()))))
         open_bundle(self.folder)
@@ -82,7 +82,7 @@ class BundleWriter:
         return open_bundle(self.out)
 
     def save(self) -> None:
-        """Note what was finished, and from what."""
+        """Write the note of finished files and their recipe."""
         done = {name: [info.bytes, info.sha256] for name, info in self.done.items()}
         parts = {name: asdict(part) for name, part in self.parts.items()}
         with atomic_file(self.folder / STATE_NAME) as temporary:
@@ -93,10 +93,10 @@ class BundleWriter:
 def build_bundle(out: Path, recipe: Mapping[str, str], *, force: bool = False) -> Iterator[BundleWriter]:
     """Build the bundle folder `out`: `add` its files, then `publish`.
 
-    `recipe` says what the files are made from; finished files of an interrupted build with an equal recipe are kept,
-    others are made anew. With `force` a bundle that lies at `out` is replaced, and stays until the new one is whole.
-    Raises InputError where `out` is taken or another build of it runs. After an InputError nothing is left behind;
-    after any other interruption the finished files are.
+    `recipe` says what the files are made from. Finished files of an interrupted build are kept if its recipe is equal,
+    and made again otherwise. `force`: replace a bundle at `out`, which stays until the new one is complete.
+    Raises InputError if `out` is taken or another process builds it. An InputError in the block deletes the partial
+    folder; any other interruption keeps its finished files.
     """
     out = Path(os.path.realpath(out))
     folder = partial_folder(out)
@@ -116,12 +116,12 @@ def add_files(
     recipe: Mapping[str, str],
     needed: int | None = None,
 ) -> Bundle:
-    """Add files to a bundle that lies in its place, each made by `make(path)`, and name them in its manifest.
+    """Add files to an existing bundle, each written by `make(path)`, and name them in its manifest.
 
-    Nothing of the bundle changes before all are made; an interrupted addition with an equal `recipe` is taken up.
-    Cut off between its last two steps, with files in their places that the manifest does not name yet, the next run
-    replaces those. Raises InputError where the bundle has one of the files already, where a folder that they go to
-    holds others, or where another process works on the bundle.
+    The bundle does not change before all files are made. An interrupted addition with an equal `recipe` is resumed. If
+    it was interrupted between its last two steps, the next run replaces files that the manifest does not name yet.
+    Raises InputError if the bundle already has one of the files, if a target folder has other files, or if another
+    process works on the bundle.
     """
     out = Path(os.path.realpath(bundle.folder))
     folder = partial_folder(out)
@@ -145,22 +145,22 @@ def add_files(
 
 
 def check_target(out: Path, *, force: bool) -> None:
-    """Refuse to build at `out` where something lies that must not be replaced. Raises InputError."""
+    """Raise InputError if `out` exists and must not be replaced."""
     if not os.path.lexists(out):
         return
     if not force:
-        raise InputError(f"{out}: exists already; give another place, or --force to replace a bundle")
+        raise InputError(f"{out}: already exists; give another folder, or --force to replace a bundle")
     if out.is_dir() and not any(out.iterdir()):
         return
     strangers = _strangers(out)
     if strangers is None:
-        raise InputError(f"{out}: not a bundle, so it is not replaced; give another place")
+        raise InputError(f"{out}: not a bundle, so it is not replaced; give another folder")
     if strangers:
-        raise InputError(f"{out}: holds {strangers[0]}, which is no part of the bundle; move it away first")
+        raise InputError(f"{out}: contains {strangers[0]}, which is not part of the bundle; move it away first")
 
 
 def delete_bundle(folder: Path) -> None:
-    """Delete a bundle's folder with its files. Raises BundleError, with nothing deleted, where it holds others."""
+    """Delete a bundle's folder. Raises BundleError, with nothing deleted, if it contains other files."""
     strangers = _strangers(folder)
     if strangers is None:
         if not any(folder.iterdir()):
@@ -168,12 +168,15 @@ def delete_bundle(folder: Path) -> None:
             return
         raise BundleError(f"{folder}: not a bundle, so it is not deleted")
     if strangers:
-        raise BundleError(f"{folder}: holds {strangers[0]}, which is no part of the bundle; move it away first")
+        raise BundleError(f"{folder}: contains {strangers[0]}, which is not part of the bundle; move it away first")
     shutil.rmtree(folder)
 
 
 def discard_partial(out: Path) -> bool:
-    """Delete what an interrupted build of `out` left; whether there was anything. Raises InputError while it runs."""
+    """Delete the partial folder of an interrupted build of `out`. Returns whether there was one.
+
+    Raises InputError if the build still runs.
+    """
     folder = partial_folder(out)
     if not (folder / STATE_NAME).is_file():
         return False
@@ -183,7 +186,7 @@ def discard_partial(out: Path) -> bool:
 
 
 def partial_folder(out: Path) -> Path:
-    """Where the bundle `out` lies while it is being built."""
+    """The folder in which the bundle `out` is built."""
     return _beside(out, "partial")
 
 
@@ -193,20 +196,20 @@ def _beside(out: Path, suffix: str) -> Path:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock on the partial folder. Raises InputError where another process builds there, or just has."""
+    """Lock the partial folder. Raises InputError if another process builds there, or has just finished."""
     with ExitStack() as held:
         try:
             ours = held.enter_context(locked_folder(folder, wait=False))
         except LockedError as error:
             raise InputError(f"{folder}: another process is building this bundle; {error.remedy}") from None
         if not ours:
-            raise InputError(f"{folder}: another process has just built this bundle; look, and try again")
+            raise InputError(f"{folder}: another process has just finished this bundle; check it, and try again")
         yield
 
 
 @contextmanager
 def _writing(out: Path, folder: Path, recipe: Mapping[str, str]) -> Iterator[BundleWriter]:
-    """A writer that takes up what an equal build left, and the clearing up behind it."""
+    """Give a writer that resumes a build with an equal recipe, and clean up afterwards."""
     done, parts = _finished(folder, recipe)
     writer = BundleWriter(out, folder, dict(recipe), done, parts=parts)
     _sweep(folder, keep=writer.done)
@@ -218,7 +221,7 @@ def _writing(out: Path, folder: Path, recipe: Mapping[str, str]) -> Iterator[Bun
         shutil.rmtree(folder, ignore_errors=True)
         raise
     finally:
-        # Both do nothing after the work is done: then the folder is gone.
+        # After a complete build the folder is gone, and both do nothing.
         _sweep(folder, keep=writer.done)
         if not writer.done:
             shutil.rmtree(folder, ignore_errors=True)
@@ -227,15 +230,15 @@ def _writing(out: Path, folder: Path, recipe: Mapping[str, str]) -> Iterator[Bun
 def _check_addition(out: Path, manifest: Manifest, files: Mapping[str, object]) -> None:
     for name in files:
         if name in manifest.files:
-            raise InputError(f"{out}: holds {name} already; --force makes the bundle anew")
+            raise InputError(f"{out}: already has {name}; use --force to make the whole bundle again")
     folders = {name.split("/")[0] for name in files if "/" in name}
     for stranger in _strangers(out) or ():
         if stranger.split("/")[0] in folders and stranger not in files:
-            raise InputError(f"{out}: holds {stranger}, which is no part of the bundle; move it away first")
+            raise InputError(f"{out}: contains {stranger}, which is not part of the bundle; move it away first")
 
 
 def _restore(out: Path) -> None:
-    """Undo a replacement that was cut between its two renames, or finish one cut before its last step."""
+    """Repair an interrupted replacement: undo it if the new bundle is missing, else delete the old bundle."""
     old = _beside(out, "old")
     if _strangers(old) is None:
         return
@@ -247,7 +250,7 @@ def _restore(out: Path) -> None:
 
 
 def _finished(folder: Path, recipe: Mapping[str, str]) -> tuple[dict[str, FileInfo], dict[str, PartInfo]]:
-    """The files an interrupted build of the same recipe finished, checked by digest, and what it found out."""
+    """The finished files of an interrupted build with the same recipe, checked by digest, and their measurements."""
     path = folder / STATE_NAME
     try:
         state = json.loads(path.read_text("utf-8"))
@@ -257,7 +260,7 @@ def _finished(folder: Path, recipe: Mapping[str, str]) -> tuple[dict[str, FileIn
         parts = read_parts(path, state["parts"])
     except FileNotFoundError:
         if not all(is_temporary(path, STATE_NAME) for path in folder.iterdir()):
-            raise InputError(f"{folder}: in the way, and not left by an earlier run; move it away") from None
+            raise InputError(f"{folder}: in the way, and not made by an earlier run; move it away") from None
         return {}, {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, BundleError):
         return {}, {}
@@ -269,7 +272,7 @@ def _is_whole(path: Path, info: FileInfo) -> bool:
 
 
 def _sweep(folder: Path, keep: Mapping[str, FileInfo]) -> None:
-    """Delete what is unfinished in the partial folder."""
+    """Delete unfinished files in the partial folder."""
     for path in sorted(folder.rglob("*"), reverse=True):
         name = path.relative_to(folder).as_posix()
         if name in keep or name == STATE_NAME:
@@ -282,7 +285,7 @@ def _sweep(folder: Path, keep: Mapping[str, FileInfo]) -> None:
 
 
 def _strangers(folder: Path) -> list[str] | None:
-    """Names in a bundle's folder that its manifest does not know; None where it is no bundle."""
+    """Files in a bundle's folder that its manifest does not name; None if the folder is not a bundle."""
     try:
         manifest = read_manifest(folder / MANIFEST_NAME)
     except BundleError:

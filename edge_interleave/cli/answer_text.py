@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge_interleave.answer import Answer
+    from edge_interleave.prompt.familiarity import QuestionModel
 
 
 class AnswerText:
@@ -67,6 +68,18 @@ class AnswerText:
             return "\n" + word
         self._column = (self._column + len(gap) + size - 1) % self._width + 1
         return gap + word
+
+
+def note_if_unfamiliar(question: str, questions: QuestionModel | None) -> bool:
+    """If the model was not trained on questions like this one, say so on stderr, with questions it knows.
+
+    Returns whether it was said.
+    """
+    if questions is None or questions.familiar(question):
+        return False
+    known = "".join(f"\n  {example}" for example in questions.examples)
+    output.note(f"(this model was not trained on questions like this, so its answer may be wrong; it knows:{known})")
+    return True
 
 
 def note_if_cut_off(answer: Answer, max_tokens: int) -> None:

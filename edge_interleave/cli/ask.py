@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_interleave.cli import output
-from edge_interleave.cli.answer_text import AnswerText, note_if_cut_off
+from edge_interleave.cli.answer_text import AnswerText, note_if_cut_off, note_if_unfamiliar
 from edge_interleave.cli.media_arguments import STDIN, MediaCommand, media_in_order
 from edge_interleave.cli.options import (
     Choices,
@@ -75,6 +75,7 @@ def ask(
             found = opened.choose(content, [checked_text(option) for option in options], **shown)
             waiting.stop()
             _tell_choices(found, as_json)
+            note_if_unfamiliar(text, opened.questions)
             return
         stream = opened.stream(
             content,
@@ -96,6 +97,7 @@ def ask(
     if as_json:
         output.print_json(answer_json(answer))
         return
+    note_if_unfamiliar(text, opened.questions)
     note_if_cut_off(answer, chosen.max_tokens)
     if with_stats:
         output.note(stats_lines(answer.stats))
@@ -103,7 +105,12 @@ def ask(
 
 def answer_json(answer: Answer) -> dict[str, Any]:
     """The object that `--json` prints."""
-    return {"answer": answer.text, "finish_reason": answer.finish_reason, "stats": asdict(answer.stats)}
+    return {
+        "answer": answer.text,
+        "finish_reason": answer.finish_reason,
+        "familiar": answer.familiar,
+        "stats": asdict(answer.stats),
+    }
 
 
 def stats_lines(stats: Stats) -> str:

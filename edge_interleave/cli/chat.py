@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edge_interleave.cli import output
-from edge_interleave.cli.answer_text import AnswerText, note_if_cut_off
+from edge_interleave.cli.answer_text import AnswerText, note_if_cut_off, note_if_unfamiliar
 from edge_interleave.cli.ask import answer_json, checked_text, stats_lines
 from edge_interleave.cli.interrupts import interrupt_event
 from edge_interleave.cli.line_editor import LineEditor, split_paths
@@ -35,6 +35,8 @@ from edge_interleave.util.regular_file import open_regular_file
 if TYPE_CHECKING:
     from edge_interleave.answer import Answer
     from edge_interleave.chat import Chat
+    from edge_interleave.prompt.familiarity import QuestionModel
+    from edge_interleave.remote.model import RemoteChat
 
 _HELP = """\
 /image PATH...   show images with the next question
@@ -90,9 +92,9 @@ def chat(
     system = system and checked_text(system)
     with StatusLine() as waiting, opening.open(waiting) as opened, opened.chat(system, resume=resume) as talk:
         waiting.stop()
-        repl = _Repl(talk, chosen, media, waiting, as_json=as_json)
+        repl = _Repl(talk, opened.questions, chosen, media, waiting, as_json=as_json)
         if repl.interactive:
-            output.note(f"{opened.bundle.manifest.name}; /help lists the commands, ctrl-D ends")
+            output.note(f"{opened.name}; /help lists the commands, ctrl-D ends")
             repl.note_resumed()
             repl.note_pending()
         try:
@@ -108,9 +110,19 @@ class _Repl:
     """Reads lines and answers them."""
 
     def __init__(
-        self, talk: Chat, chosen: Choices, pending: list[Media], waiting: StatusLine, *, as_json: bool
+        self,
+        talk: Chat | RemoteChat,
+        known: QuestionModel | None,
+        chosen: Choices,
+        pending: list[Media],
+        waiting: StatusLine,
+        *,
+        as_json: bool,
     ) -> None:
         self.talk = talk
+        self.known = known
+        self.told_unfamiliar = False
+        """Whether the questions the model knows were listed; once in a conversation is enough."""
         self.chosen = chosen
         self.pending = pending
         """Images and videos that go with the next question."""
@@ -217,6 +229,8 @@ class _Repl:
         if self.last.finish_reason == "cancelled":
             output.note("(stopped)")
         note_if_cut_off(self.last, self.chosen.max_tokens)
+        if not self.told_unfamiliar:
+            self.told_unfamiliar = note_if_unfamiliar(question, self.known)
 
     def write(self, pieces: Iterator[str]) -> None:
         """Write an answer while it comes."""

@@ -70,16 +70,23 @@ def tour_folder() -> Path:
     show_default=True,
     help="Save all pictures and answers as one picture: .png, .jpg or .webp.",
 )
+@click.option(
+    "--pictures",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Save the tour's pictures and its video into this folder, for questions of your own.",
+)
 @backend_option
 @threads_option
 @json_option()
-def demo(out: Path, backend: str | None, threads: int | None, as_json: bool) -> None:
+def demo(out: Path, pictures: Path | None, backend: str | None, threads: int | None, as_json: bool) -> None:
     """Take a short tour with the embedded model: several images, a video, follow-up questions."""
     from edge_interleave.cli.pictures import check_sheet
     from edge_interleave.model import load
 
     check_sheet(out)
     stops = read_tour(tour_folder())
+    if pictures is not None:
+        save_pictures(tour_folder(), stops, pictures)
     with load(backend=backend, threads=threads) as model:
         results = run_tour(model, tour_folder(), stops, out, quiet=as_json)
     if as_json:
@@ -101,6 +108,28 @@ def read_tour(folder: Path) -> list[Stop]:
             f"{path}: damaged tour ({type(error).__name__}: {error}); reinstall edge-interleave"
         ) from error
     return stops
+
+
+def save_pictures(folder: Path, stops: list[Stop], target: Path) -> None:
+    """Copy the pictures and the video of all stops into `target`, which is made if it is missing.
+
+    Raises InputError, before anything is written, if a different file of the same name is there; and if `target`
+    cannot be written.
+    """
+    from edge_interleave.util.atomic_file import atomic_file
+
+    names = [name for stop in stops for name in (*stop.images, stop.video) if name]
+    for name in names:
+        present = target / name
+        if present.exists() and not (present.is_file() and present.read_bytes() == (folder / name).read_bytes()):
+            raise InputError(f"{present}: a different file of this name is there; choose another folder")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be made ({error.strerror}); choose another folder") from error
+    for name in names:
+        with atomic_file(target / name, remedy="choose another folder") as temporary:
+            temporary.write_bytes((folder / name).read_bytes())
 
 
 def run_tour(model: Model, folder: Path, stops: list[Stop], out: Path, *, quiet: bool) -> list[StopResult]:

@@ -124,7 +124,7 @@ def evaluate(
         # Draw before loading the model: drawing fails early if the folder holds another run.
         path = _draw(out, drawn, progress) if drawn else file
         assert path is not None
-        with opening.open() as opened:
+        with opening.open_local() as opened:
             outcome = run(
                 path,
                 opened,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import wraps
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from edge_interleave.cli.status_line import StatusLine
     from edge_interleave.decoding.sampling import SamplingOptions
     from edge_interleave.model import Model
+    from edge_interleave.remote.model import RemoteModel
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 # Copies of names in `decoder` and `sampling`, whose import would load NumPy; a test compares them.
@@ -49,14 +51,34 @@ class ModelChoice:
     context: int | None
     threads: int | None
     kv_precision: str
+    url: str | None = None
+    api_key_env: str | None = None
 
-    def open(self, waiting: StatusLine | None = None) -> Model:
-        """Load the model. `waiting` shows the loading, and later the progress of questions."""
+    def open(self, waiting: StatusLine | None = None) -> Model | RemoteModel:
+        """Load the model, or reach the server. `waiting` shows the loading, and later a question's progress."""
         from edge_interleave.model import load
 
         if waiting is not None:
-            waiting.show("loading the model")
-        return load(**asdict(self), progress=waiting)
+            waiting.show("loading the model" if self.url is None else "asking the server")
+        arguments = asdict(self)
+        variable, key = arguments.pop("api_key_env"), None
+        if variable is not None:
+            if self.url is None:
+                raise UsageError("--api-key-env belongs to --url; give both")
+            key = os.environ.get(variable)
+            if not key:
+                raise UsageError(f"--api-key-env {variable}: the environment has no such variable; set it to the key")
+        found: Model | RemoteModel = load(**arguments, api_key=key, progress=waiting)
+        return found
+
+    def open_local(self, waiting: StatusLine | None = None) -> Model:
+        """As `open`, for commands that need the model on this machine."""
+        from edge_interleave.model import Model
+
+        opened = self.open(waiting)
+        if not isinstance(opened, Model):
+            raise UsageError("this command needs a model on this machine; leave out --url")
+        return opened
 
 
 class Count(click.ParamType[int]):
@@ -191,7 +213,7 @@ def model_options(command: _F) -> _F:
 
     @wraps(command)
     def packed(*arguments: Any, **values: Any) -> Any:
-        names = ("model", "backend", "context", "threads", "kv_precision")
+        names = ("model", "backend", "context", "threads", "kv_precision", "url", "api_key_env")
         values["opening"] = ModelChoice(**{name: values.pop(name) for name in names})
         return command(*arguments, **values)
 
@@ -202,6 +224,8 @@ def model_options(command: _F) -> _F:
         click.option("--context", type=COUNT, help="Capacity in tokens, for prompt and answer.  [default: as needed]"),
         threads_option,
         kv_precision_option(),
+        click.option("--url", metavar="URL", help="A server with OpenAI's interface that answers instead (vLLM, ...)."),
+        click.option("--api-key-env", metavar="NAME", help="Environment variable that holds the server's API key."),
     )
 
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from edge_interleave.live.stats import LiveStats
     from edge_interleave.options import AnswerOptions
     from edge_interleave.planning.plan import Plan
+    from edge_interleave.remote.live import RemoteLive
 
 ASK_EVERY_S = 2.0
 DELIVERY_WAIT_S = 60.0
@@ -163,6 +164,8 @@ def watch(
     outlasting = Outlasting(view) if out is not None else None
     view = outlasting or view
 
+    if memory is not None and opening.url is not None:
+        raise UsageError("--memory plans a window on this machine; leave it out with --url")
     with ExitStack() as stack:
         folder = None if out is None else stack.enter_context(closing(EventFolder(out, view.note)))
         if memory is None:
@@ -252,7 +255,9 @@ def _refuse(ctx: click.Context, names: Sequence[str], why: str) -> None:
             raise UsageError(f"{parameter.opts[0]} {why}")
 
 
-def _wait_for_end(live: Live, handler: FrameHandler, outboxes: Sequence[Outbox], interrupted: threading.Event) -> None:
+def _wait_for_end(
+    live: Live | RemoteLive, handler: FrameHandler, outboxes: Sequence[Outbox], interrupted: threading.Event
+) -> None:
     """Wait until the source has ended and all alerts are delivered, or until ctrl-C."""
     while not live.ended:
         if interrupted.wait(_TICK_S):

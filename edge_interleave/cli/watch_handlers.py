@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edge_interleave.cli.watch_views import View
     from edge_interleave.live.live import Live, WindowFrame
     from edge_interleave.options import AnswerOptions
+    from edge_interleave.remote.live import RemoteLive
 
 UNCHANGED_EVERY_S = 0.5
 """An unchanged picture counts as a check at most this often, by the source's time."""
@@ -72,7 +73,7 @@ class PeriodicAsker:
 
     def __init__(
         self,
-        live: Live,
+        live: Live | RemoteLive,
         question: str,
         every_s: float,
         view: View,
@@ -135,7 +136,9 @@ class PeriodicAsker:
 class RuleWatcher:
     """Checks a rule on the frames and shows the alerts that it raises."""
 
-    def __init__(self, live: Live, alarm: Alarm, every_s: float, view: View, interrupted: threading.Event) -> None:
+    def __init__(
+        self, live: Live | RemoteLive, alarm: Alarm, every_s: float, view: View, interrupted: threading.Event
+    ) -> None:
         self._live = live
         self._alarm = alarm
         self._interval = FrameInterval(every_s)

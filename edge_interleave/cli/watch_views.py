@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edge_interleave.live.stats import LiveStats
     from edge_interleave.media.frame import Frame
     from edge_interleave.media.reader import SourceStatus
+    from edge_interleave.remote.live import RemoteLive
 
 _PICTURE_WIDTH = 48
 _REFRESHES_PER_S = 4
@@ -48,7 +49,7 @@ class View(Protocol):
         """Show that the source was lost, came back, froze or was damaged."""
         ...
 
-    def begin(self, live: Live) -> None:
+    def begin(self, live: Live | RemoteLive) -> None:
         """Start: frames come into this window from now on."""
         ...
 
@@ -82,7 +83,7 @@ class Lines:
         """Write the status to stderr."""
         output.note(status.line)
 
-    def begin(self, live: Live) -> None:
+    def begin(self, live: Live | RemoteLive) -> None:
         """Do nothing."""
 
     def close(self) -> None:
@@ -119,7 +120,7 @@ class JsonLines:
             del found["file"]
         self._write({"event": "source", "time": now(), **found})
 
-    def begin(self, live: Live) -> None:
+    def begin(self, live: Live | RemoteLive) -> None:
         """Do nothing."""
 
     def close(self) -> None:
@@ -157,7 +158,7 @@ class Outlasting:
         with suppress(output.OutputError):
             self._view.status(status)
 
-    def begin(self, live: Live) -> None:
+    def begin(self, live: Live | RemoteLive) -> None:
         """As the view."""
         self._view.begin(live)
 
@@ -171,13 +172,13 @@ class Screen:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._watched: Live | None = None
+        self._watched: Live | RemoteLive | None = None
         self._shown: RichLive | None = None
         self._pending = ""
         self._check: Checked | None = None
         self._drawn: tuple[Frame | None, Text] = (None, Text())
 
-    def begin(self, live: Live) -> None:
+    def begin(self, live: Live | RemoteLive) -> None:
         """Show the screen and refresh it from now on."""
         self._watched = live
         self._shown = RichLive(

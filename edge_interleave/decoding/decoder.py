@@ -1,7 +1,7 @@
-"""The Decoder protocol: what every backend implements.
+"""The Decoder protocol, which every backend implements.
 
-A decoder is a language model with a timeline: the entries of its KV cache, each with a position. It takes token ids
-or embedding rows and gives logits. It knows nothing about images, prompts, chat templates or sampling.
+A decoder is a language model with one timeline: the KV entries of its cache, each at a position. It takes token ids or
+embeddings and returns logits.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ KV_PRECISIONS = ("f16", "q8_0", "q4_0")
 
 @dataclass(frozen=True)
 class DecoderFacts:
-    """What a decoder is, in numbers that do not change while it is open."""
+    """A decoder's sizes, which do not change while it is open."""
 
     hidden_size: int
     vocab_size: int
     trained_context: int
-    """Positions the model was trained on; a position at or beyond it is refused."""
+    """Positions that the model was trained on. The decoder refuses positions from this one on."""
     capacity: int
-    """Entries the KV cache holds."""
+    """KV entries that the cache holds."""
     bytes_per_token: int
-    """KV cache bytes for one entry, keys and values of all layers."""
+    """Bytes of one KV entry: keys and values of all layers."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class DecoderOptions:
     """How to open a decoder."""
 
     context: int = 4096
-    """Entries the KV cache shall hold."""
+    """KV entries that the cache must hold."""
     threads: int | None = None
-    """CPU threads; None leaves it to the backend."""
+    """CPU threads; None: the backend decides."""
     kv_precision: str = "f16"
-    """`f16`; `q8_0` or `q4_0`: about half or a quarter of the bytes for each entry of the KV cache, slower on CPUs."""
+    """`f16`; `q8_0` and `q4_0` take about half and a quarter of its bytes, and are slower on CPUs."""
     batch: int | None = None
-    """Rows computed at a time; fewer take less memory and more time. None leaves it to the backend."""
+    """KV entries computed at a time; fewer take less memory and more time. None: the backend decides."""
 
     def __post_init__(self) -> None:
         if self.kv_precision not in KV_PRECISIONS:
@@ -56,21 +56,21 @@ class DecoderOptions:
 
 @dataclass(frozen=True)
 class DecoderMemory:
-    """What a backend allocates for a decoder that is opened so, in bytes."""
+    """The memory that a backend allocates for a decoder, in bytes."""
 
     weights: int
     cache: int
     """The KV cache."""
     compute: int
-    """Buffers for what is computed between the layers, when the KV cache is full."""
+    """Buffers for activations, when the KV cache is full."""
 
 
 @runtime_checkable
 class Decoder(Protocol):
     """One timeline in one engine.
 
-    Need not be thread-safe: the runtime makes one call at a time (`EngineLock`), but from any thread, and never in a
-    forked child. Decoders of one bundle may be called at the same time; an engine that cannot do that waits by itself.
+    It need not be thread-safe: the runtime makes one call at a time (`EngineLock`), from any thread, and never in a
+    forked child. Two decoders of one bundle may be called at the same time; an engine that cannot do that must lock.
     """
 
     @property
@@ -80,76 +80,75 @@ class Decoder(Protocol):
 
     @property
     def length(self) -> int:
-        """Entries in the KV cache."""
+        """KV entries in the cache."""
         ...
 
     @property
     def position(self) -> int:
-        """The position the next entry will have: `length` plus the gaps that `evict` left."""
+        """The position of the next KV entry: `length` plus the gaps that `evict` left."""
         ...
 
     def append_tokens(self, ids: Sequence[int]) -> FloatArray:
-        """Extend the timeline by tokens and return the logits of the last, float32 of shape (vocab_size,).
+        """Append tokens and return the logits of the last one, float32 (vocab_size,).
 
-        Raises ContextFullError, with the timeline unchanged, where they do not fit.
+        Raises ContextFullError, with the timeline unchanged, if they do not fit.
         """
         ...
 
     def append_embeddings(self, rows: FloatArray) -> FloatArray:
-        """Extend the timeline by embeddings, float32 of shape (n, hidden_size); logits as `append_tokens`."""
+        """Append embeddings, float32 (n, hidden_size). Result and errors as `append_tokens`."""
         ...
 
     def truncate(self, position: int) -> None:
-        """Forget every entry at `position` and after."""
+        """Remove the KV entries at `position` and after it."""
         ...
 
     def evict(self, start: int, end: int) -> None:
-        """Forget the entries at positions start <= p < end; later ones keep their positions (a gap)."""
+        """Remove the KV entries at positions start <= p < end. Later ones keep their positions, which leaves a gap."""
         ...
 
     def rebase(self) -> None:
-        """Close the gaps: entries are renumbered 0, 1, 2, ... by re-rotating the keys (RoPE)."""
+        """Close the gaps: give the KV entries the positions 0, 1, 2, ... by re-rotating their keys (RoPE)."""
         ...
 
     def recompute(self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray]) -> None:
-        """Compute the entries at positions start <= p < end anew, so that they know nothing of what was evicted.
+        """Compute the KV entries at positions start <= p < end again, without traces of evicted ones.
 
-        `parts`: token ids or embeddings, end - start entries in all, as they were appended. They see what lies before
-        `start` and follow it without a gap while they are computed; then they have their old positions (their keys are
-        re-rotated). What lies after them stays as it is, made from what was there when it was appended.
-        Raises ValueError for a range that is not stored or parts of another length, BackendError where the engine
-        fails: the range is forgotten then.
+        `parts`: the token ids or embeddings they were appended from, end - start entries in all. They attend to the
+        entries before `start` and are computed as if they followed those without a gap; then their keys are re-rotated
+        to the old positions. Later entries do not change.
+        Raises ValueError for a range that is not stored or parts of another length; BackendError, with the range
+        removed, if the engine fails.
         """
         ...
 
-    def prepare(
+    def prefetch(
         self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray], leaving: tuple[int, int], rows: int
     ) -> bool:
-        """Work ahead on `recompute(start, end, parts)`, as it will be when the positions `leaving` are evicted.
+        """Prefetch scratch entries for `recompute(start, end, parts)` after the positions `leaving` are evicted.
 
-        `leaving`: first <= p < last, all before `start`; what else lies before `start` is seen. Computes `rows` entries
-        at most; True where a further call would compute more. The timeline does not change: lengths, positions and
-        logits are what they would be without it.
-        `recompute` uses what is prepared, be it all or not, where it is what it would compute itself. It takes room
-        that the timeline leaves, and gives way where an append needs that; it is dropped where the entries that it sees
-        leave, move or are replaced, and where something else is prepared.
-        A backend that cannot do this gives False.
-        Raises ValueError as `recompute`, BackendError where the engine fails: what was prepared is dropped then.
+        `leaving`: first <= p < last, all before `start`. Scratch entries attend to the other entries before `start`.
+        Computes at most `rows` of them; returns whether a further call would compute more. The timeline does not
+        change: lengths, positions and logits are the same as without the call.
+        `recompute` reuses scratch entries that match, complete or partial. They use free cells only, and are dropped
+        when an append needs these, when entries they attend to are removed, moved or replaced, and when another range
+        is prefetched. A backend without prefetching returns False.
+        Raises ValueError as `recompute`; BackendError, with the scratch entries dropped, if the engine fails.
         """
         ...
 
     def save(self, path: Path) -> None:
-        """Write the timeline's KV state to a file, atomically."""
+        """Write the timeline's KV entries to a file, atomically. Raises InputError if the file cannot be written."""
         ...
 
     def load(self, path: Path) -> None:
-        """Replace the timeline by a saved one. Raises InputError where the file is not of this decoder."""
+        """Replace the timeline by a saved one. Raises InputError for a damaged file or one of another decoder."""
         ...
 
     def interrupt(self) -> None:
-        """From any thread: have what is being computed, and all that comes after, fail with BackendError at once.
+        """From any thread: make the running computation and all later ones fail with BackendError at once.
 
-        For shutdown: aborts a running prefill without killing its thread. `close` is called once that has failed.
+        For shutdown: aborts a running prefill without killing its thread. `close` follows once it has failed.
         """
         ...
 
@@ -159,16 +158,16 @@ class Decoder(Protocol):
 
 
 class Backend(Protocol):
-    """What a package registers under the entry-point group: a factory of decoders."""
+    """Opens decoders. A package registers one under the entry-point group `edge_interleave.backends`."""
 
     name: str
     decoder_file: str
-    """The file or folder of a bundle this backend runs, e.g. `decoder.gguf`."""
+    """The file or folder of a bundle that this backend runs, e.g. `decoder.gguf`."""
 
     def open(self, bundle: Bundle, options: DecoderOptions) -> Decoder:
         """Open the bundle's decoder. Raises BundleError or BackendError."""
         ...
 
     def memory(self, bundle: Bundle, options: DecoderOptions) -> DecoderMemory:
-        """What `open` would allocate, without opening. Raises BundleError or BackendError as `open` does."""
+        """The memory that `open` would allocate; opens nothing. Raises BundleError or BackendError as `open`."""
         ...

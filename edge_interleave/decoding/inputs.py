@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from edge_interleave.decoding.timeline import Key
 from edge_interleave.prompt.builder import ImageSegment, Segment
 from edge_interleave.util.arrays import FloatArray
 
@@ -54,4 +55,45 @@ def as_inputs(segments: Sequence[Segment], visuals: Sequence[VisualInput]) -> li
     """The segments of a prompt, each image replaced by its visual tokens."""
     return [
         visuals[segment.index] if isinstance(segment, ImageSegment) else TextInput(segment.ids) for segment in segments
+    ]
+
+
+@dataclass(frozen=True)
+class PromptSpan:
+    """One text token or one image of a prompt: the unit that is compared with a timeline and kept or computed whole."""
+
+    key: Key
+    size: int = 1
+    """KV entries that it takes."""
+    image: VisualInput | None = None
+
+
+def spans_of(inputs: Sequence[Input]) -> list[PromptSpan]:
+    """The spans of a prompt."""
+    spans: list[PromptSpan] = []
+    for part in inputs:
+        if isinstance(part, TextInput):
+            spans += map(PromptSpan, part.ids)
+        else:
+            spans.append(PromptSpan(part.key, part.size, part))
+    return spans
+
+
+def runs_of(spans: Sequence[PromptSpan]) -> Iterator[list[PromptSpan]]:
+    """The spans in runs that a decoder can append at once: neighbouring text tokens together, each image alone."""
+    run: list[PromptSpan] = []
+    for span in spans:
+        if run and (span.image is not None or run[-1].image is not None):
+            yield run
+            run = []
+        run.append(span)
+    if run:
+        yield run
+
+
+def inputs_of_spans(spans: Sequence[PromptSpan]) -> list[Input]:
+    """The spans as inputs again."""
+    return [
+        run[0].image or TextInput(tuple(span.key for span in run if isinstance(span.key, int)))
+        for run in runs_of(spans)
     ]

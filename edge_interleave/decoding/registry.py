@@ -1,4 +1,4 @@
-"""Finds backends by entry point, and chooses one for a bundle."""
+"""Finds backends by entry point and chooses one for a bundle."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def choice() -> Choice:
 
 
 def backend_names() -> list[str]:
-    """Names of the known backends, the best for this machine first. Imports none of them."""
+    """Names of the installed backends, this machine's best first. Imports none of them."""
     names, best = {point.name for point in entry_points(group=ENTRY_POINT_GROUP)}, best_backend()
     return sorted(names, key=lambda name: (name != best, name))
 
 
 def find_backend(name: str) -> Backend:
-    """The backend of that name. Raises BackendError where it is not installed or cannot be imported."""
+    """The backend of that name. Raises BackendError if it is not installed or cannot be imported."""
     for point in entry_points(group=ENTRY_POINT_GROUP):
         if point.name == name:
             try:
@@ -70,12 +70,12 @@ def find_backend(name: str) -> Backend:
 
 
 def backend_for(bundle: Bundle, name: str | None) -> Backend:
-    """The named backend; for None the best here that runs one of the bundle's decoders. Raises BackendError."""
+    """The named backend; for None, this machine's best that runs one of the bundle's decoders. Raises BackendError."""
     if name is not None:
         backend = find_backend(name)
         if not bundle.has(backend.decoder_file):
             raise BackendError(
-                f"{bundle.folder}: has no {backend.decoder_file}, which {name!r} runs; add it with 'edge-interleave "
+                f"{bundle.folder}: no {backend.decoder_file}, which {name!r} needs; add it with 'edge-interleave "
                 f"convert {bundle.manifest.source} {bundle.folder} --backend {name}', or name another backend"
             )
         return backend

@@ -1,7 +1,7 @@
-"""Logits to one token. Knows nothing about decoders or text.
+"""Draws one token from logits.
 
-The steps, their order and their meaning are those of the logits processors of Hugging Face transformers: repetition
-penalty, temperature, top-k, top-p, min-p. Temperature 0 is greedy: the penalty, then the largest logit.
+The steps and their order are those of Hugging Face transformers' logits processors: repetition penalty, temperature,
+top-k, top-p, min-p. Temperature 0 is greedy: the penalties, then the largest logit.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ Probabilities = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How an answer's tokens are drawn. The default is greedy. Raises UsageError for a value that makes no sense."""
+    """How an answer's tokens are drawn. The default is greedy. Raises UsageError for a value out of range."""
 
     temperature: float = 0.0
-    """0: the most likely token. Above: logits are divided by it before a token is drawn."""
+    """0: take the most likely token. Above 0: divide the logits by it, then draw."""
     top_k: int = 0
-    """Draw from the k most likely tokens only; 0: from all."""
+    """Draw from the k most likely tokens; 0: from all."""
     top_p: float = 1.0
-    """Draw from the fewest tokens whose probabilities sum to at least this."""
+    """Draw from the fewest most likely tokens whose probabilities sum to at least this; 1: from all."""
     min_p: float = 0.0
-    """Draw from the tokens at least this times as likely as the most likely one."""
+    """Draw from tokens whose probability is at least this times that of the most likely one; 0: from all."""
     repetition_penalty: float = 1.0
-    """Above 1: makes tokens of the prompt and of the answer less likely."""
+    """Penalise tokens of the prompt and of the answer; 1 disables it."""
     presence_penalty: float = 0.0
-    """Taken off the logit of each token that the answer holds already."""
+    """Subtracted from the logit of each token that occurs in the answer."""
     frequency_penalty: float = 0.0
-    """Taken off as often as the answer holds it. Both as OpenAI's interface defines them, after the repetition
-    penalty."""
+    """Subtracted from the logit of a token for each of its occurrences in the answer. Both penalties follow OpenAI's
+    definition and come after the repetition penalty."""
     seed: int | None = None
-    """Same seed, same answer. None: another one each time."""
+    """The same seed gives the same answer; None: a random seed."""
 
     def __post_init__(self) -> None:
         _check("temperature", self.temperature, 0.0 <= self.temperature < math.inf, "a number from 0")
@@ -54,16 +54,16 @@ class SamplingOptions:
 
 
 class Sampler:
-    """Draws tokens with its own random generator: one sampler an answer."""
+    """Draws the tokens of one answer with a random generator of its own."""
 
     def __init__(self, options: SamplingOptions) -> None:
         self._options = options
         self._random = np.random.default_rng(options.seed)
 
     def pick(self, logits: FloatArray, history: Sequence[int], answer: Sequence[int] = ()) -> int:
-        """The next token. `logits` float32 (vocabulary,); `history` the ids so far, prompt included.
+        """The next token. `logits`: float32 (vocabulary,). `history`: all ids so far, prompt and answer.
 
-        `answer`: those of them that are the answer's, which presence and frequency penalties count.
+        `answer`: the ids of the answer, for the presence and frequency penalties.
         """
         if self._options.temperature == 0.0:
             return int(np.argmax(_penalised(logits, history, answer, self._options)))
@@ -75,7 +75,7 @@ class Sampler:
 def distribution(
     logits: FloatArray, history: Sequence[int], options: SamplingOptions, answer: Sequence[int] = ()
 ) -> Probabilities:
-    """The probabilities that a token is drawn by, (vocabulary,); temperature must be above 0."""
+    """The probabilities that a token is drawn with, float64 (vocabulary,). The temperature must be above 0."""
     scores = _penalised(logits, history, answer, options) / options.temperature
     if 0 < options.top_k < len(scores):
         scores[scores < np.partition(scores, -options.top_k)[-options.top_k]] = -np.inf

@@ -1,9 +1,9 @@
-"""Decides who uses one decoder next: questions, frames, or work that can wait.
+"""Arbitrates one decoder between questions, incoming frames and idle work.
 
-A question has the decoder to itself until it is answered. Questions go before frames, but for one thing: a frame that
-waits when a question ends goes before the next question. So neither starves: a frame waits for at most one question,
-a question for at most one frame more than the questions before it. Questions among each other keep their order, frames
-too. What can wait goes last, a step at a time.
+A question has the decoder until it is answered. Questions go before frames, except that a frame waiting when a question
+ends goes before the next question. So neither starves: a frame waits for one question at most, and a question for one
+frame more than the questions before it. Questions keep their order, frames keep theirs. Idle work goes last, step by
+step.
 """
 
 from __future__ import annotations
@@ -16,77 +16,77 @@ from contextlib import contextmanager
 from edge_interleave.errors import UsageError
 from edge_interleave.util.engine_lock import check_process, is_forked
 
-_LOOK_S = 0.1
-"""How often a waiting question looks whether it is cancelled, or the thread that it waits for has ended."""
+_CHECK_S = 0.1
+"""How often a waiting question checks whether it is cancelled, or whether the reading thread has ended."""
 _OPEN = (
-    "this thread has an answer open, and nothing else can use the model until it is through; take its remaining "
-    "pieces or close it first"
+    "this thread has an answer open, and nothing else can use the model until it ends; take its remaining pieces or "
+    "close it first"
 )
 _ABANDONED = "an answer was left open by a thread that has ended; close that answer first"
 
 
 class EngineScheduler:
-    """Gives one question, one frame or one step of other work at a time its turn. Safe between threads."""
+    """Gives the turn to one question, one frame or one idle step at a time. Thread-safe."""
 
     def __init__(self, on_idle: Callable[[], None] = lambda: None) -> None:
-        """`on_idle` is called, from any thread, whenever no question and no frame is under way any more."""
+        """`on_idle` is called, from any thread, whenever the last question or frame ends."""
         self.on_idle = on_idle
         self._state = threading.Condition()
         self._questions: deque[object] = deque()
         self._frames: deque[object] = deque()
-        self._coming = 0
+        self._pending = 0
         self._busy = False
         self._reader: threading.Thread | None = None
-        """Who takes the pieces of the answer that has the turn."""
+        """The thread that reads the answer that has the turn."""
         self._frame_next = False
-        """Whether the last turn was a question's."""
+        """Whether the last turn was a question's, so that a waiting frame is next."""
         self._closed: str | None = None
 
     @contextmanager
     def frame_pending(self) -> Iterator[None]:
-        """A frame is being made, and the processor is busy with it: what can wait does so."""
+        """Keep idle work from starting while a frame is being encoded or added."""
         check_process()
         with self._state:
-            self._coming += 1
+            self._pending += 1
         try:
             yield
         finally:
             with self._state:
-                self._coming -= 1
-            self._tell()
+                self._pending -= 1
+            self._notify_if_idle()
 
     @contextmanager
     def frame(self) -> Iterator[None]:
-        """A frame's turn. Raises UsageError once closed, and where this thread has an answer open."""
+        """Wait for a frame's turn and hold it. Raises UsageError once closed, and if this thread has an answer open."""
         with self.frame_pending():
             self._take(self._frames)
             try:
                 yield
             finally:
-                self._give_back(question=False)
+                self._end_turn(question=False)
 
     @contextmanager
     def idle_step(self) -> Iterator[bool]:
-        """A turn for a step that can wait: False, and no turn, while a question or a frame is under way.
+        """Hold a turn for an idle step; gives False, and no turn, while a question or a frame is under way.
 
         Raises UsageError once closed.
         """
         check_process()
         with self._state:
             self._check()
-            mine = not self._busy and self._nothing_under_way()
-            self._busy |= mine
+            granted = not self._busy and self._is_idle()
+            self._busy |= granted
         try:
-            yield mine
+            yield granted
         finally:
-            if mine:
+            if granted:
                 with self._state:
                     self._busy = False
                     self._state.notify_all()
 
     @contextmanager
     def question(self) -> Iterator[None]:
-        """A question's turn, for one that is answered at once. Raises UsageError as `begin_question`."""
+        """Wait for a question's turn and hold it. Raises UsageError as `begin_question`."""
         self.begin_question()
         try:
             yield
@@ -94,10 +94,10 @@ class EngineScheduler:
             self.end_question()
 
     def begin_question(self, given_up: Callable[[], bool] = lambda: False) -> bool:
-        """Wait for the turn and take it, until `end_question`; False, and no turn, where it is given up meanwhile.
+        """Wait for the turn and take it, until `end_question`; returns False, without the turn, if `given_up()`.
 
-        Raises UsageError once closed, and where waiting would never end: this thread, or one that has ended, has an
-        answer open.
+        Raises UsageError once closed, and if waiting would never end: this thread, or one that has ended, has an answer
+        open.
         """
         return self._take(self._questions, given_up)
 
@@ -108,19 +108,19 @@ class EngineScheduler:
                 raise UsageError(_OPEN)
 
     def continue_question(self) -> None:
-        """This thread takes the answer's next piece: until it is through, it must not wait for another turn."""
+        """Note that this thread reads the answer: until the answer ends, it must not wait for another turn."""
         check_process()
         with self._state:
             self._check()
             self._reader = threading.current_thread()
 
     def end_question(self) -> None:
-        """The turn is over. Uses no engine, so that it may be called whenever an answer is dropped."""
+        """End the turn. Uses no engine, so it may be called when an answer is garbage-collected."""
         if not is_forked():
-            self._give_back(question=True)
+            self._end_turn(question=True)
 
     def close(self, reason: str) -> None:
-        """No turn is given any more: who waits for one gets UsageError with the reason. Takes no turn away."""
+        """Give no more turns: threads that wait get UsageError with the reason. A turn that is held stays."""
         if not is_forked():
             with self._state:
                 self._closed = self._closed or reason
@@ -137,7 +137,7 @@ class EngineScheduler:
                     self._check_reader(line)
                     if given_up():
                         return False
-                    self._state.wait(_LOOK_S if line is self._questions else None)
+                    self._state.wait(_CHECK_S if line is self._questions else None)
                 self._check()
                 self._busy = True
                 self._reader = threading.current_thread() if line is self._questions else None
@@ -152,21 +152,21 @@ class EngineScheduler:
         frame_first = bool(self._frames) and (self._frame_next or not self._questions)
         return (self._frames if frame_first else self._questions)[0] is me
 
-    def _give_back(self, *, question: bool) -> None:
+    def _end_turn(self, *, question: bool) -> None:
         with self._state:
             self._busy = False
             self._reader = None
             self._frame_next = question
             self._state.notify_all()
-        self._tell()
+        self._notify_if_idle()
 
-    def _nothing_under_way(self) -> bool:
-        return not (self._reader or self._questions or self._coming)
+    def _is_idle(self) -> bool:
+        return not (self._reader or self._questions or self._pending)
 
-    def _tell(self) -> None:
+    def _notify_if_idle(self) -> None:
         with self._state:
-            quiet = self._nothing_under_way()
-        if quiet:
+            idle = self._is_idle()
+        if idle:
             self.on_idle()
 
     def _check(self) -> None:
@@ -174,7 +174,7 @@ class EngineScheduler:
             raise UsageError(self._closed)
 
     def _check_reader(self, line: deque[object]) -> None:
-        """Raise UsageError where waiting in this line would never end. Frames have time: the answer may be dropped."""
+        """Raise UsageError if waiting in this line would never end. Frames may: an open answer may be collected."""
         self.check_not_reading()
         if line is self._questions and self._reader is not None and not self._reader.is_alive():
             raise UsageError(_ABANDONED)

@@ -1,9 +1,7 @@
-"""The usual ways to write one short answer: `yes`, `Yes`, ` yes`, `Yes.`, ... A model says one of them, a user another.
+"""The usual spellings of a short answer: `yes`, `Yes`, ` yes`, `Yes.`, ... A user names one, a model may use another.
 
-    spellings("yes")            {"yes": 0, "Yes": 1, "yes.": 1, "YES": 1, " yes": 1, "Yes.": 2, ...}
-    tokenized(["yes", "no"], tokenizer.encode_plain)
-
-No model and no probabilities here.
+spellings("yes")            {"yes": 0, "Yes": 1, "yes.": 1, "YES": 1, " yes": 1, "Yes.": 2, ...}
+tokenized(["yes", "no"], tokenizer.encode_plain)
 """
 
 from __future__ import annotations
@@ -14,19 +12,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 Spelled = Mapping[tuple[int, ...], float]
-"""Token ids of each spelling of one answer, the one that was given first; how much of the spelling counts for it."""
+"""Token ids of each spelling of one answer, the given one first, with the share of the spelling that counts for it."""
 
 _BRACKETED = re.compile(r"\(([^\W_])\)|([^\W_])\)")
 _STOPS = ".\u3002"
-"""The full stop, and the one of Chinese and Japanese."""
+"""The full stop, and that of Chinese and Japanese."""
 
 
 def spellings(answer: str) -> dict[str, int]:
-    """Each usual spelling of an answer, the answer itself first, and how many changes make it of the answer.
+    """Each usual spelling of an answer, the answer itself first, with its number of changes.
 
-    `answer`: not empty; white space behind it is left out. A change is another case, a full stop more or less, a
-    leading space more or less, brackets around a lone letter or digit (`A`, `A)`, `(A)`). The ideographic full stop is
-    the one of a Chinese or Japanese answer.
+    `answer`: not empty; trailing white space is dropped. A change is another case, a full stop or a leading space more
+    or less, or brackets around a lone letter or digit (`A`, `A)`, `(A)`). Chinese and Japanese answers take the
+    ideographic full stop.
     """
     answer = answer.rstrip()
     core, frame, frames = _framed(answer.lstrip())
@@ -43,8 +41,8 @@ def spellings(answer: str) -> dict[str, int]:
 def tokenized(answers: Sequence[str], encode: Callable[[str], Sequence[int]]) -> list[Spelled]:
     """The spellings of several answers as token ids, in the order given.
 
-    A spelling that several answers have (of `US` and `us`, say) counts for the one that it is nearest to, in equal
-    parts where it is as near to others. An answer that is nothing to the tokenizer has none.
+    A spelling that several answers share (`US` and `us`) counts for the answer with the fewest changes, and in equal
+    shares if several have as few. An answer without tokens has no spellings.
     """
     ways: list[dict[tuple[int, ...], int]] = []
     for answer in answers:
@@ -63,14 +61,14 @@ def tokenized(answers: Sequence[str], encode: Callable[[str], Sequence[int]]) ->
 
 
 def _framed(text: str) -> tuple[str, str, tuple[str, ...]]:
-    """The answer without what goes around it, its own frame as a format string, and all usual frames of it."""
+    """The answer without brackets and full stop, its own frame as a format string, and all its usual frames."""
     bracketed = _BRACKETED.fullmatch(text)
     if bracketed:
         core, frame = (bracketed[1], "({})") if bracketed[1] else (bracketed[2], "{})")
     else:
         core = text[:-1] if text[-1] in _STOPS and text[-2:-1].isalnum() else text
         frame = "{}" + text[len(core) :]
-    if not core[-1].isalnum():  # "really?", "...", "C++": ends as it does
+    if not core[-1].isalnum():  # "really?", "...", "C++": takes no other ending
         return core, frame, (frame,)
     stop = _STOPS[unicodedata.east_asian_width(core[-1]) in ("W", "F")]
     usual = ("{}", f"{{}}{stop}", *(("({})", "{})") if len(core) == 1 else ()))
@@ -78,7 +76,7 @@ def _framed(text: str) -> tuple[str, str, tuple[str, ...]]:
 
 
 def _cases(core: str) -> dict[str, int]:
-    """The text as it is, then in other cases, to the changes that takes: none or one."""
+    """The text in each case, with its number of changes: 0 for the given case, 1 for the others."""
     lower = core.lower()
     first_letters = (core[:1].upper() + core[1:], lower if core.isupper() else core[:1].lower() + core[1:])
     return {**dict.fromkeys((*first_letters, lower, lower[:1].upper() + lower[1:], core.upper()), 1), core: 0}

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
@@ -32,6 +32,8 @@ from edge_interleave.live.prompt import LivePrompt
 from edge_interleave.live.stats import LiveStats, RollingTiming
 from edge_interleave.live.window import FrameWindow
 from edge_interleave.options import AnswerOptions, check_names, generation_options
+from edge_interleave.prompt.familiarity import QuestionModel, is_familiar
+from edge_interleave.prompt.messages import Message
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.engine_lock import check_process, is_forked
 from edge_interleave.util.process_memory import memory_bytes, peak_memory_bytes
@@ -72,12 +74,14 @@ class Live:
         prompt: LivePrompt,
         encoder: ImageEncoder,
         strides: Sequence[int],
+        questions: QuestionModel | None = None,
     ) -> None:
         """Use `Model.live`."""
         self._session = session
         self._window = window
         self._prompt = prompt
         self._encoder = encoder
+        self._question_model = questions
         self._strides = tuple(strides)
         self._idle_worker = IdleWorker(self._prefetch)
         self._scheduler = session.scheduler
@@ -191,7 +195,7 @@ class Live:
         def complete(answer: Answer) -> Answer:
             if answer.finish_reason != CANCELLED:
                 self._window.finish(ids, answer.token_ids)
-            return answer
+            return replace(answer, familiar=is_familiar(self._question_model, [Message("user", (question,))]))
 
         return AnswerStream(generate, self._scheduler, cancel, complete)
 

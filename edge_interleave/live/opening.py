@@ -12,6 +12,7 @@ from edge_interleave.live.live import Live
 from edge_interleave.live.prompt import LivePrompt
 from edge_interleave.live.window import SLIDING, FrameWindow, Mode
 from edge_interleave.prompt.builder import PromptBuilder
+from edge_interleave.prompt.familiarity import QuestionModel
 from edge_interleave.prompt.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -30,12 +31,13 @@ def open_live(
     mode: Mode = SLIDING,
     keep_answers: bool = False,
     system: str | None = None,
+    questions: QuestionModel | None = None,
 ) -> Live:
     """Open a live window of `window` frames.
 
     `open_session`: opens a session with a KV cache of so many entries, `limit` at most. It belongs to the window, and
     so does the encoder. `strides`: pooling strides of the frames, a pattern that repeats. `mode`, `keep_answers`: as
-    `FrameWindow`. `system`: a message before all frames.
+    `FrameWindow`. `system`: a message before all frames. `questions`: tells whether a question is familiar.
     Raises UsageError, and ContextFullError if the window does not fit into `limit`.
     """
     if not strides:
@@ -51,4 +53,4 @@ def open_live(
         )
     context = layout.context(window, frame_tokens, keep_answers, sliding=mode == SLIDING, limit=limit)
     session = open_session(context)
-    return Live(session, FrameWindow(session, prompt, window, mode, keep_answers), prompt, encoder, strides)
+    return Live(session, FrameWindow(session, prompt, window, mode, keep_answers), prompt, encoder, strides, questions)

@@ -111,7 +111,7 @@ class FrameWindow:
             return False
         oldest, successor, *_ = (index for index, block in enumerate(self._blocks) if block.number is not None)
         leaving = self._start(oldest), self._start(oldest + 1)
-        return self._session.prepare(self._start(successor), self._blocks[successor].inputs, leaving, PREFETCH_ROWS)
+        return self._session.prefetch(self._start(successor), self._blocks[successor].inputs, leaving, PREFETCH_ROWS)
 
     def prefill(self, prompt: Sequence[Input], cancel: threading.Event | None = None) -> Prefill | None:
         """Prefill a question (`LivePrompt.question`) after the frames; None if it was cancelled.

@@ -35,7 +35,7 @@ def sample_clip(path: Path | str, frames: int) -> list[Frame]:
     than 1, BackendError if PyAV cannot be imported.
     """
     if frames < 1:
-        raise UsageError(f"{frames} frames of a clip make no sense; ask for 1 or more")
+        raise UsageError(f"a clip gives at least 1 frame, not {frames}; ask for 1 or more")
     if os.path.isdir(path):
         return _sample_folder(Path(path), frames)
     return _sample_pictures(path, frames) if is_picture(path) else _sample_video(path, frames)

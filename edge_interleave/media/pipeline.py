@@ -26,24 +26,24 @@ class FramePipeline(Generic[T]):
         reader: FrameReader,
         encode: Callable[[Frame], T | None],
         append: Callable[[Frame, T], object],
-        ended: Callable[[], None],
-        unchanged: Callable[[Frame], object] = lambda frame: None,
+        on_end: Callable[[], None],
+        on_unchanged: Callable[[Frame], object] = lambda frame: None,
     ) -> None:
         """Start both threads.
 
-        `encode`: returns None to drop the frame. `append`: receives the frame and what `encode` returned. `unchanged`:
-        called instead of both for frames that are marked unchanged, in their order among the others. `ended`: called
-        when no more frames will come, at least once.
+        `encode`: returns None to drop the frame. `append`: receives the frame and what `encode` returned.
+        `on_unchanged`: called instead of both for frames that are marked unchanged, in their order among the others.
+        `on_end`: called at least once, when no more frames will come.
         """
         self.reader = reader
         self.error: BaseException | None = None
         """The error that ended the pipeline; None if the source ended normally."""
         self._encode = encode
         self._append = append
-        self._unchanged = unchanged
-        self._on_end = ended
+        self._on_unchanged = on_unchanged
+        self._on_end = on_end
         self._stop = threading.Event()
-        self._through = threading.Event()
+        self._done = threading.Event()
         self._ready: queue.Queue[tuple[Frame, T | None] | None] = queue.Queue(1)
         self._room = threading.Semaphore(1)
         self._threads = [
@@ -56,7 +56,7 @@ class FramePipeline(Generic[T]):
     @property
     def ended(self) -> bool:
         """Whether all frames are appended, or an error ended the pipeline."""
-        return self._through.is_set()
+        return self._done.is_set()
 
     def stop(self) -> None:
         """Make the threads end after their current step. Does not wait."""
@@ -69,7 +69,7 @@ class FramePipeline(Generic[T]):
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
-        self._through.set()
+        self._done.set()
 
     def _encode_all(self) -> None:
         while not self._stop.is_set():
@@ -101,7 +101,7 @@ class FramePipeline(Generic[T]):
             self._room.release()
             frame, made = item
             if made is None:
-                self._unchanged(frame)
+                self._on_unchanged(frame)
             else:
                 self._append(frame, made)
 
@@ -114,5 +114,5 @@ class FramePipeline(Generic[T]):
                 self.error = self.error or error
             self._stop.set()
         if self._stop.is_set() or step == self._append_all:
-            self._through.set()
+            self._done.set()
             self._on_end()

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from edge_interleave.errors import MediaError
 from edge_interleave.media.filters import ChangeFilter, RateLimiter, WarmUpFilter
@@ -62,11 +63,14 @@ class ReaderStats:
     """Total seconds in which a live source repeated one picture, bit for bit, for FROZEN_S or longer."""
 
 
+State = Literal["lost", "back", "broken", "whole", "frozen", "moving", "damaged"]
+
+
 @dataclass(frozen=True)
 class SourceStatus:
     """A change of a source's state."""
 
-    state: str
+    state: State
     """`lost` or `back`; `broken` (all frames are damaged) or `whole`; `frozen` or `moving`; `damaged` (one frame)."""
     source: str
     """The source's name, without passwords."""
@@ -327,6 +331,6 @@ class FrameReader:
                 "broken", since_s, f"{error}; every frame for {since_s:.0f} s is damaged, check camera and network"
             )
 
-    def _report(self, state: str, seconds: float, line: str, file: str | None = None) -> None:
+    def _report(self, state: State, seconds: float, line: str, file: str | None = None) -> None:
         if self._on_status is not None:
             self._on_status(SourceStatus(state, self._source.name, round(seconds, 1), line, file))

@@ -146,7 +146,7 @@ def main() -> None:
 
 def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, alongside: list[str]) -> Footprint:
     from edge_interleave.bundle.manifest import open_bundle
-    from edge_interleave.decoding.decoder import DecoderMemory, DecoderOptions
+    from edge_interleave.decoding.decoder import DecoderOptions
     from edge_interleave.decoding.registry import find_backend
     from edge_interleave.decoding.session import Session
     from edge_interleave.live.opening import open_live
@@ -154,6 +154,7 @@ def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, alon
     from edge_interleave.prompt.builder import PromptBuilder
     from edge_interleave.prompt.tokenizer import TextTokenizer
     from edge_interleave.vision.media_encoder import MediaEncoder
+    from edge_interleave.vision.pooling import image_tokens
 
     backend = find_backend(backend_name)
     for name in (*_IMPORTED_LATE, *alongside):
@@ -168,27 +169,21 @@ def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, alon
     release_freed_memory()
     with_tokenizer = _resident()
 
-    encoder = MediaEncoder(bundle, threads).live_encoder()
+    # The decoder before the tower, as in a model: the peak of loading the tower comes on top.
+    manifest = bundle.manifest
+    stride = manifest.vision.grid  # pools a frame to one visual token
+    tokens = image_tokens(manifest.vision, stride, manifest.pooling_mode)
+    context = layout.context(_WINDOW, [tokens], False, sliding=True, limit=manifest.decoder.context_length)
+    options = DecoderOptions(context, threads, batch=_BATCH)
+    session = Session(backend.open(bundle, options), tokenizer, manifest.prompt.eos_token_ids)
+    allocated = backend.memory(bundle, options)
     release_freed_memory()
+    with_decoder = _resident()
+
+    encoder = MediaEncoder(bundle, threads).live_encoder()
     with_tower = _resident()
 
-    allocated = DecoderMemory(0, 0, 0)
-    with_decoder = 0
-
-    def open_session(context: int) -> Session:
-        nonlocal allocated, with_decoder
-        options = DecoderOptions(context, threads, batch=_BATCH)
-        decoder = backend.open(bundle, options)
-        allocated = backend.memory(bundle, options)
-        release_freed_memory()
-        with_decoder = _resident()
-        return Session(decoder, tokenizer, bundle.manifest.prompt.eos_token_ids)
-
-    manifest = bundle.manifest
-    strides = [manifest.vision.grid]  # pools a frame to one visual token
-    with open_live(
-        prompts, tokenizer, encoder, open_session, _WINDOW, strides, limit=manifest.decoder.context_length
-    ) as live:
+    with open_live(prompts, tokenizer, encoder, lambda entries: session, _WINDOW, [stride], limit=context) as live:
         live.watch(DEMO_CLIP, fps=_FPS)
         while not live.ended:
             live.wait_frame(live.number, _TIMEOUT_S)
@@ -198,9 +193,9 @@ def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, alon
     return Footprint(
         libraries=libraries,
         tokenizer=max(0, with_tokenizer - libraries),
-        decoder=max(0, with_decoder - with_tower - allocated.cache),
-        tower=max(0, with_tower - with_tokenizer),
-        working=max(0, peak_memory_bytes() - with_decoder - allocated.compute - frame_buffer_bytes(*DEMO_CLIP_SIZE)),
+        decoder=max(0, with_decoder - with_tokenizer - allocated.cache),
+        tower=max(0, with_tower - with_decoder),
+        working=max(0, peak_memory_bytes() - with_tower - allocated.compute - frame_buffer_bytes(*DEMO_CLIP_SIZE)),
         layout=layout,
         rates=_rates(bundle, backend, threads, encode) if rates else None,
     )

@@ -1,1 +1,1 @@
-"""Messages to prompt segments: templates, tokenizer, and where images stand."""
+"""Turns messages into prompt segments: chat templates, tokenizer, and the places of images."""

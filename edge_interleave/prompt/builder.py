@@ -1,17 +1,20 @@
-"""Messages to segments: through the model's chat template, then tokenized around the images.
+"""Turns messages into prompt segments: renders the chat template and tokenizes the text around the images.
 
-How images and text are arranged within a message:
+Order within a message:
 
-- `<image>` markers in the text take the message's images and videos in order; their numbers must agree;
-- without markers and with one text, images and videos come first, in order, as the models were trained;
-- without markers and with several texts, the parts stay in the order given.
+- `<image>` markers in the text are replaced by the message's images and videos, in order. There must be one marker for
+  each.
+- Without markers and with one text, images and videos come first, in order, as in training.
+- Without markers and with several texts, the parts keep their order.
 
-A video stands for its frames, one image after another. Templates are of two kinds, told apart by a trial rendering.
-*Structured* ones (llava-hf's) take lists of parts; they put a message's images before its text, so a message that is
-in that order is passed as parts (and renders as transformers' `apply_chat_template` does), any other as one text that
-holds the markers in place. *Plain* ones (Qwen's own) take text, in which each marker is followed by a newline, as in
-LLaVA-NeXT's evaluation. Special tokens inside a message's text stay text (see `tokenizer`); transformers would obey
-them. Knows nothing about pixels, embeddings or decoders.
+A video is its frames, one image after another. A trial rendering tells two kinds of templates apart:
+
+- *Structured* templates (llava-hf's) take lists of parts and put a message's images before its text. A message in that
+  order is passed as parts, and renders as transformers' `apply_chat_template` does. Any other message is passed as one
+  text with the markers in place.
+- *Plain* templates (Qwen's) take text. A newline follows each marker, as in LLaVA-NeXT's evaluation.
+
+Special tokens inside a message's text stay text (see `tokenizer`); transformers would obey them.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from edge_interleave.prompt.template import ChatTemplate
 from edge_interleave.prompt.tokenizer import IMAGE, TextTokenizer
 
 MARKER = "<image>"
-"""Stands for an image or a video in a user's text, whatever the model's own marker is."""
+"""Marks the place of an image or a video in a user's text, whatever the model's own marker is."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,10 @@ Segment = TextSegment | ImageSegment
 
 
 class PromptBuilder:
-    """A bundle's chat template and tokenizer, put to use."""
+    """Builds prompts with a bundle's chat template and tokenizer."""
 
     def __init__(self, bundle: Bundle, tokenizer: TextTokenizer) -> None:
-        """Compile the template. Raises BundleError where it is not sound or renders no text."""
+        """Compile the template. Raises BundleError if that fails."""
         info = bundle.manifest.prompt
         self._image_token = info.image_token
         self._bos_token = info.bos_token
@@ -63,13 +66,13 @@ class PromptBuilder:
             info.chat_template, bos_token=info.bos_token, eos_token=info.eos_token, name=self._name
         )
         self.structured = self._takes_parts()
-        """Whether the template takes lists of parts rather than text."""
+        """Whether the template takes lists of parts; otherwise it takes text."""
 
     def build(self, messages: Sequence[Message], counts: Sequence[int] | None = None) -> list[Segment]:
         """The whole conversation, up to where the model's answer begins.
 
-        `counts`: how many images each image and video of the messages stands for, in order; None: one each.
-        Raises UsageError where markers and images disagree or the template refuses the messages, BundleError where the
+        `counts`: the number of images for each image (1) and video (its frames) of the messages, in order; None: one
+        each. Raises UsageError if markers and images disagree or the template refuses the messages, BundleError if the
         template fails.
         """
         arranged = _arranged(messages, counts)
@@ -81,10 +84,10 @@ class PromptBuilder:
         return self._segments(text, _images(arranged), first=0)
 
     def follow_up(self, messages: Sequence[Message], counts: Sequence[int] | None = None) -> list[Segment] | None:
-        """What comes after the text of the last answer among the messages: its end, the next turn, the next answer's
-        beginning. None where there is no answer, or the template does not show it unchanged.
+        """The part after the text of the last answer: the end of its turn, the next turn, the next answer's opening.
 
-        With it a conversation grows by what is new, on top of the very tokens that the model gave.
+        None if there is no answer, or if the template changes answers. With a follow-up a conversation grows by its new
+        part only, after the very tokens that the model gave.
         """
         answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
         if not answers:
@@ -138,13 +141,13 @@ class PromptBuilder:
             shown = self._template.render([{"role": "user", "content": parts}])
         except (BundleError, UsageError):
             return False
-        # A plain template shows the list as Python would.
+        # A plain template prints the list as Python does.
         return probe in shown and shown.count(self._image_token) == 1 and "'type'" not in shown
 
 
 @dataclass(frozen=True)
 class _Arranged:
-    """A message's parts in their final order; a number stands for so many images in a row."""
+    """A message's parts in their final order. A number is a count of images in a row."""
 
     role: str
     parts: tuple[str | int, ...]
@@ -182,7 +185,7 @@ def _order(message: Message, media: Sequence[Media], numbers: Sequence[int]) -> 
 
 
 def _tidy(parts: Sequence[str | int]) -> tuple[str | int, ...]:
-    """Without empty texts; where all text comes last, without the white space that sets the images apart from it."""
+    """Drops empty texts. If all text comes last, also drops the white space between the images and the text."""
     solid = [part for part in parts if isinstance(part, int) or part.strip()]
     if all(isinstance(part, int) for part in solid[:-1]) and solid:
         last = solid[-1]
@@ -191,7 +194,7 @@ def _tidy(parts: Sequence[str | int]) -> tuple[str | int, ...]:
 
 
 def _spaced(parts: Sequence[str | int]) -> tuple[str | int, ...]:
-    """White space between parts that were given one by one: a space before an image, a newline after it."""
+    """Adds white space between separate parts: a space before an image, a newline after it."""
     spaced: list[str | int] = []
     for part in parts:
         before = spaced[-1] if spaced else None
@@ -204,7 +207,7 @@ def _spaced(parts: Sequence[str | int]) -> tuple[str | int, ...]:
 
 
 def _joined(parts: Sequence[str | int], marker: str) -> str:
-    """One text, a marker for every image, texts apart by a newline. Of two newlines after a marker one is enough."""
+    """One text with a marker for each image. A newline separates texts; a second newline after a marker is dropped."""
     text = ""
     for index, part in enumerate(parts):
         if isinstance(part, int):

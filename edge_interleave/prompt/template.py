@@ -1,10 +1,10 @@
-"""Renders a model's chat template: Jinja2 source from a stranger, run in a sandbox with bounds.
+"""Renders a model's chat template: untrusted Jinja2 source, run in a sandbox with limits.
 
-The environment is the one that Hugging Face transformers gives templates: trimmed blocks, loop controls,
-`raise_exception`, `tojson`, `strftime_now`, and `{% generation %}` blocks, which here only group. Only the filters and
-string methods that chat templates use are there. Bounds: the source's length, the output's, lengths that operators and
-methods make, numbers given to calls, and steps: loop rounds, calls, and what filters, tests, slices and comparisons go
-through, all together. Knows nothing about images or tokens.
+Templates get the environment of Hugging Face transformers: trimmed blocks, loop controls, `raise_exception`, `tojson`,
+`strftime_now`, and `{% generation %}` blocks, which only group here. Only the filters and string methods that chat
+templates use are available. The limits bound the length of the source, of the output and of every intermediate text or
+list, the numbers given to calls, and the steps in all: loop rounds, calls, and the values that filters, tests, slices
+and comparisons traverse.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TEXT_METHODS = (
     "strip", "swapcase", "title", "upper",
 )  # fmt: skip
 INDENT_MAX = 16
-# Those that take values as they are, or go through a list once; the others make a text of it, or look into it.
+# Filters linear in the length of a list; all others may stringify or recurse.
 _SHALLOW_FILTERS = (
     "count", "d", "default", "first", "items", "join", "last", "length", "list", "map", "reject", "rejectattr",
     "reverse", "select", "selectattr",
@@ -66,17 +66,17 @@ QWEN_1_5_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-"""For checkpoints that bring no template: the conversation `qwen_1_5` of the original LLaVA-NeXT code. Its messages
-hold plain text, in which each image marker is followed by a newline."""
+"""For checkpoints without a template: the conversation `qwen_1_5` of the original LLaVA-NeXT code. Messages are plain
+text, with a newline after each image marker."""
 
 
 class ChatTemplate:
-    """A compiled template. Rendering is serialised, so threads may share one."""
+    """A compiled template. Threads may share it: it renders one prompt at a time."""
 
     def __init__(
         self, source: str, *, bos_token: str | None = None, eos_token: str = "", name: str = "the chat template"
     ) -> None:
-        """Compile. `name` is what errors call it. Raises BundleError where the source is too long or not Jinja2."""
+        """Compile the source. Errors use `name`. Raises BundleError if the source is too long or not valid Jinja2."""
         self._name = name
         if len(source) > SOURCE_CHARACTERS_MAX:
             raise BundleError(f"{name} is longer than {SOURCE_CHARACTERS_MAX} characters; convert again")
@@ -87,14 +87,14 @@ class ChatTemplate:
             tree = self._environment.parse(source)
             code = self._environment.compile(_bounded(tree, self._environment))
             self._template = jinja2.Template.from_code(self._environment, code, self._environment.globals)
-        except Exception as error:  # beside Jinja2's own, whatever its parser or Python's run into
+        except Exception as error:  # Jinja2's own errors, and whatever its parser or Python's raises
             raise BundleError(f"{name} is not sound ({one_line(error)}); convert again") from error
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
         """The prompt's text.
 
-        Raises UsageError where the template refuses the messages (say, roles that do not alternate), BundleError where
-        it fails or exceeds its bounds.
+        Raises UsageError if the template refuses the messages (for example roles that do not alternate), BundleError if
+        it fails or exceeds a limit.
         """
         with self._lock:
             self._environment.steps = 0
@@ -109,7 +109,7 @@ class ChatTemplate:
                         raise _BoundsError("its output is too long")
             except _RefusedError as error:
                 raise UsageError(f"{self._name} refuses these messages: {one_line(error)}") from error
-            except Exception as error:  # a template can raise whatever Python's operators raise
+            except Exception as error:  # whatever Python's operators raise
                 raise BundleError(f"{self._name} fails ({one_line(error)}); convert the model again") from error
             return "".join(pieces)
 
@@ -119,7 +119,7 @@ class _RefusedError(Exception):
 
 
 class _BoundsError(Exception):
-    """The template exceeded a bound."""
+    """The template exceeded a limit."""
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -143,7 +143,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         filters: dict[str, Any] = self.filters
         tests: dict[str, Any] = self.tests
         self.filters = {name: self._guarded(filters[name], name in _SHALLOW_FILTERS) for name in FILTERS}
-        # Filters of ours, by names that no template can spell.
+        # Our own filters; no template can spell their names.
         self.filters[_COUNTED], self.filters[_JOINED], self.filters[_WEIGHED] = (
             self._counted,
             self._joined,
@@ -157,7 +157,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         return not isinstance(obj, (bytes, int, float)) and super().is_safe_attribute(obj, attr, value)
 
     def wrap_str_format(self, value: Any) -> None:
-        """No `format`: what it makes can be of any width."""
+        """No `format`: its output can have any width."""
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         self._count(1)
@@ -193,7 +193,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             raise _BoundsError(f"more than {STEPS_MAX} steps")
 
     def _make(self, left: Any, right: Any, length: int) -> None:
-        """Count what it costs to make a text or a list of this length."""
+        """Count the steps of making a text or a list of this length."""
         self._check_length(length)
         self._count(length // (CHARACTERS_A_STEP if isinstance(left, str) or isinstance(right, str) else 1))
 
@@ -202,7 +202,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             raise _BoundsError("a text too long")
 
     def _spend(self, *values: Any) -> None:
-        """Count what it costs to go through each value once, not into it."""
+        """Count the steps of traversing each value once, without recursion."""
         for value in values:
             if isinstance(value, str):
                 self._count(1 + len(value) // CHARACTERS_A_STEP)
@@ -210,7 +210,7 @@ class _Environment(ImmutableSandboxedEnvironment):
                 self._count(1 + len(value))
 
     def _weighed(self, value: Any) -> Any:
-        """The value, all that is in it counted as often as it is met: lists can hold a list twice, and so on."""
+        """The value, after counting everything in it. What occurs twice counts twice: lists can share a list."""
         waiting, characters = [value], 0
         while waiting:
             item = waiting.pop()
@@ -227,7 +227,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         return value
 
     def _guarded(self, function: Callable[..., Any], shallow: bool) -> Callable[..., Any]:
-        """A filter or a test whose operands are counted; and what it gives, where that comes one by one."""
+        """A filter or test that counts its operands, and the items of its result if that is an iterator."""
 
         @wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -243,7 +243,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         return guarded
 
     def _counted(self, values: Any) -> Any:
-        """What a loop goes through, its rounds counted."""
+        """The values of a loop, its rounds counted."""
         if isinstance(values, (str, _ONCE)):
             self._count(len(values))
             return values
@@ -255,7 +255,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             yield value
 
     def _joined(self, values: Sequence[Any]) -> str:
-        """What `~` makes of its operands."""
+        """The result of `~` on the operands."""
         self._weighed(values)
         return "".join(map(str, values))
 
@@ -286,7 +286,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 
 class _Generation(Extension):
-    """`{% generation %} ... {% endgeneration %}`: marks the assistant's words for training; here it only groups."""
+    """`{% generation %} ... {% endgeneration %}`: marks the assistant's words for training; only groups here."""
 
     tags = {"generation"}  # noqa: RUF012 - as Jinja2 declares it
 
@@ -296,7 +296,7 @@ class _Generation(Extension):
 
 
 def _bounded(tree: nodes.Template, environment: jinja2.Environment) -> nodes.Template:
-    """The tree with loops, `~`, slices and comparisons led through the environment's filters that count."""
+    """The tree with loops, `~`, slices and comparisons wrapped in the environment's counting filters."""
     for loop in tree.find_all(nodes.For):
         loop.iter = _through(_COUNTED, loop.iter)
     for compare in tree.find_all(nodes.Compare):
@@ -332,7 +332,7 @@ def _concat_replaced(node: nodes.Node) -> nodes.Node:
 
 
 def _length(value: Any, *, number: bool = False) -> int:
-    """Length of a text or a list; of a number, itself where it is to be a factor."""
+    """Length of a text or a list; 1 for another value; with `number`, the value of a number (a factor of `*`)."""
     if isinstance(value, int) and number:
         return max(int(value), 0)
     return len(value) if isinstance(value, (str, bytes, list, tuple, dict)) else 1

@@ -1,11 +1,11 @@
-"""Text to token ids and back, by a bundle's `tokenizer.json`. Knows nothing about messages or templates.
+"""Converts text to token ids and back, with a bundle's `tokenizer.json`.
 
-Two things are added to the tokenizer, in memory only:
+Two kinds of tokens are added, in memory only:
 
-- the image marker, where the vocabulary has none (original LLaVA-NeXT checkpoints): it then splits the text as the
+- the image marker, if the vocabulary has none (original LLaVA-NeXT checkpoints), so that it splits the text as the
   original code does;
-- a stand-in for every special token, one private-use character each. `shield` puts them into text that a user or a
-  model wrote, so that a `<|im_end|>` in a question stays seven characters of text and never becomes a control token.
+- a stand-in for each special token: one private-use character. `shield` puts stand-ins into text that a user or a
+  model wrote, so that `<|im_end|>` in a question stays ten characters of text and never becomes a control token.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from edge_interleave.errors import BundleError, one_line
 from edge_interleave.prompt.tokenizer_check import check_tokenizer
 
 IMAGE = -1
-"""Stands for an image marker among token ids."""
+"""An image marker among token ids."""
 FILE_BYTES_MAX = 64 << 20
 STAND_INS_FROM = 0xF0000
 STAND_INS_MAX = 0xFFFD
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
-"""A byte in the vocabulary of SentencePiece's kind, where the decoder takes it for one."""
+"""A byte token as SentencePiece writes it."""
 
 
 class TextTokenizer:
     """A tokenizer for prompts and answers."""
 
     def __init__(self, path: Path, image_token: str, vocab_size: int) -> None:
-        """Read a `tokenizer.json`. Raises BundleError where it is not one or has ids past the decoder's vocabulary."""
+        """Read a `tokenizer.json`. Raises BundleError if it is damaged or has ids past the decoder's vocabulary."""
         self._path = path
         self._tokenizer = _read(path)
         self._plain = _read(path)  # recognises no special tokens
         self._plain.encode_special_tokens = True
         if self._tokenizer.get_vocab_size() > vocab_size:
             raise BundleError(
-                f"{path}: {self._tokenizer.get_vocab_size()} tokens, the decoder knows {vocab_size}; convert again"
+                f"{path}: {self._tokenizer.get_vocab_size()} tokens, but the decoder has {vocab_size}; convert again"
             )
         added = self._tokenizer.get_added_tokens_decoder().values()
         specials = sorted({token.content for token in added if token.special and token.content} | {image_token})
         if len(specials) > STAND_INS_MAX:
-            raise BundleError(f"{path}: {len(specials)} special tokens are more than a tokenizer has; convert again")
+            raise BundleError(f"{path}: {len(specials)} special tokens, more than {STAND_INS_MAX}; convert again")
         stand_ins = {special: chr(STAND_INS_FROM + index) for index, special in enumerate(specials)}
         if image_token not in {token.content for token in added}:
             self._tokenizer.add_special_tokens([AddedToken(image_token, normalized=False)])
@@ -63,11 +63,11 @@ class TextTokenizer:
         return cls(bundle.file(TOKENIZER_NAME), manifest.prompt.image_token, manifest.decoder.vocab_size)
 
     def shield(self, text: str) -> str:
-        """The text with its special tokens replaced by stand-ins, which `encode` takes for ordinary text."""
+        """The text with stand-ins for its special tokens, so that `encode` reads them as ordinary text."""
         return self._specials.sub(lambda match: self._stand_ins[match[0]], text)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids, special tokens recognised, nothing put before or after; an image marker gives IMAGE."""
+        """Token ids. Special tokens are recognised, an image marker gives IMAGE, and nothing is added at the ends."""
         ids: list[int] = []
         for token in self._encoded(self._tokenizer, text):
             if token == self._image_id:
@@ -79,7 +79,7 @@ class TextTokenizer:
         return ids
 
     def encode_plain(self, text: str) -> list[int]:
-        """Token ids of text in which nothing is special."""
+        """Token ids of text; special tokens are read as ordinary text."""
         return self._encoded(self._plain, text)
 
     def _encoded(self, tokenizer: Tokenizer, text: str) -> list[int]:
@@ -87,7 +87,7 @@ class TextTokenizer:
             return list(tokenizer.encode(_unicode(text), add_special_tokens=False).ids)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # a panic of the library is no Exception
+        except BaseException as error:  # a panic in the library's Rust code is not an Exception
             reason = one_line(error)
             raise BundleError(
                 f"{self._path}: the tokenizer fails ({reason}); convert or pull the model again"
@@ -98,7 +98,7 @@ class TextTokenizer:
         return str(self._plain.to_str())
 
     def token_id(self, token: str) -> int | None:
-        """The id of a token of the vocabulary, None where it has no such token."""
+        """The id of a token; None if the vocabulary lacks it."""
         return self._plain.token_to_id(token)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -106,16 +106,16 @@ class TextTokenizer:
         return str(self._plain.decode(list(ids), skip_special_tokens=True))
 
     def stream(self) -> TextStream:
-        """A fresh incremental decoder."""
+        """A new incremental decoder."""
         return TextStream(self._plain)
 
 
 class TextStream:
-    """Turns ids into text one at a time, holding back bytes until they make whole characters.
+    """Decodes ids one at a time, and holds back bytes until they form whole characters.
 
-    Bytes that never make one become U+FFFD, as soon as that is certain. It raises for no sequence of ids.
-    `tokenizers.DecodeStream` does: text that was given out already can change under a byte-fallback decoder, which
-    replaces all bytes of a run where one is wrong.
+    Bytes that cannot form a character become U+FFFD as soon as that is certain. No sequence of ids makes it raise.
+    (`tokenizers.DecodeStream` can raise: a byte-fallback decoder replaces all bytes of a run if one is wrong, which
+    changes text that was already returned.)
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -124,12 +124,12 @@ class TextStream:
         self._special = {number for number, token in added.items() if token.special}
         self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
         self._before: list[int] = []
-        """The tokens whose text was given out last: what comes next can depend on them (a space at the beginning)."""
+        """The tokens of the last returned text. The next text can depend on them (a leading space)."""
         self._held: list[int] = []
-        """Tokens after those, whose text ends inside a character."""
+        """Later tokens, whose text ends inside a character."""
 
     def push(self, token: int) -> str:
-        """The text that this token completes; empty where it ends inside a character or is special."""
+        """The text that this token completes; empty if it ends inside a character or is special."""
         spelt = self._tokenizer.id_to_token(token)
         if spelt is None or token in self._special:
             return ""
@@ -137,7 +137,7 @@ class TextStream:
         alone = "" if byte is None else self._decoded([token])
         if byte is not None and alone != byte[0]:
             text = self._flush_held() + self._bytes.decode(bytes([int(byte[1], 16)]))
-            stripped = not self._before and not alone  # a space that begins the answer
+            stripped = not self._before and not alone  # the answer's leading space
             self._before = [token]
             return "" if stripped else text
         broken = self._bytes.decode(b"", final=True)
@@ -146,7 +146,7 @@ class TextStream:
         return broken if text.endswith("\ufffd") else broken + self._give_out(text)
 
     def rest(self) -> str:
-        """What is held back, once no more comes: U+FFFD for bytes that make no character."""
+        """The text held back, after the last token; U+FFFD for bytes that form no character."""
         return self._flush_held() + self._bytes.decode(b"", final=True)
 
     def _flush_held(self) -> str:
@@ -165,7 +165,7 @@ class TextStream:
             return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException:  # a panic of the library is no Exception
+        except BaseException:  # a panic in the library's Rust code is not an Exception
             return ""
 
 
@@ -187,5 +187,5 @@ def _read(path: Path) -> Tokenizer:
 
 
 def _unicode(text: str) -> str:
-    """The text without lone surrogates, which arguments that are no UTF-8 hold, and no tokenizer takes."""
+    """The text without lone surrogates, which arguments that are not UTF-8 hold and no tokenizer accepts."""
     return text.encode("utf-8", "replace").decode("utf-8")

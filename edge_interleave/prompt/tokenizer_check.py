@@ -1,7 +1,7 @@
-"""Checks a `tokenizer.json` before the `tokenizers` library sees it: some that make no sense end the whole process.
+"""Checks a `tokenizer.json` before the `tokenizers` library parses it: some malformed files abort the whole process.
 
-What is let through is what the tokenizers of Qwen and Llama models are made of: byte-pair merges, and normalizers,
-pre-tokenizers and decoders that do not make a text longer. Knows nothing about bundles or checkpoints.
+Accepted are the components of Qwen's and Llama's tokenizers: byte-pair merges, and normalizers, pre-tokenizers and
+decoders that do not lengthen a text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _POST_PROCESSORS = ("ByteLevel", "TemplateProcessing")
 
 
 def check_tokenizer(content: bytes) -> None:
-    """Raise ValueError, in one line, unless `content` is such a tokenizer, as far as can be seen without running it."""
+    """Raise ValueError, in one line, if `content` is not such a tokenizer. Nothing in it is run."""
     try:
         raw = json.loads(content.decode("utf-8"))
     except RecursionError:
@@ -58,7 +58,7 @@ def _check_model(model: dict[str, Any]) -> None:
 
 
 def _steps(key: str, raw: Any, inner: str) -> Iterator[dict[str, Any]]:
-    """The steps of a part, those of a sequence one by one."""
+    """The steps of a component; of a sequence, each of its steps."""
     if raw is None:
         return
     if not isinstance(raw, dict):
@@ -74,21 +74,21 @@ def _steps(key: str, raw: Any, inner: str) -> Iterator[dict[str, Any]]:
 
 def _check_texts(key: str, step: dict[str, Any]) -> None:
     if step["type"] == "Prepend" and len(str(step.get("prepend"))) > TEXT_MAX:
-        raise ValueError(f"its {key} puts a long text before every text")
+        raise ValueError(f"its {key} prepends a long text")
     pattern: Any = step.get("pattern")
     if step["type"] not in ("Replace", "Split"):
         return
     text = pattern.get("String", pattern.get("Regex")) if isinstance(pattern, dict) else None
     if not isinstance(text, str) or not 1 <= len(text) <= REGEX_MAX:
-        raise ValueError(f"its {key} has no pattern, or one too long")
+        raise ValueError(f"its {key} has no pattern, or too long a pattern")
     if "Regex" in pattern and _repeats_group(text):
-        raise ValueError(f"its {key} repeats a group, which can take for ever")
+        raise ValueError(f"its {key} repeats a group, which can take exponential time")
     if step["type"] == "Replace" and ("String" not in pattern or len(str(step.get("content"))) > len(text)):
-        raise ValueError(f"its {key} replaces by patterns, or by longer texts")
+        raise ValueError(f"its {key} replaces a pattern, or inserts a longer text")
 
 
 def _repeats_group(regex: str) -> bool:
-    """Whether a group is repeated without end: in one that holds a repetition, the ways to match grow by powers."""
+    """Whether a group is repeated without limit. If it contains a repetition, matching can take exponential time."""
     escaped = inside = False
     for character, following in pairwise(regex):
         if escaped:

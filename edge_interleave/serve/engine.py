@@ -80,10 +80,15 @@ class Engine:
         return len(self._queue)
 
     @property
+    def running(self) -> bool:
+        """Whether a job runs."""
+        return self._running is not None
+
+    @property
     def busy(self) -> bool:
         """Whether a job runs or waits, or a live window is open."""
         model = self._model
-        return self._running is not None or self.waiting > 0 or (model is not None and model.windows > 0)
+        return self.running or self.waiting > 0 or (model is not None and model.windows > 0)
 
     @property
     def used(self) -> float:

@@ -38,6 +38,7 @@ class Metrics:
         )
         self._loaded = Gauge("edge_interleave_model_loaded", "1: loaded.", ("model",), registry=self.registry)
         self._queue = Gauge("edge_interleave_queue_length", "Requests that wait.", ("model",), registry=self.registry)
+        self._busy = Gauge("edge_interleave_busy", "1: works on a request.", ("model",), registry=self.registry)
         self._caches = Gauge("edge_interleave_kv_entries", "KV entries in use.", ("model",), registry=self.registry)
         self.windows = Gauge("edge_interleave_live_windows", "Live windows that are open.", registry=self.registry)
         for name, text, value in (
@@ -54,6 +55,7 @@ class Metrics:
         """Show a model's queue and KV caches."""
         self._loaded.labels(model).set(0)
         self._queue.labels(model).set_function(lambda: engine.waiting)
+        self._busy.labels(model).set_function(lambda: float(engine.running))
         self._caches.labels(model).set_function(lambda: engine.entries)
 
     def job_ended(self, model: str, waited_s: float, seconds: float) -> None:

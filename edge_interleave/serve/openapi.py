@@ -39,7 +39,7 @@ def description(*, with_key: bool) -> dict[str, Any]:
                 "post": _takes(LiveQuestion, "Ask about a live window.", stream=True, parameters=[_ID])
             },
             "/props": {"get": _gives("What llama.cpp's server tells about itself.", parameters=[_query("model")])},
-            "/health": {"get": _gives("Whether the server runs.")},
+            "/health": {"get": {**_gives("Whether the server runs."), "security": []}},
             "/metrics": {"get": _gives("Counters for Prometheus.", media="text/plain")},
         },
         "components": components,

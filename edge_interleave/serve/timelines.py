@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 from edge_interleave.decoding.generation import Prefill
-from edge_interleave.decoding.inputs import Input, TextInput, VisualInput
+from edge_interleave.decoding.inputs import Input, PromptSpan, inputs_of_spans, spans_of
 from edge_interleave.decoding.session import ANSWER_ROOM, Session
 from edge_interleave.decoding.timeline import Key
 from edge_interleave.errors import EdgeInterleaveError
@@ -27,17 +27,8 @@ from edge_interleave.util.arrays import FloatArray
 
 
 @dataclass(frozen=True)
-class Unit:
-    """One text token or one image of a prompt."""
-
-    key: Key
-    size: int = 1
-    image: VisualInput | None = None
-
-
-@dataclass(frozen=True)
 class Reuse:
-    """What of a timeline serves a prompt. Counts are of entries of the timeline and units of the prompt."""
+    """What of a timeline serves a prompt. Counts are of spans."""
 
     kept: int
     """The beginning that both have."""
@@ -86,17 +77,17 @@ class SharedTimeline:
         """KV entries that lie here."""
         return self.session.timeline.length
 
-    def reuse(self, units: Sequence[Unit]) -> Reuse:
-        """What serves a prompt of these units best."""
+    def reuse(self, prompt_spans: Sequence[PromptSpan]) -> Reuse:
+        """The part of the timeline that serves the prompt best."""
         timeline = self.session.timeline
-        keys = [unit.key for unit in units]
-        # The last unit is computed even where it is here: its logits are wanted.
-        kept = min(timeline.common_prefix(keys), len(units) - 1)
-        before = [0, *accumulate(unit.size for unit in units)]
+        keys = [span.key for span in prompt_spans]
+        # The last span is computed even where it is here: its logits are wanted.
+        kept = min(timeline.common_prefix(keys), len(prompt_spans) - 1)
+        before = [0, *accumulate(span.size for span in prompt_spans)]
         plain = Reuse(kept, computed=before[-1] - before[kept], reused=before[kept])
-        if self._exact or sum(unit.image is not None for unit in units) < 2:
+        if self._exact or sum(span.image is not None for span in prompt_spans) < 2:
             return plain
-        slide = self._slide(units, before, kept)
+        slide = self._slide(prompt_spans, before, kept)
         return plain if slide is None or slide.computed >= plain.computed else slide
 
     def prefill(self, prompt: Sequence[Input], cancel: threading.Event | None = None) -> Prefill | None:
@@ -105,12 +96,12 @@ class SharedTimeline:
         Raises ContextFullError, BackendError.
         """
         self.used = time.monotonic()
-        units = units_of(prompt)
-        reuse = self.reuse(units)
+        prompt_spans = spans_of(prompt)
+        reuse = self.reuse(prompt_spans)
         self.slid = Slid()
-        if reuse.gap and self._fits(units):
+        if reuse.gap and self._fits(prompt_spans):
             try:
-                return self._prefill_sliding(units, reuse, cancel)
+                return self._prefill_sliding(prompt_spans, reuse, cancel)
             except EdgeInterleaveError:
                 self.session.reset()
                 self._approximate_from = None
@@ -120,7 +111,7 @@ class SharedTimeline:
         prefilled = self.session.prefill(prompt, cancel)
         if not self.session.timeline.spans:
             self._approximate_from = None
-        self.slid = Slid(approximate=self._traces(units, reuse.kept))
+        self.slid = Slid(approximate=self._traces(prompt_spans, reuse.kept))
         return prefilled
 
     def append_token(self, token: int) -> FloatArray:
@@ -131,44 +122,46 @@ class SharedTimeline:
         """Free the decoder."""
         self.session.close(reason)
 
-    def _prefill_sliding(self, units: Sequence[Unit], reuse: Reuse, cancel: threading.Event | None) -> Prefill | None:
+    def _prefill_sliding(
+        self, prompt_spans: Sequence[PromptSpan], reuse: Reuse, cancel: threading.Event | None
+    ) -> Prefill | None:
         started = time.perf_counter()
         session, spans = self.session, self.session.timeline.spans
         gone = spans[reuse.kept : reuse.kept + reuse.gap]
         session.truncate(reuse.kept + reuse.gap + reuse.tail)
         session.evict(reuse.kept, reuse.kept + reuse.gap)
-        anew = units[reuse.kept : reuse.kept + reuse.anew]
+        anew = prompt_spans[reuse.kept : reuse.kept + reuse.anew]
         ranges = session.timeline.spans[reuse.kept : reuse.kept + reuse.anew]
         if any(span.end != after.start for span, after in pairwise(ranges)):
             session.close_gaps()
-        session.recompute(reuse.kept, inputs_of_units(anew))
+        session.recompute(reuse.kept, inputs_of_spans(anew))
         first = reuse.kept + reuse.anew
         self._approximate_from = first if self._approximate_from is None else min(first, self._approximate_from)
-        new = units[reuse.kept + reuse.tail :]
-        prefilled = session.extend(inputs_of_units(new), cancel)
-        recomputed = sum(unit.size for unit in anew)
+        new = prompt_spans[reuse.kept + reuse.tail :]
+        prefilled = session.extend(inputs_of_spans(new), cancel)
+        recomputed = sum(span.size for span in anew)
         self.slid = Slid(
             evicted=sum(span.end - span.start for span in gone),
             recomputed=recomputed,
-            approximate=self._traces(units, reuse.kept + reuse.tail),
+            approximate=self._traces(prompt_spans, reuse.kept + reuse.tail),
         )
         if prefilled is None:
             return None
         return replace(
             prefilled,
-            visual_tokens=sum(unit.size for unit in units if unit.image is not None),
+            visual_tokens=sum(span.size for span in prompt_spans if span.image is not None),
             cached_tokens=prefilled.cached_tokens - recomputed,
             seconds=time.perf_counter() - started,
         )
 
-    def _slide(self, units: Sequence[Unit], before: Sequence[int], kept: int) -> Reuse | None:
+    def _slide(self, prompt_spans: Sequence[PromptSpan], before: Sequence[int], kept: int) -> Reuse | None:
         """The longest run of spans further on that equals what the prompt goes on with."""
         spans = self.session.timeline.spans[kept:]
-        wanted = [unit.key for unit in units[kept:-1]]
+        wanted = [span.key for span in prompt_spans[kept:-1]]
         runs = _runs_of(wanted, [span.key for span in spans])
         gap = max(range(1, len(spans)), key=lambda at: before[kept + runs[at]], default=0)
         tail = runs[gap] if gap else 0
-        images = [number for number in range(kept, kept + tail) if units[number].image is not None]
+        images = [number for number in range(kept, kept + tail) if prompt_spans[number].image is not None]
         if not images:
             return None
         anew = (images[1] if len(images) > 1 else kept + tail) - kept
@@ -176,15 +169,15 @@ class SharedTimeline:
         computed = recomputed + before[-1] - before[kept + tail]
         return Reuse(kept, gap, tail, anew, computed, before[-1] - computed)
 
-    def _fits(self, units: Sequence[Unit]) -> bool:
+    def _fits(self, prompt_spans: Sequence[PromptSpan]) -> bool:
         """Whether the prompt and an answer have room in this KV cache as it is."""
-        return sum(unit.size for unit in units) + ANSWER_ROOM <= self.session.decoder.facts.capacity
+        return sum(span.size for span in prompt_spans) + ANSWER_ROOM <= self.session.decoder.facts.capacity
 
-    def _traces(self, units: Sequence[Unit], kept: int) -> int:
-        """KV entries of the prompt's kept units that carry traces."""
+    def _traces(self, prompt_spans: Sequence[PromptSpan], kept: int) -> int:
+        """KV entries of the kept spans that carry traces."""
         if self._approximate_from is None:
             return 0
-        return sum(unit.size for unit in units[self._approximate_from : kept])
+        return sum(span.size for span in prompt_spans[self._approximate_from : kept])
 
 
 class TimelinePool:
@@ -212,8 +205,8 @@ class TimelinePool:
         A timeline that would lose more than it saves is left alone while another one can be opened, or has been idle
         longer. Raises BackendError where the first cannot be opened.
         """
-        units = units_of(prompt)
-        found = [(timeline.reuse(units), timeline) for timeline in self._timelines]
+        prompt_spans = spans_of(prompt)
+        found = [(timeline.reuse(prompt_spans), timeline) for timeline in self._timelines]
         if found:
             reuse, best = min(found, key=lambda pair: pair[0].computed)
             if reuse.reused and best.length - reuse.reused <= reuse.reused:
@@ -232,35 +225,6 @@ class TimelinePool:
         for timeline in self._timelines:
             timeline.close(reason)
         self._timelines.clear()
-
-
-def units_of(prompt: Sequence[Input]) -> list[Unit]:
-    """The units of a prompt."""
-    units: list[Unit] = []
-    for part in prompt:
-        if isinstance(part, TextInput):
-            units += map(Unit, part.ids)
-        else:
-            units.append(Unit(part.key, part.size, part))
-    return units
-
-
-def inputs_of_units(units: Sequence[Unit]) -> list[Input]:
-    """What a session takes: units put together again."""
-    inputs: list[Input] = []
-    run: list[int] = []
-    for unit in units:
-        if unit.image is None:
-            assert isinstance(unit.key, int)
-            run.append(unit.key)
-            continue
-        if run:
-            inputs.append(TextInput(tuple(run)))
-            run = []
-        inputs.append(unit.image)
-    if run:
-        inputs.append(TextInput(tuple(run)))
-    return inputs
 
 
 def _runs_of(wanted: Sequence[Key], there: Sequence[Key]) -> list[int]:

@@ -1,8 +1,7 @@
-"""A lock on a folder that is being built, or on a file that is being written, held by the folder or file itself.
+"""Locks a folder that is being built, or a file that is being written, against other processes.
 
-A killed process frees it, and no lock file is left. File systems without such locks (some NFS mounts, FUSE) get a lock
-file beside it instead, which names its process and is taken over once that process has ended. Independent of what is
-built.
+The system locks the folder or file itself, and releases it if the process is killed. On file systems without locks
+(some NFS mounts, FUSE) a lock file beside it names its process, and is taken over after that process has ended.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from edge_interleave.errors import InputError
 
 _POLL_S = 0.1
 _WRITING_S = 2.0
-"""A lock file is made and then written; one that stays empty for longer was left by a process that ended in between."""
+"""Seconds between creating and writing a lock file. If it stays empty for longer, its process has ended."""
 _PATIENCE_S = 600.0
-"""For a process on another machine, of which nobody here can say whether it still runs."""
+"""Seconds to wait for a process on another machine, which may have ended."""
 _BYTES_MAX = 4096
 
 
@@ -32,16 +31,16 @@ class LockedError(BlockingIOError):
     def __init__(self, remedy: str = "wait for it") -> None:
         super().__init__(remedy)
         self.remedy = remedy
-        """What to do about it, in a few words."""
+        """What the user can do, in a few words."""
 
 
 @contextmanager
 def locked_folder(folder: Path, *, wait: bool) -> Iterator[bool]:
-    """Make a folder where it is missing, and hold a lock on it; on Windows there is none.
+    """Create a folder if needed, and hold a lock on it. On Windows nothing is locked.
 
-    Gives whether the folder that is locked is still the one that lies there: between opening and locking, the process
-    that had it may have finished and renamed it. Where it is left empty it is removed. Raises LockedError where
-    another process has it and `wait` is not set, InputError where it cannot be locked.
+    Gives whether the locked folder is still at its path: the process that held the lock may have finished and renamed
+    the folder. A folder that is empty at the end is removed. Raises LockedError if another process holds the lock and
+    `wait` is False, and InputError if the folder cannot be locked.
     """
     if sys.platform == "win32":
         folder.mkdir(exist_ok=True)
@@ -56,15 +55,15 @@ def locked_folder(folder: Path, *, wait: bool) -> Iterator[bool]:
             finally:
                 if ours:
                     with suppress(OSError):
-                        folder.rmdir()  # only where nothing is in it
+                        folder.rmdir()  # fails unless the folder is empty
     finally:
         os.close(descriptor)
 
 
 def _opened(folder: Path) -> int:
-    """A descriptor of the folder, made where it is missing."""
+    """A descriptor of the folder, which is created if needed."""
     while True:
-        # Another process that leaves it empty may remove it at any moment.
+        # Another process may remove the empty folder at any moment.
         with suppress(FileExistsError):
             folder.mkdir()
         with suppress(FileNotFoundError):
@@ -80,10 +79,10 @@ def _lies_at(descriptor: int, folder: Path) -> bool:
 
 @contextmanager
 def locked(descriptor: int, path: Path, *, wait: bool) -> Iterator[None]:
-    """Hold a lock on an open file or folder until the block ends or `descriptor` is closed; on Windows there is none.
+    """Hold a lock on an open file or folder until the block ends. On Windows nothing is locked.
 
-    `path`: where it lies. Raises LockedError where another process has it and `wait` is not set, InputError where
-    neither a lock nor a lock file can be had.
+    `path`: the path of `descriptor`. Raises LockedError if another process holds the lock and `wait` is False, and
+    InputError if neither a lock nor a lock file is possible.
     """
     if sys.platform == "win32":
         yield
@@ -95,7 +94,7 @@ def locked(descriptor: int, path: Path, *, wait: bool) -> Iterator[None]:
     except BlockingIOError:
         raise LockedError from None
     except OSError:
-        # ENOSYS, EOPNOTSUPP, ENOLCK, or EBADF for a folder on NFS: whichever it is, nothing is locked.
+        # The file system has no locks: ENOSYS, EOPNOTSUPP, ENOLCK, or EBADF for a folder on NFS.
         with _lock_file(path, wait=wait):
             yield
     else:
@@ -103,7 +102,7 @@ def locked(descriptor: int, path: Path, *, wait: bool) -> Iterator[None]:
 
 
 def lock_file_of(path: Path) -> Path:
-    """Where the lock file of a file or folder lies, on file systems without locks."""
+    """The path of the lock file of a file or folder, on file systems without locks."""
     return path.with_name(f".{path.name.lstrip('.')}.lock")
 
 
@@ -132,7 +131,7 @@ def _lock_file(path: Path, *, wait: bool) -> Iterator[None]:
 
 
 def _made(file: Path, content: bytes) -> bool:
-    """Make the lock file, unless there is one. Raises InputError."""
+    """Create the lock file. Returns False if it exists. Raises InputError."""
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:
@@ -153,12 +152,12 @@ def _made(file: Path, content: bytes) -> bool:
 def _unlockable(file: Path, error: OSError) -> InputError:
     return InputError(
         f"{file}: this file system has no locks, and a lock file cannot be made ({error.strerror}); "
-        "give a place on another disk"
+        "give a folder on another disk"
     )
 
 
 def _read(file: Path) -> bytes | None:
-    """What the lock file says; None where it is gone, or still being written."""
+    """The lock file's content; None if it is gone or being written."""
     try:
         content = file.read_bytes()[:_BYTES_MAX]
         if content or time.time() - file.stat().st_mtime < _WRITING_S:
@@ -169,7 +168,7 @@ def _read(file: Path) -> bytes | None:
 
 
 def _has_ended(holder: bytes) -> bool:
-    """Whether the process that made a lock file is known to have ended. One on another machine never is."""
+    """Whether the process of a lock file has ended for certain. That is never known of another machine's process."""
     if not holder:
         return True
     said = _said(holder)
@@ -181,7 +180,7 @@ def _has_ended(holder: bytes) -> bool:
         return True
     except OSError:  # it runs, as another user
         return False
-    # The number may be another process's by now.
+    # The id may belong to another process now.
     started = _started(said["pid"])
     return bool(started and said.get("started") and started != said["started"])
 
@@ -191,7 +190,7 @@ def _is_here(holder: bytes | None) -> bool:
 
 
 def _take_away(file: Path, holder: bytes) -> None:
-    """Remove the lock file of a process that has ended, unless it is another one's by now. Raises InputError."""
+    """Remove the lock file of an ended process, unless another process has replaced it. Raises InputError."""
     away = file.with_name(f"{file.name}.{os.getpid()}")
     try:
         file.rename(away)
@@ -199,7 +198,7 @@ def _take_away(file: Path, holder: bytes) -> None:
         return  # another process was faster
     except OSError as error:
         raise InputError(
-            f"{file}: was left by a process that has ended, and cannot be removed ({error.strerror}); delete it"
+            f"{file}: belongs to a process that has ended, and cannot be removed ({error.strerror}); delete it"
         ) from error
     if away.read_bytes()[:_BYTES_MAX] != holder:
         with suppress(OSError):
@@ -223,7 +222,7 @@ def _said(holder: bytes) -> dict[str, Any]:
 
 
 def _started(pid: int) -> str:
-    """What tells a process from a later one of the same number: when it started; empty where Linux does not say."""
+    """When a process started, which tells it from a later one with the same id; empty if the system does not say."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
         return f"{boot} {Path(f'/proc/{pid}/stat').read_text('utf-8', 'replace').rsplit(')', 1)[1].split()[19]}"

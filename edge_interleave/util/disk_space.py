@@ -18,7 +18,7 @@ FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 """Error numbers of a full disk, a full quota, and a file larger than the system allows."""
 MARGIN_BYTES = 64 << 20
 _PROBE_BYTES = 1 << 20
-_REMEDY = "free some, or give a place on another disk"
+_REMEDY = "free some space, or write to another disk"
 
 
 def require_room(folder: Path, needed: int) -> int:

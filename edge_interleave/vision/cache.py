@@ -43,38 +43,38 @@ class EmbeddingCache:
         """Bytes held now, at most the capacity."""
         self.hits = 0
         self.misses = 0
-        self._rows: OrderedDict[CacheKey, FloatArray] = OrderedDict()
+        self._entries: OrderedDict[CacheKey, FloatArray] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, key: CacheKey) -> FloatArray | None:
         """The visual tokens, read-only, or None. Counts a hit or a miss."""
         with self._lock:
-            rows = self._rows.get(key)
-            if rows is None:
+            tokens = self._entries.get(key)
+            if tokens is None:
                 self.misses += 1
                 return None
             self.hits += 1
-            self._rows.move_to_end(key)
-            return rows
+            self._entries.move_to_end(key)
+            return tokens
 
-    def put(self, key: CacheKey, rows: FloatArray) -> FloatArray:
+    def put(self, key: CacheKey, tokens: FloatArray) -> FloatArray:
         """Store a copy and return it, read-only. It is not stored if it exceeds the capacity by itself."""
         # A copy, because a view into a batch would keep the whole batch alive.
-        rows = np.array(rows, np.float32)
-        rows.flags.writeable = False
+        tokens = np.array(tokens, np.float32)
+        tokens.flags.writeable = False
         with self._lock:
-            old = self._rows.pop(key, None)
+            old = self._entries.pop(key, None)
             self.bytes -= 0 if old is None else old.nbytes
-            if rows.nbytes <= self.capacity_bytes:
-                self._rows[key] = rows
-                self.bytes += rows.nbytes
+            if tokens.nbytes <= self.capacity_bytes:
+                self._entries[key] = tokens
+                self.bytes += tokens.nbytes
             while self.bytes > self.capacity_bytes:
-                self.bytes -= self._rows.popitem(last=False)[1].nbytes
-        return rows
+                self.bytes -= self._entries.popitem(last=False)[1].nbytes
+        return tokens
 
     def __contains__(self, key: CacheKey) -> bool:
         with self._lock:
-            return key in self._rows
+            return key in self._entries
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._entries)

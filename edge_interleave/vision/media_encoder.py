@@ -92,22 +92,22 @@ class MediaEncoder:
         return replace(encoded, seconds=time.perf_counter() - started)
 
     def encode_pictures(self, groups: Sequence[Sequence[Pixels]], *, stride: int, tiles: bool) -> EncodedMedia:
-        """As `encode`, for pictures that are open: each group is one image, or the frames of one video."""
+        """As `encode`, for decoded pictures. Each group is one image, or the frames of one video."""
         started = time.perf_counter()
         pictures = [picture for group in groups for picture in group]
         counts = [len(group) for group in groups]
         ends = [number == count for count in counts for number in range(1, count + 1)]
         encoder, newline = self._encoder(), self._newline()
-        rows = encoder.encode(pictures, stride=stride, tiles=tiles, ends=ends, progress=self._progress)
+        tokens = encoder.encode(pictures, stride=stride, tiles=tiles, ends=ends, progress=self._progress)
         inputs = tuple(
             VisualInput(image) if newline is None or not end else VisualInput(image[:-1], newline)
-            for image, end in zip(rows, ends, strict=True)
+            for image, end in zip(tokens, ends, strict=True)
         )
         seconds = time.perf_counter() - started
         return EncodedMedia(inputs, tuple(counts), seconds, encoder.provider)
 
     def tokens_for(self, picture: Pixels | None = None, stride: int = 1, tiles: bool = False) -> int:
-        """How many visual tokens a picture becomes; None: the most that any does. See `ImageEncoder.tokens_for`."""
+        """The number of visual tokens of a picture, or the maximum over all pictures; see `ImageEncoder.tokens_for`."""
         return self._encoder().tokens_for(picture, stride, tiles)
 
     def live_encoder(self) -> ImageEncoder:

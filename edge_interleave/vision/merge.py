@@ -59,19 +59,20 @@ def merge(
     (hidden,), or None for the flat merge. `ends`: whether `newline` follows an image without tiles.
     """
     if newline is None or (len(parts) == 1 and not ends):
-        rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        merged = parts[0] if len(parts) == 1 else np.concatenate(parts)
     elif len(parts) == 1:
-        rows = np.concatenate([parts[0], newline[np.newaxis]])
+        merged = np.concatenate([parts[0], newline[np.newaxis]])
     else:
         side = math.isqrt(len(parts[0]))
         top, bottom, left, right = _shown(image_size, grid, side)
-        columns, count, hidden = grid[0] * side, grid[1] * side, len(newline)
+        columns, rows, hidden = grid[0] * side, grid[1] * side, len(newline)
+        # (tile rows, tile columns, side, side, hidden) -> (tile rows, side, tile columns, side, hidden)
         cells = np.stack(parts[1:]).reshape(grid[1], grid[0], side, side, hidden).transpose(0, 2, 1, 3, 4)
-        cells = cells.reshape(count, columns, hidden)[top:bottom, left:right]
+        cells = cells.reshape(rows, columns, hidden)[top:bottom, left:right]
         lines = np.concatenate([cells, np.broadcast_to(newline, (bottom - top, 1, hidden))], axis=1)
-        rows = np.concatenate([parts[0], lines.reshape(-1, hidden)])
-    rows.flags.writeable = False
-    return rows
+        merged = np.concatenate([parts[0], lines.reshape(-1, hidden)])
+    merged.flags.writeable = False
+    return merged
 
 
 def merged_tokens(side: int, image_size: tuple[int, int], grid: tuple[int, int], *, newline: bool) -> int:

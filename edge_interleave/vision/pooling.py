@@ -22,11 +22,11 @@ def pooled_grid(grid: int, stride: int, mode: str) -> int:
     if mode not in POOLING_MODES:
         raise UsageError(f"no pooling mode {mode!r}; choose one of {', '.join(POOLING_MODES)}")
     if stride < 1:
-        raise UsageError(f"pooling stride {stride} makes no sense; give 1 or more")
+        raise UsageError(f"pooling stride {stride} is less than 1; give 1 or more")
     if mode == "bilinear":
         return -(-grid // stride)
     if stride > grid:
-        raise UsageError(f"pooling stride {stride} leaves nothing of a {grid} x {grid} grid; give at most {grid}")
+        raise UsageError(f"pooling stride {stride} leaves no token of a {grid} x {grid} grid; give at most {grid}")
     return grid // stride
 
 

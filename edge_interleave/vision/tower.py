@@ -49,7 +49,7 @@ class VisionTower:
         self._session: Any = None
         self._run_options = run_options()
         if provider != CPU:
-            reason = self._tried(provider, threads)
+            reason = self._try_provider(provider, threads)
             if not reason:
                 return
             LOG.warning("%s: %s cannot run it (%s); the CPU does", self._path, provider.name, reason)
@@ -109,7 +109,7 @@ class VisionTower:
         self._hidden_size = _checked_signature(self._path, self._session, self._info, provider.fixed_shapes)
         self._provider = str(self._session.get_providers()[0])
 
-    def _tried(self, provider: Provider, threads: int | None) -> str:
+    def _try_provider(self, provider: Provider, threads: int | None) -> str:
         """Open the graph with the provider and run it once; returns the error's text, or nothing."""
         import onnxruntime as ort
 

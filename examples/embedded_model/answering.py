@@ -1,11 +1,13 @@
-"""Stage two: the whole model learns to answer.
+"""Stage two: train the whole model to answer.
 
-The tower learns on, slowly, and its patches are still asked what lies there. Besides the answers' tokens, two things
-are asked of a layer in the decoder's middle at every visual token: which image of the
-sequence the token belongs to (nothing else in the prompt says so, and "which image" and "in image 3" hang on it), and
-what lay at the same place in the image before (on which hang change, motion and appearance). And one attention head of
-that layer is shown where to look, from the name of a thing in a question to the visual tokens where it lies; after the
-layer, the name's own position must tell what the thing is, where it lies and in which image.
+The tower trains on at a lower rate, and keeps the patch losses of stage one. Auxiliary losses at a middle layer of the
+decoder:
+
+- at every visual token: the index of its image in the sequence (the prompt does not contain it, and questions such as
+  "which image" need it), and the item at the same place in the previous image (for change, motion and appearance);
+- one attention head is guided from the name of a thing in a question to the visual tokens where the thing lies;
+- after the layer, the name's position must predict what the thing is, where it lies, in which image, and how many there
+  are.
 """
 
 from __future__ import annotations
@@ -41,21 +43,21 @@ if TYPE_CHECKING:
 
 MIDDLE = 4
 ORDINALS = 8
-"""Images that are told apart by their number; later ones of longer sequences are asked nothing."""
+"""Number of images with an index loss; later images of longer sequences have none."""
 CLASSES = (len(vocabulary.KINDS), len(vocabulary.COLOURS))
-"""What can lie somewhere, and its colour; one class more of each stands for nothing."""
-# A count's first token tells it, and the rest of the answer repeats the question: so much more does it weigh.
+"""Numbers of kinds and of colours; one further class of each stands for nothing."""
+# Extra weight of the tokens that state a count; the rest of such an answer repeats the question.
 COUNTED = 4.0
 NONE = 10**6
-"""More than any class has a number."""
-# The last steps, by share of the decaying learning rate, that train through 4-bit rounding.
+"""Larger than any class."""
+# Below this share of the peak learning rate, training rounds the weights to 4 bits.
 QUANTIZED_SHARE = 0.6
-# What the patches' loss weighs beside the answers'.
+# Weight of the patches' loss, relative to the answers'.
 PATCHES = 0.06
 
 
 class Student(nn.Module):
-    """The whole model as it trains: pictures and questions in, losses out."""
+    """The whole model in training, with its auxiliary heads: pictures and questions in, losses out."""
 
     def __init__(self, model: LlavaForConditionalGeneration, tokenizer: Tokenizer, teacher: Teacher) -> None:
         super().__init__()
@@ -80,9 +82,9 @@ class Student(nn.Module):
         self.four_bits = False
 
     def hidden(self, batch: Batch, visual: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What `lean_decoder.forward` gives, with MIDDLE as the layer in the middle.
+        """The result of `lean_decoder.forward` with MIDDLE as the middle layer.
 
-        visual: what the projector gives of the batch's images, (images, tokens, width).
+        visual: the projector's output for the batch's images, (images, tokens, width).
         """
         if batch.stride > 1 and len(visual):
             grid = visual.float().permute(0, 2, 1).unflatten(2, (GRID, GRID))
@@ -93,14 +95,14 @@ class Student(nn.Module):
         return lean_decoder.forward(self.decoder, rows, batch.positions, batch.mask, MIDDLE, four_bits=self.four_bits)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits over the vocabulary: the head is the embedding matrix."""
+        """Logits over the vocabulary; the head is tied to the embeddings."""
         return hidden @ self.decoder.embed_tokens.weight.to(hidden.dtype).T
 
     def loss(self, batch: Batch, visual: Tensor, shown: Shown) -> tuple[Tensor, Tensor]:
-        """Mean cross entropy of the answers' tokens, and of what the middle layer is asked.
+        """Mean cross entropy of the answers' tokens, and the sum of the auxiliary losses.
 
-        visual: (images, tokens, width), of the images that `shown` tells about. Nothing in here asks the device how
-        much there is of something, which would make it wait.
+        visual: (images, tokens, width), of the images in `shown`. No step reads a value back from the device, which
+        would make it wait.
         """
         labels = shown.labels
         last, middle, after, looks = self.hidden(batch, visual)
@@ -124,20 +126,20 @@ class Student(nn.Module):
         return answers, asked
 
     def number_said(self, batch: Batch, at_visual: Tensor) -> Tensor:
-        """How badly the visual tokens of a live window tell the number that their frame was announced with.
+        """The loss of the visual tokens of a live window on the number that announces their frame.
 
-        Its last two digits, each a class; the mean cross entropies, added up.
+        The sum of the mean cross entropies of its last two digits.
         """
         numbers = batch.ordinals + batch.first_numbers
         guesses = self.digits(at_visual).float().unflatten(-1, (2, 10))
         return mean_loss(guesses[:, 0], numbers // 10 % 10) + mean_loss(guesses[:, 1], numbers % 10)
 
     def names(self, batch: Batch, looks: Tensor, after: Tensor, labels: Tensor) -> Tensor:
-        """Two things of every name in a question, added up.
+        """The losses of the names in the questions. labels: (visual tokens, 3).
 
-        How little the guided head looks from it at the tokens where that thing lies: the mean of -log(share of
-        attention on them). And, where the name means one thing, how badly its position after the layer tells the
-        thing's shape, colour, place and image: the mean cross entropy. labels: (visual tokens, 3).
+        The mean of -log(share of the guided head's attention from the name to the tokens where the thing lies), plus,
+        if the name means one thing, the mean cross entropies of its shape, colour, place and image, predicted from the
+        name's position after the layer.
         """
         n, t = batch.ids.shape
         count = GRID // batch.stride
@@ -168,9 +170,9 @@ class Student(nn.Module):
         return loss
 
     def counts(self, batch: Batch, after: Tensor, items: Tensor) -> Tensor:
-        """How badly the position of a name, after the layer, tells how many of that name the one picture shows.
+        """The mean cross entropy of how many things of a name the picture shows, predicted at the name's position.
 
-        The mean cross entropy. items: (images, ITEMS, 2).
+        items: (images, ITEMS, 2).
         """
         of_name = items[batch.named_image.clamp(min=0)]
         kind, colour = batch.named[:, 0, None], batch.named[:, 1, None]
@@ -181,7 +183,7 @@ class Student(nn.Module):
 
 
 def labels_before(labels: Tensor, ordinals: Tensor) -> Tensor:
-    """For each visual token, shape and colour at its place in the image before: (tokens, 2); IGNORE in first images."""
+    """For each visual token, kind and colour at its place one image before: (tokens, 2); IGNORE in first images."""
     earlier = labels.roll(1, 0).flatten(0, 2)
     nothing = torch.tensor(CLASSES, device=labels.device)
     earlier = torch.where(earlier == EMPTY, nothing, earlier)
@@ -203,10 +205,10 @@ def train(
     tower_slowness: float = 0.25,
     decay_share: float = 0.5,
 ) -> None:
-    """Train the whole model on batches; goes on from `checkpoint` where it exists.
+    """Train the whole model on batches; resumes from the state in `checkpoint` if it exists.
 
-    batches: gives the next one. saved: called when a state has been written, once a minute and at the end. The tower
-    learns on, at the rate times `tower_slowness`; 0 leaves it as it is.
+    batches: returns the next batch. saved: called after each saved state, once a minute and at the end. The tower's
+    learning rate is `rate * tower_slowness`; 0 freezes the tower.
     """
     student = Student(model, tokenizer, teacher).to(DEVICE)
     if not tower_slowness:
@@ -264,12 +266,12 @@ def train(
 
 @dataclass(frozen=True)
 class Batch:
-    """A packed batch where the training computes; fields as `packing.Packed` has them, int64."""
+    """A `packing.Packed` batch as int64 tensors on the training device."""
 
     ids: Tensor
     positions: Tensor
     mask: Tensor
-    """(n, 1, t, t) bool: who may look at whom."""
+    """(n, 1, t, t) bool: which positions each position attends to."""
     talk: Tensor
     answer_at: Tensor
     answers: Tensor
@@ -285,7 +287,7 @@ class Batch:
 
     @classmethod
     def of(cls, packed: Packed) -> Batch:
-        """Move a batch there."""
+        """Move a batch to the training device."""
 
         def moved(array: np.ndarray) -> Tensor:
             tensor = torch.from_numpy(np.ascontiguousarray(array))
@@ -323,6 +325,6 @@ class Batch:
 
 
 def noisy(features: Tensor) -> Tensor:
-    """Features with a little noise, so that the decoder does not lean on their last digits (int8 has none)."""
+    """Features with a little noise, so that the decoder does not depend on digits that int8 lacks."""
     strength = (torch.rand((len(features), 1, 1), device=features.device) * 3).floor() * 0.03
     return features + strength * features.detach().std() * torch.randn_like(features)

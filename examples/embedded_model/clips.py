@@ -1,6 +1,6 @@
-"""Clips for a live window and questions about them: what went before has left the window when the question comes.
+"""Clips for a live window, with questions that are asked after earlier frames were evicted.
 
-A question that names no frame is about the latest one. Knows nothing about tokens or models.
+A question that names no frame is about the latest one.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ TASKS = ("describe", "colour", "place", "count", "is there", "what changed", "di
 
 
 def draw_clip(task: str, rng: random.Random, window: int) -> Sample:
-    """A clip of a task (one of TASKS), drawn from the random source, for a window of so many frames (2 or more).
+    """A clip of a task of TASKS, for a window of `window` frames (2 or more).
 
-    At least one frame has left the window when the question is asked. Frames are numbered from 1.
+    At least one frame is evicted before the question. Frames are numbered from 1.
     """
     before = rng.randint(1, window + 2)
     while True:

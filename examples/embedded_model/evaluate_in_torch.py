@@ -1,8 +1,7 @@
-"""How well the model in training answers fresh samples: exact match of the whole answer, task by task.
+"""Evaluates the model in training on fresh samples: exact match of the whole answer, by task.
 
-Teacher-forced: greedy decoding gives the right answer if and only if every token's argmax is right given the right
-tokens before it. The figures that count come from `edge-interleave eval --world`, through the runtime and the quantized
-bundle.
+Teacher-forced: greedy decoding gives the right answer exactly if every token's argmax is right given the right tokens
+before it. Published figures come from `edge-interleave eval --world`: the runtime with the quantized bundle.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from edge_interleave.world.vocabulary import TRAIN
 
 
 class Exam:
-    """Held-out samples of every task, with their features."""
+    """Held-out samples of every task, with their pixels."""
 
     def __init__(self, model: LlavaForConditionalGeneration, tokenizer: Tokenizer, seed: int, count: int) -> None:
         self.model, self.tokenizer, self.names = model, tokenizer, packing.Names(tokenizer)
@@ -38,7 +37,7 @@ class Exam:
 
     @torch.no_grad()
     def score(self, student: Student, samples: Sequence[Sample], stride: int) -> list[bool]:
-        """For each sample: is the whole answer right?"""
+        """For each sample, whether the whole answer is right."""
         right = []
         for first in range(0, len(samples), 20):
             part = samples[first : first + 20]
@@ -60,7 +59,7 @@ class Exam:
         return right
 
     def report(self, student: Student) -> str:
-        """One line a stride: accuracy by task."""
+        """One line for each pooling stride: accuracy by task."""
         lines = []
         for stride in (1, 2):
             scores = {task: np.mean(self.score(student, samples, stride)) for task, samples in self.samples.items()}

@@ -1,7 +1,6 @@
 """Qwen2's forward pass for training: the module's own weights, fast products, fp32 residual stream.
 
-transformers' module casts every activation several times under autocast; here each is cast once. The two agree (the
-training script checks it at its start). Knows nothing about images or losses.
+transformers' module casts every activation several times under autocast; here each is cast once.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from transformers import Qwen2Model
 def forward(
     decoder: Qwen2Model, rows: Tensor, positions: Tensor, mask: Tensor, middle: int, *, four_bits: bool = False
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Last hidden states after the final norm, the residual stream before and after layer `middle`: (n, t, width).
+    """Run the decoder; returns four tensors.
 
-    And what the first head of layer `middle` looks at: (n, t, t), rows sum to 1.
+    The last hidden states after the final norm, the residual stream before and after layer `middle`, (n, t, width)
+    each, and the attention weights of the first head of that layer, (n, t, t).
 
     rows: (n, t, width) embeddings; positions: (n, t) int64; mask: (n, 1, t, t) bool.
-    With `four_bits` every matrix is rounded as 4-bit quantization will round it (gradients pass straight through), so
-    that the weights learn to bear it.
+    `four_bits` rounds every matrix as 4-bit quantization does (straight-through gradients), so that the weights adapt.
     """
     config = decoder.config
     size = config.hidden_size // config.num_attention_heads
@@ -61,7 +60,7 @@ def _linear(x: Tensor, module: torch.nn.Linear, four_bits: bool) -> Tensor:
 
 @torch.no_grad()
 def _rounded(weight: Tensor) -> Tensor:
-    """Blocks of 32 weights on 16 levels between their least and greatest, as ggml's Q4_K does (ggml-quants.c)."""
+    """Round blocks of 32 weights to 16 levels between minimum and maximum, as ggml's Q4_K (ggml-quants.c)."""
     blocks = weight.view(-1, 32)
     low, high = blocks.amin(1, keepdim=True).clamp(max=0), blocks.amax(1, keepdim=True)
     step = ((high - low) / 15).clamp(min=1e-8)

@@ -1,8 +1,8 @@
-"""Draw 230 prompts that training never saw, ask transformers, and store both under tests/golden/embedded.
+"""Draws 230 prompts that training never saw, and stores them in tests/golden/embedded with transformers' answers.
 
     python examples/embedded_model/make_golden.py
 
-The tests and `benchmarks/parity.py` compare the runtime with what is stored. Needs the `oracle` extra; run it again
+The tests and `benchmarks/parity.py` compare the runtime with these answers. Needs the `oracle` extra; run it again
 whenever the checkpoint changes.
 """
 
@@ -34,14 +34,14 @@ from llava_oracle import Oracle
 
 PROMPTS_A_TASK = 10
 STRIDES = (1, 1, 1, 2)
-"""In turn."""
+"""Pooling strides, used in turn."""
 IMAGES_MAX = 6
 FEATURES = 8
-"""Pictures whose visual tokens are stored."""
+"""Number of pictures whose visual tokens are stored."""
 LOGITS_STEP = 19
-"""Logits of every 19th prompt are stored: thirteen, of several tasks and both strides."""
+"""The logits of every 19th prompt are stored: thirteen prompts of several tasks and both strides."""
 GRAINY_SIDE_MAX = 128
-"""Noise does not compress: grainy pictures are drawn no larger than this."""
+"""Largest side of grainy pictures, because noise does not compress."""
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def make(oracle: Oracle, checkpoint: str) -> Golden:
-    """Draw the prompts and have them answered."""
+    """Draw the prompts and ask the oracle."""
     prompts: list[Prompt] = []
     pictures: dict[str, bytes] = {}
     logits = {}
@@ -83,7 +83,7 @@ def draw(task: str) -> list[samples.Sample]:
 
 
 def store(scenes: tuple[Scene, ...], pictures: dict[str, bytes]) -> tuple[str, ...]:
-    """Put the scenes among the pictures, a scene that comes again once; their names."""
+    """Add the scenes to the pictures, repeated scenes once; returns their names."""
     names: dict[int, str] = {}
     for scene in scenes:
         if id(scene) not in names:
@@ -104,7 +104,7 @@ def drawn(scene: Scene) -> bytes:
 
 
 def opened(picture: bytes) -> Image.Image:
-    """The pixels that are stored."""
+    """The stored pixels."""
     return Image.open(io.BytesIO(picture)).convert("RGB")
 
 

@@ -1,4 +1,4 @@
-"""Make the sheets of `edge_interleave/world/sprites/` from three openly licensed emoji sets.
+"""Makes the sheets of `edge_interleave/world/sprites/` from three openly licensed emoji sets.
 
 npm pack emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 @iconify-json/fluent-emoji-flat@1.2.6
 mkdir noto twemoji fluent
@@ -8,7 +8,7 @@ tar -xzf iconify-json-fluent-emoji-flat-1.2.6.tgz -C fluent --strip-components 1
 pip install cairosvg==2.9.1
 python examples/embedded_model/make_sprites.py noto twemoji fluent edge_interleave/world/sprites
 
-Only the sheets and the notice of where they come from are kept; the packages are not part of this project.
+The repository holds only the sheets and the notice of their sources, not the packages.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from edge_interleave.world.sprites import CELL, COLUMNS, THINGS
 
 MARGIN = 2
 VECTOR_SIDE = 288
-"""Pixels at which vector pictures are drawn before they are cropped."""
+"""Side in pixels at which vector pictures are rendered before cropping."""
 
 CODE_POINTS = {
     "dog": "1f436",
@@ -111,7 +111,7 @@ Source = Callable[[str], Image.Image]
 
 
 def main(noto: Path, twemoji: Path, fluent: Path, out: Path) -> None:
-    """Write a sheet a style, and the licences of their pictures."""
+    """Write one sheet for each style, and the licences."""
     out.mkdir(parents=True, exist_ok=True)
     write_sheet(out / "noto.png", lambda thing: _bitmap(noto / "img/google/64", CODE_POINTS[thing]))
     write_sheet(out / "twemoji.png", lambda thing: _bitmap(twemoji / "img/twitter/64", CODE_POINTS[thing]))
@@ -120,7 +120,7 @@ def main(noto: Path, twemoji: Path, fluent: Path, out: Path) -> None:
 
 
 def write_sheet(path: Path, source: Source) -> None:
-    """All things in rows of COLUMNS cells, in the order of THINGS."""
+    """Write the things in rows of COLUMNS cells, in the order of THINGS."""
     rows = -(-len(THINGS) // COLUMNS)
     sheet = Image.new("RGBA", (COLUMNS * CELL, rows * CELL))
     for number, thing in enumerate(THINGS):
@@ -130,7 +130,7 @@ def write_sheet(path: Path, source: Source) -> None:
 
 
 def _fitted(picture: Image.Image) -> Image.Image:
-    """The picture's opaque part, as large as the cell allows, in the cell's middle."""
+    """The picture's opaque part, scaled to the cell and centred."""
     box = picture.getchannel("A").point(lambda alpha: 255 * (alpha > 127)).getbbox()
     if box is None:
         raise SystemExit("A picture is empty.")
@@ -144,7 +144,7 @@ def _fitted(picture: Image.Image) -> Image.Image:
 
 
 def _coarser(sheet: Image.Image) -> Image.Image:
-    """Colours in steps of 4 and alpha in steps of 8, which nobody sees and a PNG packs in two thirds of the bytes."""
+    """Round colours to steps of 4 and alpha to steps of 8: invisible, and the PNG is a third smaller."""
     steps = np.array([4, 4, 4, 8])
     pixels = np.minimum((np.asarray(sheet).astype(int) + steps // 2) // steps * steps, 255)
     pixels[pixels[..., 3] == 0] = 0

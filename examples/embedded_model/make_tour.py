@@ -1,4 +1,4 @@
-"""Draw the pictures and the clip of `edge-interleave demo` and write its script.
+"""Draws the pictures and the video of `edge-interleave demo`, and writes `tour.json`.
 
 python examples/embedded_model/make_tour.py edge_interleave/embedded/demo
 """
@@ -19,7 +19,7 @@ from edge_interleave.world.vocabulary import SHAPES
 
 SIDE = 300
 STYLE = "noto"
-"""Of the things; its licence is the package's own."""
+"""Style of the things, under the package's own licence."""
 CLIP_FRAMES, CLIP_RATE, CLIP_SIZE = 24, 12.0, (400, SIDE)
 
 

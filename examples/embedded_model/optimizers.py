@@ -1,7 +1,7 @@
-"""The optimizers of both stages: Muon for matrices, AdamW for the rest. Knows nothing about models.
+"""The optimizers of both stages: Muon for matrices, AdamW for all other parameters.
 
-PyTorch's Muon makes its matrices orthogonal in bf16, which takes most of a training step where the processor only
-imitates bf16: there it is given the same iteration in fp32.
+PyTorch's Muon orthogonalises in bf16, which takes most of a training step on a CPU that emulates bf16; there it is
+replaced by the same iteration in fp32.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def make_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """Muon (Jordan 2024, as PyTorch ships it) for the weights of linear layers, AdamW for all other parameters.
 
-    Those of `slow` learn at the rate times `slowness`.
+    Parameters of the module `slow` have the learning rate `rate * slowness`.
     """
     matrices = [p for m in module.modules() if isinstance(m, nn.Linear) for p in (m.weight,) if p.requires_grad]
     chosen = {id(p) for p in matrices}
@@ -40,14 +40,14 @@ def make_optimizers(
 
 
 def set_rate(optimizers: Sequence[torch.optim.Optimizer], share: float) -> None:
-    """Set every learning rate to a share of its peak."""
+    """Set all learning rates to a share of their peaks."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * share
 
 
 def step_all(optimizers: Sequence[torch.optim.Optimizer], parameters: Iterable[nn.Parameter]) -> None:
-    """Clip the gradients' norm at 1, step and clear."""
+    """Clip the gradients' norm at 1, step, and clear the gradients."""
     nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], 1.0)
     for optimizer in optimizers:
         optimizer.step()

@@ -1,11 +1,8 @@
-"""Conversations about images, packed into training sequences.
+"""Packs conversations about images into training sequences: ids, positions, targets, and the data for masks.
 
-One conversation holds the system prompt and the pictures once, then several questions with their answers; a row holds
-as many conversations as it has room for. In most
-sequences the questions are alternatives: each sees the pictures and itself, at the positions it would have alone, so
-that no answer can be copied from another. In the rest they are turns of one conversation.
-
-Knows nothing about scenes or weights: it makes ids, positions, targets and what a mask follows from.
+A conversation holds the system prompt and the pictures once, then several questions with their answers; a row holds as
+many conversations as fit. In most conversations the questions are alternatives: each sees the pictures and itself only,
+at the positions it would have alone, so no answer can be copied from another. In the rest they are consecutive turns.
 """
 
 from __future__ import annotations
@@ -24,43 +21,43 @@ from edge_interleave.world.vocabulary import COLOURS, KINDS
 SYSTEM = "You are a helpful assistant."
 IGNORE = -100
 ALWAYS = 10**6
-"""Stands for the frame of text that every window sees."""
+"""The frame number of text that every window sees."""
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A batch, as a process makes it: NumPy arrays. n is rows, t positions; a place is a row times t plus a column."""
+    """A packed batch of NumPy arrays: n rows, t positions. A place is row * t + column."""
 
     ids: np.ndarray
-    """(n, t) int32; the image token where a visual token goes."""
+    """(n, t) int32; the image token stands for each visual token."""
     positions: np.ndarray
     """(n, t) int32."""
     block: np.ndarray
-    """(n, t) int32: a position sees those of its own block and of block 0 in its conversation."""
+    """(n, t) int32: a position attends to its own block and to block 0 of its conversation."""
     frame: np.ndarray
-    """(n, t) int32: the image that a position belongs to; ALWAYS for text that every window sees."""
+    """(n, t) int32: the image of a position; ALWAYS for text that every window sees."""
     since: np.ndarray
     """(n, t) int32: the first frame that a position sees."""
     talk: np.ndarray
-    """(n, t) int32: the conversation that a position belongs to; a row holds several. -1 is padding."""
+    """(n, t) int32: the conversation of a position; -1 for padding."""
     answer_at: np.ndarray
-    """(answers' tokens,) int32: places whose next token is the answer's."""
+    """(answers' tokens,) int32: places whose next token belongs to an answer."""
     answers: np.ndarray
-    """(answers' tokens,) int32: those next tokens."""
+    """(answers' tokens,) int32: the next tokens at `answer_at`."""
     visual_at: np.ndarray
     """(visual tokens,) int32: places of visual tokens, image by image."""
     ordinals: np.ndarray
-    """(visual tokens,) int32: which image of its sequence each belongs to (0, 1, ...)."""
+    """(visual tokens,) int32: index of the token's image in its conversation."""
     first_numbers: np.ndarray
-    """(visual tokens,) int32: of a live window, what its first frame is announced as."""
+    """(visual tokens,) int32: the announced number of the first frame of a live window."""
     meant: np.ndarray
-    """(visual tokens,) bool: whether questions that name no image can mean it; in a live window, the latest frame."""
+    """(visual tokens,) bool: whether questions that name no image refer to it; in a live window, the latest frame."""
     named_at: np.ndarray
     """(names,) int32: places of names of things in questions."""
     named: np.ndarray
-    """(names, 2) int32: which kind and which colour; -1 for none."""
+    """(names, 2) int32: kind and colour; -1 for none."""
     named_image: np.ndarray
-    """(names,) int32: the one image, of `images`, that the name's conversation is about; -1 where there are others."""
+    """(names,) int32: index into `images` if the name's conversation has one image, else -1."""
     live: bool
     """Whether the images are frames of live windows."""
     images: np.ndarray
@@ -69,7 +66,7 @@ class Packed:
 
 
 class Names:
-    """Which tokens name a kind of thing or a colour, in the singular or the plural."""
+    """The tokens that name a kind or a colour, singular or plural."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.kinds = ids_of_words(tokenizer, KINDS)
@@ -77,7 +74,7 @@ class Names:
 
 
 def ids_of_words(tokenizer: Tokenizer, words: Sequence[str]) -> np.ndarray:
-    """(vocabulary,) int32: which of the words a token is, in the singular or the plural; -1 for any other token."""
+    """(vocabulary,) int32: the index of the word that a token spells, singular or plural; -1 for any other token."""
     found = np.full(tokenizer.get_vocab_size(), -1, np.int32)
     for number, word in enumerate(words):
         for form in (word, plural(word)):
@@ -89,19 +86,19 @@ def ids_of_words(tokenizer: Tokenizer, words: Sequence[str]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Images (rows of the feature store) and questions about them."""
+    """Images (rows of the pool) and questions about them."""
 
     images: tuple[int, ...]
     turns: tuple[QA, ...]
     window: int | None = None
-    """Of a live conversation: each image sees so many of the latest, itself included, and the questions likewise. The
-    oldest that the questions see sees none before it: a live window computes it anew."""
+    """Window size of a live conversation: each image and each question sees that many latest frames. The oldest frame
+    that the questions see sees no earlier one, because a live window recomputes it."""
     number: int = 1
-    """Of a live conversation: what its first frame is announced as."""
+    """The announced number of the first frame of a live conversation."""
 
 
 def length(conversation: Conversation, tokenizer: Tokenizer, stride: int) -> int:
-    """About how many positions a conversation takes."""
+    """Estimate of a conversation's number of positions."""
     around = 1 if conversation.window is None else 9
     visual = len(conversation.images) * ((GRID // stride) ** 2 + around)
     return 25 + visual + sum(len(_ids(tokenizer, q)) + len(_ids(tokenizer, a)) + 7 for q, a in conversation.turns)
@@ -116,17 +113,17 @@ def pack(
     chain_share: float = 0.0,
     gap_share: float = 0.3,
 ) -> Packed:
-    """Pack conversations; `chain_share` of them as turns of one conversation instead of alternatives.
+    """Pack conversations; a share `chain_share` of them as consecutive turns instead of alternatives.
 
-    In `gap_share` of the sequences the pictures start at a later position than the system prompt's end: so they do
-    in a live window whose oldest frames were evicted.
+    In a share `gap_share` of the conversations, a gap of positions follows the system prompt, as in a live window that
+    has evicted frames.
     """
     image_id = tokenizer.token_to_id("<image>")
     tokens = (GRID // stride) ** 2
     talks = []
     for number, conversation in enumerate(conversations):
         talks.append(_laid_out(conversation, number, tokenizer, rng, tokens, image_id, gap_share, chain_share))
-    # Few different lengths: the allocator then finds the blocks of an earlier batch again.
+    # Round lengths up, so the allocator can reuse the blocks of earlier batches.
     longest = -(-max(len(talk.ids) for talk in talks) // 64) * 64
     rows = _filled(talks, longest)
     pads = {"ids": tokenizer.token_to_id("<|endoftext|>"), "targets": IGNORE, "owner": IGNORE, "block": -1, "talk": -1}
@@ -147,7 +144,7 @@ def pack(
     visual = owner_ != IGNORE
     wanted = targets_ != IGNORE
     kinds, colours = names.kinds[ids_], names.colours[ids_]
-    # After a kind's name the colour before it counts as well: "red star".
+    # A colour directly before a kind belongs to the name: "red star".
     before = np.concatenate([np.full_like(colours[:, :1], -1), colours[:, :-1]], 1)
     colours = np.where(kinds >= 0, before, colours)
     named = ((kinds >= 0) | (colours >= 0)) & ~wanted & ~visual
@@ -182,7 +179,7 @@ def pack(
 
 @dataclass(frozen=True)
 class _Talk:
-    """One conversation laid out; every list has one number a position."""
+    """One conversation as lists with one number per position."""
 
     images: tuple[int, ...]
     ids: list[int]
@@ -231,7 +228,7 @@ def _laid_out(
         start = positions[-1] + 1 if chained else positions[prefix - 1] + 1
         ids += ask + reply
         positions += range(start, start + len(ask) + len(reply))
-        # The newline after <|im_end|> is the template's, not the model's: it is not learnt.
+        # The template adds the newline after <|im_end|>, so it is not a target.
         targets += [IGNORE] * (len(ask) - 1) + reply[:-1] + [IGNORE, IGNORE]
         block += [0 if chained else turn + 1] * (len(ask) + len(reply))
     owner += [IGNORE] * (len(ids) - len(owner))
@@ -244,7 +241,7 @@ def _laid_out(
 
 
 def _filled(talks: Sequence[_Talk], longest: int) -> list[list[_Talk]]:
-    """The conversations in rows of at most so many positions, the longest first, each in the first row with room."""
+    """Distribute the conversations over rows of `longest` positions, first-fit by decreasing length."""
     rows: list[list[_Talk]] = []
     room: list[int] = []
     for talk in sorted(talks, key=lambda talk: len(talk.ids), reverse=True):

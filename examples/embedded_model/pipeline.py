@@ -1,7 +1,7 @@
-"""Processes that feed the training: each draws a share of the pool, then packs batches about what it has drawn.
+"""Worker processes that feed the training: each draws a share of the pool, then packs batches about its share.
 
-The pictures go into array files (`pool.py`), the batches through a queue. The trainer may read what is drawn while the
-rest is being drawn. Made with fork, so begin it before the device is used. Knows nothing about models.
+Pictures go into array files (`pool.py`), batches through a queue. The trainer can read finished rows while others are
+being drawn. The workers are forked, so start the pipeline before the device is used.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import pool
 from packing import Packed
 
 MakePacker = Callable[[pool.Share, random.Random], Callable[[], Packed]]
-"""Of a share and a random source, what gives a batch each time it is called."""
+"""Takes a share and a random source; returns a function that makes the next batch."""
 _AHEAD = 2
-"""Batches that a process has ready."""
+"""Queued batches for each process."""
 
 
 class Pipeline:
-    """The processes, the arrays that they fill, and their batches."""
+    """The workers, their arrays and their batches."""
 
     def __init__(
         self,
@@ -39,10 +39,10 @@ class Pipeline:
         *,
         draw_seconds: float | None = None,
     ) -> None:
-        """Begin to draw; waits until it is known how many pictures there will be.
+        """Start drawing; returns when the number of pictures is known.
 
-        counts: groups of each kind. draw_seconds: what is not drawn by then is left out; None draws all. A folder that
-        holds some of the same pool's pictures is gone on with.
+        counts: number of groups of each kind. draw_seconds: time limit for drawing, after which missing groups are
+        dropped; None draws all. A folder with a part of the same pool is resumed.
         """
         fork = multiprocessing.get_context("fork")
         self._batches: Queue[Packed] = fork.Queue(_AHEAD * shares)
@@ -56,7 +56,7 @@ class Pipeline:
         parent = os.getpid()
 
         def stopped() -> bool:
-            # A trainer that is killed cannot say so.
+            # A killed trainer cannot set the event.
             return self._stop.is_set() or os.getppid() != parent
 
         def work(number: int) -> None:
@@ -97,17 +97,17 @@ class Pipeline:
         self._open.set()
 
     def drawn(self) -> list[tuple[int, int]]:
-        """For each process the rows that it has drawn so far: the first, and the one after the last."""
+        """For each process its finished rows: the first, and one past the last."""
         self._check()
         offsets = [sum(self._sizes[:number]) for number in range(len(self._processes))]
         return [(first, first + drawn) for first, drawn in zip(offsets, self._drawn, strict=True)]
 
     def all_drawn(self) -> bool:
-        """Whether every process has drawn what it will draw."""
+        """Whether every process has finished drawing."""
         return all(self._ready)
 
     def batch(self) -> Packed:
-        """The next batch, from any process; waits for it."""
+        """Wait for the next batch of any process."""
         while True:
             try:
                 return self._batches.get(timeout=5)
@@ -134,4 +134,4 @@ class Pipeline:
     def _check(self) -> None:
         dead = [p.exitcode for p in self._processes if p.exitcode not in (None, 0)]
         if dead:
-            raise RuntimeError(f"a drawing process ended with exit code {dead[0]}; what it said is above")
+            raise RuntimeError(f"a worker ended with exit code {dead[0]}; its output is above")

@@ -1,6 +1,6 @@
-"""Where training computes, and in which precision: bf16 on a GPU and on a processor that has it, else fp32.
+"""The training device and precision: bf16 on a GPU and on a CPU with AVX-512, else fp32.
 
-On a processor with AVX2 alone PyTorch's bf16 takes five times as long as fp32.
+On a CPU with AVX2 only, PyTorch's bf16 takes five times as long as fp32.
 """
 
 from __future__ import annotations
@@ -16,5 +16,5 @@ torch.set_float32_matmul_precision("high")
 
 
 def autocast() -> AbstractContextManager[object]:
-    """Products in HALF inside the block."""
+    """Compute matrix products in HALF inside the block."""
     return torch.autocast(DEVICE.type, torch.bfloat16, enabled=HALF is torch.bfloat16)

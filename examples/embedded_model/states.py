@@ -10,6 +10,6 @@ from edge_interleave.util.atomic_file import atomic_file
 
 
 def save(state: object, path: Path) -> None:
-    """Write a file atomically: a run that is killed leaves the state before."""
+    """Write a state atomically; a killed run leaves the previous state."""
     with atomic_file(path) as temporary:
         torch.save(state, temporary)

@@ -1,4 +1,4 @@
-"""The pool's pictures where the training computes: on a GPU as they are drawn, on a CPU from their files."""
+"""The pool's pictures on the training device: copied to a GPU as they are drawn, or read from files on a CPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Shown:
-    """Some pictures and what is known of them; n is how many."""
+    """n pictures with their targets."""
 
     pixels: Tensor
     """(n, side, side, 3) uint8."""
@@ -26,7 +26,7 @@ class Shown:
 
 
 class Pictures:
-    """Pixels, labels, items and effects by row."""
+    """The pool's arrays, by row."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
@@ -38,7 +38,7 @@ class Pictures:
         self.refresh()
 
     def refresh(self) -> int:
-        """Take in what has been drawn since; how many pictures there are."""
+        """Add newly drawn pictures; returns the number of pictures."""
         before = self._ranges or [(first, first) for first, _ in self._pipeline.drawn()]
         self._ranges = self._pipeline.drawn()
         if self._kept is not None:
@@ -50,11 +50,11 @@ class Pictures:
         return len(self._rows)
 
     def some(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Rows of so many pictures that are drawn."""
+        """Sorted random rows of `count` drawn pictures."""
         return np.sort(self._rows[rng.integers(0, len(self._rows), count)])
 
     def get(self, rows: np.ndarray) -> Shown:
-        """The pictures of those rows."""
+        """The pictures of the given rows."""
         if self._kept is not None:
             at = torch.from_numpy(rows.astype(np.int64)).to(DEVICE)
             pixels, labels, items, effects = (kept[at] for kept in self._kept)

@@ -1,8 +1,8 @@
-"""Stage one: the tower and the projector learn, patch by patch, what lies there and where the patch is.
+"""Stage one: train tower and projector to predict, for each patch, what lies there and where the patch is.
 
-The classifiers of kinds and colours are the decoder's own word embeddings (the row of " star" classifies stars), so
-that features and words speak one language from the start. The same is asked of the pooled tokens. Of the whole picture
-is asked how dark, blurry and noisy it was made, and whether it is of the world at all.
+Kinds and colours are classified by the decoder's word embeddings (the row of " star" classifies stars), which aligns
+features and words from the start. Pooled tokens have the same losses. For the whole picture, the tower predicts
+darkness, blur, noise, and whether it is an unknown picture.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from transformers import LlavaForConditionalGeneration
 from edge_interleave.world.vocabulary import COLOURS, KINDS
 
 SAVE_SECONDS = 60.0
-"""Between two states on disk."""
+"""Seconds between two saved states."""
 
 
 class Teacher(nn.Module):
-    """The heads of stage one; thrown away in the end."""
+    """The heads of stage one; the final model does not contain them."""
 
     def __init__(self, width: int, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -50,10 +50,10 @@ class Teacher(nn.Module):
     def loss(
         self, features: Tensor, labels: Tensor, effects: Tensor, embeddings: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
-        """The mean loss of the patches and of the pooled patches, and the share of either that is right.
+        """The loss, and the accuracy on occupied patches, pooled or not (kind and colour both right).
 
-        features (n, tokens, width) of the projector; labels (n, g, g, 3) int64 as `pool.patch_labels`; effects
-        (n, EFFECTS); embeddings: the decoder's (vocabulary, width). Right: kind and colour of an occupied patch.
+        features: (n, tokens, width) of the projector; labels: (n, g, g, 3) int64 as `pool.patch_labels`; effects:
+        (n, EFFECTS); embeddings: the decoder's, (vocabulary, width).
         """
         features = features.unflatten(1, (GRID, GRID))
         words = [embeddings[ids] for ids in self.word_ids]
@@ -88,9 +88,9 @@ class Teacher(nn.Module):
 
 
 def mean_loss(logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean cross entropy of those targets that are not IGNORE, by class weights where given; 0 where there are none.
+    """Mean cross entropy of the targets other than IGNORE, weighted by class if `weight` is given; 0 for no targets.
 
-    Waits for nothing on a GPU, as asking whether there are any would.
+    It never waits for the GPU.
     """
     total = F.cross_entropy(logits, targets, weight=weight, ignore_index=IGNORE, reduction="sum")
     valid = targets != IGNORE
@@ -99,12 +99,12 @@ def mean_loss(logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> 
 
 
 def _weights(of_classes: Sequence[float]) -> Tensor:
-    """Weights of classes: nothing is commonest by far."""
+    """Class weights as a tensor; they offset how common the class for nothing is."""
     return torch.tensor(of_classes, device=DEVICE)
 
 
 def tower_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
-    """What the tower gives of prepared pixels, before the projector: (n, tokens, width)."""
+    """The tower's output for prepared pixels, before the projector: (n, tokens, width)."""
     hidden: Tensor = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-1]
     return hidden
 
@@ -119,7 +119,7 @@ def teach(
     batch: int = 128,
     rate: float = 2e-3,
 ) -> None:
-    """Train tower, projector and the words' embeddings; goes on from `checkpoint` where it exists."""
+    """Train tower, projector and word embeddings; resumes from the state in `checkpoint` if it exists."""
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
     embeddings = model.get_input_embeddings()
     modules = nn.ModuleDict({"tower": tower, "projector": projector, "teacher": teacher, "embeddings": embeddings})
@@ -166,15 +166,15 @@ def teach(
 
 
 def word_id(tokenizer: Tokenizer, word: str) -> int:
-    """The one token of a word inside a sentence, or of a digit."""
+    """The token of a word inside a sentence, or of a digit. Raises ValueError if it is not one token."""
     token = tokenizer.token_to_id(word if word.isdigit() else f"Ġ{word}")
     if token is None:
-        raise ValueError(f"the tokenizer has no token of its own for {word!r}")
+        raise ValueError(f"the tokenizer has no single token for {word!r}")
     return int(token)
 
 
 def prepare(pixels: Tensor, *, grain: bool = False) -> Tensor:
-    """(n, side, side, 3) uint8 to (n, 3, side, side) float32 in -1 ... 1; with `grain` in changed light, and grainy."""
+    """(n, side, side, 3) uint8 to (n, 3, side, side) float32 in -1 ... 1; `grain` changes the light and adds noise."""
     values = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
     if not grain:
         return values
@@ -187,9 +187,9 @@ def prepare(pixels: Tensor, *, grain: bool = False) -> Tensor:
 
 
 def pooled_labels(labels: Tensor) -> Tensor:
-    """Labels of 2 x 2 patches as one: the item of most of them; in doubt where some are in doubt and none is sure.
+    """Labels of 2 x 2 patches pooled: the item of most patches, DOUBT if some are in doubt and none is known.
 
-    Of middles the sum.
+    Numbers of centres are summed.
     """
     n, side = labels.shape[:2]
     middles = labels[..., 2].view(n, side // 2, 2, side // 2, 2).sum((2, 4)).clamp(max=CENTRES - 1)
@@ -208,7 +208,7 @@ def pooled_labels(labels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def extract(model: LlavaForConditionalGeneration, pixels: np.ndarray, batch: int = 256) -> Tensor:
-    """Features of the tower, before the projector: (images, tokens, width) float16."""
+    """The tower's features of many pictures, before the projector: (images, tokens, width) float16."""
     parts = []
     for first in range(0, len(pixels), batch):
         with autocast():

@@ -1,11 +1,10 @@
-"""Make the embedded model: draw the world, teach the tower, teach the whole to answer, save the checkpoint.
+"""Trains the embedded model: draws the world, trains the tower, then the whole model, and saves the checkpoint.
 
     python examples/embedded_model/train.py --runs runs/embedded --out examples/embedded_model/checkpoint
 
-Computes on a GPU where there is one. Stops and goes on: every stage keeps its state under --runs, and --out is written
-once a minute in the last stage. With --seconds it ends in time, whatever the machine: a tenth of them to draw, another
-tenth for the tower beside it, the rest for the answers. Needs the `oracle` extra (PyTorch, transformers) and
-scikit-image.
+Uses a GPU if there is one. An interrupted run resumes: each stage saves its state under --runs, and the last stage
+writes --out once a minute. --seconds limits the time on any machine: about a quarter for drawing and the tower, which
+run together, the rest for the answers. Needs the `oracle` extra (PyTorch, transformers) and scikit-image.
 """
 
 from __future__ import annotations
@@ -36,26 +35,26 @@ POOL = {
     "strange": 9000,
 }  # fmt: skip
 DRAWING = 0.24
-"""Of the seconds, where they are given, at most so many to draw; the tower learns beside it and a little longer."""
+"""Share of --seconds for drawing; the tower trains meanwhile and a little longer."""
 
 
 def main() -> None:
-    """Run the stages that are not done yet."""
+    """Run the stages that are not finished."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs/embedded"), help="where drawings and states are kept")
+    parser.add_argument("--runs", type=Path, default=Path("runs/embedded"), help="folder of drawings and states")
     parser.add_argument("--out", type=Path, required=True, help="the checkpoint's folder")
-    parser.add_argument("--start", type=Path, help="a checkpoint to go on from; it may be of a smaller model")
+    parser.add_argument("--start", type=Path, help="a checkpoint to start from; it may be a smaller model")
     parser.add_argument(
-        "--tower-steps", type=int, default=2000, help="steps of the first stage in all; 0: the tower stays"
+        "--tower-steps", type=int, default=2000, help="total steps of the first stage; 0 freezes the tower"
     )
-    parser.add_argument("--steps", type=int, default=3000, help="steps of the second stage in all")
-    parser.add_argument("--seconds", type=float, help="end after so many seconds, instead of after steps")
-    parser.add_argument("--positions", type=int, default=5600, help="positions of a step of the second stage")
-    parser.add_argument("--pictures", type=int, default=128, help="pictures of a step of the first stage")
+    parser.add_argument("--steps", type=int, default=3000, help="total steps of the second stage")
+    parser.add_argument("--seconds", type=float, help="time limit, instead of steps")
+    parser.add_argument("--positions", type=int, default=5600, help="positions in a step of the second stage")
+    parser.add_argument("--pictures", type=int, default=128, help="pictures in a step of the first stage")
     parser.add_argument("--pool", type=float, default=1.0, help="share of the pool to draw")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 2, help="processes that draw and pack")
-    parser.add_argument("--rate", type=float, default=1.8e-3, help="learning rate of the second stage, at its height")
-    parser.add_argument("--exam", type=int, default=40, help="fresh samples a task that the end is examined with")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 2, help="worker processes that draw and pack")
+    parser.add_argument("--rate", type=float, default=1.8e-3, help="peak learning rate of the second stage")
+    parser.add_argument("--exam", type=int, default=40, help="fresh samples of each task for the final evaluation")
     arguments = parser.parse_args()
 
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""What is llama.cpp's alone among the backends: its file, its log, its weights."""
+"""The llama.cpp backend's own parts: its file, its log, its weights."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from edge_interleave.errors import BundleError
 
 
 class TestDamagedGguf:
-    """Files from strangers: one line, no crash. The size is made to agree, so that the engine sees the file."""
+    """Damaged files: one line, no crash. The manifest has the right size, so that the backend reads the file."""
 
     @pytest.fixture
     def bundle(self, tmp_path: Path) -> Bundle:

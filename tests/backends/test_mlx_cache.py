@@ -1,4 +1,4 @@
-"""The KV cache for MLX, by itself and with MLX's own count of its memory."""
+"""The KV cache for MLX alone, and MLX's count of its memory."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from edge_interleave.backends.mlx.cache import FREE, STEP, Cells, GapCache, Prec
 HEADS, WIDTH, LAYERS = 2, 64, 2
 PRECISIONS = {"f16": Precision(), "q8_0": Precision(8, 64), "q4_0": Precision(4, 64)}
 ROUNDED = {"f16": 2e-3, "q8_0": 0.05, "q4_0": 0.8}
-"""Most that two keys of normal values differ where one was rounded, turned and rounded again, and the other only
-rounded: one and a half steps of a range of some 7, and as much again for the rotation."""
+"""Greatest difference of two keys of normal values, one rounded, rotated and rounded again, the other rounded once: one
+and a half steps of a range of about 7, and as much again for the rotation."""
 
 
 @pytest.fixture(params=PRECISIONS)
@@ -34,7 +34,7 @@ def values(count: int, seed: int = 0) -> mx.array:
 
 
 def append(cache: GapCache, rows: mx.array, start: int | None = None) -> None:
-    """Rows as keys, rotated by their positions, and as values, in every layer: as a model would."""
+    """Store rows as keys, rotated by their positions, and as values, in every layer, like a model."""
     begin = cache.cells.position if start is None else start
     cache.begin_at_the_end(begin, rows.shape[2])
     for layer in cache.layers:
@@ -83,7 +83,7 @@ def test_cells_that_were_freed_are_taken_before_it_grows(name: str) -> None:
 
 
 def test_entries_are_found_by_position_wherever_they_lie(name: str) -> None:
-    """Evicted here and there, so that one append is scattered over the cells that others left."""
+    """Evict in several places, so that one append is scattered over the freed cells."""
     cache = cache_of(name, 100)
     append(cache, values(100))
     for start in (3, 20, 21, 55):
@@ -148,7 +148,7 @@ def test_it_takes_the_bytes_that_its_precision_says(name: str) -> None:
 
 
 def test_a_full_cache_that_evicts_and_appends_copies_nothing(name: str) -> None:
-    """A frame goes and a frame comes, at another place each time, and no more is taken than the frame's own rows."""
+    """Each step evicts a frame at another place and appends one. It takes no more memory than the frame's rows."""
     cache = cache_of(name, 8192, layers=1)
     append(cache, values(8192))
     full, rows = nbytes(cache), values(16)

@@ -1,4 +1,4 @@
-"""`decoder-mlx/` is a stranger's: one line that names the file, nothing printed, no code run, no memory taken first."""
+"""A damaged `decoder-mlx/`: one line that names the file, no output, no code run, no memory taken first."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ mx = pytest.importorskip("mlx.core")
 TESTS = ROOT / "tests"
 TEXT = [5, 17, 99, 42]
 ALLOWED = 8 << 20
-"""Bytes that a refusal may take. The decoders here have 0.5 MB; those that damaged headers speak of, gigabytes."""
+"""Bytes that a refusal may take. The decoders have 0.5 MB; damaged headers claim gigabytes."""
 
 
 @pytest.fixture(scope="session")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sound bundle of float32 weights. Read only."""
+    """A valid bundle of float32 weights. Read only."""
     return tiny_bundle(tmp_path_factory.mktemp("plain") / "bundle").folder
 
 
 @pytest.fixture(scope="session")
 def quantized(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same in 4 bits, in groups of 32. Read only."""
+    """A valid bundle in 4 bits, in groups of 32. Read only."""
     folder = tmp_path_factory.mktemp("quantized") / "bundle"
     shutil.copytree(plain, folder)
     arrays = {}
@@ -57,12 +57,12 @@ def quantized(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(plain: Path, tmp_path: Path) -> Path:
-    """A sound bundle that a test may damage."""
+    """A valid bundle that a test may damage."""
     return Path(shutil.copytree(plain, tmp_path / "bundle"))
 
 
 def use(folder: Path) -> None:
-    """Open it and ask."""
+    """Open the bundle and ask."""
     decoder = find_backend("mlx").open(open_bundle(folder), DecoderOptions(context=64))
     try:
         decoder.append_tokens(TEXT)
@@ -71,7 +71,7 @@ def use(folder: Path) -> None:
 
 
 def refused(folder: Path, capfd: pytest.CaptureFixture[str]) -> str:
-    """What it says, in one line and nowhere else."""
+    """The error's one line; nothing else is printed."""
     capfd.readouterr()
     with pytest.raises((BundleError, BackendError)) as caught:
         use(folder)
@@ -125,7 +125,7 @@ def test_a_refusal_leaves_the_memory_as_it_was(folder: Path, capfd: pytest.Captu
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
 def test_turned_bits_are_an_answer_or_one_line_and_never_end_the_process(name: str, folder: Path) -> None:
-    """In a process of its own: MLX reads these files in C++."""
+    """In a separate process, since MLX reads these files in C++."""
     paths = os.pathsep.join(path for path in (str(TESTS), os.environ.get("PYTHONPATH")) if path)
     command = [sys.executable, "-m", "support.bad_input.mlx_flips", folder, name, "200", "2024"]
     done = subprocess.run(
@@ -150,7 +150,7 @@ EVIL = "import pathlib\npathlib.Path(__file__).with_name('was-run').touch()\n"
 
 @pytest.mark.parametrize("name", ["modeling.py", "qwen2.py", "__init__.py", "base.py", "sitecustomize.py"])
 def test_python_that_lies_in_the_folder_is_never_run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """mlx-lm runs what `model_file` names, transformers what `auto_map` does."""
+    """mlx-lm runs the file in `model_file`, transformers the one in `auto_map`."""
     (folder / FOLDER / name).write_text(EVIL, "utf-8")
     listed(f"{FOLDER}/{name}")(folder)
     module = name.removesuffix(".py")
@@ -163,7 +163,7 @@ def test_python_that_lies_in_the_folder_is_never_run(name: str, folder: Path, mo
 
 
 def test_what_else_a_config_says_changes_nothing(plain: Path, folder: Path) -> None:
-    """Layer types, windows, other towers: the two decoders that there are have none of these."""
+    """Layer types, windows, other towers: fields that neither decoder has."""
     settled(
         fields(
             CONFIG,
@@ -188,7 +188,7 @@ def test_what_else_a_config_says_changes_nothing(plain: Path, folder: Path) -> N
 
 
 def test_weights_in_several_files_take_no_more_than_they_have(quantized: Path, tmp_path: Path) -> None:
-    """A model begins with random floats: those must never be made, whichever file is read first."""
+    """A new model has random parameters. They must never be computed, whichever file is read first."""
     folder = Path(shutil.copytree(quantized, tmp_path / "bundle"))
     arrays = mx.load(str(folder / WEIGHTS))
     names = sorted(arrays)

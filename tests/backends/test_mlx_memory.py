@@ -1,4 +1,4 @@
-"""What a decoder for MLX takes is what was said before it was opened, and it is given back. MLX's own count."""
+"""MLX decoders take the predicted memory and give it back, by MLX's own count."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from edge_interleave.backends.mlx import weights as mlx_weights  # noqa: E402
 from edge_interleave.backends.mlx.memory import _MOST_KEPT  # noqa: E402
 
 SMALL = 1 << 14
-"""Bytes that MLX may hold on to when all is closed, of the megabytes that there were."""
+"""Bytes that MLX may keep after everything is closed."""
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The embedded model, in halves. Read only."""
+    """The embedded model in f16. Read only."""
     folder = tmp_path_factory.mktemp("embedded") / "bundle"
     return convert(CHECKPOINT, folder, backends=["mlx"], mlx_quantization="f16")
 
@@ -93,7 +93,7 @@ def test_weights_take_what_was_said_and_two_decoders_load_them_once(bundle: Bund
 def test_what_is_computed_takes_no_more_than_was_said_and_not_much_less(
     bundle: Bundle, precision: str, batch: int
 ) -> None:
-    """At its most: batch after batch in a full cache. What is said holds as much again, for buffers that MLX keeps."""
+    """The peak: batch after batch in a full cache. The prediction has as much again for buffers that MLX keeps."""
     options = DecoderOptions(context=300, kv_precision=precision, batch=batch)
     said = find_backend("mlx").memory(bundle, options)
     decoder = find_backend("mlx").open(bundle, options)

@@ -1,4 +1,4 @@
-"""Saved timelines of MLX from a stranger who knows the format: sound in themselves, digest and all, and yet wrong."""
+"""Forged files of MLX timelines: valid in format and digest, but wrong."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Words = dict[str, str]
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """One head of 64 values, which any precision takes."""
+    """One head of 64 values, which works in every precision."""
     return tiny_bundle(tmp_path_factory.mktemp("state") / "bundle", heads=1)
 
 
@@ -45,7 +45,7 @@ def decoder(bundle: Bundle, precision: str) -> Iterator[Decoder]:
 
 @pytest.fixture
 def saved(decoder: Decoder, tmp_path: Path) -> Path:
-    """Eight entries at positions 0 to 10, with a gap of two. The decoder goes on with another timeline."""
+    """Eight entries at positions 0 to 10, with a gap of two. The decoder then has another timeline."""
     path = tmp_path / "state"
     decoder.append_tokens([*TEXT, 1, 2])
     decoder.evict(3, 5)
@@ -63,14 +63,14 @@ def held(path: Path) -> tuple[Arrays, Words]:
 
 
 def write(path: Path, arrays: Arrays, words: Words) -> None:
-    """In place of what is there; MLX insists on an ending."""
+    """Replace the file; MLX requires the suffix."""
     beside = path.with_suffix(".safetensors")
     mx.save_safetensors(str(beside), arrays, metadata=words)
     beside.replace(path)
 
 
 def forge(path: Path, change: Callable[[Arrays, Words], object]) -> None:
-    """Change arrays and metadata. Unless the change says otherwise, the digest is made to agree."""
+    """Change arrays and metadata, and the digest with them unless the change sets it."""
     arrays, words = held(path)
     before = words["sha256"]
     change(arrays, words)
@@ -80,7 +80,7 @@ def forge(path: Path, change: Callable[[Arrays, Words], object]) -> None:
 
 
 def refused(decoder: Decoder, path: Path, capfd: pytest.CaptureFixture[str]) -> str:
-    """What it says, in one line; the timeline goes on as if nothing had been."""
+    """The error's one line; the timeline is unchanged."""
     capfd.readouterr()
     expected = decoder.append_tokens([4])
     decoder.truncate(3)
@@ -203,7 +203,7 @@ def test_more_entries_than_the_context_holds_are_refused(
     decoder: Decoder, saved: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     forge(saved, lambda arrays, words: words.update(ranges="[[0, 201]]"))
-    assert "201 entries, the context holds 200; use a larger context" in refused(decoder, saved, capfd)
+    assert "201 entries do not fit the context of 200; use a larger context" in refused(decoder, saved, capfd)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_metadata_that_is_none_is_refused(
 def test_a_timeline_of_another_precision_is_refused(
     other: str, bundle: Bundle, precision: str, decoder: Decoder, saved: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Also where its words are those of this decoder."""
+    """Even if its metadata are those of this decoder."""
     if other == precision:
         pytest.skip("the same")
     mine = held(saved)[1]

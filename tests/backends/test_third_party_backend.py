@@ -1,7 +1,7 @@
-"""Another package's backend is found, runs the suite of the Decoder protocol, and is found out where it is wrong.
+"""Another package's backend is found and passes the protocol suite; a wrong one fails it.
 
-The package is `examples/numpy_backend`, installed as pip would leave it: its modules on the path, its entry points in a
-`dist-info` folder.
+The package is `examples/numpy_backend`, installed as pip does it: modules on the path, entry points in a `dist-info`
+folder.
 """
 
 import json
@@ -43,7 +43,7 @@ BACKEND = Backend()
 
 
 def install(folder: Path, name: str, entry_points: dict[str, str]) -> None:
-    """What pip writes beside a package."""
+    """Write the metadata that pip writes for a package."""
     info = folder / f"{name.replace('-', '_')}-0.1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n")
@@ -53,7 +53,7 @@ def install(folder: Path, name: str, entry_points: dict[str, str]) -> None:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """A folder for PYTHONPATH beside the package's own, with what makes the package known."""
+    """A folder for PYTHONPATH with the package's metadata."""
     project = tomllib.loads((PACKAGE / "pyproject.toml").read_text("utf-8"))["project"]
     folder = tmp_path / "site"
     folder.mkdir()
@@ -63,7 +63,7 @@ def site(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def visible(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same in this process."""
+    """Put the package on this process's path."""
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.syspath_prepend(str(PACKAGE))
 
@@ -82,7 +82,7 @@ def python(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def suite(site: Path, backend: str, *options: str) -> tuple[subprocess.CompletedProcess[str], dict[str, int]]:
-    """Run the suite as CONTRIBUTING says; how many tests passed, failed, were skipped."""
+    """Run the suite as CONTRIBUTING says. Returns the run, and how many tests passed, failed, were skipped."""
     done = python(site, "-m", "pytest", "tests/decoding/test_decoder_protocol.py", "--backend", backend, *options)
     counts = re.findall(r"(\d+) (passed|failed|skipped|errors?)", done.stdout.splitlines()[-1] if done.stdout else "")
     return done, {kind: int(count) for count, kind in counts}
@@ -103,7 +103,7 @@ def test_it_passes_the_suite_in_the_precision_that_it_has(site: Path) -> None:
     assert reasons == {f"{NAME} has no q8_0", f"{NAME} has no q4_0", counted}
 
 
-def test_the_suite_finds_a_backend_out_that_forgets_nothing(site: Path) -> None:
+def test_the_suite_fails_a_backend_that_does_not_evict(site: Path) -> None:
     (site / "forgetful.py").write_text(FORGETFUL)
     install(site, "forgetful-engine", {"forgetful": "forgetful:BACKEND"})
     done, _ = suite(site, "forgetful", "-k", "evict")
@@ -112,7 +112,7 @@ def test_the_suite_finds_a_backend_out_that_forgets_nothing(site: Path) -> None:
         assert re.search(rf"^FAILED .*{test}", done.stdout, re.MULTILINE), done.stdout
 
 
-def test_the_suite_does_not_skip_a_backend_that_is_not_there(site: Path) -> None:
+def test_the_suite_fails_for_a_backend_that_is_not_installed(site: Path) -> None:
     done, counts = suite(site, "no-such-engine", "-k", "one_append_equals_many and f16")
     assert done.returncode == 1, done.stdout
     assert "passed" not in counts
@@ -149,5 +149,5 @@ def test_a_decoder_other_than_the_manifest_says_is_refused(tmp_path: Path, field
 
 @pytest.mark.usefixtures("visible")
 def test_a_precision_it_does_not_have_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match=r"q4_0; take f16"):
+    with pytest.raises(BackendError, match=r"q4_0; use f16"):
         find_backend(NAME).open(tiny_bundle(tmp_path / "tiny"), DecoderOptions(kv_precision="q4_0"))

@@ -1,4 +1,4 @@
-"""The header of a safetensors file, in what `test_checkpoint` does not see: types the caller allows, its own errors."""
+"""The header of a safetensors file: allowed types, and the caller's error class. `test_checkpoint` has the rest."""
 
 import json
 from pathlib import Path

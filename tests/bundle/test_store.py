@@ -1,4 +1,4 @@
-"""Where models live, which folder a name means, and how a bundle's folder comes to be."""
+"""The store of models: its folder, its names, and building bundles."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def build(out: Path, bundle: Bundle, *, force: bool = False) -> Bundle:
 
 
 def break_off(out: Path, error: BaseException, content: bytes = b"{}", *, force: bool = False, **recipe: str) -> None:
-    """Begin to build `out`, finish `tokenizer.json`, and raise the error."""
+    """Start to build `out`, finish `tokenizer.json`, and raise the error."""
     with build_bundle(out, recipe or RECIPE, force=force) as writer:
         writer.add("tokenizer.json", lambda path: path.write_bytes(content))
         raise error
@@ -70,7 +70,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(tiny: Bundle, home: Pat
     with pytest.raises(BundleError, match="edge-interleave pull"):
         store.resolve("llava")
     copied(tiny, home / "llava-interleave")
-    with pytest.raises(BundleError, match=r"there is: .*llava-interleave.*did you mean llava-interleave\?"):
+    with pytest.raises(BundleError, match=r"models: .*llava-interleave.*did you mean llava-interleave\?"):
         store.resolve("llava-interleav")
 
 

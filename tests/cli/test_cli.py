@@ -20,6 +20,7 @@ from support.terminal import on_terminal
 from edge_interleave.bundle.manifest import Bundle
 from edge_interleave.cli import COMMANDS, cli, errors
 from edge_interleave.converters.convert import convert
+from edge_interleave.embedded import DEMO
 
 STATS = {
     "prompt_tokens",
@@ -127,7 +128,7 @@ def test_json_is_one_object_with_the_promised_figures(env: dict[str, str], conve
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     answer = json.loads(result.stdout)
-    assert set(answer) == {"answer", "finish_reason", "stats"}
+    assert set(answer) == {"answer", "finish_reason", "familiar", "stats"}
     assert set(answer["stats"]) >= STATS
     assert answer["stats"]["visual_tokens"] == (1 + 1 + 3) * 4
     assert answer["stats"]["answer_tokens"] <= 4
@@ -274,3 +275,15 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(env: dict[str, str], tmp
         shown.until("> ")
         shown.type("/quit\n")
         assert shown.ended() == 0, shown.text
+
+
+def test_a_question_unlike_those_of_training_is_followed_by_questions_the_model_knows(env: dict[str, str]) -> None:
+    picture = str(DEMO / "desk.png")
+    odd = run("ask", "How old is this person?", "--image", picture, env=env)
+    assert odd.returncode == 0
+    assert "was not trained on questions like this" in odd.stderr
+    assert "\n  Describe the image." in odd.stderr
+    usual = run("ask", "what's in this?", "--image", picture, env=env)
+    assert (usual.returncode, usual.stderr) == (0, "")
+    told_so = json.loads(run("ask", "How old is this person?", "--image", picture, "--json", env=env).stdout)
+    assert told_so["familiar"] is False

@@ -16,7 +16,7 @@ from edge_interleave import InputError, load
 from edge_interleave.bundle import store
 from edge_interleave.bundle.manifest import Bundle
 from edge_interleave.cli import cli, errors, pictures
-from edge_interleave.cli.demo import read_tour, run_tour, tour_folder
+from edge_interleave.cli.demo import read_tour, run_tour, save_pictures, tour_folder
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +159,30 @@ def test_the_tour_that_ships_runs_with_the_embedded_model(tmp_path: Path, capsys
     assert len(stops) >= 3
     assert any(stop["video"] for stop in stops)
     assert all(exchange["answer"] for stop in stops for exchange in stop["exchanges"])
+
+
+def test_the_pictures_are_saved_for_questions_of_ones_own(tmp_path: Path) -> None:
+    saved = tmp_path / "new" / "pictures"
+    for _ in range(2):  # a second time they are there already
+        save_pictures(tour_folder(), read_tour(tour_folder()), saved)
+    assert (saved / "desk.png").read_bytes() == (tour_folder() / "desk.png").read_bytes()
+    assert {path.suffix for path in saved.iterdir()} == {".png", ".mp4"}
+
+
+def test_a_file_of_ones_own_is_never_replaced_by_a_picture_of_the_tour(tmp_path: Path) -> None:
+    mine = tmp_path / "sign-2.png"
+    mine.write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"sign-2\.png: a different file of this name is there"):
+        save_pictures(tour_folder(), read_tour(tour_folder()), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["sign-2.png"]
+    assert mine.read_bytes() == b"mine"
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_the_tour(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    code = errors.run(cli, ["demo", "--out", str(tmp_path / "sheet.png"), "--pictures", str(tmp_path / "file" / "in")])
+    shown = capsys.readouterr()
+    assert (code, shown.out) == (3, "")
+    assert "choose another folder" in shown.err

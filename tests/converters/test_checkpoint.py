@@ -1,4 +1,4 @@
-"""Checkpoints: every generation of names, type and layout comes to the same tensors; what is wrong is one line."""
+"""Checkpoints: all namings, types and layouts give the same tensors; damaged checkpoints give a one-line error."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def test_every_end_that_any_config_names_is_known() -> None:
 def test_a_repository_id_is_fetched_from_the_hub_with_progress_and_then_found_offline(
     tmp_path: Path, checkpoint_folder: Path
 ) -> None:
-    # In a process of its own: the client reads its environment when it is imported.
+    # In a separate process, since the client reads its environment at import.
     script = (
         "import sys\nfrom edge_interleave.converters.checkpoint.reader import open_checkpoint\n"
         "seen = []\n"
@@ -351,8 +351,8 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "unknown tower": (vision(model_type="dinov2"), "vision tower 'dinov2' is not supported"),
     "a number of 400 digits": (text(rms_norm_eps=10**400), "field 'text_config.rms_norm_eps' must be a number"),
     "no text config": (config(text_config=None), "field 'text_config' must be a JSON object"),
-    "quantized": (config(quantization_config={"bits": 4}), "is quantized already"),
-    "quantized inside": (text(quantization_config={"bits": 4}), "is quantized already"),
+    "quantized": (config(quantization_config={"bits": 4}), "is already quantized"),
+    "quantized inside": (text(quantization_config={"bits": 4}), "is already quantized"),
     "sliding window": (text(use_sliding_window=True, max_window_layers=1), "sliding-window"),
     "sliding layers": (text(layer_types=["full_attention", "sliding_attention"]), "sliding-window"),
     "RoPE of another kind": (text(rope_scaling={"rope_type": "yarn", "factor": 4}), "RoPE scaling 'yarn'"),
@@ -375,7 +375,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "linear RoPE without a factor": (text(rope_scaling={"type": "linear"}), "text_config.rope_scaling.factor"),
     "head missing and not tied": (
         lambda f: (text(tie_word_embeddings=False)(f), config(tie_word_embeddings=False)(f)),
-        "field 'tie_word_embeddings' is false, but the weights hold no head",
+        "field 'tie_word_embeddings' is false, but the weights have no head",
     ),
     "embedding missing and not tied": (
         lambda f: (
@@ -383,7 +383,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
             config(tie_word_embeddings=False)(f),
             weights(lambda t: t.update({HEAD: t.pop(ROWS)}))(f),
         ),
-        "field 'tie_word_embeddings' is false, but the weights hold no embedding matrix",
+        "field 'tie_word_embeddings' is false, but the weights have no embedding matrix",
     ),
     "tied is a word": (text(tie_word_embeddings="yes"), "text_config.tie_word_embeddings"),
     "negative width": (text(hidden_size=-1), "text_config.hidden_size"),
@@ -436,21 +436,21 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "name twice in the header": (
         lambda f: _double_first_entry(f / "model.safetensors"),
-        "is there twice",
+        "occurs twice",
     ),
-    "unknown type": (header(lambda h: h[NORM].update(dtype="F7")), "makes no sense"),
-    "shape is negative": (header(lambda h: h[NORM].update(shape=[-64])), "makes no sense"),
+    "unknown type": (header(lambda h: h[NORM].update(dtype="F7")), "is damaged"),
+    "shape is negative": (header(lambda h: h[NORM].update(shape=[-64])), "is damaged"),
     "shape is huge": (header(lambda h: h[NORM].update(shape=[1 << 40, 1 << 40])), "claims"),
     "range backwards": (header(lambda h: h[NORM].update(data_offsets=[128, 0])), "claims -128 bytes"),
     "range past the end": (header(lambda h: h[NORM].update(data_offsets=[1 << 40, (1 << 40) + 128])), "cut off"),
     "ranges overlap": (header(lambda h: h[NORM].update(data_offsets=[0, 128])), "overlaps another"),
-    "entry is a number": (header(lambda h: h.update({NORM: 7})), "makes no sense"),
+    "entry is a number": (header(lambda h: h.update({NORM: 7})), "is damaged"),
     "index is empty": (index({}), "has no weight_map"),
     "index leads out": (index({NORM: "../other.safetensors"}), "do not trust"),
     "index is absolute": (index({NORM: "/etc/passwd.safetensors"}), "do not trust"),
     "index names a pickle": (index({NORM: "pytorch_model.bin"}), "do not trust"),
     "index names a number": (index({NORM: 3}), "do not trust"),
-    "shard missing": (index({NORM: "model-00001-of-00002.safetensors"}), "missing, though"),
+    "shard missing": (index({NORM: "model-00001-of-00002.safetensors"}), "missing, but"),
     "index without a tensor": (index({NORM: SHARD}), "is not in model.safetensors.index.json"),
     "index with another tensor": (index({NORM: SHARD, "x": SHARD}), "has no tensor 'x'"),
 }
@@ -471,7 +471,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def checkpoint_folder(sound: Path, tmp_path: Path) -> Path:
-    """A sound checkpoint that the test may damage."""
+    """A valid checkpoint that the test may damage."""
     return Path(shutil.copytree(sound, tmp_path / "checkpoint"))
 
 
@@ -532,7 +532,7 @@ def test_values_that_are_no_numbers_are_refused_when_they_are_read(tmp_path: Pat
     folder = write_random_checkpoint(tmp_path / "c", model_config(), Options(dtype="f32"))
     raw = np.full((64, 32), value, "<f4").tobytes()
     rewrite(folder / "model.safetensors", lambda tensors: tensors.update({PROJECTOR: ("F32", [64, 32], raw)}))
-    with open_checkpoint(folder) as checkpoint, pytest.raises(CheckpointError, match="no finite numbers"):
+    with open_checkpoint(folder) as checkpoint, pytest.raises(CheckpointError, match="not finite"):
         checkpoint.tensor("projector.linear_1.weight")
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint becomes a bundle: whole or not at all, taken up where it was interrupted, never over something else."""
+"""Conversion is atomic, resumes after an interruption, and never overwrites other files."""
 
 import json
 import math
@@ -27,7 +27,7 @@ def checkpoint(random_checkpoint: Path, tmp_path: Path) -> Path:
 
 
 class Heard:
-    """A progress callback that notes the stages and interrupts at one of them."""
+    """A progress callback that records the stages and raises KeyboardInterrupt in one of them."""
 
     def __init__(self, interrupt_at: str | None = None) -> None:
         self.stages: list[str] = []
@@ -166,7 +166,7 @@ TURNS = {
 def test_an_answer_ends_where_the_template_ends_a_turn(
     checkpoint: Path, tmp_path: Path, turns: str, generation: str
 ) -> None:
-    """Whatever the configs call the end: a Llama 3 whose `eos_token_id` is the end of a text would never stop."""
+    """Even if the configs name another end: a Llama 3 whose `eos_token_id` ends a text only would never stop."""
     for path in checkpoint.glob("*.json"):
         path.write_text(path.read_text().replace("<|im_end|>", "<|eot_id|>").replace("<|im_start|>", "<|other|>"))
     (checkpoint / "chat_template.jinja").write_text(TURNS[turns])
@@ -334,7 +334,7 @@ def test_a_disk_without_room_is_told_before_the_work(checkpoint: Path, tmp_path:
 
 
 def write_hollow_weights(path: Path, config: Any) -> None:
-    """A safetensors file of the right header and size whose data are a hole: it takes no room on disk."""
+    """A safetensors file with the right header and size, whose data are a hole that takes no disk space."""
     header, offset = {}, 0
     for name, shape in expected_shapes(config).items():
         if name != "decoder.lm_head.weight":

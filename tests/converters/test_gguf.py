@@ -1,4 +1,4 @@
-"""GGUF files: llama.cpp loads them as text models, tokenizes as tokenizer.json does, computes as transformers."""
+"""GGUF files: llama.cpp loads them as text models, with tokenizer.json's tokens and transformers' logits."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ CORPUS = (
 
 @pytest.fixture(autouse=True)
 def plain_layout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """llama.cpp's high-level interface knows nothing of AMX kernels that end the process (`llama_cpp_weights`)."""
+    """llama.cpp's high-level interface, without the AMX kernels that crash (`backends.llama_cpp.weights`)."""
     params = model_params()
     monkeypatch.setattr(
         llama_cpp.llama_cpp, "llama_model_default_params", lambda: type(params).from_buffer_copy(params)
@@ -289,7 +289,7 @@ FLAGGED = ("user\n <image> \nDescribe <|im_end|>\n", "<|im_start|>user\n\nHi<|im
 
 
 def flagged(folder: Path, token: str, inside: dict[str, bool], listed: dict[str, bool] | None) -> Path:
-    """A checkpoint whose tokenizer.json and tokenizer_config.json say these flags of a token."""
+    """A checkpoint with these flags of a token in tokenizer.json and tokenizer_config.json."""
 
     def change(tokenizer: Any) -> None:
         for added in tokenizer["added_tokens"]:
@@ -335,7 +335,7 @@ def test_what_a_gguf_cannot_say_of_a_token_is_said(tmp_path: Path, caplog: pytes
     convert(make(tmp_path / "plain"), tmp_path / "plain.gguf")
     assert not caplog.text
     convert(flagged(tmp_path / "c", "<|im_end|>", {}, {"rstrip": True, "single_word": True}), tmp_path / "d.gguf")
-    assert "decoder.gguf: cannot hold that <|im_end|> takes the white space after it" in caplog.text
+    assert "decoder.gguf: cannot store that <|im_end|> takes the white space after it" in caplog.text
     assert "<|im_end|> is found between words only" in caplog.text
 
 
@@ -343,7 +343,7 @@ def test_what_a_gguf_cannot_say_of_a_token_is_said(tmp_path: Path, caplog: pytes
 def test_a_tokenizer_as_large_as_the_embedding_matrix_needs_no_row_for_the_image_marker(
     tmp_path: Path, tokenizer: str
 ) -> None:
-    """As that of Llama 3 in an original checkpoint: the marker is found in the text, as in the original code."""
+    """Like Llama 3's in an original checkpoint: the marker is found in the text, as in the original code."""
     kind = "qwen2" if tokenizer == "qwen2" else "llama"
     roomy = make(tmp_path / "roomy", decoder(kind), generation="original", tokenizer=tokenizer)
     files = tokenizer_of(roomy)

@@ -20,7 +20,7 @@ REPOSITORY = "llava-hf/llava-interleave-qwen-tiny-hf"
 NAME = "llava-interleave-qwen-tiny"
 
 CHUNK = 10 << 20
-"""What the client writes at a time: only whole ones are kept of a download that breaks off."""
+"""The client's chunk size: only complete chunks of an interrupted download are kept."""
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_a_checkpoint_is_pulled_converted_stored_and_asked(
     assert [model["source"] for model in listed if model["name"] == NAME] == [REPOSITORY]
     answer = run("ask", "What is it?", "--model", NAME, "--max-tokens", "2", "--json", env=env)
     assert json.loads(answer.stdout)["finish_reason"] in ("stop", "length"), answer.stderr
-    assert "exists already" in told(run("pull", REPOSITORY, env=env), 3)
+    assert "already exists" in told(run("pull", REPOSITORY, env=env), 3)
     offline = run("pull", REPOSITORY, "--force", env={**env, "HF_HUB_OFFLINE": "1"})
     assert offline.returncode == 0, offline.stderr
     assert run("models", "remove", NAME, "--yes", env=env).returncode == 0
@@ -152,14 +152,14 @@ def test_a_bundle_that_is_not_what_it_says_is_refused(
 
 
 class TestACacheWithoutAHub:
-    """The Hub was reached once, cannot be any more, and the cache holds what was fetched then."""
+    """The cache holds what was downloaded before the Hub became unreachable."""
 
     FETCH = "import sys; from huggingface_hub import hf_hub_download as d; [d(sys.argv[1], n) for n in sys.argv[2:]]"
     OLD_CLIENT = (
         "import huggingface_hub._snapshot_download as s; s.write_tree_cache = s.read_tree_cache = lambda *_: None; "
         "from edge_interleave.cli import main; main()"
     )
-    """One that keeps no list of a repository's files."""
+    """A client that keeps no list of a repository's files."""
 
     @pytest.fixture
     def offline(self, env: dict[str, str]) -> dict[str, str]:
@@ -187,9 +187,9 @@ class TestACacheWithoutAHub:
         subprocess.run([sys.executable, "-c", self.FETCH, REPOSITORY, *names], env=env, check=True)
         for unreachable in (offline, {**env, "HF_ENDPOINT": "http://127.0.0.1:9"}):
             line = told(run("pull", REPOSITORY, env=unreachable), 3)
-            assert "may hold only a part of it" in line
+            assert "may be incomplete" in line
             assert "run again when it can" in line
-        assert "may hold only a part" in told(run("convert", REPOSITORY, stored(env), env=offline), 3)
+        assert "may be incomplete" in told(run("convert", REPOSITORY, stored(env), env=offline), 3)
         assert not stored(env).exists()
 
     def test_that_lost_a_shard_or_whose_weights_are_cut_off_makes_none(
@@ -205,9 +205,9 @@ class TestACacheWithoutAHub:
         line = told(run("pull", REPOSITORY, "--force", env=offline), 3)
         assert f"{len(whole) - 100} bytes where the Hub has {len(whole)}; delete {blob}" in line
         blob.unlink()
-        assert "may hold only a part" in told(run("pull", REPOSITORY, "--force", env=offline), 3)
+        assert "may be incomplete" in told(run("pull", REPOSITORY, "--force", env=offline), 3)
         shard.unlink()
-        assert "may hold only a part" in told(run("pull", REPOSITORY, "--force", env=offline), 3)
+        assert "may be incomplete" in told(run("pull", REPOSITORY, "--force", env=offline), 3)
         assert run("pull", REPOSITORY, "--force", env=env).returncode == 0
 
     def test_that_a_client_filled_which_keeps_no_list_of_files_makes_one_where_it_is_whole(

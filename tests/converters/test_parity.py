@@ -32,7 +32,7 @@ LEAST_COSINE = 0.99999
 
 @dataclass(frozen=True)
 class Kind:
-    """An architecture and the layout that its checkpoint is written in."""
+    """An architecture and its checkpoint's layout."""
 
     decoder: str
     vision: str
@@ -81,7 +81,7 @@ def pictures(case: list[tuple[str, list[str | int]]]) -> list[Image.Image]:
 
 
 def hf_messages(case: list[tuple[str, list[str | int]]]) -> list[dict[str, Any]]:
-    """As a careful user of transformers writes them: markers in the text where images do not all come first."""
+    """Messages as transformers needs them: with markers in the text unless all images come first."""
     messages = []
     for role, parts in case:
         texts = [part for part in parts if isinstance(part, str)]
@@ -110,7 +110,7 @@ def _marked(parts: list[str | int]) -> list[str | int]:
 
 
 class Ours:
-    """A converted checkpoint, opened part by part, so that prompt and logits can be seen."""
+    """A converted checkpoint whose prompt and logits can be inspected."""
 
     def __init__(self, checkpoint: Path, bundle: Path, backend: str) -> None:
         exact = {"quantization": "f16", "mlx_quantization": "f16", "onnx_precision": "f32"}
@@ -134,7 +134,7 @@ class Ours:
         return ids
 
     def answer(self, prompt: list[Input]) -> tuple[np.ndarray, list[int]]:
-        """First logits, and the greedy answer, no end heeded."""
+        """The first logits, and the greedy answer without stopping at end tokens."""
         session = Session(self.model._open_decoder(1024), self.tokenizer, [10**6])
         prefilled = session.prefill(prompt)
         assert prefilled is not None

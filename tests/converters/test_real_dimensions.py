@@ -38,16 +38,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.oracle]
 STEPS = 16
 SHARPNESS = 2.5
 EMBEDDING_SCALE = 0.02
-"""Standard deviation. Trained models' is about this; with a larger one the same token comes again and again."""
+"""Standard deviation of the weights, about that of trained models. With a larger one, one token repeats for ever."""
 QUESTION = "What moved between the two?"
 ORDERS = ("12", "21")
 LEAST_MARGIN = 0.02
-"""In standard deviations of the logits, of which the two engines differ by less than a hundredth."""
+"""In standard deviations of the logits. The two engines differ by less than a hundredth of one."""
 EMBEDDING = "language_model.model.embed_tokens.weight"
 
 
 def write_checkpoint(folder: Path) -> Path:
-    """The 0.5B model in f16, a third as large as what it holds in memory as fp32."""
+    """The 0.5B model in f16."""
     write_random_checkpoint(folder, model_config("0.5b"), Options(dtype="f16", vocabulary="full"))
     path = folder / "model.safetensors"
     with path.open("rb") as file:
@@ -76,7 +76,7 @@ def pictures(order: str) -> list[Image.Image]:
 
 
 class Ours:
-    """The converted checkpoint: what `Model.ask` is made of, so that the logits can be seen."""
+    """The converted checkpoint, with the logits of `Model.ask`."""
 
     def __init__(self, bundle: Bundle) -> None:
         tokenizer = TextTokenizer.open(bundle)
@@ -86,7 +86,7 @@ class Ours:
         self.session = Session(decoder, tokenizer, bundle.manifest.prompt.eos_token_ids)
 
     def answer(self, images: list[Image.Image], question: str) -> tuple[list[int], np.ndarray]:
-        """Greedy tokens, no end heeded, and the logits of each step, (STEPS, vocabulary)."""
+        """Greedy tokens, without stopping at end tokens, and the logits of each step, (STEPS, vocabulary)."""
         messages = as_messages([*images, question])
         encoded = self.media_encoder.encode(media_of(messages), frames=1, stride=1, tiles=False)
         assert [len(visual.rows) for visual in encoded.images] == [729, 729]
@@ -99,7 +99,7 @@ class Ours:
 
 
 def margins(logits: np.ndarray) -> np.ndarray:
-    """By how much each step's best token is ahead of the next, in standard deviations of the step's logits."""
+    """The lead of each step's best token over the next, in standard deviations of the step's logits."""
     best = np.partition(logits, -2, axis=1)[:, -2:]
     return (best[:, 1] - best[:, 0]) / logits.std(axis=1)
 
@@ -118,7 +118,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def theirs(checkpoint: Path) -> dict[str, tuple[list[int], np.ndarray]]:
-    """What transformers says to the pictures in either order: greedy tokens and logits of each step."""
+    """transformers' greedy tokens and logits of each step, for the pictures in both orders."""
     pytest.importorskip("transformers")
     from golden.make_parity import Oracle
 
@@ -134,7 +134,7 @@ def theirs(checkpoint: Path) -> dict[str, tuple[list[int], np.ndarray]]:
 
 @pytest.fixture(scope="module")
 def ours(checkpoint: Path, theirs: object) -> Iterator[Ours]:
-    """After transformers, whose model is freed by then: the two together would need six gigabytes."""
+    """Opened after transformers' model is freed: both together would need six gigabytes."""
     ours = Ours(convert(checkpoint, checkpoint.parent / "bundle", quantization="f16", vision_precision="fp32"))
     yield ours
     ours.session.close()

@@ -1,4 +1,4 @@
-"""Towers as training makes them: converted right, or refused with what to take instead."""
+"""Towers with massive activations, like trained ones: converted correctly, or refused with an alternative."""
 
 import json
 import shutil
@@ -65,7 +65,7 @@ PLANTS: dict[str, Callable[[Checkpoint], Mapping[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def embedded() -> Iterator[Checkpoint]:
-    """The embedded model's checkpoint, whose weights are trained. Read only."""
+    """The embedded model's checkpoint, with trained weights. Read only."""
     with open_checkpoint(CHECKPOINT) as checkpoint:
         yield checkpoint
 
@@ -81,7 +81,7 @@ def towers(checkpoint: Any, folder: Path) -> tuple[VisionTower, VisionTower]:
 
 
 def strange_pictures(side: int) -> np.ndarray:
-    """Pixels of other pictures than the probe's, (n, 3, side, side)."""
+    """Pixels of pictures that are not in the probe, (n, 3, side, side)."""
     noise = np.random.default_rng(3).uniform(-1, 1, (4, 3, side, side))
     return (noise * np.array([1, 0.5, 0.2, 0])[:, None, None, None]).astype(np.float32)
 
@@ -101,7 +101,7 @@ def test_every_token_of_an_int8_tower_is_nearly_that_of_fp32(
 
 
 def test_what_is_planted_is_what_papers_describe(embedded: Checkpoint) -> None:
-    """Values of 100 to 1,000 times the median, behind the block and not before: else the test above says nothing."""
+    """The test above needs values of 100 to 1,000 times the median behind the block, and none before it."""
     for size in (1000, 6000):
         states = hidden_states(Planted(embedded, massive_tokens(embedded, BLOCK, size, projected=True)))
         before, after = (np.abs(state) for state in states[BLOCK : BLOCK + 2])
@@ -112,7 +112,7 @@ def test_what_is_planted_is_what_papers_describe(embedded: Checkpoint) -> None:
 
 
 def hidden_states(checkpoint: Any) -> list[np.ndarray]:
-    """Of a probe's picture behind the embeddings and each block, (tokens, width)."""
+    """The hidden states of a probe's picture, (tokens, width), after the embeddings and each block."""
     info = read_vision_info(checkpoint.folder, checkpoint.config.vision, 0)
     states = [preprocess(probe_pictures(info.image_size)[0], info)[np.newaxis]]
     for stage in range(checkpoint.config.vision.layers + 1):
@@ -122,7 +122,7 @@ def hidden_states(checkpoint: Any) -> list[np.ndarray]:
 
 
 def test_the_probe_sees_the_file_that_is_written(embedded: Checkpoint, tmp_path: Path) -> None:
-    """Stage by stage or at once: the same tokens, so the cosine in the manifest is the file's."""
+    """The stages and the whole file give the same tokens, so the manifest's cosine is that of the file."""
     exact, rounded = towers(embedded, tmp_path)
     pictures = np.stack([preprocess(picture, exact._info) for picture in probe_pictures(exact._info.image_size)])
     least = cosines(rounded.encode(pictures), exact.encode(pictures)).min()
@@ -165,7 +165,7 @@ def far_channel(folder: Path, scale: float) -> Path:
 @pytest.mark.parametrize("scale", [3e3, 5e4])
 def test_a_tower_that_int8_cannot_hold_is_refused_with_what_to_take(scale: float, tmp_path: Path) -> None:
     source = far_channel(tmp_path / "checkpoint", scale)
-    with pytest.raises(CheckpointError, match=r"in int8 .* cosine .* --vision-precision fp32") as refused:
+    with pytest.raises(CheckpointError, match=r"int8 is too coarse .* cosine .* --vision-precision fp32") as refused:
         convert(source, tmp_path / "bundle", quantization="q4_k_m")
     assert "\n" not in str(refused.value)
     assert (" or fp16" in str(refused.value)) is (scale == 3e3)
@@ -176,7 +176,7 @@ def test_a_tower_that_int8_cannot_hold_is_refused_with_what_to_take(scale: float
 
 def test_fp16_is_refused_where_values_pass_its_range(tmp_path: Path) -> None:
     source = far_channel(tmp_path / "checkpoint", 1e7)
-    with pytest.raises(CheckpointError, match=r"reaches 8\.\d+e\+06, and fp16 ends at 65504; take .* fp32"):
+    with pytest.raises(CheckpointError, match=r"reaches 8\.\d+e\+06, beyond fp16's 65504; use .* fp32"):
         convert(source, tmp_path / "bundle", quantization="q4_k_m", vision_precision="fp16")
     convert(far_channel(tmp_path / "smaller", 3e3), tmp_path / "bundle", vision_precision="fp16")
 

@@ -1,8 +1,8 @@
-"""What any backend's decoder does, whatever the engine.
+"""The conformance suite of the Decoder protocol, for any backend.
 
-Ours are run, or those that are named: `pytest tests/decoding/test_decoder_protocol.py --backend my-engine`.
-Every backend must have the KV precision f16; the others are skipped where a backend that is not ours refuses them with
-BackendError.
+It runs our backends, or the ones you name: `pytest tests/decoding/test_decoder_protocol.py --backend my-engine`.
+Every backend must have the KV precision f16. Tests of another precision are skipped if a backend of another package
+refuses it with BackendError.
 """
 
 import functools
@@ -23,9 +23,9 @@ from edge_interleave.decoding.registry import find_backend
 from edge_interleave.errors import BackendError, ContextFullError, InputError, UsageError
 
 HEADS = {"f16": 4, "q8_0": 1, "q4_0": 1}
-"""KV precision to heads of the decoders tried with it: llama.cpp takes q8_0 for heads of 64 values and more."""
+"""KV precision to number of heads: llama.cpp needs heads of 64 values or more for q8_0 and q4_0."""
 RE_ROTATED = {"f16": 0.9999, "q8_0": 0.9999, "q4_0": 0.98}
-"""Least cosine of logits where stored keys were rotated and rounded again."""
+"""Lowest cosine of logits after stored keys were rotated and rounded again."""
 TEXT = [5, 17, 99, 42, 7, 256, 33, 12]
 
 Open = Callable[..., Decoder]
@@ -77,7 +77,7 @@ def decoder(open_decoder: Open) -> Decoder:
 
 @pytest.fixture
 def one_layer(open_decoder: Open, make: Make, tmp_path: Path) -> Decoder:
-    """One layer: an entry's key and value depend on that entry alone, so what eviction leaves can be made afresh."""
+    """One layer: an entry's key and value depend on that entry only, so eviction equals never having been there."""
     return open_decoder(make(tmp_path / "one", layers=1, seed=2))
 
 
@@ -213,7 +213,7 @@ def test_rebase_after_evicting_the_front_changes_no_distance(decoder: Decoder, p
 
 
 def test_what_is_recomputed_knows_nothing_of_what_was_evicted(decoder: Decoder) -> None:
-    """Nothing after it, so that the timeline is then what it would be had the evicted entries never come."""
+    """With no later entries, the timeline equals one that never had the evicted entries."""
     decoder.append_tokens(TEXT)
     decoder.append_embeddings(rows(20))
     decoder.append_tokens(TEXT[:5])
@@ -277,7 +277,7 @@ def test_a_wrong_range_to_recompute_is_a_value_error(
 
 
 class TestPreparing:
-    """A sink, an image that will leave, words and an image that will be the oldest then, and another image."""
+    """A sink, an image that will leave, words, an image that will then be the oldest, and another image."""
 
     LEAVING = (8, 28)
     PARTS: ClassVar = [TEXT[:5], rows(30, seed=1)]
@@ -286,7 +286,7 @@ class TestPreparing:
 
     @pytest.fixture(autouse=True)
     def ours(self, backend: str) -> None:
-        """Computed rows are counted in our engines; `test_live_equality` holds everybody's preparing to be right."""
+        """Counts computed rows of our engines. `test_live_equality` checks the results of every backend."""
         if backend not in OURS:
             pytest.skip(f"rows that {backend} computes cannot be counted")
 
@@ -300,7 +300,7 @@ class TestPreparing:
 
     @classmethod
     def step(cls, decoder: Decoder, count: int = SIZE) -> bool:
-        return decoder.prepare(cls.START, cls.END, cls.PARTS, cls.LEAVING, count)
+        return decoder.prefetch(cls.START, cls.END, cls.PARTS, cls.LEAVING, count)
 
     @classmethod
     def slide(cls, decoder: Decoder) -> None:
@@ -343,28 +343,28 @@ class TestPreparing:
         without.load(tmp_path / "with")
         assert np.allclose(self.asked(without), wanted, atol=1e-3)
 
-    @pytest.mark.parametrize("prepared", [1, 5, 17, 35])
-    def test_what_is_prepared_need_not_be_computed(
-        self, decoder: Decoder, without: Decoder, computed: Computed, prepared: int
+    @pytest.mark.parametrize("prefetched", [1, 5, 17, 35])
+    def test_prefetched_entries_need_not_be_computed(
+        self, decoder: Decoder, without: Decoder, computed: Computed, prefetched: int
     ) -> None:
         self.fill(decoder)
-        self.step(decoder, prepared)
+        self.step(decoder, prefetched)
         self.slide(without)
         wanted = self.asked(without)
         computed()
         self.slide(decoder)
-        assert computed() == self.SIZE - prepared
+        assert computed() == self.SIZE - prefetched
         assert (decoder.length, decoder.position) == (53, 73)
         assert cosine(self.asked(decoder), wanted) > 0.9999
 
     def test_what_else_lies_before_it_is_seen(self, decoder: Decoder, open_decoder: Open, computed: Computed) -> None:
-        """As words that were kept between the image that leaves and the next."""
+        """For example words that were kept between the image that leaves and the next one."""
         other = open_decoder()
         logits = []
         for one in (decoder, other):
             self.fill(one)
             if one is decoder:
-                one.prepare(33, 63, self.PARTS[1:], self.LEAVING, 100)
+                one.prefetch(33, 63, self.PARTS[1:], self.LEAVING, 100)
             computed()
             one.evict(*self.LEAVING)
             one.recompute(33, 63, self.PARTS[1:])
@@ -418,8 +418,8 @@ class TestPreparing:
         return 28
 
     @staticmethod
-    def another_prepared(decoder: Decoder, _: Path) -> int:
-        decoder.prepare(63, 73, [rows(10, seed=2)], (8, 63), 5)
+    def another_prefetched(decoder: Decoder, _: Path) -> int:
+        decoder.prefetch(63, 73, [rows(10, seed=2)], (8, 63), 5)
         decoder.evict(8, 28)
         return 28
 
@@ -451,7 +451,7 @@ class TestPreparing:
             seen_entries_replaced,
             seen_entries_recomputed,
             less_gone_than_was_said,
-            another_prepared,
+            another_prefetched,
             another_recomputed,
             loaded,
         ],
@@ -467,7 +467,7 @@ class TestPreparing:
     def recomputed_after(
         self, change: Change, decoder: Decoder, without: Decoder, computed: Computed, folder: Path
     ) -> tuple[int, float]:
-        """Rows that `recompute` computes though all was prepared, and its result's cosine with another decoder's."""
+        """Rows that `recompute` computes although all were prefetched, and its cosine with another decoder's result."""
         self.fill(decoder)
         while self.step(decoder, 16):
             pass
@@ -499,10 +499,10 @@ class TestPreparing:
 
     @pytest.mark.parametrize("part", [0, 1], ids=["words", "image"])
     def test_is_not_taken_for_what_it_is_not(self, decoder: Decoder, computed: Computed, part: int) -> None:
-        """Though it be the same object that was changed."""
+        """Even if it is the same object with other content."""
         parts = [list(self.PARTS[0]), self.PARTS[1].copy()]
         self.fill(decoder)
-        decoder.prepare(self.START, self.END, parts, self.LEAVING, 100)
+        decoder.prefetch(self.START, self.END, parts, self.LEAVING, 100)
         parts[part][0] = 1
         decoder.evict(*self.LEAVING)
         computed()
@@ -531,7 +531,7 @@ class TestPreparing:
         self.slide(without)
         assert cosine(self.asked(decoder), self.asked(without)) > 0.9999
 
-    def test_a_full_cache_takes_over_what_was_prepared(
+    def test_a_full_cache_takes_over_prefetched_entries(
         self, open_decoder: Open, without: Decoder, computed: Computed
     ) -> None:
         decoder = open_decoder(context=80)
@@ -553,7 +553,7 @@ class TestPreparing:
     ) -> None:
         self.fill(decoder)
         with pytest.raises(ValueError, match=r"fill|range|leave|rows"):
-            decoder.prepare(start, end, self.PARTS, leaving, count)
+            decoder.prefetch(start, end, self.PARTS, leaving, count)
         assert decoder.length == 73
 
     def test_can_be_broken_off(self, decoder: Decoder) -> None:
@@ -669,7 +669,7 @@ def test_a_damaged_timeline_file_is_refused_and_nothing_changes(decoder: Decoder
 
 @pytest.mark.parametrize("edges", ["0, Infinity", "0, 8.5", "false, 8", '"0", "8"', "-1, 7", "8, 0", "0"])
 def test_positions_that_make_no_sense_in_a_timeline_file_of_llama_cpp(tiny: Bundle, tmp_path: Path, edges: str) -> None:
-    """Those of MLX are in `test_mlx_state`."""
+    """MLX's are in `test_mlx_state`."""
     decoder = find_backend("llama-cpp").open(tiny, DecoderOptions(context=64))
     decoder.append_tokens(TEXT)
     decoder.save(tmp_path / "state")
@@ -735,9 +735,9 @@ def test_a_precision_that_the_decoder_cannot_have_is_refused(
 ) -> None:
     if backend not in OURS and has_precision(backend, bundles["f16"], "q8_0"):
         pytest.skip(f"{backend} has q8_0 for heads of any size")
-    with pytest.raises(BackendError, match=r"q8_0.*take f16"):
+    with pytest.raises(BackendError, match="q8_0"):
         open_decoder(bundles["f16"], kv="q8_0")
-    with pytest.raises(BackendError, match=r"q8_0.*take f16"):
+    with pytest.raises(BackendError, match="q8_0"):
         find_backend(backend).memory(bundles["f16"], DecoderOptions(kv_precision="q8_0"))
     with pytest.raises(UsageError, match=r"q5_1.*f16, q8_0, q4_0"):
         DecoderOptions(kv_precision="q5_1")
@@ -801,7 +801,7 @@ def test_closing_twice_is_fine_and_using_a_closed_decoder_is_not(decoder: Decode
         lambda: decoder.truncate(0),
         lambda: decoder.evict(0, 1),
         lambda: decoder.recompute(0, 1, [TEXT[:1]]),
-        lambda: decoder.prepare(1, 2, [TEXT[1:2]], (0, 1), 1),
+        lambda: decoder.prefetch(1, 2, [TEXT[1:2]], (0, 1), 1),
         decoder.rebase,
         lambda: decoder.save(tmp_path / "state"),
     ):

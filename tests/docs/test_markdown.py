@@ -4,6 +4,7 @@ Each page is followed from top to bottom in a folder of its own, with the demo's
 checkpoint in it. Blocks after `<!-- not run: reason -->` are not run, but the options they show must exist.
 """
 
+import inspect
 import os
 import re
 import shlex
@@ -22,10 +23,9 @@ from support.paths import CHECKPOINT, ROOT
 import edge_interleave as ei
 from edge_interleave.cli import cli
 from edge_interleave.cli.demo import tour_folder
+from edge_interleave.decoding.decoder import Decoder
 
 RUN = [page for page in PAGES if any(block.language in ("sh", "python") and not block.reason for block in blocks(page))]
-STAND_INS = {"one.png": "card-1.png", "two.png": "card-2.png"}
-"""Pictures that pages name, and the demo's pictures that stand for them."""
 
 
 @pytest.fixture
@@ -33,8 +33,6 @@ def folder(tmp_path: Path) -> Path:
     """A user's folder, with the program on the path."""
     work = tmp_path / "work"
     shutil.copytree(tour_folder(), work)
-    for name, source in STAND_INS.items():
-        shutil.copy(work / source, work / name)
     (work / "checkpoint").symlink_to(CHECKPOINT, target_is_directory=True)
     program = tmp_path / "bin" / "edge-interleave"
     program.parent.mkdir()
@@ -76,6 +74,11 @@ def test_the_readme_is_short_and_its_set_up_is_one_line() -> None:
     ]
 
 
+def test_the_workflow_runs_the_test_command_of_the_readme() -> None:
+    (block,) = [block for block in blocks(ROOT / "README.md") if "pytest" in block.text]
+    assert block.text.strip() in (ROOT / ".github" / "workflows" / "test.yml").read_text("utf-8")
+
+
 def shown_commands(page: Path) -> list[list[str]]:
     """The words after `edge-interleave` of every command in a page's shell blocks."""
     text = "\n".join(block.text.replace("\\\n", " ") for block in blocks(page) if block.language == "sh")
@@ -110,6 +113,16 @@ def test_files_that_are_named_exist(page: Path) -> None:
     assert missing == []
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent == ROOT], ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Files, and headings in them. The build of the site checks the pages below `docs/`."""
+    for target, _, anchor in re.findall(r"\]\((?!https?:)([^)#]+)(#([\w-]+))?\)", page.read_text("utf-8")):
+        assert (ROOT / target).exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", (ROOT / target).read_text("utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in headings}, anchor
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_benchmarks_have_the_options_that_are_shown(page: Path) -> None:
     """The commands behind the figures."""
@@ -132,3 +145,11 @@ def test_the_reference_has_every_public_name() -> None:
         re.findall(r"- (\w+Error)$", page, re.MULTILINE)
     )
     assert set(ei.__all__) - {"__version__"} == shown - {"errors"}
+
+
+def test_the_guide_for_backends_names_the_methods_of_the_protocol() -> None:
+    page = (ROOT / "docs" / "guides" / "backend.md").read_text("utf-8")
+    table = page[page.index("| method |") : page.index("The runtime calls")]
+    named = set(re.findall(r"`(\w+)\(", table))
+    methods = {name for name, value in vars(Decoder).items() if inspect.isfunction(value) and not name.startswith("_")}
+    assert named == methods - {"close"}

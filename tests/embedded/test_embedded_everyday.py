@@ -1,4 +1,4 @@
-"""The embedded model, asked as people ask: other wordings, and what it does not know; floors of fixed samples."""
+"""The embedded model on everyday tasks: reworded questions and unknown pictures; least scores on fixed samples."""
 
 import random
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from edge_interleave.world.judging import is_right, is_sentence
 from edge_interleave.world.phrases import NO_PICTURE, UNKNOWN_QUESTION
 
 SAMPLES = 12
-"""Of each task."""
+"""Number of samples of each task."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The embedded model answers as transformers does: 230 held-out prompts whose answers are stored, no PyTorch needed."""
+"""The embedded model answers as transformers does: 230 held-out prompts with stored answers, without PyTorch."""
 
 from collections import Counter
 from dataclasses import replace
@@ -14,7 +14,7 @@ from edge_interleave.converters.convert import convert
 from edge_interleave.world.samples import TASKS
 
 SOME = 11
-"""One prompt in so many: of nearly each task one, at both strides."""
+"""Every SOME-th prompt is used: about one of each task, at both strides."""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module", params=[SOME, pytest.param(1, marks=pytest.mark.slow)], ids=["21", "230"])
 def some(request: pytest.FixtureRequest, golden: Golden) -> Golden:
-    """For MLX, which on a Linux CPU has the slowest of linear algebra libraries, and for ONNX Runtime."""
+    """A part of the prompts, for MLX, which is slow on Linux CPUs, and for ONNX Runtime."""
     return replace(golden, prompts=golden.prompts[:: request.param])
 
 

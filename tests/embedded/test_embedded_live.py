@@ -1,4 +1,4 @@
-"""The embedded model over a live window that goes on for long."""
+"""The embedded model with a long-running live window."""
 
 import numpy as np
 from PIL import Image, ImageDraw

@@ -1,4 +1,4 @@
-"""The embedded model against transformers, live: what test_embedded_golden.py holds as files, asked anew."""
+"""The embedded model compared with transformers running now, not with the answers stored in test_embedded_golden.py."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.oracle
 
 SOME = 7
-"""One prompt in so many: of each task one or two, at both strides."""
+"""Every SOME-th prompt is used: one or two of each task, at both strides."""
 
 
 @pytest.fixture(scope="module")

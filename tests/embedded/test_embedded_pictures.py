@@ -1,4 +1,4 @@
-"""The embedded model is right about pictures that another program drew, whatever the canvas: these towers squash it."""
+"""The embedded model understands pictures drawn by another program, on canvases of any shape."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ SHAPES = ("circle", "square", "triangle")
 PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
 CANVASES = ((300, 300), (400, 300), (640, 360), (300, 400), (360, 640))
 PICTURES = 8
-"""Of each canvas."""
+"""Number of pictures for each canvas."""
 RIGHT_AT_LEAST = 7
 
 

@@ -1,4 +1,4 @@
-"""What the embedded model's training is fed: packed conversations keep to themselves, and pictures' labels are true."""
+"""The embedded model's training data: packed conversations do not see each other, and picture labels are right."""
 
 import random
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`edge-interleave eval` as a shell meets it."""
+"""The command `edge-interleave eval`."""
 
 import json
 import os

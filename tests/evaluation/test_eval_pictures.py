@@ -1,4 +1,4 @@
-"""An evaluation answers about the pictures that it says: others under the same names are refused, or told."""
+"""A resumed run refuses changed pictures, and a comparison reports them."""
 
 import dataclasses
 import json

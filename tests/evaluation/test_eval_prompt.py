@@ -1,4 +1,4 @@
-"""The prompt is LLaVA-NeXT's own (`qwen_1_5`), token by token; written here a second time, from its description."""
+"""The prompt equals LLaVA-NeXT's `qwen_1_5`, token by token; the test implements its description independently."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A benchmark through the embedded model: what is answered stays, whatever happens to the run."""
+"""Runs of the embedded model on a benchmark: stored answers survive kills, interruptions and errors."""
 
 import dataclasses
 import json

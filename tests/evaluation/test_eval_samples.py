@@ -1,4 +1,4 @@
-"""Benchmark files: read one sample at a time, however large; what is wrong with them is said by file and sample."""
+"""Benchmark files are read one sample at a time; errors name the file and the sample."""
 
 import hashlib
 import itertools

@@ -1,4 +1,4 @@
-"""Scores are the official script's: held to cases worked by hand, and to a second reading of the rules."""
+"""Scores equal the official script's: hand-worked cases, its stored results, and an independent implementation."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Summaries and comparisons of recorded answers: held to the second reading of the rules, and to plain arithmetic."""
+"""Summaries and comparisons of recorded answers, checked by an independent implementation and by arithmetic."""
 
 import dataclasses
 import io

@@ -1,4 +1,4 @@
-"""lmms-eval runs a suite against a bundle, through its own command line and `examples/lmms_eval_model`."""
+"""lmms-eval's command line evaluates a bundle through `examples/lmms_eval_model`."""
 
 import importlib.util
 import json

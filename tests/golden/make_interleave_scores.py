@@ -1,8 +1,8 @@
-"""Make `interleave_scores.json`: drawn answers, and what LLaVA-NeXT's own script says they are worth.
+"""Writes interleave_scores.json: random answers, and their scores by LLaVA-NeXT's own script.
 
     python tests/golden/make_interleave_scores.py LLaVA-NeXT/llava/eval/evaluate_interleave.py
 
-The script needs `rouge` and NumPy; what it imports of scikit-learn it does not use.
+The script needs `rouge` and NumPy. It imports scikit-learn without using it, so an empty module stands in.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Writes parity.npz: what transformers answers to the prompts of test_parity.py, on the same random weights.
+"""Writes parity.npz: transformers' answers to the prompts of test_parity.py, with the same random weights.
 
 Run in the tests folder: PYTHONPATH=../benchmarks python -m golden.make_parity
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Oracle:
-    """LlavaForConditionalGeneration and its processor, of a checkpoint folder, in float32."""
+    """LlavaForConditionalGeneration and its processor, in float32."""
 
     def __init__(self, checkpoint: Path, *, patch_size: int, clip: bool) -> None:
         import torch
@@ -28,7 +28,7 @@ class Oracle:
         self.processor.num_additional_image_tokens = int(clip)
 
     def answer(self, prompt: str, images: list[Any], tokens: int) -> tuple[list[int], np.ndarray, np.ndarray]:
-        """Prompt ids, the greedy answer's ids (no end is heeded), and the logits of each step (tokens, vocabulary)."""
+        """Prompt ids, the greedy answer's ids (past any end token), and each step's logits (tokens, vocabulary)."""
         import torch
 
         inputs = self.processor(text=prompt, images=images or None, return_tensors="pt")
@@ -45,7 +45,7 @@ class Oracle:
         return inputs["input_ids"][0].tolist(), out.sequences[0, length:].numpy(), logits
 
     def render(self, messages: list[dict[str, Any]]) -> str:
-        """The prompt's text through the processor's chat template."""
+        """The prompt's text by the processor's chat template."""
         return str(self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
 

@@ -1,4 +1,4 @@
-"""Writes sampling.json: what transformers' logits processors make of the cases in test_sampling.py.
+"""Writes sampling.json: the distributions of transformers' logits processors for the cases in test_sampling.py.
 
 Run in the tests folder: python -m golden.make_sampling
 """
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def transformers_distribution(logits: np.ndarray, history: list[int], case: dict[str, float]) -> np.ndarray:
-    """The probabilities that `generate` would draw from."""
+    """The probabilities that `generate` samples from."""
     import torch
     from transformers.generation import logits_process as processors
 

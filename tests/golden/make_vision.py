@@ -1,4 +1,4 @@
-"""Writes vision.npz: what transformers and PyTorch make of the pictures and grids that the tests draw.
+"""Writes vision.npz: the results of transformers and PyTorch for the pictures and grids of the tests.
 
 Needs the `oracle` extra: python tests/golden/make_vision.py
 """

@@ -1,4 +1,4 @@
-"""Writes vision_tower.npz: the visual tokens that transformers gives for the towers of tiny_tower.py.
+"""Writes vision_tower.npz: transformers' visual tokens for the towers of tiny_tower.py.
 
 Needs the `oracle` extra: python tests/golden/make_vision_tower.py
 """

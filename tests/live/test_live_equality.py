@@ -1,7 +1,7 @@
-"""Whatever is done to a timeline, its logits are those of the attention pattern that this makes, computed directly.
+"""After any sequence of operations, a timeline's logits equal those of its attention pattern, computed directly.
 
-The decoder runs the embedded model's checkpoint, converted without loss; the reference is `numpy_decoder`, over the
-same weights. `pytest tests/live/test_live_equality.py --backend my-engine` holds another backend to the same.
+The decoder runs the embedded model's checkpoint, converted without loss; the reference is `numpy_decoder` with the
+same weights. `pytest tests/live/test_live_equality.py --backend my-engine` tests another backend.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ from edge_interleave.vision.media_encoder import MediaEncoder
 EQUAL = 0.9999
 """Least cosine of logits."""
 SAME = 0.99999
-"""Least cosine of logits less their mean, which is all that a softmax sees: 0.999998 for a sound backend at worst, and
-0.99997 at best with one visual token too few."""
+"""Least cosine of logits minus their mean, which is all that a softmax sees. A correct backend has 0.999998 at worst;
+with one visual token missing it is 0.99997 at best."""
 CAPACITY = 300
 TRAINED_CONTEXT = 1024
-"""Less than the embedded model's, so that positions get there. It changes nothing else."""
+"""Shorter than the embedded model's, so that positions reach it. It changes nothing else."""
 
 Open = Callable[[int], Decoder]
 
 
 class Mirrored:
-    """A decoder and its reference, told the same, their logits compared. A `Decoder` itself: a session can use it."""
+    """A decoder that runs every operation on the reference too, and compares the logits. It is a `Decoder` itself."""
 
     def __init__(self, decoder: Decoder, reference: NumpyDecoder) -> None:
         self._decoder = decoder
@@ -101,12 +101,12 @@ class Mirrored:
         self._reference.recompute(start, end, parts)
         self.recomputed += 1
 
-    def prepare(
+    def prefetch(
         self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray], leaving: tuple[int, int], rows: int
     ) -> bool:
-        """The reference does nothing: what comes after is to be as it was."""
+        """Only on the decoder: later logits must not change."""
         self.prepared += 1
-        return self._decoder.prepare(start, end, parts, leaving, rows)
+        return self._decoder.prefetch(start, end, parts, leaving, rows)
 
     def rebase(self) -> None:
         self._decoder.rebase()
@@ -115,7 +115,7 @@ class Mirrored:
 
     @property
     def stored(self) -> list[int]:
-        """The positions of the entries."""
+        """The positions of the KV entries."""
         return self._reference.entries.positions.tolist()
 
     def save(self, path: Path) -> Any:
@@ -138,7 +138,7 @@ class Mirrored:
 
 @pytest.fixture(scope="session")
 def lossless(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The embedded model's checkpoint, f16 as it is stored, with a shorter context. Read only."""
+    """The embedded model's checkpoint in f16, as it is stored, with a shorter context. Read only."""
     folder = tmp_path_factory.mktemp("lossless")
     checkpoint = shutil.copytree(golden_prompts.CHECKPOINT, folder / "checkpoint")
     config = json.loads((checkpoint / "config.json").read_text("utf-8"))
@@ -162,7 +162,7 @@ def reference() -> Qwen2:
 
 @pytest.fixture(scope="module")
 def images() -> list[FloatArray]:
-    """Visual tokens of real pictures, and rows that are no picture's, each (36, hidden)."""
+    """Visual tokens of real pictures, and random rows, each float32 (36, hidden)."""
     stored = [np.asarray(rows, np.float32) for rows in golden_prompts.load().features.values()]
     strange = np.random.default_rng(1).standard_normal((2, *stored[0].shape)).astype(np.float32)
     return [*stored, strange[0] * 0.05, strange[1] * 5]
@@ -185,7 +185,7 @@ def likeness(a: FloatArray | Array, b: FloatArray | Array) -> float:
     return parity.cosine(a - a.mean(), b - b.mean())
 
 
-def test_the_reference_is_what_transformers_computes(lossless: Bundle, reference: Qwen2) -> None:
+def test_the_reference_equals_transformers(lossless: Bundle, reference: Qwen2) -> None:
     golden = golden_prompts.load()
     assert golden.checkpoint == golden_prompts.fingerprint(golden_prompts.CHECKPOINT), "make the golden files anew"
     tokenizer, media_encoder = TextTokenizer.open(lossless), MediaEncoder(lossless, 1)
@@ -200,8 +200,8 @@ def test_the_reference_is_what_transformers_computes(lossless: Bundle, reference
         assert parity.cosine(logits, wanted) > 0.9999999
 
 
-def test_the_references_timeline_is_one_pass_in_which_some_see_some(reference: Qwen2, images: list[FloatArray]) -> None:
-    """What was appended before an eviction saw what left, what came after it did not: a matrix says it all at once."""
+def test_the_references_timeline_equals_one_pass_with_a_mask(reference: Qwen2, images: list[FloatArray]) -> None:
+    """Rows appended before an eviction attend to the evicted rows, later rows do not: one mask expresses both."""
     decoder = NumpyDecoder(reference)
     head, tail = [3, 200, 41, 7], [9, 300, 11]
     decoder.append_tokens(head)
@@ -219,7 +219,7 @@ def test_the_references_timeline_is_one_pass_in_which_some_see_some(reference: Q
     assert likeness(seeing_all[-1], logits) < SAME
 
 
-def test_a_position_or_an_entry_that_is_wrong_would_be_noticed(reference: Qwen2, images: list[FloatArray]) -> None:
+def test_a_wrong_position_or_entry_changes_the_logits_noticeably(reference: Qwen2, images: list[FloatArray]) -> None:
     decoder = NumpyDecoder(reference)
     decoder.append_tokens([3, 200, 41, 7])
     for image in images[:4]:
@@ -241,7 +241,7 @@ fractions = st.floats(0, 1)
 
 
 class Timelines(RuleBasedStateMachine):
-    """Appends, evictions, truncations, entries computed anew, rebases, states saved and loaded, in any order."""
+    """Appends, evictions, truncations, recomputations, prefetches, rebases, saves and loads, in any order."""
 
     open: Callable[[], Mirrored]
     images: Sequence[FloatArray]
@@ -287,7 +287,7 @@ class Timelines(RuleBasedStateMachine):
     @precondition(lambda self: self.timeline.length)
     @rule(share=fractions, ids=st.lists(st.integers(0, 549), max_size=6), image=st.integers(0, 9), rows=st.booleans())
     def recompute(self, share: float, ids: list[int], image: int, rows: bool) -> None:
-        """From some entry on, up to a gap or the end: words, then a part of an image, then words."""
+        """From some entry up to a gap or the end: text, then part of an image, then text."""
         self.timeline.recompute(*self._somewhere(share, ids, image, rows))
 
     @precondition(lambda self: self.timeline.length)
@@ -296,10 +296,10 @@ class Timelines(RuleBasedStateMachine):
         image=st.integers(0, 9),
         leaving=st.tuples(fractions, fractions),
         steps=st.lists(st.integers(1, 40), min_size=1, max_size=3),
-        between=st.sampled_from((None, "a question", "others in their place", "a rebase", "a load")),
+        between=st.sampled_from((None, "a question", "other entries in their place", "a rebase", "a load")),
         then=st.booleans(),
     )
-    def prepare(
+    def prefetch(
         self,
         share: float,
         image: int,
@@ -308,11 +308,11 @@ class Timelines(RuleBasedStateMachine):
         between: str | None,
         then: bool,
     ) -> None:
-        """And, `then`, what it was for, with something in between."""
+        """Prefetch; if `then`, recompute afterwards, with another operation `between`."""
         start, end, parts = self._somewhere(share, [1, 2, 3], image, True)
         first, last = sorted(round(share * start) for share in leaving)
         for count in steps:
-            if not self.timeline.prepare(start, end, parts, (first, last), count):
+            if not self.timeline.prefetch(start, end, parts, (first, last), count):
                 break
         if not then:
             return
@@ -320,7 +320,7 @@ class Timelines(RuleBasedStateMachine):
             position = self.timeline.position
             self._append(3, lambda: self.timeline.append_tokens([8, 9, 10]))
             self.timeline.truncate(position)
-        elif between == "others in their place":
+        elif between == "other entries in their place":
             self.timeline.truncate(first // 2)
             count = end - self.timeline.position
             self._append(count, lambda: self.timeline.append_tokens([40 + count] * count))
@@ -334,7 +334,7 @@ class Timelines(RuleBasedStateMachine):
         self._append(1, lambda: self.timeline.append_tokens([7]))
 
     def _somewhere(self, share: float, ids: list[int], image: int, rows: bool) -> tuple[int, int, list[Any]]:
-        """A range of entries and what is to be computed there."""
+        """A range of positions, and the text and rows to compute there."""
         stored = self.timeline.stored
         first = round(share * (len(stored) - 1))
         start = stored[first]
@@ -401,7 +401,7 @@ def run_timelines(mirrored: Callable[[], Mirrored], images: list[FloatArray], ho
 
 def test_any_sequence_of_operations(backend: str, mirrored: Callable[[], Mirrored], images: list[FloatArray]) -> None:
     how = settings(
-        max_examples=3 if backend == "mlx" else 25,  # on a Linux CPU it is many times slower
+        max_examples=3 if backend == "mlx" else 25,  # many times slower on a Linux CPU
         stateful_step_count=20 if backend == "mlx" else 25,
         derandomize=True,
         database=None,
@@ -423,7 +423,7 @@ def test_many_sequences_of_operations(mirrored: Callable[[], Mirrored], images: 
     run_timelines(mirrored, images, how)
 
 
-def test_a_window_that_slides_for_long_with_questions_and_kept_answers(
+def test_a_long_sliding_window_with_questions_and_kept_answers(
     backend: str, mirrored: Callable[[int], Mirrored], lossless: Bundle, images: list[FloatArray]
 ) -> None:
     frames = 20 if backend == "mlx" else 40

@@ -206,7 +206,7 @@ def test_closing_aborts_idle_work(model: ei.Model, monkeypatch: pytest.MonkeyPat
         while len(window) == WINDOW:
             begun.set()
             prefetch(window)
-            window._session.decoder._aside.drop()  # type: ignore[attr-defined]
+            window._session.decoder._scratch.drop()  # type: ignore[attr-defined]
         return False
 
     monkeypatch.setattr(FrameWindow, "prefetch", endless)

@@ -1,4 +1,4 @@
-"""A window of frames over a real decoder of random weights: what it holds, what it computes, what it forgets."""
+"""A window of frames over a real decoder with random weights: what it holds, computes and evicts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ Computed = Callable[[], int]
 
 
 class Opened:
-    """A window with what it is made of."""
+    """A window and its parts."""
 
     def __init__(self, bundle: Bundle, frames: int, mode: str, keep_answers: bool, context: int) -> None:
         self.bundle = bundle
@@ -90,7 +90,7 @@ class Opened:
         return [*inputs, TextInput(self.prompt.after_frame)]
 
     def afresh(self, *parts: Input) -> FloatArray:
-        """The logits of a session that has seen nothing before."""
+        """The logits of a new session with the same sink."""
         session = new_session(self.bundle, TRAINED_CONTEXT)
         prefill = session.prefill([TextInput(self.prompt.sink), *parts])
         session.close()
@@ -105,7 +105,7 @@ def new_session(bundle: Bundle, context: int) -> Session:
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
-    """A bundle for each kind of template; the weights are the same."""
+    """A bundle for each template, with the same weights."""
     made = {}
     for name, template in TEMPLATES.items():
         made[name] = with_template(tmp_path_factory.mktemp(name), template)
@@ -147,7 +147,7 @@ def cosine(a: FloatArray, b: FloatArray) -> float:
 
 
 def counted(one: Opened) -> int:
-    """Entries of the KV cache, which the timeline must have counted alike."""
+    """KV entries in use; asserts that the timeline counts the same."""
     assert one.session.timeline.length == one.session.decoder.length
     assert one.session.timeline.position == one.session.decoder.position
     return one.session.decoder.length
@@ -180,7 +180,7 @@ class TestFrames:
         assert [span.start for span in one.session.timeline.spans[: one.sink]] == list(range(one.sink))
 
     def test_the_window_is_not_computed_again(self, open_window: Open) -> None:
-        """Were it, positions would begin anew; they grow by one frame each time."""
+        """Otherwise positions would start again; they grow by one frame each time."""
         one = open_window(2)
         positions = []
         for _ in range(8):
@@ -203,10 +203,10 @@ class TestFrames:
             assert decoder.position + ANSWER_ROOM <= TRAINED_CONTEXT
         assert 2 <= rebased <= 6
 
-    def test_the_oldest_knows_nothing_of_those_that_left(self, tmp_path: Path) -> None:
-        """Of two frames the newer saw the oldest alone: such a window is what it would be made afresh.
+    def test_the_oldest_carries_no_trace_of_evicted_frames(self, tmp_path: Path) -> None:
+        """In a window of two, the newer frame saw only the oldest, so the window equals a newly computed one.
 
-        Without a sink, so that its distance, which grows, plays no part.
+        Without a sink: its growing distance would matter.
         """
         one = Opened(with_template(tmp_path, BARE_TEMPLATE), 2, SLIDING, False, 600)
         assert one.sink == 0
@@ -220,7 +220,7 @@ class TestFrames:
         assert afresh is not None
         assert cosine(logits, afresh.logits) > SAME
 
-    def test_the_oldest_is_computed_behind_the_answers_that_were_kept_before_it(self, open_window: Open) -> None:
+    def test_the_oldest_is_recomputed_after_kept_answers(self, open_window: Open) -> None:
         one = open_window(2, keep_answers=True)
         one.window.add(image(1))
         answer = one.ask()
@@ -235,7 +235,7 @@ class TestFrames:
         assert tuple(keys[one.sink : one.sink + len(turn)]) == turn
         assert cosine(one.logits(), without_turn) < SAME
 
-    def test_each_is_seen_with_its_number(self, open_window: Open) -> None:
+    def test_each_frame_is_announced_by_its_number(self, open_window: Open) -> None:
         one = open_window(3)
         for number in range(1, 6):
             one.window.add(image(number))
@@ -243,7 +243,7 @@ class TestFrames:
         shown = one.tokenizer.decode(texts[one.sink :])
         assert shown.replace("\n", "") == "Frame 3:Frame 4:Frame 5:"
 
-    def test_may_differ_in_size(self, open_window: Open) -> None:
+    def test_frames_may_differ_in_size(self, open_window: Open) -> None:
         one = open_window(2)
         around = len(one.prompt.announce(1)) + len(one.prompt.after_frame)
         for size in (16, 4, 4, 16, 4):
@@ -253,7 +253,7 @@ class TestFrames:
 
 class TestQuestions:
     @pytest.mark.parametrize("mode", MODES)
-    def test_are_forgotten_once_answered(self, open_window: Open, mode: str) -> None:
+    def test_a_question_is_removed_once_answered(self, open_window: Open, mode: str) -> None:
         one = open_window(3, mode)
         for number in range(2):
             one.window.add(image(number))
@@ -262,7 +262,7 @@ class TestQuestions:
         one.ask("And another?")
         assert one.ask("A question of some length?").token_ids == first.token_ids
 
-    def test_leave_the_timeline_as_it_was(self, open_window: Open) -> None:
+    def test_a_question_leaves_the_timeline_unchanged(self, open_window: Open) -> None:
         one = open_window(3)
         for number in range(5):
             one.window.add(image(number))
@@ -271,7 +271,7 @@ class TestQuestions:
         assert one.session.timeline.spans == before
         assert counted(one) == sum(span.end - span.start for span in before)
 
-    def test_see_the_frames_and_nothing_of_questions_before(self, open_window: Open, template: str) -> None:
+    def test_a_question_sees_the_frames_and_no_earlier_question(self, open_window: Open, template: str) -> None:
         one = open_window(3, template=template)
         one.window.add(image(1))
         one.ask("Is it so?")
@@ -282,14 +282,14 @@ class TestQuestions:
         assert cosine(one.logits("Where?"), wanted) < SAME
 
     @pytest.mark.parametrize("mode", MODES)
-    def test_can_be_asked_before_the_first_frame(self, open_window: Open, mode: str) -> None:
+    def test_a_question_can_come_before_the_first_frame(self, open_window: Open, mode: str) -> None:
         one = open_window(3, mode)
         question = TextInput(one.prompt.question("What?"))
         assert cosine(one.logits("What?"), one.afresh(question)) > SAME
         assert one.ask("What?", tokens=1).stats.prompt_tokens == one.sink + len(question.ids)
 
     @pytest.mark.parametrize("mode", MODES)
-    def test_an_answer_that_is_left_is_forgotten(self, open_window: Open, mode: str) -> None:
+    def test_an_answer_closed_early_is_removed(self, open_window: Open, mode: str) -> None:
         one = open_window(3, mode, keep_answers=True)
         one.window.add(image(1))
         undisturbed = one.logits("What?")
@@ -300,7 +300,7 @@ class TestQuestions:
         assert cosine(one.logits("What?"), undisturbed) > SAME
         assert one.window.add(image(2)) == 2
 
-    def test_a_frame_ends_an_answer_that_is_being_drawn(self, open_window: Open) -> None:
+    def test_a_frame_ends_an_answer_that_is_being_generated(self, open_window: Open) -> None:
         one = open_window(3)
         one.window.add(image(1))
         stream = one.stream(tokens=50)
@@ -314,7 +314,7 @@ class TestQuestions:
 
 class TestKeptAnswers:
     @pytest.mark.parametrize("mode", MODES)
-    def test_the_next_question_sees_them_in_their_place(self, open_window: Open, mode: str) -> None:
+    def test_the_next_question_sees_kept_answers_in_their_place(self, open_window: Open, mode: str) -> None:
         one = open_window(3, mode, keep_answers=True)
         one.window.add(image(1))
         answer = one.ask("One?")
@@ -325,7 +325,7 @@ class TestKeptAnswers:
         assert cosine(one.logits("Two?"), wanted) > SAME
 
     @pytest.mark.parametrize("mode", MODES)
-    def test_the_last_few_stay(self, open_window: Open, mode: str) -> None:
+    def test_the_last_few_answers_stay(self, open_window: Open, mode: str) -> None:
         one = open_window(2, mode, keep_answers=True)
         for number in range(1, 7):
             one.window.add(image(number))
@@ -338,7 +338,7 @@ class TestKeptAnswers:
         assert len(asked) == KEPT_ANSWERS
         assert one.window.numbers == (5, 6)
 
-    def test_no_room_is_used_up(self, open_window: Open) -> None:
+    def test_kept_answers_do_not_fill_the_cache(self, open_window: Open) -> None:
         one = open_window(2, keep_answers=True)
         lengths = []
         for number in range(40):
@@ -373,7 +373,7 @@ class TestKeptAnswers:
 
 
 class TestModes:
-    def test_sliding_equals_exact_while_nothing_has_left(self, open_window: Open, template: str) -> None:
+    def test_sliding_equals_exact_until_a_frame_leaves(self, open_window: Open, template: str) -> None:
         sliding, exact = (open_window(4, mode, keep_answers=True, template=template) for mode in (SLIDING, EXACT))
         for number in range(1, 5):
             for one in (sliding, exact):
@@ -385,7 +385,7 @@ class TestModes:
             one.window.add(image(5))
         assert cosine(sliding.logits(), exact.logits()) < SAME, "or the two modes are one"
 
-    def test_exact_is_what_a_session_makes_that_saw_nothing_before(self, open_window: Open, template: str) -> None:
+    def test_exact_equals_a_new_session(self, open_window: Open, template: str) -> None:
         one = open_window(2, EXACT, template=template)
         for number in range(1, 6):
             one.window.add(image(number))
@@ -395,13 +395,13 @@ class TestModes:
         assert cosine(one.logits("What?"), wanted) > SAME
 
     @pytest.mark.parametrize("wrong", [{"frames": 0}, {"mode": "gliding"}])
-    def test_without_sense_are_a_usage_error(self, open_window: Open, wrong: dict) -> None:
+    def test_impossible_windows_are_a_usage_error(self, open_window: Open, wrong: dict) -> None:
         with pytest.raises(UsageError):
             open_window(**wrong)
 
 
 class TestRoom:
-    def test_what_a_window_needs_is_enough_and_not_much_more(self, open_window: Open) -> None:
+    def test_the_computed_entries_are_enough_and_not_much_more(self, open_window: Open) -> None:
         sizes = (ROWS, 4)
         needed = open_window().layout.entries(3, sizes, keep_answers=False)
         one = open_window(3, context=needed)
@@ -411,10 +411,10 @@ class TestRoom:
             most = max(most, counted(one))
             if number in (5, 10):
                 assert len(one.ask("What?", tokens=ANSWER_ROOM - 40).token_ids) == ANSWER_ROOM - 40
-        # A number of eight digits is counted with, one of one or two was shown.
+        # The computation allows numbers of eight digits; these have one or two.
         assert needed - ANSWER_ROOM - 3 * 7 <= most <= needed - ANSWER_ROOM
 
-    def test_kept_answers_have_theirs(self, open_window: Open) -> None:
+    def test_kept_answers_have_room_of_their_own(self, open_window: Open) -> None:
         layout = open_window().layout
         needed = layout.entries(2, [4], keep_answers=True)
         assert needed <= TRAINED_CONTEXT + ANSWER_ROOM
@@ -438,7 +438,7 @@ class TestRoom:
         assert one.window.numbers[-1] == len(held) + 1
 
     @pytest.mark.parametrize("mode", MODES)
-    def test_a_question_that_does_not_fit_says_how_many_frames_there_are(self, open_window: Open, mode: str) -> None:
+    def test_a_question_that_does_not_fit_names_the_number_of_frames(self, open_window: Open, mode: str) -> None:
         one = open_window(3, mode, context=110)
         for number in range(1, 4):
             one.window.add(image(number))
@@ -456,7 +456,7 @@ class TestRoom:
         assert len(answer.token_ids) < 110
         assert one.window.add(image(2)) == 2
 
-    def test_a_frame_of_no_use_leaves_the_window_as_it_was(self, open_window: Open) -> None:
+    def test_an_invalid_frame_leaves_the_window_unchanged(self, open_window: Open) -> None:
         one = open_window(3)
         one.window.add(image(1))
         before = one.logits()
@@ -467,16 +467,16 @@ class TestRoom:
         assert one.window.add(image(2)) == 2
 
 
-class TestPreparing:
-    """What a frame's coming makes necessary and needs nothing of the frame is done before."""
+class TestPrefetching:
+    """The recomputation of the next oldest frame, done before a new frame comes."""
 
     @staticmethod
-    def prepare(one: Opened) -> None:
+    def prefetch_all(one: Opened) -> None:
         while one.window.prefetch():
             pass
 
     @pytest.mark.parametrize("keep_answers", [False, True])
-    def test_changes_nothing_but_when_things_are_computed(self, open_window: Open, keep_answers: bool) -> None:
+    def test_only_the_time_of_the_computation_changes(self, open_window: Open, keep_answers: bool) -> None:
         ahead, plain = (open_window(3, keep_answers=keep_answers) for _ in range(2))
         for number in range(1, 30):
             for one in (ahead, plain):
@@ -489,25 +489,25 @@ class TestPreparing:
             assert ahead.session.timeline.spans == plain.session.timeline.spans
             assert cosine(ahead.logits(), plain.logits()) > SAME
             if number % 2:
-                self.prepare(ahead)
+                self.prefetch_all(ahead)
 
     @pytest.mark.parametrize("keep_answers", [False, True])
-    def test_a_frame_then_costs_itself_alone(self, open_window: Open, computed: Computed, keep_answers: bool) -> None:
+    def test_a_frame_then_costs_its_own_rows(self, open_window: Open, computed: Computed, keep_answers: bool) -> None:
         one = open_window(3, keep_answers=keep_answers)
         for number in range(1, 8):
             one.window.add(image(number))
             if number in (4, 5):
                 one.ask(tokens=3)
-                self.prepare(one)
+                self.prefetch_all(one)
             one.logits()
-            self.prepare(one)
+            self.prefetch_all(one)
             computed()
             one.window.add(image(number))
             assert computed() == ROWS + len(one.prompt.announce(2 * number)) + len(one.prompt.after_frame)
         one.window.add(image(9))
         assert computed() > 2 * ROWS
 
-    def test_an_answer_that_is_being_drawn_goes_on(self, open_window: Open) -> None:
+    def test_an_answer_that_is_being_generated_continues(self, open_window: Open) -> None:
         ahead, plain = (open_window(2) for _ in range(2))
         texts = []
         for one in (ahead, plain):
@@ -522,7 +522,7 @@ class TestPreparing:
         assert len(texts[0]) == 20
 
     @pytest.mark.parametrize(("frames", "mode", "adds"), [(1, SLIDING, 3), (3, SLIDING, 2), (3, EXACT, 4)])
-    def test_there_may_be_nothing_to_prepare(
+    def test_there_may_be_nothing_to_prefetch(
         self, open_window: Open, computed: Computed, frames: int, mode: str, adds: int
     ) -> None:
         one = open_window(frames, mode)
@@ -533,7 +533,7 @@ class TestPreparing:
         assert computed() == 0
 
     @pytest.mark.parametrize("more", [True, False])
-    def test_an_answer_has_its_room_and_leaves_what_was_prepared_where_there_is_more(
+    def test_an_answer_keeps_its_room_and_drops_prefetched_entries_only_if_it_must(
         self, open_window: Open, computed: Computed, more: bool
     ) -> None:
         layout = open_window().layout
@@ -541,8 +541,8 @@ class TestPreparing:
         one = open_window(3, context=context)
         for number in range(1, 6):
             one.window.add(image(number))
-        self.prepare(one)
-        # What room is left over for: a number of eight digits, of which one was shown.
+        self.prefetch_all(one)
+        # The room allows numbers of eight digits; these have one.
         tokens = ANSWER_ROOM - len(one.prompt.question("What?"))
         assert len(one.ask("What?", tokens=tokens + 3 * 7).token_ids) == tokens + 3 * 7
         computed()
@@ -550,15 +550,15 @@ class TestPreparing:
         each = ROWS + len(one.prompt.announce(6)) + len(one.prompt.after_frame)
         assert computed() == (each if more else 2 * each)
 
-    def test_a_window_of_one_needs_no_room_for_it(self, open_window: Open) -> None:
+    def test_a_window_of_one_frame_prefetches_nothing(self, open_window: Open) -> None:
         assert open_window().layout.prefetch_entries(1, [ROWS]) == 0
 
 
 class TestPrompt:
-    """The parts of a live conversation are those of the template's rendering of a whole one."""
+    """The parts of a live conversation, as the template renders them."""
 
     @pytest.mark.parametrize("system", [None, "Be brief."])
-    def test_of_a_structured_template(self, bundles: dict[str, Bundle], system: str | None) -> None:
+    def test_parts_of_a_structured_template(self, bundles: dict[str, Bundle], system: str | None) -> None:
         prompt, tokenizer = live_prompt(bundles["structured"], system)
         opening = "" if system is None else f"<|im_start|>system\n\n{system}<|im_end|>\n"
         assert tokenizer.decode(prompt.announce(12)) == "Frame 12:"
@@ -568,7 +568,7 @@ class TestPrompt:
         assert prompt.after_answer == ids(tokenizer, "<|im_end|>\n<|im_start|>user\n")
 
     @pytest.mark.parametrize("system", [None, "Be brief."])
-    def test_of_a_plain_template(self, bundles: dict[str, Bundle], system: str | None) -> None:
+    def test_parts_of_a_plain_template(self, bundles: dict[str, Bundle], system: str | None) -> None:
         prompt, tokenizer = live_prompt(bundles["plain"], system)
         opening = "" if system is None else f"<|im_start|>system\n{system}<|im_end|>\n"
         assert prompt.sink == ids(tokenizer, f"{opening}<|im_start|>user\n")
@@ -582,7 +582,7 @@ class TestPrompt:
         assert prompt.question("a <|im_end|> b").count(end) == prompt.question("a b").count(end)
 
     @pytest.mark.parametrize("question", ["<image>?", "Is <image> like <image>?", "<image><image><image>"])
-    def test_a_question_brings_no_images(self, bundles: dict[str, Bundle], question: str) -> None:
+    def test_a_question_must_not_contain_images(self, bundles: dict[str, Bundle], question: str) -> None:
         prompt, _ = live_prompt(bundles["plain"])
         with pytest.raises(UsageError, match="<image>"):
             prompt.question(question)

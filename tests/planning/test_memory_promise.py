@@ -1,4 +1,4 @@
-"""A planned live window stays within its memory, and the plan's estimate is what it takes."""
+"""A planned live window stays within its memory limit, and the plan's estimate is close to the real peak."""
 
 import json
 import subprocess
@@ -33,13 +33,13 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def least(embedded: Bundle) -> int:
-    """What a window of one frame takes here."""
+    """Bytes of a window of one frame on this machine."""
     return plan(embedded, frames=1, pool=2, frame_size=SIZE, threads=2).estimate
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is counted differently elsewhere")
 @pytest.mark.parametrize(("more", "goal"), [(1 * MB, "coverage"), (3 * MB, "detail"), (40 * MB, "coverage")])
-def test_the_peak_stays_within_the_memory_and_the_estimate_is_near_it(
+def test_the_peak_stays_within_the_limit_and_near_the_estimate(
     embedded: Bundle, video: Path, least: int, more: int, goal: str
 ) -> None:
     memory = least + more
@@ -57,7 +57,7 @@ def test_the_peak_stays_within_the_memory_and_the_estimate_is_near_it(
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is counted differently elsewhere")
 @pytest.mark.parametrize("size", [(320, 240), (1280, 720)], ids=str)
-def test_the_process_that_reads_a_stream_takes_what_was_planned_for_it(
+def test_the_capture_process_takes_what_was_planned_for_it(
     embedded: Bundle, tmp_path: Path, size: tuple[int, int]
 ) -> None:
     write_video(tmp_path / "stream.ts", size, 30, "mp4v")
@@ -76,5 +76,5 @@ def test_the_process_that_reads_a_stream_takes_what_was_planned_for_it(
     assert peak <= costs["the source's process"] <= 1.15 * peak
 
 
-def test_a_source_without_a_process_of_its_own_costs_nothing_more(embedded: Bundle, video: Path) -> None:
+def test_a_source_without_a_capture_process_costs_nothing_more(embedded: Bundle, video: Path) -> None:
     assert plan(embedded, frames=2, source=video).estimate == plan(embedded, frames=2).estimate

@@ -12,10 +12,10 @@ from PIL import Image, ImageDraw
 from support.serving import Server, serving, user
 
 import edge_interleave as ei
-from edge_interleave.decoding.inputs import Input, TextInput, VisualInput
+from edge_interleave.decoding.inputs import Input, TextInput, VisualInput, spans_of
 from edge_interleave.decoding.session import Session
 from edge_interleave.model import Model
-from edge_interleave.serve.timelines import SharedTimeline, TimelinePool, units_of
+from edge_interleave.serve.timelines import SharedTimeline, TimelinePool
 
 TOKENS = 36
 """Of an image."""
@@ -85,7 +85,7 @@ def test_a_history_that_lost_its_oldest_turn_computes_the_new_turn_and_the_oldes
         assert slid is not None
         assert slid.prompt_tokens - slid.cached_tokens == TURN + TURN + 3
         assert [span.key for span in session.timeline.spans] == [
-            unit.key for unit in units_of(history(range(first, first + 4)))
+            span.key for span in spans_of(history(range(first, first + 4)))
         ]
 
 
@@ -142,7 +142,7 @@ def test_whatever_leaves_the_timeline_holds_the_prompt(session: Session, seed: i
         prompt = [TextInput((10, 11)), *parts, TextInput((90,))]
         found = timeline.prefill(prompt)
         assert found is not None
-        assert [span.key for span in session.timeline.spans] == [unit.key for unit in units_of(prompt)]
+        assert [span.key for span in session.timeline.spans] == [span.key for span in spans_of(prompt)]
         assert session.decoder.length == session.timeline.length == found.prompt_tokens
         assert all(span.end <= after.start for span, after in pairwise(session.timeline.spans))
         assert 0 <= found.cached_tokens < found.prompt_tokens

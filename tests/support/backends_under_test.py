@@ -1,4 +1,4 @@
-"""Which backends the suites of the Decoder protocol run: ours, or those that `pytest --backend NAME` names."""
+"""The backends for the Decoder protocol's tests: ours, or those named by `pytest --backend NAME`."""
 
 import platform
 import sys
@@ -16,12 +16,12 @@ OURS = ("llama-cpp", "mlx", "onnx")
 KV_PRECISIONS_OF = {"onnx": ("f16",)}
 """Of those of ours that have not all."""
 MLX_WHEELS = {("darwin", "arm64"), ("linux", "x86_64"), ("linux", "aarch64")}
-"""Where MLX has some, and the test extra installs them."""
+"""Platforms with MLX wheels, on which the test extra installs MLX."""
 MLX_HERE = (sys.platform, platform.machine()) in MLX_WHEELS or find_spec("mlx") is not None
 
 
 def backends_of(config: pytest.Config) -> list[Any]:
-    """Their names. MLX is skipped where it has no wheels; one that was asked for by name never is."""
+    """The backends' names. MLX is skipped on platforms without wheels, unless it is named."""
     named = config.getoption("backend")
     without_mlx = pytest.mark.skipif(not MLX_HERE, reason="MLX has no wheels for this machine")
     return named or [pytest.param(name, marks=without_mlx if name == "mlx" else ()) for name in OURS]

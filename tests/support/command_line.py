@@ -1,4 +1,4 @@
-"""Runs `edge-interleave` as a user's shell does: a process of its own."""
+"""Runs `edge-interleave` as a shell does, in its own process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PROGRAM = [sys.executable, "-c", "from edge_interleave.cli import main; main()"]
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """This process's environment, with the store and the Hub's cache below `home`."""
+    """This process's environment with the model store and the Hub's cache below `home`, and with `more` variables."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "EDGE_INTERLEAVE_"))}
     return {
         **kept,
@@ -29,7 +29,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 def run(
     *arguments: object, env: Mapping[str, str], stdin: str = "", cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the program to its end."""
+    """Run the program to its end, and capture its output."""
     command = [*PROGRAM, *map(str, arguments)]
     return subprocess.run(
         command, env=env, input=stdin, cwd=cwd, capture_output=True, text=True, timeout=120, check=False
@@ -37,7 +37,7 @@ def run(
 
 
 def told(result: subprocess.CompletedProcess[str], code: int) -> str:
-    """The one line that a failed run says on stderr, progress aside; checks that it is one, and the exit code."""
+    """The error line of a failed run. Asserts the exit code, and that stderr holds one line besides progress."""
     assert result.returncode == code, result.stderr
     lines = [line for line in result.stderr.splitlines() if not re.fullmatch(r"[a-z]+: \d+ %", line)]
     assert len(lines) == 1, result.stderr

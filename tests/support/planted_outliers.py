@@ -1,4 +1,4 @@
-"""Towers with what trained vision transformers have and random ones have not: activations far beyond the others.
+"""Towers with outlier activations, which trained vision transformers have and random ones lack.
 
 "Massive activations" (arXiv 2402.17762) are values 100 to 1,000 times the median, in a few fixed channels of a few
 tokens, from a middle block on; "outlier features" (arXiv 2208.07339) are in fixed channels of every token. Both are
@@ -21,7 +21,7 @@ CHANNELS = (5, 77)
 
 
 class Planted:
-    """A checkpoint some of whose tensors are changed when they are read."""
+    """A checkpoint that changes some tensors when they are read."""
 
     def __init__(self, checkpoint: Checkpoint, changes: Mapping[str, Change]) -> None:
         self._checkpoint = checkpoint
@@ -114,21 +114,21 @@ def fixed_channels(checkpoint: Checkpoint, block: int, size: float, gain: float)
 
 
 def loud_neuron(checkpoint: Checkpoint, block: int, size: float) -> dict[str, Change]:
-    """One neuron of a block says `size` for every token, and the bias behind it takes that out again."""
+    """One neuron of a block outputs `size` for every token; the following bias cancels it."""
     fc1, fc2 = (f"vision.layers.{block}.mlp.{name}" for name in ("fc1", "fc2"))
     weight = checkpoint.tensor(f"{fc2}.weight")
     return {f"{fc1}.bias": added(9, size), f"{fc2}.bias": lambda values: values - size * weight[:, 9]}
 
 
 def loud_value(checkpoint: Checkpoint, block: int, size: float) -> dict[str, Change]:
-    """One channel of the attention's values is `size` more; attention passes it on, and the output takes it out."""
+    """One channel of the attention's values is increased by `size`; the output bias cancels it."""
     value, output = (f"vision.layers.{block}.self_attn.{name}_proj" for name in ("v", "out"))
     weight = checkpoint.tensor(f"{output}.weight")
     return {f"{value}.bias": added(9, size), f"{output}.bias": lambda values: values - size * weight[:, 9]}
 
 
 def unequal_weights(checkpoint: Checkpoint, block: int, size: float) -> dict[str, Change]:
-    """One norm gives a channel `size` times what it was, another as much less; the weights behind take that out."""
+    """One norm scales a channel by `size` and another down; the following weights cancel it."""
     prefix = f"vision.layers.{block}."
     changes = {f"{prefix}self_attn.{name}_proj.weight": times(np.s_[:, 9], 1 / size) for name in "qkv"}
     changes |= {f"{prefix}layer_norm1.{kind}": times(9, size) for kind in ("weight", "bias")}
@@ -150,7 +150,7 @@ def quiet_neurons(checkpoint: Checkpoint, size: float) -> dict[str, Change]:
 
 
 def projector_offset(checkpoint: Checkpoint, size: float) -> dict[str, Change]:
-    """One channel that the projector reads is `size` more; its bias takes that out."""
+    """One channel that the projector reads is increased by `size`; the projector's bias cancels it."""
     last = checkpoint.config.vision.layers_used - 1
     weight = checkpoint.tensor("projector.linear_1.weight")
     return {

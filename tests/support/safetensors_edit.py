@@ -1,4 +1,4 @@
-"""Takes a safetensors file apart and puts it together again, changed: for tests of what is refused."""
+"""Reads and rewrites safetensors files, for tests of files that must be refused."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Tensors = dict[str, Any]
 
 
 def header_of(path: Path) -> tuple[dict[str, Any], bytes]:
-    """The header's entries and the data."""
+    """The header's entries, and the data after the header."""
     raw = path.read_bytes()
     end = 8 + int.from_bytes(raw[:8], "little")
     return json.loads(raw[8:end]), raw[end:]
 
 
 def rewrite(path: Path, change: Callable[[Tensors], object]) -> None:
-    """Change the tensors of a file and write it anew, sound in itself."""
+    """Apply `change` to a file's tensors, and rewrite the file as a valid safetensors file."""
     header, data = header_of(path)
     header.pop("__metadata__", None)
     tensors: Tensors = {

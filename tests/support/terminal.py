@@ -1,4 +1,4 @@
-"""A program on a terminal of its own: what is typed, and what is shown."""
+"""Runs a program on a pseudo-terminal: types text, and reads what it shows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\r")
 
 
 class Shown:
-    """What a program has written to a terminal."""
+    """The output of a program on a terminal."""
 
     def __init__(self, terminal: int, process: subprocess.Popen[bytes]) -> None:
         self.terminal = terminal
@@ -30,7 +30,7 @@ class Shown:
         self.seen = 0
 
     def until(self, wanted: str) -> str:
-        """Wait until it has written this, after what was waited for before; what came until then."""
+        """Wait for a text after the last one waited for; returns the output up to and including it."""
         deadline = time.monotonic() + 60
         while wanted not in self.text[self.seen :]:
             assert time.monotonic() < deadline, self.text
@@ -39,11 +39,11 @@ class Shown:
         return self.text[begin : self.seen]
 
     def type(self, text: str) -> None:
-        """Type it."""
+        """Type a text."""
         os.write(self.terminal, text.encode())
 
     def ended(self) -> int:
-        """Wait for the program's end; its exit code."""
+        """Wait for the program to end; returns its exit code."""
         deadline = time.monotonic() + 60
         while self.process.poll() is None:
             assert time.monotonic() < deadline, self.text
@@ -53,7 +53,7 @@ class Shown:
 
     @property
     def lines(self) -> list[str]:
-        """All that was shown, without what moves the cursor or colours."""
+        """The lines shown so far, without control sequences."""
         return _CONTROLS.sub("", self.text).split("\n")
 
     def _read(self, patience_s: float) -> None:
@@ -72,7 +72,7 @@ def on_terminal(
     cwd: Path | None = None,
     program: Sequence[str] = PROGRAM,
 ) -> Iterator[Shown]:
-    """Run `edge-interleave`, or another program, on a terminal. Killed where it has not ended by itself."""
+    """Run `edge-interleave`, or another program, on a terminal; the block's end kills it if it still runs."""
     terminal, end = pty.openpty()
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     env = {name: value for name, value in env.items() if name not in ("COLUMNS", "LINES")}

@@ -1,4 +1,4 @@
-"""Tiny random decoders and tokenizers, for tests of the runtime: made in milliseconds, run by the real engines."""
+"""Bundles with tiny random decoders and a tokenizer, made in milliseconds and run by the real engines."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ MLX_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-"""Modules by their names in GGUF."""
+"""GGUF names to MLX names."""
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>")
 # Renders as the template that the llava-hf/llava-interleave checkpoints publish (chat_template.json).
 LLAVA_TEMPLATE = (
@@ -65,7 +65,7 @@ LLAVA_TEMPLATE = (
 
 
 def tiny_tokenizer() -> Tokenizer:
-    """Byte-level BPE as Qwen2's, of the 256 bytes, a few merges and the special tokens."""
+    """A byte-level BPE like Qwen2's: the 256 bytes, a few merges and the special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("a", "n"), ("r", "e"), ("Ċ", "Ċ"), ("e", "r")]
     tokens = alphabet + ["".join(pair) for pair in merges]
@@ -85,7 +85,7 @@ def tiny_tokenizer() -> Tokenizer:
 
 
 def tiny_weights(vocab_size: int, *, seed: int = 0, layers: int = 2, heads: int = HEADS) -> dict[str, np.ndarray]:
-    """A Qwen2 decoder's random float32 weights, by their names in GGUF. Two heads share one of keys."""
+    """Random float32 weights of a Qwen2 decoder, by their GGUF names. Two heads share one KV head."""
     random = np.random.default_rng(seed)
     made: dict[str, np.ndarray] = {}
 
@@ -110,7 +110,7 @@ def tiny_weights(vocab_size: int, *, seed: int = 0, layers: int = 2, heads: int 
 
 
 def write_tiny_gguf(path: Path, weights: dict[str, np.ndarray], *, context_length: int, heads: int = HEADS) -> None:
-    """The decoder for llama.cpp; its GGUF holds no tokenizer."""
+    """Write the decoder for llama.cpp, without a tokenizer."""
     writer = gguf.GGUFWriter(path, "qwen2")
     writer.add_context_length(context_length)
     writer.add_embedding_length(HIDDEN)
@@ -131,7 +131,7 @@ def write_tiny_gguf(path: Path, weights: dict[str, np.ndarray], *, context_lengt
 
 
 def write_tiny_mlx(folder: Path, weights: dict[str, np.ndarray], *, context_length: int, heads: int = HEADS) -> None:
-    """The same for MLX: a folder as mlx-lm has it."""
+    """Write the decoder for MLX, in mlx-lm's folder layout."""
     folder.mkdir()
     config = {
         "model_type": "qwen2",

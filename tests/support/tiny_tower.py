@@ -16,7 +16,7 @@ VOCABULARY = 32
 
 @dataclass(frozen=True)
 class Tower:
-    """What differs between the towers that are compared."""
+    """The settings in which the compared towers differ."""
 
     type: str = "siglip"
     feature_layer: int = -1
@@ -26,7 +26,7 @@ class Tower:
     heads: int = 2
     layers: int = 4
     size: int = 62
-    """Not a multiple of the patch: the last pixels of a row are cut off, as they are at 384 and 14."""
+    """Not a multiple of the patch size: the last pixels of a row are cut off, as with 384 and 14."""
     projector_bias: bool = True
 
     @property

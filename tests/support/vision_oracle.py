@@ -1,4 +1,4 @@
-"""What transformers and PyTorch make of a picture or a grid: the other side of the comparisons. Not for the runtime."""
+"""Computes pixels, tiles and pooling with transformers and PyTorch, as the oracle of comparisons."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def tokens(n: int, grid: int, hidden: int) -> np.ndarray:
 
 
 def pixels(image: Image.Image, resize: str, size: int, resample: int = 3) -> np.ndarray:
-    """What the image processor gives, before normalisation, in 256 levels: uint8 (3, size, size)."""
+    """The image processor's pixels before normalisation: uint8 (3, size, size)."""
     return levels(processor(resize, size, resample)(image, return_tensors="np")["pixel_values"][0], resize)
 
 
@@ -47,7 +47,7 @@ def processor(resize: str, size: int, resample: int = 3):
 
 
 def tiled(image: Image.Image, side: int) -> np.ndarray:
-    """LLaVA-NeXT's overview and tiles, SigLIP's normalisation undone: uint8 (parts, 3, side, side)."""
+    """LLaVA-NeXT's overview and tiles, without normalisation: uint8 (parts, 3, side, side)."""
     from transformers import LlavaNextImageProcessorPil
 
     square = {"height": side, "width": side}
@@ -72,7 +72,7 @@ def tile_grid(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 
 def pooled(rows: np.ndarray, grid: int, stride: int, mode: str) -> np.ndarray:
-    """get_2dPool of LLaVA-NeXT, in PyTorch's own functions."""
+    """LLaVA-NeXT's get_2dPool with PyTorch's functions: float32 (n, side * side, hidden)."""
     import torch
     from torch.nn import functional
 

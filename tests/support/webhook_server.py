@@ -1,4 +1,4 @@
-"""A web server on loopback that takes posts, and answers them as a test says."""
+"""A web server on loopback that records posts and answers as a test decides."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 
 @dataclass
 class Hook:
-    """What came in. `answer` is called with the request's handler, the body read, and the number of the post from 1."""
+    """The received posts. `answer` is called with the request handler, the body, and the number of the post, from 1."""
 
     url: str
     posts: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
-    """Path, headers in lower case, body."""
+    """Path, headers with lower-case names, body."""
     came: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
 
 @contextmanager
 def webhook(answer: Callable[[Any, int], None]) -> Iterator[Hook]:
-    """Serve until the end of the block."""
+    """Serve posts until the end of the block."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -54,7 +54,7 @@ def webhook(answer: Callable[[Any, int], None]) -> Iterator[Hook]:
 
 
 def status(*codes: int) -> Callable[[Any, int], None]:
-    """Answers with these, one post after another, then with the last of them for good."""
+    """Answers the posts with these status codes in order, and all further posts with the last one."""
 
     def answer(handler: Any, number: int) -> None:
         handler.send_response(codes[min(number, len(codes)) - 1])

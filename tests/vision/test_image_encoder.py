@@ -162,9 +162,9 @@ def test_invalid_calls_are_usage_errors(tower: VisionTower, tmp_path: Path) -> N
     with pytest.raises(UsageError, match="no pooling mode"):
         encoder(tower, "median")
     vision = encoder(tower)
-    with pytest.raises(UsageError, match="leaves nothing"):
+    with pytest.raises(UsageError, match="leaves no token"):
         vision.encode([picture()], stride=GRID + 1)
-    with pytest.raises(UsageError, match="leaves nothing"):
+    with pytest.raises(UsageError, match="leaves no token"):
         vision.tokens_for(None, GRID + 1)
     with pytest.raises(MediaError):
         vision.encode([Image.new("RGB", (0, 3))])

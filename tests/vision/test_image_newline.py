@@ -266,12 +266,12 @@ class TestTiles:
 
     def test_take_as_many_tokens_as_the_encoder_says(self, bundle: Bundle) -> None:
         with ei.load(bundle.folder, threads=1) as model:
-            encoder = model.media_encoder._encoder()
+            encoder = model.media_encoder
             for size in [(28, 28), (60, 30), (100, 20), (57, 57)]:
-                (rows,) = encoder.encode([picture(0, size)], tiles=True)
-                assert len(rows) == encoder.tokens_for(picture(0, size), tiles=True) <= encoder.tokens_for(tiles=True)
+                (image,) = encoder.encode([ImagePart(picture(0, size))], frames=1, stride=1, tiles=True).images
+                assert image.size == encoder.tokens_for(picture(0, size), tiles=True) <= encoder.tokens_for(tiles=True)
                 stats = model.ask([picture(0, size), "What?"], max_tokens=1, tiles=True).stats
-                assert stats.visual_tokens == len(rows)
+                assert stats.visual_tokens == image.size
 
 
 @pytest.mark.oracle

@@ -61,10 +61,10 @@ def test_the_input_is_not_changed(mode: str) -> None:
 @pytest.mark.parametrize(
     ("stride", "mode", "complaint"),
     [
-        (0, "average", "stride 0 makes no sense"),
-        (-2, "bilinear", "stride -2 makes no sense"),
-        (28, "average", "leaves nothing of a 27 x 27 grid"),
-        (28, "max", "leaves nothing"),
+        (0, "average", "stride 0 is less than 1"),
+        (-2, "bilinear", "stride -2 is less than 1"),
+        (28, "average", "leaves no token of a 27 x 27 grid"),
+        (28, "max", "leaves no token"),
         (2, "median", "no pooling mode 'median'; choose one of average"),
     ],
 )

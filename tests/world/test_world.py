@@ -1,4 +1,4 @@
-"""The drawn world: samples follow from their seed, say what is drawn, and hold out what training never shows."""
+"""The drawn world: seeds determine samples, answers match the drawing, and training never draws what is held out."""
 
 import json
 import random
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_interleave.world.benchmark import ALL_TASKS, NAME, benchmark_samples, chance_of, write_benchmark
+from edge_interleave.world.benchmark import NAME, benchmark_samples, chance_of, write_benchmark
 from edge_interleave.world.drawing import draw, item_map
 from edge_interleave.world.group_questions import TIMES, puzzle_choices
 from edge_interleave.world.groups import LONG_CLIP, MAKERS, puzzle, views
@@ -70,14 +70,14 @@ def test_training_never_draws_what_is_held_out() -> None:
                     assert not sign.text.isdigit() or int(sign.text) not in HELD_OUT_NUMBERS
 
 
-def test_a_test_of_new_pairs_draws_no_pair_of_training() -> None:
+def test_the_split_of_unseen_pairs_draws_no_pair_of_training() -> None:
     items = [item for sample in drawn("describe", 60, "combination") for item in items_of(sample)]
     tinted = [(item.colour, item.shape) for item in items if item.shape in TINTED]
     assert tinted
     assert set(tinted) <= HELD_OUT_PAIRS
 
 
-def test_a_test_of_a_new_style_draws_things_in_no_other() -> None:
+def test_the_split_of_an_unseen_style_draws_things_in_that_style_only() -> None:
     items = [item for sample in drawn("describe", 40, "style") for item in items_of(sample)]
     assert {item.style for item in items if item.shape not in SHAPES} == {HELD_OUT_STYLE}
 
@@ -91,7 +91,7 @@ def test_every_colour_and_every_tinted_thing_is_in_training_with_others() -> Non
     assert len(digits) == 10
 
 
-def test_what_is_asked_of_is_named_by_one_thing_alone() -> None:
+def test_a_question_names_exactly_one_thing() -> None:
     for sample in drawn("colour", 60) + drawn("place", 60):
         asked = f" {sample.question.rstrip('?')} "
         whole = [item for item in items_of(sample) if f" {item.name} " in asked]
@@ -180,7 +180,7 @@ def test_a_puzzle_has_one_answer_among_four() -> None:
         assert f"{letter}: {group.after.name}" in question
 
 
-def test_events_are_as_many_as_said() -> None:
+def test_an_item_appears_as_often_as_asked_for() -> None:
     for times in (1, 2, 3):
         for seed in range(20):
             states = blinking(random.Random(seed), times, 8)
@@ -195,36 +195,39 @@ def test_every_state_lasts_at_least_a_frame() -> None:
         assert set(states) == {0, 1, 2, 3}
 
 
-def test_the_bench_is_a_file_of_samples_and_their_pictures(tmp_path: Path) -> None:
+def test_the_benchmark_is_a_file_of_samples_and_their_pictures(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
-    file = write_benchmark(tmp_path / "bench", per_task=2, progress=lambda *now: told.append(now))
+    # One task of each scenario, and those with choices, without pictures and with unknown pictures.
+    tasks = ["colour", "what changed", "events", "hidden", "fine print", "worded", "puzzle", "no picture"]
+    tasks.append("unknown noise")
+    file = write_benchmark(tmp_path / "bench", per_task=2, tasks=tasks, progress=lambda *now: told.append(now))
     rows = json.loads(file.read_text(encoding="utf-8"))
     assert file.name == NAME
-    assert len(rows) == 2 * len(ALL_TASKS) == len(told)
+    assert len(rows) == 2 * len(tasks) == len(told)
     assert {row["metadata"]["scenario"] for row in rows} == {*SCENARIOS, "everyday"}
     for row in rows:
         human, model = row["conversations"]
         assert human["value"].count("<image>") == len(row["image"])
         assert model["value"]
         assert row["metadata"]["question_type"] == ("multi-choice" if "choice_list" in row else "open-ended")
-        # What is not known has one right answer.
+        # Where nothing is known there is one right answer.
         assert 0 < row["metadata"]["chance"] < 0.85 or row["metadata"].get("judge")
         for name in row["image"]:
             with Image.open(file.parent / name) as picture:
                 picture.verify()
 
 
-def test_the_same_bench_is_not_drawn_again_and_another_is_not_overwritten(tmp_path: Path) -> None:
+def test_the_same_benchmark_is_not_drawn_again_and_another_is_not_overwritten(tmp_path: Path) -> None:
     file = write_benchmark(tmp_path / "bench", per_task=1, tasks=["colour"])
     before = file.stat().st_mtime_ns
     assert write_benchmark(tmp_path / "bench", per_task=1, tasks=["colour"]).stat().st_mtime_ns == before
-    with pytest.raises(FileExistsError, match="holds another bench"):
+    with pytest.raises(FileExistsError, match="holds another benchmark"):
         write_benchmark(tmp_path / "bench", per_task=2, tasks=["colour"])
     with pytest.raises(ValueError, match="unknown task 'juggling'"):
         write_benchmark(tmp_path / "other", tasks=["juggling"])
 
 
-def test_of_calls_that_begin_at_once_one_draws_and_the_others_wait(tmp_path: Path) -> None:
+def test_of_calls_that_start_together_one_draws_and_the_others_wait(tmp_path: Path) -> None:
     drawn_by: list[int] = []
 
     def write(number: int) -> Path:
@@ -242,7 +245,7 @@ def test_of_calls_that_begin_at_once_one_draws_and_the_others_wait(tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["bench"]
 
 
-def test_what_a_killed_call_left_is_cleared_away(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_call_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".bench.partial").mkdir()
     (tmp_path / ".bench.partial" / "place-00000-1.png").write_bytes(b"half a pic")
     write_benchmark(tmp_path / "bench", per_task=2, tasks=["colour"])
@@ -250,11 +253,11 @@ def test_what_a_killed_call_left_is_cleared_away(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["bench"]
 
 
-def test_a_longer_bench_begins_with_the_shorter_one() -> None:
+def test_a_longer_benchmark_begins_with_the_shorter_one() -> None:
     assert list(benchmark_samples("story", 5, 4)) == list(benchmark_samples("story", 5, 9))[:4]
 
 
-def test_chance_is_what_one_answer_to_all_would_get() -> None:
+def test_chance_is_the_share_of_the_commonest_answer() -> None:
     assert chance_of("is there") == pytest.approx(0.5, abs=0.1)
     assert chance_of("camera") == pytest.approx(0.5, abs=0.1)
     assert chance_of("puzzle") == pytest.approx(0.25, abs=0.08)

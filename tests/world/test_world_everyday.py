@@ -1,4 +1,4 @@
-"""The everyday world: things anywhere, counts, what nobody could know, and when an answer is right."""
+"""Everyday tasks: things anywhere, counts, unknown pictures, and the judging of free answers."""
 
 import random
 from collections import Counter

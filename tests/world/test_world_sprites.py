@@ -1,4 +1,4 @@
-"""The pictures of things: all there in every style, of comparable size, and repainted so that the colour is plain."""
+"""The pictures of things: complete in every style, of similar size, and clearly coloured when repainted."""
 
 import colorsys
 import struct

@@ -1,4 +1,4 @@
-"""Other wordings of the world's questions: what they ask, how many there are, and what training never sees."""
+"""Rewordings of the world's questions: their meaning, their number, and the held-out ones."""
 
 import random
 import re

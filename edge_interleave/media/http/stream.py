@@ -135,7 +135,9 @@ class HttpStream:
     def _redirect(self, parts: SplitResult, location: str) -> None:
         there = urlsplit(urljoin(_without_login(parts), location))
         if not location or there.scheme not in ("http", "https") or len(location) > MAX_URL:
-            raise MediaError(f"{self._name}: redirects to what is not http(s); refused; give the stream's own address")
+            raise MediaError(
+                f"{self._name}: redirects to an address that is not http(s); give the stream's own address"
+            )
         same = (there.scheme, there.hostname, there.port) == (parts.scheme.lower(), parts.hostname, parts.port)
         login = parts.netloc.rpartition("@")[0] if same else ""
         bare = there.netloc.rpartition("@")[2]
@@ -144,7 +146,7 @@ class HttpStream:
     def _refused(self, response: http.client.HTTPResponse) -> MediaError:
         status = response.status
         if status == 401:
-            return MediaError(f"{self._name}: wants a name and a password; give them as in http://name:password@host/")
+            return MediaError(f"{self._name}: needs a name and a password; give them as in http://name:password@host/")
         reason = " ".join(response.reason.split())[:80]
         said = f"{status} {reason}" if reason.isprintable() else str(status)
         return MediaError(f"{self._name}: answers {said}; check the address")

@@ -361,18 +361,18 @@ class FrameClock:
         """The time of the next frame, in seconds. `ticks`: its PTS in the track's time unit, if it has one."""
         step_s = self._video.step_s
         if ticks is None:
-            said = self._last_s + step_s - self._shift_s if self._first_s is not None else 0.0
+            stamp_s = self._last_s + step_s - self._shift_s if self._first_s is not None else 0.0
         else:
-            said = self._video.seconds(ticks)
+            stamp_s = self._video.seconds(ticks)
         if self._first_s is None:
-            self._first_s, self._shift_s = said, -said
+            self._first_s, self._shift_s = stamp_s, -stamp_s
             return 0.0
-        time_s = said + self._shift_s
-        falls = said <= self._first_s or time_s < self._last_s - _REORDERED * step_s
+        time_s = stamp_s + self._shift_s
+        falls = stamp_s <= self._first_s or time_s < self._last_s - _REORDERED * step_s
         if falls or (self._video.may_jump and time_s > self._last_s + _JUMP_S):
             # Another recording starts here; its time continues that of the one before.
             time_s = self._last_s + step_s
-            self._shift_s, self._first_s = time_s - said, said
+            self._shift_s, self._first_s = time_s - stamp_s, stamp_s
         self._last_s = max(self._last_s, time_s)
         return self._last_s
 

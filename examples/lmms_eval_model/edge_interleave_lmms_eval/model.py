@@ -1,4 +1,4 @@
-"""A bundle as lmms-eval sees a model: requests in, texts out."""
+"""Runs a bundle as a model of lmms-eval."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ROLES = ("system", "user", "assistant")
 
 
 class EdgeInterleave(lmms):
-    """Runs a bundle. The arguments are those of `--model_args`, which come as texts or numbers."""
+    """Runs a bundle. The arguments are those of `--model_args`, as strings or numbers."""
 
     is_simple = False
 
@@ -36,12 +36,12 @@ class EdgeInterleave(lmms):
         **unknown: Any,
     ) -> None:
         super().__init__()
-        # lmms-eval gives every model these, with no value of its own.
+        # lmms-eval passes these to every model.
         unknown = {name: value for name, value in unknown.items() if value is not None and name != "max_batch_size"}
         if unknown:
-            raise ei.UsageError(f"no model argument {', '.join(unknown)}")
+            raise ei.UsageError(f"unknown model argument {', '.join(unknown)}; leave it out")
         if str(batch_size) not in ("1", "auto"):
-            raise ei.UsageError(f"batch_size {batch_size}: questions are answered one at a time")
+            raise ei.UsageError(f"batch_size {batch_size}: questions are answered one at a time; use batch_size 1")
         self._shown = {"pool": int(pool), "frames": int(frames)}
         self._max_new_tokens = int(max_new_tokens)
         self._model = ei.load(
@@ -56,7 +56,7 @@ class EdgeInterleave(lmms):
         """An answer to each request, in order."""
         answers = []
         for request in tqdm(requests, desc="edge-interleave", disable=self.rank != 0):
-            # The text that some versions put first is in the messages as well.
+            # Some versions put the text first; the messages contain it too.
             doc_to_messages, how, doc_id, task, split = request.args[-5:]
             messages = doc_to_messages(self.task_dict[task][split][doc_id])
             answer = self._model.ask(
@@ -70,12 +70,12 @@ class EdgeInterleave(lmms):
         return answers
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """Refused."""
-        raise NotImplementedError("edge_interleave runs tasks that generate, not those that score by log-likelihood")
+        """Not supported; raises NotImplementedError."""
+        raise NotImplementedError("edge_interleave runs generation tasks only, not log-likelihood tasks")
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
-        """Refused."""
-        raise NotImplementedError("edge_interleave runs tasks of one round")
+        """Not supported; raises NotImplementedError."""
+        raise NotImplementedError("edge_interleave runs single-round tasks only")
 
     def clean(self) -> None:
         """Free the model."""
@@ -83,7 +83,7 @@ class EdgeInterleave(lmms):
 
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:
-    """lmms-eval's message as ours: `{"type": "image", "url": picture}` and so on."""
+    """Convert a message of lmms-eval, with parts such as `{"type": "image", "url": picture}`."""
     content = message["content"]
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     media = [_media(part) for part in parts if part["type"] != "text"]
@@ -93,7 +93,7 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
         raise ei.UsageError(f"no role {message['role']!r}")
     if markers == len(media):
         return {"role": message["role"], "content": [*media, *texts]}
-    # Markers that stand for nothing would be taken for images.
+    # Surplus markers would be counted as images.
     made = [_media(part) if part["type"] != "text" else part["text"].replace(MARKER, "") for part in parts]
     return {"role": message["role"], "content": made}
 
@@ -104,7 +104,7 @@ def _media(part: dict[str, Any]) -> ei.Image | ei.Video:
         return ei.Image(Path(url) if isinstance(url, str) else url)
     if part["type"] == "video" and isinstance(part["url"], (str, Path)):
         return ei.Video(part["url"])
-    raise ei.UsageError(f"edge_interleave takes text, images and video files, no {part['type']}")
+    raise ei.UsageError(f"edge_interleave takes text, images and video files, not {part['type']}")
 
 
 def _stops(until: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The backend: a timeline over the engine, and the object that the entry point names. Read this file first.
 
-A timeline is three arrays: positions, keys and values of its entries. They may lie in any order, for what an entry sees
-is told by the positions alone; so to evict is to drop rows, and to recompute is to drop rows and append others.
+A timeline is three arrays: positions, keys and values of its entries. Their order does not matter, since attention
+depends on positions only. To evict is to drop rows; to recompute is to drop rows and append others.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from .timeline_file import read_timeline, write_timeline
 from .weights import read_config
 
 BATCH = 64
-"""Entries that are computed at a time, at most."""
+"""The greatest number of entries computed at a time."""
 
 
 class NumpyBackend:
-    """What the entry point `numpy-example` names."""
+    """The backend of the entry point `numpy-example`."""
 
     name = "numpy-example"
     decoder_file = MLX_NAME
-    """What of a bundle this backend runs: that a bundle has it is how it is chosen for one."""
+    """The part of a bundle that this backend runs. It is chosen for bundles that have this part."""
 
     def open(self, bundle: Bundle, options: DecoderOptions) -> Decoder:
         """Open the bundle's `decoder-mlx/`. Raises BundleError, BackendError for a KV precision other than f16."""
         return NumpyDecoder(bundle, options)
 
     def memory(self, bundle: Bundle, options: DecoderOptions) -> DecoderMemory:
-        """What an open decoder takes once its cache is full. Raises as `open`, and reads no weights."""
+        """The bytes that an open decoder takes when its cache is full. Reads no weights. Raises like `open`."""
         facts, config, info = _facts(bundle, options), read_config(bundle), bundle.manifest.decoder
         rows, cells = min(options.batch or BATCH, BATCH), facts.capacity
         attending = 4 * rows * info.heads * cells + 12 * cells * info.kv_heads * info.head_dim
@@ -59,8 +59,8 @@ BACKEND = NumpyBackend()
 class NumpyDecoder:
     """One timeline. See `edge_interleave.decoding.decoder.Decoder` for what each method promises.
 
-    It has no lock: the runtime makes one call at a time, from any thread. Decoders may be called at the same
-    time; these share nothing.
+    It has no lock: the runtime makes one call at a time, from any thread. Two decoders may be called at the same time;
+    they share nothing.
     """
 
     def __init__(self, bundle: Bundle, options: DecoderOptions) -> None:
@@ -71,7 +71,7 @@ class NumpyDecoder:
         info, files = bundle.manifest.decoder, bundle.manifest.files
         shape = (info.layers, self.facts.capacity, info.kv_heads, info.head_dim)
         self._keys, self._values = np.zeros(shape, np.float16), np.zeros(shape, np.float16)
-        self._positions = np.zeros(0, np.int64)  # of the entries that are there; the arrays above have room for more
+        self._positions = np.zeros(0, np.int64)  # of the stored entries; the arrays above have room for more
         weights = "".join(files[f"{MLX_NAME}/{name}"].sha256 for name in sorted(bundle.files_in(MLX_NAME)))
         self._fingerprint = hashlib.sha256(f"numpy-example 1 {weights}".encode()).digest()
 
@@ -86,33 +86,33 @@ class NumpyDecoder:
         return int(self._positions.max(initial=-1)) + 1
 
     def append_tokens(self, ids: Sequence[int]) -> FloatArray:
-        """Extend the timeline by tokens; the logits of the last."""
+        """Extend the timeline by tokens. Returns the logits of the last one."""
         return self._append(self._alive().embed(token_ids(ids, self.facts)))
 
     def append_embeddings(self, rows: FloatArray) -> FloatArray:
-        """Extend the timeline by embeddings; the logits of the last."""
+        """Extend the timeline by embeddings. Returns the logits of the last one."""
         self._alive()
         return self._append(embeddings(rows, self.facts))
 
     def truncate(self, position: int) -> None:
-        """Forget every entry at `position` and after."""
+        """Remove the entries at `position` and after."""
         self._alive()
         self._keep(self._positions < position)
 
     def evict(self, start: int, end: int) -> None:
-        """Forget a range; what is behind it keeps its positions."""
+        """Remove a range. Later entries keep their positions."""
         self._alive()
         if not 0 <= start <= end:
-            raise ValueError(f"no such range of positions: {start} to {end}")
+            raise ValueError(f"not a range of stored positions: {start} to {end}")
         self._keep((self._positions < start) | (self._positions >= end))
 
     def rebase(self) -> None:
-        """Close the gaps. Keys are stored before rotation, so nothing else is to be done."""
+        """Close the gaps. Keys are stored before rotation, so only the positions change."""
         self._alive()
         self._positions = np.argsort(np.argsort(self._positions))
 
     def recompute(self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray]) -> None:
-        """Compute a range anew behind what lies before it, without the gap; then give it its positions back."""
+        """Recompute a range right behind the entries before it, then give it its positions back."""
         embed = self._alive().embed
         rows = [
             embeddings(part, self.facts) if isinstance(part, np.ndarray) else embed(token_ids(part, self.facts))
@@ -120,7 +120,7 @@ class NumpyDecoder:
         ]
         inside = (self._positions >= start) & (self._positions < end)
         if start >= end or inside.sum() != end - start:
-            raise ValueError(f"no such range of positions: {start} to {end}")
+            raise ValueError(f"not a range of stored positions: {start} to {end}")
         if sum(map(len, rows)) != end - start:
             raise ValueError(f"{sum(map(len, rows))} entries do not fill the positions {start} to {end}")
         before = int(self._positions[self._positions < start].max(initial=-1)) + 1
@@ -128,10 +128,10 @@ class NumpyDecoder:
         self._compute(np.concatenate(rows), before)
         self._positions[start - end :] = np.arange(start, end)
 
-    def prepare(
+    def prefetch(
         self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray], leaving: tuple[int, int], rows: int
     ) -> bool:
-        """Nothing is computed ahead of `recompute`, which is allowed."""
+        """Prepare nothing: this is optional. `recompute` then computes everything."""
         self._alive()
         return False
 
@@ -142,7 +142,7 @@ class NumpyDecoder:
         write_timeline(path, self._fingerprint, b"".join(array.tobytes() for array in arrays))
 
     def load(self, path: Path) -> None:
-        """Replace the timeline by a saved one. The file is a stranger's: all is checked before anything changes."""
+        """Replace the timeline with a saved one. The file is untrusted and checked before anything changes."""
         self._alive()
         entry = self.facts.bytes_per_token + 8
         body = read_timeline(path, self._fingerprint, self.facts.capacity * entry)
@@ -150,13 +150,13 @@ class NumpyDecoder:
         positions = np.frombuffer(body[: 8 * length], np.int64).copy()
         past = positions.max(initial=-1) >= self.facts.trained_context
         if rest or past or positions.min(initial=0) < 0 or len(np.unique(positions)) != length:
-            raise InputError(f"{path}: its positions make no sense; prefill again")
+            raise InputError(f"{path}: its positions are damaged; prefill again")
         halves = np.frombuffer(body[8 * length :], np.float16)
         both = halves.reshape(2, len(self._keys), length, *self._keys.shape[2:])
         self._keys[:, :length], self._values[:, :length], self._positions = both[0], both[1], positions
 
     def interrupt(self) -> None:
-        """From any thread: looked at before each layer."""
+        """Make the running call, and all later ones, fail before the next layer. May be called from any thread."""
         self._interrupted = True
 
     def close(self) -> None:
@@ -174,9 +174,9 @@ class NumpyDecoder:
             raise BackendError("interrupted; the decoder can only be closed")
 
     def _keep(self, kept: npt.NDArray[np.bool_]) -> None:
-        """Drop the other entries, and move what lies behind them to the front."""
+        """Keep these entries, moved to the front of the arrays, and drop the others."""
         count = int(kept.sum())
-        for cache in (*self._keys, *self._values):  # layer by layer: a copy of all of it would be twice the memory
+        for cache in (*self._keys, *self._values):  # layer by layer: copying all at once would double the memory
             cache[:count] = cache[: self.length][kept]
         self._positions = self._positions[kept]
 
@@ -185,7 +185,7 @@ class NumpyDecoder:
         return self._compute(rows, self.position)
 
     def _compute(self, rows: FloatArray, start: int) -> FloatArray:
-        """Store entries at positions from `start` on, behind the others in the arrays. None is where it fails."""
+        """Store entries at positions from `start` on, behind the others in the arrays. Stores none if it fails."""
         model, before = self._alive(), self._positions
         try:
             for first in range(0, len(rows), self._batch):
@@ -205,7 +205,7 @@ class NumpyDecoder:
 
 def _facts(bundle: Bundle, options: DecoderOptions) -> DecoderFacts:
     if options.kv_precision != "f16":
-        raise BackendError(f"the NumPy example has no KV precision {options.kv_precision}; take f16")
+        raise BackendError(f"the NumPy example has no KV precision {options.kv_precision}; use f16")
     info = bundle.manifest.decoder
     return DecoderFacts(
         hidden_size=info.hidden_size,

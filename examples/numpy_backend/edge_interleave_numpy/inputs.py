@@ -1,4 +1,4 @@
-"""What a decoder is given, checked: token ids, embeddings, room. Knows nothing about the engine."""
+"""Checks what a decoder is given: token ids, embeddings, room."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edge_interleave.util.arrays import FloatArray
 
 
 def token_ids(ids: Sequence[int], facts: DecoderFacts) -> npt.NDArray[Any]:
-    """Token ids as an array (n,). Raises ValueError for none, or one that is not in the vocabulary."""
+    """Token ids as an array (n,). Raises ValueError for no ids, or an id outside the vocabulary."""
     array = np.asarray(ids)
     if array.ndim != 1 or not len(array) or array.dtype.kind not in "iu":
         raise ValueError("token ids must be a non-empty flat sequence of whole numbers")
@@ -24,7 +24,7 @@ def token_ids(ids: Sequence[int], facts: DecoderFacts) -> npt.NDArray[Any]:
 
 
 def embeddings(rows: FloatArray, facts: DecoderFacts) -> FloatArray:
-    """Embeddings (n, hidden) as they are. Raises ValueError for another shape, dtype, or values that are not finite."""
+    """Embeddings, unchanged. Raises ValueError unless they are finite, float32 and (n, hidden_size), n >= 1."""
     array = np.asarray(rows)
     if array.dtype != np.float32 or array.ndim != 2 or array.shape[1] != facts.hidden_size:
         raise ValueError(f"embeddings must be a float32 array of shape (n, {facts.hidden_size})")
@@ -34,8 +34,10 @@ def embeddings(rows: FloatArray, facts: DecoderFacts) -> FloatArray:
 
 
 def check_room(length: int, position: int, count: int, facts: DecoderFacts) -> None:
-    """Raise ContextFullError where `count` entries do not fit behind `length`, the first of them at `position`."""
+    """Raise ContextFullError unless `count` more entries fit behind `length` entries, the first at `position`."""
     if length + count > facts.capacity:
         raise ContextFullError(f"the context is full: it holds {facts.capacity} entries; use a larger one")
     if position + count > facts.trained_context:
-        raise ContextFullError(f"past the {facts.trained_context} positions of the model; close the gaps (rebase)")
+        raise ContextFullError(
+            f"past the {facts.trained_context} positions of the model; rebase, or start a new conversation"
+        )

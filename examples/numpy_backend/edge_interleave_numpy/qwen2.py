@@ -1,7 +1,7 @@
-"""The engine: a Qwen2 decoder in NumPy, float32. Yours is faster; what the backend wants of it is the same.
+"""The engine: a Qwen2 decoder in NumPy, float32. A real engine is faster and has the same interface.
 
-Knows nothing about files and timelines. The formulas are those of the Qwen2 report (arXiv 2407.10671, section 2.2) and
-of RoFormer (arXiv 2104.09864), the rotation over halves as in the published code.
+Formulas: the Qwen2 report (arXiv 2407.10671, section 2.2) and RoFormer (arXiv 2104.09864). The rotation pairs the two
+halves of a head, as in the published code.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Qwen2:
     """The weights of a bundle's decoder, and one forward pass."""
 
     def __init__(self, config: Config) -> None:
-        """Raises BundleError where the weights are not sound."""
+        """Raises BundleError if the weights are damaged."""
         self._config = config
         self._weights = load_weights(config)
         self._frequencies = config.rope_theta ** -(np.arange(0, config.head_dim, 2) / config.head_dim)
@@ -36,11 +36,11 @@ class Qwen2:
     def forward(
         self, rows: Array, positions: Positions, keys: Halves, values: Halves, check: Callable[[], None]
     ) -> Array:
-        """Rows (n, hidden) to hidden states (n, hidden). They are the last n of m entries and see those before them.
+        """Rows (n, hidden) to hidden states (n, hidden). The rows are the last n of m entries; attention is causal.
 
-        `positions` (m,), `keys` and `values` (layers, m, kv heads, head size) are those of all entries; the new ones'
-        keys and values are written into them. A key is stored as it is before rotation and rotated when it is looked
-        at: to renumber an entry is then to write another position. `check` is called before each layer.
+        `positions` (m,), `keys` and `values` (layers, m, kv heads, head size) belong to all m entries. The new keys and
+        values are written into them. Keys are stored before rotation and rotated when used, so moving an entry only
+        changes its position. `check` is called before each layer.
         """
         new = slice(len(positions) - len(rows), None)
         visible = positions <= positions[new, None]

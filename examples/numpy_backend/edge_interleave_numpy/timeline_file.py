@@ -1,4 +1,4 @@
-"""Saved timelines: a SHA-256 of all that follows, the fingerprint of the decoder it is of, and the arrays' bytes."""
+"""Files of saved timelines: a SHA-256 of the rest, the decoder's fingerprint, the arrays' bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def write_timeline(path: Path, fingerprint: bytes, body: bytes) -> None:
 
 
 def read_timeline(path: Path, fingerprint: bytes, most: int) -> bytes:
-    """The arrays' bytes, `most` of them. Raises InputError where the file is another decoder's, damaged or larger."""
+    """The arrays' bytes, at most `most`. Raises InputError if the file is damaged, larger or another decoder's."""
     try:
         with path.open("rb") as file:
             data = file.read(2 * _DIGEST + most + 1)

@@ -1,6 +1,6 @@
-"""What the engine reads: `decoder-mlx/` where it is not quantized, `config.json` and plain tensors by name.
+"""Reads an unquantized `decoder-mlx/`: `config.json` and tensors by name.
 
-A bundle comes from strangers, so all names and shapes are held to the manifest before a weight is read.
+Bundles are untrusted: all names and shapes are compared with the manifest before a weight is read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _REMEDY = "convert it with --backend mlx --mlx-quantization f16"
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of a decoder, and where its tensors lie."""
+    """Sizes of a decoder, and the places of its tensors."""
 
     layers: int
     head_dim: int
@@ -33,20 +33,20 @@ class Config:
     rms_norm_eps: float
     rope_theta: float
     tied: bool
-    """The head is the embedding matrix."""
+    """Whether the head is the embedding matrix."""
     tensors: dict[str, tuple[Path, Entry]]
 
     @property
     def bytes(self) -> int:
-        """Of all weights, as float32."""
+        """Bytes of all weights as float32."""
         return sum(4 * math.prod(entry.shape) for _, entry in self.tensors.values())
 
 
 def read_config(bundle: Bundle) -> Config:
-    """Config and headers. Raises BundleError where they are not sound, quantized, or not of the manifest's decoder."""
+    """Config and headers. Raises BundleError if they are damaged, quantized, or not of the manifest's decoder."""
     info, path = bundle.manifest.decoder, bundle.file(CONFIG_NAME)
     if info.type != "qwen2" or info.heads % info.kv_heads or info.head_dim % 2:
-        raise BundleError(f"{bundle.folder}: not a decoder that the NumPy example runs; take another backend")
+        raise BundleError(f"{bundle.folder}: the NumPy example cannot run its decoder; use another backend")
     try:
         if path.stat().st_size > CONFIG_BYTES_MAX:
             raise ValueError("too large")

@@ -180,7 +180,7 @@ def test_a_password_is_sent_only_if_the_server_asks_for_it(scheme: str, opened: 
         if scheme == "Digest":
             assert b"s3cret" not in server.requests[1]
             assert b'username="user"' in server.requests[1]
-        with pytest.raises(MediaError, match="wants a name and a password") as caught:
+        with pytest.raises(MediaError, match="needs a name and a password") as caught:
             opened(server.url)
         assert "s3cret" not in str(caught.value)
 
@@ -396,7 +396,7 @@ def test_responses_that_are_no_stream_give_one_line(answer: bytes) -> None:
 def test_redirects_are_followed_to_http_only(location: str) -> None:
     answer = f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
     with serving(sending(answer)) as server:
-        assert "redirects to what is not http" in refused(server.url)
+        assert "redirects to an address that is not http" in refused(server.url)
         assert len(server.requests) == 1
 
 

@@ -12,9 +12,9 @@ from PIL import Image
 from support.media_files import Track, number_of, write_video
 
 from edge_interleave.errors import MediaError
-from edge_interleave.media import clip as clip_module
 from edge_interleave.media.clip import sample_clip
 from edge_interleave.media.sources.open import open_source
+from edge_interleave.media.video.file import VideoFile
 
 FRAMES = 60
 IRREGULAR = [int(time) for time in np.cumsum(np.random.default_rng(9).choice([16, 33, 50, 100, 200], FRAMES))]
@@ -129,8 +129,8 @@ def test_a_recording_of_another_day_follows_the_first_one_at_once(tmp_path: Path
 def test_a_long_clip_is_not_decoded_to_find_a_few_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / "long.mkv", Track([n % 256 for n in range(600)], "libx264", b_frames=2))
     decoded = []
-    read = clip_module._next
-    monkeypatch.setattr(clip_module, "_next", lambda video: decoded.append(1) or read(video))
+    read = VideoFile.read
+    monkeypatch.setattr(VideoFile, "read", lambda video: decoded.append(1) or read(video))
     assert [number_of(frame.image) for frame in sample_clip(path, 3)] == [0, 299 - 256, 599 - 512]
     assert len(decoded) < 60
 

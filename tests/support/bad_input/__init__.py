@@ -1,1 +1,1 @@
-"""Files that must not be believed, as lists: name of the damage -> how it is done, and what the error must say."""
+"""Damaged and hostile files, as tables: name of the damage -> how to make it, and a text of the expected error."""

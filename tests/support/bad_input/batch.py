@@ -1,4 +1,4 @@
-"""Runs each command of standard input (one JSON list a line); says of each what came of it (one JSON object a line)."""
+"""Runs the commands on stdin (one JSON list on each line) and prints each result as one JSON object on a line."""
 
 from __future__ import annotations
 

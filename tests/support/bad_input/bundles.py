@@ -1,4 +1,4 @@
-"""Bundles that cannot be loaded: of other sizes than the manifest says, or consistent and hostile all the same."""
+"""Bundles that must be refused: sizes that differ from the manifest, or consistent but hostile files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHA256 = "0" * 64
 
 
 def listed(name: str, **about: Any) -> Damage:
-    """One more file in the manifest."""
+    """Add a file to the manifest."""
 
     def added(folder: Path) -> None:
         raw = json.loads((folder / MANIFEST).read_text("utf-8"))
@@ -37,7 +37,7 @@ def unlisted(name: str) -> Damage:
 
 
 def settled(damage: Damage) -> Damage:
-    """The damage, and a manifest that has the sizes of the damaged files: as a stranger would do it."""
+    """Apply the damage, then set the manifest's sizes to those of the damaged files, as an attacker would."""
 
     def done(folder: Path) -> None:
         damage(folder)
@@ -50,7 +50,7 @@ def settled(damage: Damage) -> Damage:
 
 
 def decoder(change: Callable[[Parts], object], **manifest: int) -> Damage:
-    """A GGUF file that is well-formed; `manifest` is what bundle.json says of the decoder."""
+    """Write a well-formed GGUF file; `manifest`: the decoder's fields in bundle.json."""
 
     def done(folder: Path) -> None:
         edited(folder / DECODER, change)
@@ -85,7 +85,7 @@ def graph(change: Callable[[onnx.ModelProto], object]) -> Damage:
 
 
 def endless_loop(model: onnx.ModelProto) -> None:
-    """The graph's result goes through a loop that never ends."""
+    """Pass the graph's result through an endless loop."""
     (out,) = model.graph.output
     for node in model.graph.node:
         node.output[:] = ["before" if name == out.name else name for name in node.output]
@@ -123,14 +123,14 @@ def nan_head(parts: Parts) -> None:
 
 
 def doubling(then: str) -> str:
-    """A template that makes a list which holds itself twice, sixty times over."""
+    """A template that nests a list in itself twice, sixty times."""
     return (
         "{% set n = namespace(x=[0]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ " + then + " }}"
     )
 
 
 def a_part(stored: dict[str, Any] | None = None, **changes: Any) -> Damage:
-    """A manifest that has something else in its `parts`."""
+    """A manifest with another value in `parts`."""
     matrices = {"q4_k": {"count": 1, "names": ["attn_q"], "as_named": True, **(stored or {})}}
     part = {"bits_per_weight": 4.5, "matrices": matrices, "cosine": None, **changes}
     return fields(MANIFEST, parts={DECODER: part})
@@ -243,14 +243,14 @@ CONTENTS: dict[str, tuple[Damage, str]] = {
     "tower with an operator of its own": (graph(lambda m: setattr(m.graph.node[3], "op_type", "Evil")), "Evil"),
     "tower with an endless loop": (graph(endless_loop), "loops"),
     "tower with weights in another file": (graph(weights_elsewhere), VISION),
-    "tower of NaN weights": (graph(nan_weights), "no numbers"),
+    "tower of NaN weights": (graph(nan_weights), "not finite"),
     "tower with a weight of 2^40 values": (graph(lambda m: m.graph.initializer[0].dims.append(1 << 40)), VISION),
     "tower not in the manifest": (unlisted(VISION), f"no {VISION}"),
     # tokenizer.json
     "tokenizer is empty": (settled(content(TOKENIZER, b"")), TOKENIZER),
     "tokenizer cut off, the manifest with it": (settled(keep(TOKENIZER, 0.5)), TOKENIZER),
     "tokenizer is nested without end": (settled(content(TOKENIZER, b'{"model":' * 100_000)), "too deep"),
-    "tokenizer of another model": (fields(MANIFEST, "decoder", vocab_size=100), "the decoder knows 100"),
+    "tokenizer of another model": (fields(MANIFEST, "decoder", vocab_size=100), "the decoder has 100"),
     "tokenizer of another kind": (tokenizer(model={"type": "Unigram", "unk_id": None, "vocab": [["a", -1.0]]}), "BPE"),
     "tokenizer with a prefix it cannot cut": (tokenizer("model", continuing_subword_prefix="##" * 99), "prefix"),
     "tokenizer with an unknown unknown": (tokenizer("model", unk_token="nobody"), "'nobody'"),

@@ -1,4 +1,4 @@
-"""Checkpoints that cannot be converted."""
+"""Checkpoints that `convert` must refuse."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tensors(change: Callable[[Tensors], object]) -> Damage:
 
 
 def value(name: str, number: float) -> Damage:
-    """One number of a tensor, of bf16."""
+    """Set one bf16 value of a tensor."""
 
     def change(held: Tensors) -> None:
         dtype, shape, data = held[name]
@@ -42,7 +42,7 @@ def value(name: str, number: float) -> Damage:
 
 
 def index(names: dict[str, Any]) -> Damage:
-    """Weights in several files, where the index says so."""
+    """Split the weights into several files, as an index says."""
 
     def split(folder: Path) -> None:
         (folder / WEIGHTS).rename(folder / "model-00001-of-00001.safetensors")
@@ -128,7 +128,7 @@ CHECKPOINTS: dict[str, tuple[Damage, str]] = {
     "tokenizer with more tokens than rows": (more_tokens, "the embedding matrix 640 rows"),
     "tokenizer that makes texts longer": (
         fields(TOKENIZER, normalizer={"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}),
-        "longer texts",
+        "a longer text",
     ),
     "tokenizer's config is a list": (content("tokenizer_config.json", b"[]"), "tokenizer_config.json"),
     # the chat template

@@ -1,4 +1,4 @@
-"""Ways to damage a file of a folder. Each gives a function of the folder."""
+"""Ways to damage a file in a folder; each returns a function of the folder."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ HTML = b"<!doctype html><html><body>404 Not Found</body></html>"
 
 
 def content(name: str, data: bytes) -> Damage:
-    """Other content."""
+    """Replace the content."""
     return lambda folder: (folder / name).write_bytes(data)
 
 
 def keep(name: str, share: float) -> Damage:
-    """Cut off: only so much of it is left."""
+    """Cut the file off after a number of bytes."""
 
     def cut(folder: Path) -> None:
         data = (folder / name).read_bytes()
@@ -30,7 +30,7 @@ def keep(name: str, share: float) -> Damage:
 
 
 def swap(name: str, old: bytes, new: bytes) -> Damage:
-    """Bytes replaced, where they first are."""
+    """Replace the first occurrence of some bytes."""
 
     def swapped(folder: Path) -> None:
         data = (folder / name).read_bytes()
@@ -41,12 +41,12 @@ def swap(name: str, old: bytes, new: bytes) -> Damage:
 
 
 def without(name: str) -> Damage:
-    """Missing."""
+    """Delete the file."""
     return lambda folder: (folder / name).unlink()
 
 
 def a_folder(name: str) -> Damage:
-    """A folder where a file should be."""
+    """Put a folder in the file's place."""
 
     def replaced(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
@@ -57,7 +57,7 @@ def a_folder(name: str) -> Damage:
 
 
 def a_link(name: str, target: str) -> Damage:
-    """A symbolic link; `{outside}` in the target stands for a sound copy of the file beside the folder."""
+    """Put a symbolic link in the file's place; `{outside}` in the target is a valid copy outside the folder."""
 
     def linked(folder: Path) -> None:
         outside = folder.parent / f"outside-{Path(name).name}"
@@ -68,7 +68,7 @@ def a_link(name: str, target: str) -> Damage:
 
 
 def fields(name: str, *path: str | int, **values: Any) -> Damage:
-    """Fields of a JSON file set, in the object at `path`; `...` deletes one."""
+    """Set fields of the object at `path` in a JSON file; `...` deletes a field."""
 
     def changed(folder: Path) -> None:
         raw = json.loads((folder / name).read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""Files with a few bits turned over, the same on every machine. What comes of them is either an answer or one line."""
+"""Files with a few flipped bits, identical on every machine. The program must answer or print one error line."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from support import pictures
 
 Made = Callable[[Path, random.Random, Path, Path], list[object]]
-"""Given a place, chance, a sound checkpoint and a sound bundle: lays a damaged file there and gives the command."""
+"""Takes a folder, a random source, a valid checkpoint and a valid bundle; writes a damaged file, returns a command."""
 
 GGUF_HEADER_END = 20_000
 
 
 def flipped(content: bytes, chance: random.Random, start: int, end: int) -> bytes:
-    """One to four bits from byte `start` to byte `end` turned over, or a byte put in another's place."""
+    """Flip one to four bits between the bytes `start` and `end`, or copy a byte to another place."""
     raw = bytearray(content)
     for _ in range(chance.choice((1, 1, 2, 4))):
         place = chance.randrange(start, min(end, len(raw)))
@@ -26,7 +26,7 @@ def flipped(content: bytes, chance: random.Random, start: int, end: int) -> byte
 
 
 def other_digits(content: bytes, chance: random.Random) -> bytes:
-    """One to four digits of a text replaced by others."""
+    """Replace one to four digits of a text."""
     raw = bytearray(content)
     digits = [place for place, byte in enumerate(raw) if chr(byte).isdigit()]
     for place in chance.choices(digits, k=chance.choice((1, 1, 2, 4))):

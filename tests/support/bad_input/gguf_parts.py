@@ -1,4 +1,4 @@
-"""Takes a GGUF file apart and puts it together again, changed: well-formed, whatever its settings and tensors say."""
+"""Reads and rewrites GGUF files: well-formed, with any settings and tensors."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<
 
 @dataclass
 class Parts:
-    """What a file holds."""
+    """The content of a GGUF file."""
 
     settings: dict[str, tuple[int, Any]]
-    """Key to type and value; of an array, the bytes that follow its type."""
+    """Key to type and value; for an array, the bytes after its type."""
     tensors: dict[str, dict[str, Any]]
-    """Name to `shape`, `type`, `data` and, where it is not the place where the data lies, `offset`."""
+    """Name to `shape`, `type`, `data` and, if it is wrong on purpose, `offset`."""
 
     def set(self, name: str, value: int) -> None:
         """Change a whole number."""

@@ -1,4 +1,4 @@
-"""Images and videos that cannot be shown. Each damage is given a path, and lays something there."""
+"""Unusable images and videos: IMAGES and VIDEOS hold functions that write one to a path, and the expected error."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import numpy as np
 
 from edge_interleave.embedded import DEMO_CLIP
 from support import pictures
-
-from .damage import HTML, PICKLE
+from support.bad_input.damage import HTML, PICKLE
 
 Lay = Callable[[Path], object]
 
@@ -24,14 +23,14 @@ def data(content: bytes) -> Lay:
 
 
 def saved(kind: str, share: float, **options: object) -> Lay:
-    """A picture in a format, cut off."""
+    """A picture in a format, cut off after this share of its bytes."""
     file = io.BytesIO()
     pictures.picture().save(file, kind, **options)
     return data(file.getvalue()[: int(len(file.getvalue()) * share)])
 
 
 def png(width: int, height: int, *more: tuple[bytes, bytes]) -> Lay:
-    """A PNG that claims a size; `more` are chunks after the header."""
+    """A PNG that claims a size. `more`: chunks behind the header."""
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return data(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*c) for c in ((b"IHDR", head), *more, (b"IEND", b""))))
 
@@ -74,12 +73,12 @@ def cut_clip(share: float) -> Lay:
 
 
 def clip_without(box: bytes) -> Lay:
-    """The demo's clip, one kind of its boxes by another name."""
+    """The demo's clip with one kind of boxes renamed."""
     return lambda path: path.write_bytes(DEMO_CLIP.read_bytes().replace(box, b"zzzz"))
 
 
 def clip_claiming(width: int, height: int) -> Lay:
-    """A clip that cannot be decoded, of a size that nobody needs."""
+    """A clip that claims a size and cannot be decoded."""
 
     def lay(path: Path) -> None:
         raw = bytearray(DEMO_CLIP.read_bytes())

@@ -1,4 +1,4 @@
-"""Opens and asks a bundle for MLX many times, each time with a few bits of one file turned over. A process of its own.
+"""Runs in its own process: opens and asks an MLX bundle many times, each time with flipped bits in one file.
 
     python -m bad_input.mlx_flips BUNDLE FILE TIMES SEED
 

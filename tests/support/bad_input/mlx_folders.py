@@ -1,4 +1,4 @@
-"""Bundles whose `decoder-mlx/` makes no sense, though `bundle.json` agrees with the sizes of its files.
+"""Bundles with an invalid `decoder-mlx/`, although `bundle.json` matches its file sizes.
 
 `PLAIN` is done to a decoder of floats, `QUANTIZED` to one of 4 bits in groups of 32. To each belongs what the error
 must name, beside what it says: the file, or the folder.
@@ -25,7 +25,7 @@ NORM = "model.norm.weight"
 QUERIES = "model.layers.0.self_attn.q_proj"
 
 Table = dict[str, tuple[Damage, str, str]]
-"""Name to the damage, the file that the error names, and what it says."""
+"""Name to the damage, the file that the error names, and a text of the error."""
 
 
 def config(**values: Any) -> Damage:
@@ -41,7 +41,7 @@ def manifest(**values: Any) -> Damage:
 
 
 def both(of_manifest: dict[str, Any], **of_config: Any) -> Damage:
-    """The manifest and the config agree."""
+    """Make manifest and config agree."""
 
     def done(folder: Path) -> None:
         manifest(**of_manifest)(folder)
@@ -51,17 +51,17 @@ def both(of_manifest: dict[str, Any], **of_config: Any) -> Damage:
 
 
 def tensors(change: Callable[[Tensors], object]) -> Damage:
-    """A file of weights that is sound in itself."""
+    """Write a valid file of weights."""
     return settled(lambda folder: rewrite(folder / WEIGHTS, change))
 
 
 def tensor(name: str, dtype: str, shape: list[int]) -> Damage:
-    """Zeros in a tensor's place, or one more."""
+    """Replace a tensor by zeros, or add one."""
     return tensors(lambda held: held.update({name: (dtype, shape, None)}))
 
 
 def filled(name: str, value: bytes) -> Damage:
-    """A tensor of the same value all over."""
+    """A tensor with one value everywhere."""
 
     def change(held: Tensors) -> None:
         dtype, shape, data = held[name]
@@ -71,7 +71,7 @@ def filled(name: str, value: bytes) -> Damage:
 
 
 def in_another_file(*names: str) -> Damage:
-    """These tensors are in a second file as well."""
+    """Copy these tensors into a second file."""
 
     def done(folder: Path) -> None:
         (folder / OTHER).write_bytes((folder / WEIGHTS).read_bytes())
@@ -96,7 +96,7 @@ def of_width_80(folder: Path) -> None:
 
 
 def odd(name: str, values: dict[str, Any], says: str) -> Table:
-    """One field of the config, wrong in several ways; `...` stands for missing."""
+    """One field of the config with several wrong values; `...` deletes it."""
     return {f"{name} is {how}": (config(**{name: value}), CONFIG, says or name) for how, value in values.items()}
 
 
@@ -111,7 +111,7 @@ NOTHING: dict[str, Any] = {
     "huge": 10**400,
     "a list": [64],
 }
-"""What no number of a config can be."""
+"""Values that no number of a config may have."""
 WHOLE = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size", "intermediate_size",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Runs `edge-interleave` in this process or many times in one other, and says what must be true of what it refuses."""
+"""Runs `edge-interleave` in this process, or many times in another one, and checks how it refuses bad files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PROGRESS = re.compile(r"[a-z]+: \d+ %")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a shell would see."""
+    """Exit code and output, as a shell sees them."""
 
     code: int
     out: str
@@ -32,7 +32,7 @@ class Outcome:
 
 
 def here(capfd: pytest.CaptureFixture[str], *arguments: object) -> Outcome:
-    """Run the program in this process. What native libraries print is seen as well."""
+    """Run the program in this process; output of native libraries is captured too."""
     capfd.readouterr()
     code = run(cli, [str(argument) for argument in arguments])
     return Outcome(code, *capfd.readouterr())
@@ -41,7 +41,7 @@ def here(capfd: pytest.CaptureFixture[str], *arguments: object) -> Outcome:
 def in_another_process(
     commands: Sequence[Sequence[object]], env: Mapping[str, str], timeout: float = 300
 ) -> list[Outcome]:
-    """Run the program once for each command, one after the other in a process that must outlive them all."""
+    """Run the commands one after another in one other process, which must survive them all."""
     lines = "".join(json.dumps([str(part) for part in command]) + "\n" for command in commands)
     done = subprocess.run(
         [sys.executable, BATCH], input=lines, env=env, capture_output=True, text=True, timeout=timeout, check=False
@@ -52,7 +52,7 @@ def in_another_process(
 
 
 def assert_refused(outcome: Outcome, says: str, *, as_json: bool = False, codes: Sequence[int] = (3,)) -> None:
-    """One line that says it, the exit code of a bad file, and nothing else."""
+    """Assert one error line with a text, the exit code for bad files, and no other output."""
     assert outcome.code in codes, outcome
     lines = [line for line in outcome.err.splitlines() if not _PROGRESS.fullmatch(line)]
     assert len(lines) == 1, outcome
@@ -68,7 +68,7 @@ def assert_refused(outcome: Outcome, says: str, *, as_json: bool = False, codes:
 
 
 def snapshot(folder: Path) -> dict[str, str]:
-    """What lies in a folder: names, kinds, contents."""
+    """A folder's names, kinds and contents."""
     found = {}
     for path in sorted(folder.rglob("*")):
         mode = path.lstat().st_mode

@@ -1,4 +1,4 @@
-"""Locks on what is being built and written, on file systems that have locks and on those that have none."""
+"""Locks on folders and files, on file systems with locks and without."""
 
 import errno
 import json
@@ -34,7 +34,7 @@ def without_locks(code: int) -> Callable[..., None]:
 
 @pytest.fixture(params=WITHOUT_LOCKS, ids=[errno.errorcode[code] for code in WITHOUT_LOCKS])
 def every_failure(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system call fails as it does on file systems without locks."""
+    """The system call fails like on file systems without locks."""
     monkeypatch.setattr(fcntl, "flock", without_locks(request.param))
 
 
@@ -51,7 +51,7 @@ def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.fixture
 def ended() -> int:
-    """The number of a process that has ended."""
+    """The id of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return process.pid
@@ -99,7 +99,7 @@ class TestWithoutLocks:
         opened = os.open
         monkeypatch.setattr(os, "open", refused)
         with (
-            pytest.raises(InputError, match=r"\.built\.lock: .*no locks.*Read-only.*give a place on another disk"),
+            pytest.raises(InputError, match=r"\.built\.lock: .*no locks.*Read-only.*give a folder on another disk"),
             locked_folder(tmp_path / "built", wait=False),
         ):
             pass
