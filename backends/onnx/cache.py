@@ -17,7 +17,7 @@ Numbers = npt.NDArray[np.int64]
 Halves = npt.NDArray[np.float16]
 
 SPARE = 128
-"""Cells beyond the capacity, for copies of what prepared entries see: a system prompt, say."""
+"""Cells beyond the capacity, for copies of what prefetched entries see: a system prompt, say."""
 _FREE = -1
 
 

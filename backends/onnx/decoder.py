@@ -15,7 +15,7 @@ import numpy as np
 
 from edge_interleave.backends.common.inputs import (
     Entries,
-    check_preparation,
+    check_prefetch,
     check_room,
     embedding_entries,
     parts_of_range,
@@ -158,18 +158,18 @@ class OnnxDecoder:
             scratch.drop()
             cache.close_gap(first, start, computed, end - start)
 
-    def prepare(
+    def prefetch(
         self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray], leaving: tuple[int, int], rows: int
     ) -> bool:
-        """Compute at most `rows` entries of what `recompute` will once `leaving` is evicted; whether that was not all.
+        """Compute up to `rows` of the entries that `recompute` will need once `leaving` is evicted.
 
-        They take cells that the timeline does not need, with copies of what they see. Raises ValueError as `recompute`,
-        BackendError where ONNX Runtime fails: nothing is prepared then.
+        They take free cells only, with copies of what they attend to. Returns whether more can be prefetched. Raises
+        ValueError like `recompute`, and BackendError if ONNX Runtime fails; no scratch entries remain then.
         """
         self._alive()
         ranges, scratch = self._cache.ranges, self._scratch
         entries = parts_of_range(start, end, parts, ranges, self._facts)
-        check_preparation(start, leaving, rows)
+        check_prefetch(start, leaving, rows)
         scratch.select(entries, without(below(ranges, start), *leaving))
         possible = scratch.reserve(min(end - start, self._facts.capacity - self.length))
         if scratch.done < possible:
