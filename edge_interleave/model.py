@@ -85,17 +85,17 @@ def load(
 ) -> Model | RemoteModel:
     """Load a model.
 
-    `model`: a bundle folder, or the name of a pulled model; None: the small model that ships with the package.
-    `backend`: `llama-cpp` or another installed one; None: the first that runs one of the bundle's decoders.
-    `context`: entries the KV cache shall hold, text and visual tokens of prompt and answer together, at most what the
-    model was trained on; None: 4096, and more once a prompt needs it.
+    `model`: a bundle's folder, or the name of a pulled model; None: the small embedded model.
+    `backend`: `llama-cpp`, `mlx` or another installed one; None: this machine's best that runs the bundle.
+    `context`: tokens that the KV cache holds, text and visual, prompt and answer; at most the trained context. None:
+    4096, and more once a prompt needs it.
     `threads`: CPU threads; None: one for each core that this process may use, within its CPU quota.
-    `kv_precision`: `f16`; `q8_0` for about half the memory of the KV cache, `q4_0` for a quarter; slower on CPUs.
-    `batch`: entries computed at a time; fewer take less memory; None leaves it to the backend.
-    `progress`: called before each step of a question, those of chats as well, but not of live windows.
-    `url`: a server with OpenAI's interface, `http://host:8000/v1`, answers instead; then `model` is a name there (None:
-    the first that it lists), `api_key` its key, `backend` None or `openai`, and the other arguments are the server's
-    affair. Pictures are sent to it. Needs `edge-interleave[openai]`.
+    `kv_precision`: `f16`; `q8_0` takes about half the KV cache's memory, `q4_0` a quarter; both are slower on CPUs.
+    `batch`: tokens computed at a time; fewer take less memory and more time; None: the backend decides.
+    `progress`: called before each step of a question to the model or a chat, but not to a live window.
+    `url`: a server with OpenAI's interface (`http://host:8000/v1`) answers instead. `model` is then a name on that
+    server (None: its first), `api_key` its key, `backend` None or `openai`; the other arguments have no effect. Images
+    are sent to the server. Needs `edge-interleave[openai]`.
     Raises BundleError, BackendError, UsageError.
     """
     if url is not None or backend == REMOTE:
@@ -125,18 +125,19 @@ def _remote(model: str | Path | None, backend: str | None, url: str | None, api_
 
 
 class Model:
-    """An open model. `chat()` gives conversations of their own, which share the weights.
+    """An open model. Chats and live windows share its weights.
 
-    Its methods may be called from any thread. Questions are answered one after the other; while a stream is open,
-    those of other threads wait, and another one of the thread that reads it raises UsageError. In a forked child every
-    use raises UsageError, and `close` does nothing: load the model there, or start the child by 'spawn'.
+    Methods may be called from any thread. Questions are answered one after the other. While a stream is open, other
+    threads' questions wait, and a question of the thread that reads the stream raises UsageError. In a forked child
+    every use raises UsageError and `close` does nothing: load the model there, or start the child by 'spawn'.
 
-    What `ask`, `stream` and `choose` take: a text; an image or a video; a list of texts, images and videos; or a list
-    of messages, `{"role": "user", "content": ...}` or `Message`. In lists a string is text and a `pathlib.Path`, a
-    Pillow image, a uint8 array or the bytes of a file is an image; `Image(...)` and `Video(path, frames=8)` name files.
-    Text may hold an `<image>` marker for each image and video; without markers they come first (see `prompt`).
+    The content of `ask`, `stream` and `choose` is a text; an image or a video; a list of these; or a list of messages
+    (`Message`, or `{"role": "user", "content": ...}`). In content a string is text. A `pathlib.Path`, a Pillow image, a
+    uint8 array and the bytes of a file are images; `Image(...)` and `Video(path, frames=8)` take paths as strings, too.
+    A text may hold an `<image>` marker for each image and video; without markers these come first (see
+    `prompt.builder`).
 
-    Asked again about the same beginning (the same images, say), only what is new is computed.
+    A prompt that begins like the one before (with the same images, for example) is computed from the difference on.
     """
 
     def __init__(
@@ -148,9 +149,9 @@ class Model:
         may_grow: bool,
         progress: QuestionProgress | None = None,
     ) -> None:
-        """Use `load`. Opens the decoder now, the vision tower when the first image comes.
+        """Use `load`. Opens the decoder; the vision tower opens at the first image.
 
-        `may_grow`: prompts that need a larger KV cache than `options` say get one.
+        `may_grow`: the KV cache grows for larger prompts than `options` say.
         """
         claim_process()
         self.bundle = bundle
@@ -248,11 +249,12 @@ class Model:
     ) -> Live:
         """A window over a stream of frames, with a KV cache of its own. See `Live`.
 
-        `window`: how many of the latest frames stay. `pool`: pooling stride, or a pattern of strides that repeats, as
-        (1, 4, 4, 4) for key frames in full and those between them at a sixteenth. `mode`: `sliding` computes each frame
-        when it arrives, `exact` the whole window for each question (see `live.window.FrameWindow`). `keep_answers`:
-        the last few questions and answers stay in the window as text. `system`: a message that goes before all frames.
-        Raises UsageError, ContextFullError where the model's context, or the one that was asked for, is too small.
+        `window`: how many of the latest frames stay. `pool`: pooling stride, or a repeating pattern of strides:
+        (1, 4, 4, 4) keeps key frames in full and the frames between them at a sixteenth. `mode`: `sliding` computes
+        each frame when it arrives, `exact` the whole window for each question (see `live.window.FrameWindow`).
+        `keep_answers`: the last few questions and answers stay in the window as text. `system`: a message before all
+        frames.
+        Raises UsageError; ContextFullError if the window does not fit into the context.
         """
         strides = (pool,) if isinstance(pool, int) else tuple(pool)
         self._check()
@@ -282,14 +284,14 @@ class Model:
 
     @property
     def context_limit(self) -> int:
-        """Entries that a prompt with its answer may have at most."""
+        """The most KV entries that a prompt with its answer may take."""
         trained = self.bundle.manifest.decoder.context_length
         return trained if self._may_grow else min(trained, self._context)
 
     def close(self) -> None:
-        """Free the decoders, those of chats and live windows as well. A second call does nothing.
+        """Free the decoders, including those of chats and live windows. A second call does nothing.
 
-        Answers that other threads are at are broken off: they raise UsageError. In a forked child it does nothing.
+        Open answers of other threads end with UsageError. Does nothing in a forked child.
         """
         if is_forked():
             return
@@ -331,7 +333,7 @@ class Model:
             return self._session
 
     def _new_session(self, window: int | None = None) -> Session:
-        """A session of a conversation, or of a live window that needs so many entries."""
+        """A session for a conversation, or for a live window of `window` KV entries."""
         check_process()
         with self._opening:
             self._check()
@@ -348,7 +350,7 @@ class Model:
         return session
 
     def _decoder(self, size: int) -> Decoder:
-        """A decoder of a session's own. The one that was opened to see whether the bundle is sound serves the first."""
+        """A decoder for one session. The first session gets the decoder that was opened to check the bundle."""
         if self._spare is None or self._spare.facts.capacity < min(size, self._spare.facts.trained_context):
             return self._open_decoder(size)
         decoder, self._spare = self._spare, None

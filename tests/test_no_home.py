@@ -70,7 +70,7 @@ class TestWithoutAHomeFolder:
             (("ask", "Q", "--model", "tiny"), 3, "no model or folder named 'tiny' (models: embedded)"),
             (("ask", "Q", "--model", "acme/tiny"), 3, "not a folder and not a pulled model"),
             (("ask", "Q", "--model", "~/tiny"), 2, "~/tiny: its home folder is not known; give the full path"),
-            (("info", "~someone/tiny"), 2, "~someone/tiny: no home folder is known for it"),
+            (("info", "~someone/tiny"), 2, "~someone/tiny: its home folder is not known"),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
     )
@@ -79,7 +79,7 @@ class TestWithoutAHomeFolder:
 
     def test_a_variable_that_begins_with_it_says_so(self, homeless: Run) -> None:
         line = told(homeless("pull", "acme/tiny", EDGE_INTERLEAVE_HOME="~/models"), 2)
-        assert "~/models: no home folder is known for it" in line
+        assert "~/models: its home folder is not known" in line
 
     def test_the_cache_of_the_hub_needs_a_place_as_well(self, homeless: Run, tmp_path: Path) -> None:
         models = str(tmp_path / "models")
@@ -110,6 +110,6 @@ def test_a_home_that_cannot_be_written_names_the_variable(
 
 
 def test_a_path_in_the_home_of_nobody_is_a_wrong_call() -> None:
-    with pytest.raises(UsageError, match="give the path in full"):
+    with pytest.raises(UsageError, match="give the full path"):
         store.expanded("~no-such-user-anywhere/pictures")
     assert store.expanded("plain") == Path("plain")

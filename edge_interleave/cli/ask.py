@@ -1,4 +1,4 @@
-"""`edge-interleave ask`: one question about images and videos, one answer."""
+"""`edge-interleave ask`: answers one question about images and videos."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _TOTAL = "total_probability"
 @click.option("--choose", "options", multiple=True, metavar="ANSWER", help="A possible answer; repeat for each.")
 @system_option
 @answer_options
-@click.option("--stats", "with_stats", is_flag=True, help="Show what the answer cost, on stderr.")
+@click.option("--stats", "with_stats", is_flag=True, help="Show tokens, times and memory on stderr.")
 @json_option()
 @click.pass_context
 def ask(
@@ -55,12 +55,12 @@ def ask(
     chosen: Choices,
     opening: ModelChoice,
 ) -> None:
-    """Ask QUESTION about images and videos; `-` reads it from stdin, --image - a picture.
+    """Ask QUESTION about images and videos. QUESTION - reads it from stdin, --image - reads a picture.
 
-    Images and videos come before the question, in the order given; <image> markers in the question put each in its
-    place. --image takes patterns too ('pics/*.png'); nothing is fetched from addresses.
+    Images and videos come before the question, in the order given. An <image> marker in the question puts one in its
+    place. --image also takes patterns ('pics/*.png'). Nothing is fetched from the network.
 
-    Without --model the small embedded model answers, which knows drawn shapes and nothing else.
+    Without --model the small embedded model answers. It knows drawn shapes and nothing else.
     """
     if options and chosen.schema is not None:
         raise UsageError("give --choose or --schema, not both")
@@ -74,7 +74,7 @@ def ask(
         if options:
             found = opened.choose(content, [checked_text(option) for option in options], **shown)
             waiting.stop()
-            _tell_choices(found, as_json)
+            _show_choices(found, as_json)
             note_if_unfamiliar(text, opened.questions)
             return
         stream = opened.stream(
@@ -114,8 +114,8 @@ def answer_json(answer: Answer) -> dict[str, Any]:
 
 
 def stats_lines(stats: Stats) -> str:
-    """What an answer cost, for people."""
-    cached = f", {stats.cached_tokens} of them known already" if stats.cached_tokens else ""
+    """The figures of an answer, for people."""
+    cached = f", {stats.cached_tokens} of them cached" if stats.cached_tokens else ""
     on = f" on {output.engine_name(stats.vision_provider)}" if stats.vision_provider else ""
     return (
         f"prompt   {stats.prompt_tokens} tokens, {stats.visual_tokens} of them visual{cached}\n"
@@ -127,7 +127,7 @@ def stats_lines(stats: Stats) -> str:
     )
 
 
-def _tell_choices(found: list[Choice], as_json: bool) -> None:
+def _show_choices(found: list[Choice], as_json: bool) -> None:
     from edge_interleave.answer import UNLIKELY
 
     best = max(found, key=lambda choice: choice.probability)
@@ -138,23 +138,23 @@ def _tell_choices(found: list[Choice], as_json: bool) -> None:
     else:
         for choice in sorted(found, key=lambda choice: choice.probability, reverse=True):
             output.write(f"{choice.probability:6.1%}  {choice.option}\n")
-        output.note(f"probability of any of these answers: {output.probability(total)}")
+        output.note(f"probability of any of these options: {output.probability(total)}")
     if total < UNLIKELY:
         output.note(
-            f"the model would answer something else (these have {output.probability(total)} together), so the shares "
-            "say little; ask without --choose, and word the options as it answers"
+            f"the model would answer something else (the options have {output.probability(total)} together), so the "
+            "shares say little; ask without --choose, then word the options as the model answers"
         )
 
 
 def checked_text(typed: str) -> str:
-    """What was typed, as text, where the locale has another encoding than UTF-8 too.
+    """Typed text, read as UTF-8 even if the locale has another encoding.
 
-    Raises UsageError where it is no text: the model would be asked something else.
+    Raises UsageError for other bytes: the model would get another question than the one typed.
     """
     try:
         return os.fsencode(typed).decode("utf-8") if any("\udc80" <= c <= "\udcff" for c in typed) else typed
     except UnicodeError:
-        raise UsageError(f"{ascii(typed)[:60]} holds bytes that are no UTF-8 text; mend its encoding") from None
+        raise UsageError(f"{ascii(typed)[:60]} has bytes that are not UTF-8; convert the text to UTF-8") from None
 
 
 def _from_stdin() -> str:
@@ -163,9 +163,9 @@ def _from_stdin() -> str:
     try:
         text = sys.stdin.read(_QUESTION_CHARACTERS_MAX + 1).strip()
     except UnicodeDecodeError:
-        raise UsageError("the question on stdin is no text; give it in UTF-8") from None
+        raise UsageError("the question on stdin is not UTF-8 text; convert it to UTF-8") from None
     if len(text) > _QUESTION_CHARACTERS_MAX:
         raise UsageError(f"the question on stdin is longer than {_QUESTION_CHARACTERS_MAX} characters")
     if not text:
-        raise UsageError("the question on stdin is empty")
+        raise UsageError("the question on stdin is empty; type or pipe a question")
     return text

@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 _HELP = """\
 /image PATH...   show images with the next question
 /video PATH...   show videos with the next question
-/stats           what the last answer cost
-/clear           forget the conversation and its pictures (or /reset)
-/quit            end it (or exit, /bye, ctrl-D); ctrl-C ends an answer
-/help            this list
-\"""              begins and ends a question of several lines"""
+/stats           show tokens, times and memory of the last answer
+/clear           begin a new conversation (or /reset)
+/quit            end the program (or exit, /bye, ctrl-D); ctrl-C ends an answer
+/help            show this list
+\"""              begin or end a question of several lines"""
 _SHOW = {"/image": IMAGE, "/video": VIDEO}
 _CLEAR = ("/clear", "/reset")
 _QUIT = ("/quit", "/exit", "/bye", "exit", "quit")
@@ -144,13 +144,13 @@ class _Repl:
                 output.note(f"error: {error}")
 
     def questions(self) -> Iterator[str]:
-        """What is typed, without empty lines; the lines between two fences are one question."""
+        """The typed lines, without empty ones. Lines between two fences are one question."""
         fenced: list[str] = []
         while True:
             try:
                 line = self.line("... " if fenced else "> ")
             except KeyboardInterrupt:
-                output.note("\n(left out)" if fenced else "\nctrl-D ends the conversation")
+                output.note("\n(question dropped)" if fenced else "\nctrl-D ends the conversation")
                 fenced = []
                 continue
             if line is None:
@@ -167,19 +167,19 @@ class _Repl:
                 if question:
                     yield question
         if fenced:
-            raise UsageError(f"the question that begins with {_FENCE} does not end; end it with {_FENCE}")
+            raise UsageError(f"a question begins with {_FENCE} and does not end; end it with {_FENCE}")
 
     def line(self, prompt: str) -> str | None:
-        """The next line as it was typed; None at the end."""
+        """The next typed line; None at the end."""
         if self.editor is None:
             try:
                 return sys.stdin.readline() or None
             except UnicodeDecodeError:
-                raise UsageError("stdin is no text; give questions in UTF-8") from None
+                raise UsageError("stdin is not UTF-8 text; convert the questions to UTF-8") from None
         try:
             if sys.stdout.isatty():
                 return self.editor.read(prompt)
-            # `input` would write the prompt among the answers.
+            # `input` would write the prompt to stdout, among the answers.
             print(prompt, end="", file=sys.stderr, flush=True)
             return self.editor.read("")
         except EOFError:
@@ -187,7 +187,7 @@ class _Repl:
             return None
 
     def command(self, line: str) -> None:
-        """Do what a line that begins with a slash says."""
+        """Run a command: a line that begins with a slash."""
         name, _, rest = line.partition(" ")
         if name in _SHOW:
             self.pending += _named(name, rest.strip())
@@ -195,16 +195,16 @@ class _Repl:
         elif name in _CLEAR:
             self.talk.reset()
             self.pending, self.last = [], None
-            output.note("begun anew")
+            output.note("new conversation")
         elif name == "/stats":
-            output.note(stats_lines(self.last.stats) if self.last is not None else "nothing was answered yet")
+            output.note(stats_lines(self.last.stats) if self.last is not None else "no answer yet")
         elif name in ("/help", "/?"):
             output.note(_HELP)
         else:
-            raise UsageError(f"no command {name}; /help lists them")
+            raise UsageError(f"unknown command {name}; /help lists the commands")
 
     def ask(self, question: str) -> None:
-        """Answer a question, piece by piece."""
+        """Answer a question and write the answer piece by piece."""
         try:
             with self.waiting, interrupt_event() as cancel:
                 stream = self.talk.stream(
@@ -233,7 +233,7 @@ class _Repl:
             self.told_unfamiliar = note_if_unfamiliar(question, self.known)
 
     def write(self, pieces: Iterator[str]) -> None:
-        """Write an answer while it comes."""
+        """Write an answer piece by piece."""
         text = AnswerText()
         for piece in pieces:
             self.waiting.stop()
@@ -248,14 +248,14 @@ class _Repl:
             output.note("resumed after:\n" + "\n".join(f"  {text}" for text in texts))
 
     def note_pending(self) -> None:
-        """Say which images and videos go with the next question."""
+        """Name the images and videos that go with the next question."""
         names = [str(media.source if isinstance(media, Image) else media.path) for media in self.pending]
         if names:
             output.note(f"with the next question: {', '.join(names)}")
 
 
 def _named(command: str, text: str) -> list[Media]:
-    """The images or videos that a command names, each looked at, so that a wrong path is told at once."""
+    """The images or videos that a command names. Each is opened once, so a bad file is reported at once."""
     if not text:
         raise UsageError(f"{command} needs a path: {command} PATH")
     try:
@@ -263,7 +263,7 @@ def _named(command: str, text: str) -> list[Media]:
     except ValueError as error:
         raise UsageError(f"{command} {text}: {error}; close the quotes") from None
     if STDIN in names:
-        raise UsageError("stdin is the conversation; save the picture to a file")
+        raise UsageError("stdin holds the conversation; save the picture to a file")
     found = [media for name in names for media in named_media(_SHOW[command], os.path.expanduser(name))]
     for media in found:
         check(media)

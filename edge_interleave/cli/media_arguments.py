@@ -1,6 +1,6 @@
-"""Pictures and videos as they are named on the command line and in a chat: files, patterns, stdin.
+"""Reads the names of images and videos on the command line and in a chat: files, patterns, stdin.
 
-Everything is looked for before a model is loaded, so that a wrong path is told at once.
+Files are looked up before a model is loaded, so a wrong path is reported at once.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ if TYPE_CHECKING:
 
 STDIN = "-"
 IMAGE, VIDEO = "image", "video"
-_ORDER = "edge_interleave.vision.media_encoder"
+_ORDER = "edge_interleave.media"
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 class MediaCommand(click.Command):
-    """A command whose `--image` and `--video` keep the order in which they are given together.
+    """A command that keeps the common order of its `--image` and `--video` options.
 
-    Files that follow such an option's value belong to it too: a shell makes `--image a.png b.png` of `--image *.png`.
+    Files after the value of such an option belong to it too, because a shell expands `--image *.png` to
+    `--image a.png b.png`.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As Click does, noting which of the two options came when."""
+        """As Click does; also notes the order of the two options."""
         if not ctx.resilient_parsing:
             args = self._with_repeated_options(ctx, args)
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))
@@ -71,9 +72,9 @@ class MediaCommand(click.Command):
                 positionals.append(token)
         most = sum(isinstance(parameter, click.Argument) for parameter in self.params)
         if len(positionals) > most:
-            what = "the question goes into quotes" if most else "questions are typed, or piped in"
+            what = "put the question in quotes" if most else "type the questions, or pipe them in"
             surplus = " ".join(map(repr, positionals[most:]))
-            ctx.fail(f"unexpected {surplus}; {what}, and --image is repeated for each picture")
+            ctx.fail(f"unexpected {surplus}; {what}, and repeat --image for each picture")
         return made
 
 
@@ -82,21 +83,21 @@ def media_in_order(
 ) -> list[Media]:
     """The images and videos of the call, in the order given. Raises UsageError, MediaError.
 
-    `stdin_is`: what is read from stdin besides, which then cannot be a picture.
+    `stdin_is`: names the other content of stdin; stdin then cannot be a picture. None: stdin is free.
     """
     given = {IMAGE: iter(image), VIDEO: iter(video)}
     pictures = sum(path == STDIN for path in image)
     if pictures and stdin_is is not None:
-        raise UsageError(f"stdin is {stdin_is}, so it cannot be a picture too; save the picture to a file")
+        raise UsageError(f"stdin is {stdin_is} and cannot be a picture too; save the picture to a file")
     if pictures > 1:
-        raise UsageError("stdin is one picture; give --image - once")
+        raise UsageError("stdin holds one picture; give --image - once")
     return [media for kind in ctx.meta[_ORDER] for media in named_media(kind, next(given[kind]))]
 
 
 def named_media(kind: str, name: str) -> Iterator[Media]:
     """The images or videos (`kind`) that a name means: a file, `-` for stdin, or a pattern such as `pics/*.png`.
 
-    Raises MediaError where there is no such file, or where it is an address, which is not fetched.
+    Raises MediaError for a missing file and for an address: addresses are not fetched.
     """
     if name == STDIN:
         if kind == VIDEO:
@@ -104,9 +105,9 @@ def named_media(kind: str, name: str) -> Iterator[Media]:
         yield Image(_picture_from_stdin())
         return
     if not name:
-        raise UsageError(f"--{kind} is given an empty name; give a file")
+        raise UsageError(f"--{kind} has an empty value; give a file")
     if _ADDRESS.match(name):
-        raise MediaError(f"{name}: an address; nothing is fetched, so download it first and give the file")
+        raise MediaError(f"{name}: is an address, and nothing is fetched; download it and give the file")
     make = Image if kind == IMAGE else Video
     exists = os.path.lexists(name) or not glob.has_magic(name)
     paths = [name] if exists else sorted(glob.glob(name), key=natural_order)
@@ -119,7 +120,7 @@ def named_media(kind: str, name: str) -> Iterator[Media]:
 
 
 def check(media: Media) -> None:
-    """Open an image, or a video at its first frame. Raises MediaError where it cannot be read."""
+    """Open an image, or the first frame of a video. Raises MediaError if it cannot be read."""
     if isinstance(media, Image):
         from edge_interleave.media.pictures.image import open_image
 
@@ -134,7 +135,7 @@ def _picture_from_stdin() -> Picture:
     from edge_interleave.media.pictures.image import MAX_FILE_BYTES, open_image
 
     if sys.stdin.isatty():
-        raise UsageError("--image - reads a picture from stdin, which is a terminal; pipe a picture in")
+        raise UsageError("--image - reads a picture from stdin, but stdin is a terminal; pipe a picture in")
     content = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
     try:
         return open_image(content)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_interleave.errors import BackendError, UsageError
+from edge_interleave.errors import BackendError, UsageError, one_line
 from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.util.arrays import FloatArray
 
@@ -66,9 +66,9 @@ class Grammar:
             grammar = LLMatcher.grammar_from_json_schema(text, overrides=_LAYOUT)
             wrong, said = LLMatcher.validate_grammar_with_warnings(grammar, guide)
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"not a JSON Schema that answers can follow: {_one_line(error)}") from error
+            raise UsageError(f"not a JSON Schema that answers can follow: {one_line(error)}") from error
         if wrong:
-            raise UsageError(f"not a JSON Schema that answers can follow: {_one_line('; '.join(said))}")
+            raise UsageError(f"not a JSON Schema that answers can follow: {one_line('; '.join(said))}")
         return cls(grammar, guide)
 
     def begin(self) -> Constraint:
@@ -77,7 +77,7 @@ class Grammar:
 
         matcher = LLMatcher(self._tokenizer, self._grammar, log_level=0)
         if matcher.is_error():
-            raise UsageError(f"not a JSON Schema that answers can follow: {_one_line(matcher.get_error())}")
+            raise UsageError(f"not a JSON Schema that answers can follow: {one_line(matcher.get_error())}")
         return Constraint(matcher, self._tokenizer.vocab_size)
 
 
@@ -101,7 +101,7 @@ class Constraint:
         fill_next_token_bitmask(self._matcher, self._mask)
         allowed = np.unpackbits(self._mask.view(np.uint8)[0], bitorder="little")[: len(logits)].astype(bool)
         if self._matcher.is_error() or not allowed.any():
-            raise UsageError(f"the answer cannot follow the schema: {_one_line(self._matcher.get_error())}")
+            raise UsageError(f"the answer cannot follow the schema: {one_line(self._matcher.get_error())}")
         found: FloatArray = np.where(allowed, logits[: len(allowed)], np.float32(-np.inf))
         return found
 
@@ -118,7 +118,7 @@ def schema_of(schema: Any) -> Mapping[str, Any]:
         try:
             schema = json.loads(schema)
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"the schema is not JSON: {_one_line(error)}") from error
+            raise UsageError(f"the schema is not JSON: {one_line(error)}") from error
     if not isinstance(schema, Mapping):
         raise UsageError(f"a schema must be a JSON object or a pydantic model's class, not {type(schema).__name__}")
     return schema
@@ -161,7 +161,3 @@ def _guide(tokenizer: TextTokenizer, vocab_size: int, eos: tuple[int, ...]) -> L
             found = LLTokenizer(tokenizer.json(), n_vocab=vocab_size, eos_token=list(eos))
             _tokenizers[tokenizer] = found
         return found
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())[:300]

@@ -174,7 +174,7 @@ class EngineScheduler:
             raise UsageError(self._closed)
 
     def _check_reader(self, line: deque[object]) -> None:
-        """Raise UsageError if waiting in this line would never end. Frames may: an open answer may be collected."""
+        """Raise UsageError if waiting would never end. Frames may wait: an abandoned answer can be collected."""
         self.check_not_reading()
         if line is self._questions and self._reader is not None and not self._reader.is_alive():
             raise UsageError(_ABANDONED)

@@ -16,6 +16,7 @@ from edge_interleave.errors import InputError
 from edge_interleave.evaluation.answering import Settings
 from edge_interleave.evaluation.files import write_json
 from edge_interleave.model import Model
+from edge_interleave.util.json_fields import read_json
 
 RUN_NAME = "run.json"
 _FORMAT = 2
@@ -110,19 +111,17 @@ def claim_folder(out: Path, info: RunInfo) -> None:
 def read_run(out: Path) -> RunInfo:
     """Read a folder's `run.json`. Raises InputError."""
     path = out / RUN_NAME
+    if not path.exists():
+        raise InputError(f"{out}: holds no {RUN_NAME}; give the folder of a run")
+    raw = read_json(path, InputError, most=_BYTES_MAX, remedy="give another folder")
     try:
-        if path.stat().st_size > _BYTES_MAX:
-            raise InputError(f"{path}: too large for a run; give another folder")
-        raw: Any = json.loads(path.read_text("utf-8"))
         if raw["format"] != _FORMAT:
             raise InputError(f"{path}: written by another version of edge-interleave; give another folder")
         fields = {name: raw[name] for name in RunInfo.__dataclass_fields__}
         fields["settings"] = Settings(**fields["settings"])
         fields["world"] = None if fields["world"] is None else World(**fields["world"])
         info = RunInfo(**fields)
-    except FileNotFoundError:
-        raise InputError(f"{out}: holds no {RUN_NAME}; give the folder of a run") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (KeyError, TypeError) as error:
         raise InputError(f"{path}: not readable ({type(error).__name__}); give another folder") from error
     _check_types(path, info)
     return info

@@ -15,15 +15,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from edge_interleave.bundle.manifest import QUESTIONS_NAME, Bundle
 from edge_interleave.errors import BundleError
 from edge_interleave.prompt.builder import MARKER
 from edge_interleave.prompt.messages import Message
+from edge_interleave.util.json_fields import JsonFields, read_json
 
 MAX_BYTES = 4 << 20
 _VERSION = 1
+_MARGIN_MAX = 1e9
+_REMEDY = "convert or pull the model again"
 _START, _END = "<s>", "</s>"
 _MARKS = ".?!,\"'"
 _WORD = re.compile(r"[^\W\d_](?:[^\W\d_]|')*|[0-9]+|[^\s\w]|_")
@@ -110,23 +112,12 @@ def read_question_model(bundle: Bundle) -> QuestionModel | None:
 
 def load_question_model(path: Path) -> QuestionModel:
     """The question model in a file. Raises BundleError if the file is too large or is not a question model."""
-    try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise BundleError(f"{path}: {size} bytes, more than {MAX_BYTES}; convert or pull the model again")
-        raw = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: not readable as JSON; convert or pull the model again") from error
-    if not isinstance(raw, dict) or raw.get("version") != _VERSION:
-        raise BundleError(f"{path}: not a question model of version {_VERSION}; convert or pull the model again")
-    margin, examples = raw.get("margin"), raw.get("examples")
-    if not isinstance(margin, (int, float)) or isinstance(margin, bool) or not math.isfinite(margin):
-        raise BundleError(f"{path}: margin must be a number; convert or pull the model again")
-    if not isinstance(examples, list) or not all(isinstance(one, str) and one.isprintable() for one in examples):
-        raise BundleError(f"{path}: examples must be a list of lines of text; convert or pull the model again")
-    return QuestionModel(
-        WordPairs(_pairs(path, raw, "about")), WordPairs(_pairs(path, raw, "other")), float(margin), tuple(examples)
-    )
+    raw = read_json(path, BundleError, most=MAX_BYTES, remedy=_REMEDY)
+    fields = JsonFields(path, raw, BundleError, remedy=_REMEDY)
+    fields.expect("version", fields.raw.get("version") == _VERSION, str(_VERSION))
+    margin, examples = fields.number("margin", None, -_MARGIN_MAX, _MARGIN_MAX), fields.texts("examples")
+    fields.expect("examples", all(one.isprintable() for one in examples), "a list of lines of text")
+    return QuestionModel(WordPairs(_pairs(fields, "about")), WordPairs(_pairs(fields, "other")), margin, examples)
 
 
 def dump_question_model(model: QuestionModel) -> str:
@@ -141,15 +132,14 @@ def dump_question_model(model: QuestionModel) -> str:
     return json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":")) + "\n"
 
 
-def _pairs(path: Path, raw: Mapping[str, Any], key: str) -> Pairs:
-    pairs = raw.get(key)
+def _pairs(fields: JsonFields, key: str) -> Pairs:
+    pairs = fields.object(key).raw
     if (
-        not isinstance(pairs, dict)
-        or not pairs
+        not pairs
         or not all(isinstance(after, dict) and after for after in pairs.values())
         or not all(type(count) is int and 0 < count < 1 << 31 for after in pairs.values() for count in after.values())
     ):
-        raise BundleError(f"{path}: {key} must hold counts of word pairs; convert or pull the model again")
+        raise fields.error(key, "counts of word pairs")
     return pairs
 
 

@@ -172,7 +172,7 @@ def test_what_was_typed_is_there_in_the_next_conversation(env: Mapping[str, str]
     with on_terminal(*CHAT, env=env, cwd=folder) as shown:
         shown.until("> ")
         shown.type("/stats\n")
-        shown.until("nothing was answered yet")
+        shown.until("no answer yet")
         shown.type("exit\n")
         assert shown.ended() == 0
     history = Path(env["EDGE_INTERLEAVE_HISTORY"])
@@ -182,7 +182,7 @@ def test_what_was_typed_is_there_in_the_next_conversation(env: Mapping[str, str]
     with on_terminal(*CHAT, env=env, cwd=folder) as shown:
         shown.until("> ")
         shown.type("\x1b[A\x1b[A\n")  # the arrow up, twice
-        shown.until("nothing was answered yet")
+        shown.until("no answer yet")
 
 
 @pytest.mark.parametrize("where", ["", "off", "/dev/null/nowhere/history"])
@@ -193,7 +193,7 @@ def test_no_history_is_kept_where_it_is_not_wanted_or_cannot_be_written(
     with on_terminal(*CHAT, env=env, cwd=folder) as shown:
         shown.until("> ")
         shown.type("/stats\n")
-        shown.until("nothing was answered yet")
+        shown.until("no answer yet")
         shown.type("exit\n")
         assert shown.ended() == 0
         assert "error" not in shown.text

@@ -243,8 +243,8 @@ def test_a_conversation_through_a_pipe(env: dict[str, str], converted: Bundle, m
     result = run("chat", "--model", converted.folder, "--max-tokens", 2, env=env, stdin=typed)
     assert result.returncode == 0, result.stderr
     assert "16 of them visual" in result.stderr
-    assert "known already" in result.stderr
-    assert "begun anew" in result.stderr
+    assert "cached" in result.stderr
+    assert "new conversation" in result.stderr
     first = run(
         "ask", "What is it?", "--image", media / "red.png", "--model", converted.folder, "--max-tokens", 2, env=env
     )
@@ -266,7 +266,7 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(env: dict[str, str], tmp
     with on_terminal("chat", *options, env={**env, "TERM": "dumb"}) as shown:
         shown.until("> ")
         shown.type("/dance\n")
-        shown.until("no command /dance")
+        shown.until("unknown command /dance")
         shown.type("Say much.\n")
         shown.until("Say much.\r\n")
         time.sleep(1)

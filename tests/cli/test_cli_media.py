@@ -75,11 +75,11 @@ def test_patterns_keep_their_place_among_videos(env: Mapping[str, str], folder: 
     [
         (("-i", "f1.png", "f2.png"), 2, "Missing argument 'QUESTION'"),
         (("What is it?", "-i", "f1.png", "f3.png"), 2, "unexpected 'f3.png'"),
-        (("What is it?", "f1.png"), 2, "--image is repeated for each picture"),
-        (("What", "is", "it?"), 2, "the question goes into quotes"),
+        (("What is it?", "f1.png"), 2, "repeat --image for each picture"),
+        (("What", "is", "it?"), 2, "put the question in quotes"),
         (("What is it?", "-i", "*.jpg"), 3, "*.jpg: no file matches"),
         (("What is it?", "-i", "f3.png"), 3, "f3.png: no such file"),
-        (("What is it?", "-i", "https://example.com/a.png"), 3, "https://example.com/a.png: an address"),
+        (("What is it?", "-i", "https://example.com/a.png"), 3, "https://example.com/a.png: is an address"),
         (("What is it?", "--video", "HTTP://example.com/a.mp4"), 3, "nothing is fetched"),
         (("What is it?", "-i", "file:///a.png"), 3, "give the file"),
         (("-", "-i", "-"), 2, "stdin is the question"),
@@ -126,4 +126,4 @@ def test_chat_takes_what_a_shell_makes_of_a_pattern(env: Mapping[str, str], fold
     done = run("chat", "-i", "f1.png", "f2.png", "f10.png", "--threads", 1, env=env, cwd=folder, stdin=asked)
     assert done.stdout == "Image 2 contains a dog.\n"
     assert "stdin is the conversation" in told(run("chat", "-i", "-", env=env, cwd=folder, stdin="x"), 2)
-    assert "typed, or piped in" in told(run("chat", "hello", env=env, cwd=folder), 2)
+    assert "type the questions, or pipe them in" in told(run("chat", "hello", env=env, cwd=folder), 2)

@@ -210,7 +210,7 @@ class TestTheCommand:
         result = ask("Is there a blue square?")
         assert result.returncode == 0, result.stderr
         assert sum(float(line.split("%")[0]) for line in result.stdout.splitlines()) == pytest.approx(100, abs=0.2)
-        assert result.stderr.startswith("probability of any of these answers: 9")
+        assert result.stderr.startswith("probability of any of these options: 9")
         assert "something else" not in result.stderr
 
     @pytest.mark.parametrize("more", [(), ("--json",)])
