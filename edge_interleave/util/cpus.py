@@ -1,4 +1,4 @@
-"""Counts the cores that this process may use, within its CPU quota, for the number of an engine's threads.
+"""Counts the cores that this process may use, within its CPU quota, and says whether they have int8 dot products.
 
 The quota of a container or a service is in its control groups (cgroups, version 1 or 2). An engine with more threads
 than its quota allows is suspended repeatedly, and its other threads wait for the suspended ones.
@@ -7,11 +7,14 @@ than its quota allows is suspended repeatedly, and its other threads wait for th
 from __future__ import annotations
 
 import os
+import platform
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+_FLAGS = re.compile(r"(flags|Features)\s*:")
+_DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "avx_vnni_int8", "asimddp", "i8mm"}
 _SYSTEM_MOUNT = Path("/sys/fs/cgroup")
 
 
@@ -41,6 +44,21 @@ def cpu_quota(process: Path = Path("/proc/self"), mount: Path = _SYSTEM_MOUNT) -
         if quota is not None
     ]
     return min(quotas, default=None)
+
+
+def has_int8_dot_products() -> bool:
+    """Whether the CPU has instructions for sums of int8 products: VNNI on x86, dotprod or i8mm on Arm.
+
+    Linux lists them. Elsewhere an Arm CPU has them, and an x86 CPU is asked through ONNX Runtime.
+    """
+    flags = {word for line in _lines(Path("/proc/cpuinfo")) if _FLAGS.match(line) for word in line.split()}
+    if flags:
+        return bool(flags & _DOT_PRODUCTS)
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return True
+    from edge_interleave.util.onnx_runtime import int8_products_saturate
+
+    return not int8_products_saturate()
 
 
 @dataclass(frozen=True)

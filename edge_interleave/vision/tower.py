@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
-import weakref
 from copy import copy
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edge_interleave.bundle.manifest import VISION_BATCH, VISION_INPUT, VISION_OUTPUT, VisionInfo
+from edge_interleave.bundle.onnx_check import check_onnx
 from edge_interleave.errors import BackendError, BundleError, EdgeInterleaveError, InputError, UsageError, one_line
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.cpus import quota_limit
 from edge_interleave.util.engine_lock import check_process, claim_process
+from edge_interleave.util.onnx_runtime import (
+    int8_products_saturate,
+    keep_at_fork,
+    run_options,
+    session_options,
+)
 from edge_interleave.util.utf8_path import utf8_path
-from edge_interleave.vision.onnx_check import check_onnx
 from edge_interleave.vision.providers import CPU, CPU_PROVIDER, Provider
 
 LOG = logging.getLogger(__name__)
-SILENT = 4
-"""ONNX Runtime's log severity "fatal": errors come as exceptions, which become one line."""
-PROBE = (
-    b'\x08\x08:\\\n\x18\n\x01a\n\x01b\x12\x01y"\rMatMulInteger\x12\x01gZ\x13\n\x01a\x12\x0e\n\x0c\x08\x02\x12\x08\n\x02'
-    b"\x08\x04\n\x02\x08@Z\x13\n\x01b\x12\x0e\n\x0c\x08\x03\x12\x08\n\x02\x08@\n\x02\x08\x10b\x13\n\x01y\x12\x0e\n\x0c"
-    b"\x08\x06\x12\x08\n\x02\x08\x04\n\x02\x08\x10B\x04\n\x00\x10\x11"
-)
-"""An ONNX graph of one node: y int32 (4, 16) = MatMulInteger(a uint8 (4, 64), b int8 (64, 16))."""
-_sessions: weakref.WeakSet[Any] = weakref.WeakSet()
-"""ONNX Runtime's open sessions in this process."""
 
 
 class VisionTower:
@@ -56,7 +48,7 @@ class VisionTower:
         self._path = Path(path)
         self._info = info
         self._session: Any = None
-        self._run_options = _run_options()
+        self._run_options = run_options()
         if provider != CPU:
             reason = self._try_provider(provider, threads)
             if not reason:
@@ -67,7 +59,7 @@ class VisionTower:
     def another(self) -> VisionTower:
         """A second handle on the same tower: it shares the weights, but `stop` and `close` affect only itself."""
         one = copy(self)
-        one._run_options = _run_options()
+        one._run_options = run_options()
         return one
 
     @property
@@ -114,7 +106,7 @@ class VisionTower:
 
     def _open(self, provider: Provider, threads: int | None) -> None:
         self._session = _open_session(self._path, threads, provider)
-        _sessions.add(self._session)
+        keep_at_fork(self._session)
         self._hidden_size = _checked_signature(self._path, self._session, self._info, provider.fixed_shapes)
         self._provider = str(self._session.get_providers()[0])
 
@@ -156,16 +148,6 @@ def open_graph(graph: bytes) -> Any:
     return ort.InferenceSession(graph, _tower_options(None), providers=[CPU_PROVIDER])
 
 
-def _keep_sessions() -> None:
-    """Keep all sessions alive in a forked child: freeing one waits for threads that exist only in the parent."""
-    for session in list(_sessions):
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_keep_sessions)
-
-
 def _open_session(path: Path, threads: int | None, provider: Provider) -> Any:
     import onnxruntime as ort
 
@@ -189,11 +171,7 @@ def _open_session(path: Path, threads: int | None, provider: Provider) -> Any:
 
 
 def _tower_options(threads: int | None) -> Any:
-    import onnxruntime as ort
-
-    # Some parts of ONNX Runtime ignore a session's log level and use the default logger.
-    ort.set_default_logger_severity(SILENT)
-    options = _session_options()
+    options = session_options()
     threads = threads or quota_limit()
     if threads is not None:
         options.intra_op_num_threads = threads
@@ -203,39 +181,9 @@ def _tower_options(threads: int | None) -> Any:
     options.enable_cpu_mem_arena = False
     # Threads that spin while they wait would take cores from the decoder, which runs at the same time.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if _int8_products_saturate():
+    if int8_products_saturate():
         options.add_session_config_entry("session.x64quantprecision", "1")
     return options
-
-
-def _run_options() -> Any:
-    import onnxruntime as ort
-
-    options = ort.RunOptions()
-    options.log_severity_level = SILENT
-    return options
-
-
-def _session_options() -> Any:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = SILENT
-    return options
-
-
-@cache
-def _int8_products_saturate() -> bool:
-    """Whether sums of uint8 x int8 products overflow on this CPU: x86 without VNNI adds them pairwise in 16 bits.
-
-    ONNX Runtime's remedy, an option that converts weights to uint8, is exact but slower. It does not detect VNNI
-    reliably, so this computes a product with a known result.
-    """
-    import onnxruntime as ort
-
-    session = ort.InferenceSession(PROBE, _session_options(), providers=[CPU_PROVIDER])
-    (y,) = session.run(None, {"a": np.full((4, 64), 255, np.uint8), "b": np.full((64, 16), 127, np.int8)})
-    return not bool((y == 64 * 255 * 127).all())
 
 
 def _checked_signature(path: Path, session: Any, info: VisionInfo, fixed: bool) -> int:

@@ -69,10 +69,12 @@ class TestWhatFits:
         assert plan(large, None, "detail", footprint=FOOTPRINT).frames == 16
 
     def test_q8_0_and_small_batches_are_used_only_in_little_memory(self, large: Bundle) -> None:
-        rich, poor = (plan(large, size, "detail", footprint=FOOTPRINT) for size in (None, 195 * MB))
+        rich, poor = (
+            plan(large, size, "detail", footprint=FOOTPRINT, backend="llama-cpp") for size in (None, 195 * MB)
+        )
         assert (rich.kv_precision, rich.batch) == ("f16", 512)
         assert poor.kv_precision == "q8_0"
-        forced = plan(large, 240 * MB, "detail", kv_precision="f16", footprint=FOOTPRINT)
+        forced = plan(large, 240 * MB, "detail", kv_precision="f16", footprint=FOOTPRINT, backend="llama-cpp")
         assert forced.kv_precision == "f16"
 
     def test_a_decoder_without_q8_0_is_planned_with_f16(self, embedded: Bundle) -> None:

@@ -17,6 +17,7 @@ from edge_interleave.bundle.manifest import VisionInfo
 from edge_interleave.converters.checkpoint.reader import open_checkpoint
 from edge_interleave.converters.onnx.vision import write_vision_onnx
 from edge_interleave.errors import BackendError, BundleError, UsageError
+from edge_interleave.util.onnx_runtime import PROBE
 from edge_interleave.vision import tower as tower_module
 from edge_interleave.vision.providers import CORE_ML, CPU, Provider, provider_for
 from edge_interleave.vision.tower import VisionTower
@@ -73,13 +74,13 @@ def test_int8_is_accurate_with_and_without_vnni(
     images = pixels(TOWER)
     exact = VisionTower(files["fp32"], INFO).encode(images)
     if saturates:
-        monkeypatch.setattr(tower_module, "_int8_products_saturate", lambda: True)
+        monkeypatch.setattr(tower_module, "int8_products_saturate", lambda: True)
     tokens = VisionTower(files["int8"], INFO).encode(images)
     assert cosines(tokens, exact).min() > 0.999
 
 
 def test_the_probe_is_the_graph_that_its_docstring_describes() -> None:
-    model = onnx.load_model_from_string(tower_module.PROBE)
+    model = onnx.load_model_from_string(PROBE)
     onnx.checker.check_model(model, full_check=True)
     assert [node.op_type for node in model.graph.node] == ["MatMulInteger"]
     assert [i.type.tensor_type.elem_type for i in model.graph.input] == [TensorProto.UINT8, TensorProto.INT8]
