@@ -94,7 +94,7 @@ def test_what_is_written_twice_to_spare_an_import_is_the_same() -> None:
         (("watch", "x.mp4", "--when", "Q", "--above", "2"), "'--above'"),
         (("watch", "x.mp4", "--when", "Q", "--below", "0.9"), "--below must be at most --above"),
         (("watch", "x.mp4", "--when", "Q", "--for", "0"), "'--for'"),
-        (("watch", "x.mp4", "--when", "Q", "--max-tokens", "9"), "--max-tokens is about answers"),
+        (("watch", "x.mp4", "--when", "Q", "--max-tokens", "9"), "--max-tokens concerns answers"),
         (("eval", "--world", "--out", "x", "--samples", "0"), "'--samples'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

@@ -178,7 +178,7 @@ def test_what_is_waited_for_is_shown_on_a_terminal_and_goes_away(env: Mapping[st
     script = (
         "import time\n"
         "from edge_interleave.cli import status_line\n"
-        "status_line.PATIENCE_S = 0\n"
+        "status_line.SHOW_AFTER_S = 0\n"
         "with status_line.StatusLine() as shown:\n"
         "    for step in (('encode', 0, 2), ('encode', 1, 2), ('prefill', 0, 1460), ('prefill', 730, 1460)):\n"
         "        shown(*step)\n"

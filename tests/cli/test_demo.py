@@ -172,7 +172,7 @@ def test_the_pictures_are_saved_for_questions_of_ones_own(tmp_path: Path) -> Non
 def test_a_file_of_ones_own_is_never_replaced_by_a_picture_of_the_tour(tmp_path: Path) -> None:
     mine = tmp_path / "sign-2.png"
     mine.write_bytes(b"mine")
-    with pytest.raises(InputError, match=r"sign-2\.png: a different file of this name is there"):
+    with pytest.raises(InputError, match=r"sign-2\.png: a different file of this name exists"):
         save_pictures(tour_folder(), read_tour(tour_folder()), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["sign-2.png"]
     assert mine.read_bytes() == b"mine"
