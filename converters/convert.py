@@ -14,6 +14,7 @@ from edge_interleave.bundle.manifest import (
     MANIFEST_NAME,
     MLX_NAME,
     MMPROJ_NAME,
+    SCHEMA_VERSION,
     VISION_NAME,
     Bundle,
     DecoderInfo,
@@ -202,17 +203,12 @@ def _manifest(checkpoint: Checkpoint, tokenizer: TokenizerFiles, name: str, prec
         name=name,
         source=checkpoint.source,
         decoder=_decoder_info(checkpoint),
-        vision=read_vision_info(
-            checkpoint.folder,
-            config.vision,
-            _parameters(checkpoint, "vision.", "projector."),
-            resize=config.resize,
-            image_newline=config.image_newline,
-        ),
+        vision=read_vision_info(checkpoint.folder, config, _parameters(checkpoint, "vision.", "projector.")),
         prompt=prompt_info(checkpoint, tokenizer),
         pooling_mode=config.pooling_mode,
         precisions=precisions,
         files={},
+        schema_version=1 if config.tiling is None and config.video is None else SCHEMA_VERSION,
         created_by=f"edge-interleave {version('edge-interleave')}",
     )
 

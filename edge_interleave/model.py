@@ -35,6 +35,7 @@ from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.util.engine_lock import check_process, claim_process, is_forked
 from edge_interleave.util.progress import QuestionProgress
 from edge_interleave.vision.media_encoder import EncodedMedia, MediaEncoder
+from edge_interleave.vision.pooling import frame_stride
 
 if TYPE_CHECKING:
     from edge_interleave.remote.model import RemoteModel
@@ -249,14 +250,15 @@ class Model:
     ) -> Live:
         """A window over a stream of frames, with a KV cache of its own. See `Live`.
 
-        `window`: how many of the latest frames stay. `pool`: pooling stride, or a repeating pattern of strides:
-        (1, 4, 4, 4) keeps key frames in full and the frames between them at a sixteenth. `mode`: `sliding` computes
-        each frame when it arrives, `exact` the whole window for each question (see `live.window.FrameWindow`).
-        `keep_answers`: the last few questions and answers stay in the window as text. `system`: a message before all
-        frames.
+        `window`: how many of the latest frames stay. `pool`: pooling stride, or a repeating pattern of strides: (1, 4,
+        4, 4) keeps key frames in full and the frames between them at a sixteenth. A model trained on pooled video never
+        sees frames at a smaller stride than it was trained with. `mode`: `sliding` computes each frame when it arrives,
+        `exact` the whole window for each question (see `live.window.FrameWindow`). `keep_answers`: the last few
+        questions and answers stay in the window as text. `system`: a message before all frames.
         Raises UsageError; ContextFullError if the window does not fit into the context.
         """
-        strides = (pool,) if isinstance(pool, int) else tuple(pool)
+        vision = self.bundle.manifest.vision
+        strides = tuple(frame_stride(vision, stride) for stride in ((pool,) if isinstance(pool, int) else pool))
         self._check()
         trained = self.bundle.manifest.decoder.context_length
         live = open_live(

@@ -108,6 +108,8 @@ def check_mmproj(checkpoint: Checkpoint) -> None:
     vision, problem = checkpoint.config.vision, ""
     if vision.type != "siglip":
         problem = f"a {vision.type} tower, whose class token it puts in the wrong place"
+    elif checkpoint.config.tiling is not None:
+        problem = "tiles that the model was trained with"
     elif vision.select_strategy != "full":
         problem = f"feature select strategy {vision.select_strategy!r} of a siglip tower"
     elif vision.layers_used < 1:
@@ -140,7 +142,7 @@ def _check_range(checkpoint: Checkpoint, activations: Activations) -> None:
 
 def _add_parameters(writer: gguf.GGUFWriter, checkpoint: Checkpoint, precision: str) -> None:
     vision = checkpoint.config.vision
-    info = read_vision_info(checkpoint.folder, vision, 0)
+    info = read_vision_info(checkpoint.folder, checkpoint.config, 0)
     writer.add_type(gguf.GGUFType.MMPROJ)
     writer.add_name(checkpoint.source.rsplit("/", 1)[-1])
     writer.add_file_type(int(_FILE_TYPES[precision]))

@@ -112,7 +112,7 @@ class VisionProbe:
 
 
 def _run(checkpoint: Checkpoint, precision: str, progress: Progress | None) -> Found:
-    info = read_vision_info(checkpoint.folder, checkpoint.config.vision, 0)
+    info = read_vision_info(checkpoint.folder, checkpoint.config, 0)
     exact = [preprocess(picture, info)[np.newaxis] for picture in probe_pictures(info.image_size)]
     rounded = exact
     channels: dict[str, FloatArray] = {}

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from edge_interleave.bundle import store
-from edge_interleave.bundle.manifest import GGUF_NAME, MLX_NAME, VISION_NAME, Bundle, open_bundle, verify
+from edge_interleave.bundle.manifest import GGUF_NAME, MLX_NAME, VISION_NAME, Bundle, Manifest, open_bundle, verify
 from edge_interleave.cli import output
 from edge_interleave.cli.options import complete_model, json_option
 from edge_interleave.errors import BackendError
@@ -95,6 +95,7 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
             "tokens_per_image": vision.tokens + vision.image_newline,
             "image_newline": vision.image_newline,
             "pooling_mode": manifest.pooling_mode,
+            **_trained_for(manifest),
         },
         "files": {
             name: {"bytes": file.bytes, "precision": manifest.precision(name), "sha256": file.sha256}
@@ -105,6 +106,24 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
         },
         "runs_here_with": _engines(bundle),
     }
+
+
+def _trained_for(manifest: Manifest) -> dict[str, Any]:
+    """How a model of the wider LLaVA family sees tiles and video; nothing for the others."""
+    from edge_interleave.vision.merge import most_merged_tokens
+    from edge_interleave.vision.pooling import frame_stride, image_tokens
+
+    vision = manifest.vision
+    facts: dict[str, Any] = {}
+    if vision.tiling is not None:
+        facts["tiles"] = "each image" if vision.tiling.several else "an image that is alone"
+        facts["tokens_per_image_in_tiles_at_most"] = most_merged_tokens(
+            vision.grid, vision.tiling, newline=vision.image_newline
+        )
+    if vision.video is not None:
+        stride = frame_stride(vision, 1)
+        facts["tokens_per_video_frame"] = image_tokens(vision, stride, manifest.pooling_mode) - vision.image_newline
+    return facts
 
 
 def _engines(bundle: Bundle) -> dict[str, str]:

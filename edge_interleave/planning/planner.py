@@ -28,7 +28,7 @@ from edge_interleave.planning.footprint import Footprint, frame_buffer_bytes, me
 from edge_interleave.planning.goals import COVERAGE, DETAIL, GOALS, LATENCY, PRESETS
 from edge_interleave.planning.plan import Cost, Plan
 from edge_interleave.planning.system_memory import format_memory, parse_memory
-from edge_interleave.vision.pooling import image_tokens
+from edge_interleave.vision.pooling import frame_stride, image_tokens
 
 MAX_FRAMES = {COVERAGE: 64, DETAIL: 16, LATENCY: 64}
 """The largest windows that the paper tried."""
@@ -246,7 +246,8 @@ class _Planner:
 
     def _frame_tokens(self, pool: tuple[int, ...]) -> tuple[int, ...]:
         manifest = self.bundle.manifest
-        return tuple(image_tokens(manifest.vision, stride, manifest.pooling_mode) for stride in pool)
+        strides = (frame_stride(manifest.vision, stride) for stride in pool)
+        return tuple(image_tokens(manifest.vision, stride, manifest.pooling_mode) for stride in strides)
 
     def _frames_in_trained_context(self, pool: tuple[int, ...]) -> int:
         """The most frames that the trained context holds."""

@@ -25,7 +25,7 @@ from edge_interleave.serve.question import Format, Question
 from edge_interleave.serve.schema import LiveRequest
 from edge_interleave.serve.settings import Limits
 from edge_interleave.serve.timelines import TimelinePool
-from edge_interleave.vision.media_encoder import EncodedMedia
+from edge_interleave.vision.media_encoder import EncodedMedia, PictureGroup
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Pixels
@@ -165,7 +165,8 @@ class LoadedModel:
             raise wrong(wanted.param, str(error), "invalid_schema") from error
 
     def _opened(self, item: Picture | Clip, question: Question, cancel: threading.Event) -> _Shown:
-        if cancel.is_set() or (isinstance(item, Picture) and not question.tiles):
+        split = self.model.media_encoder.splits(tiles=question.tiles, alone=_is_alone(question))
+        if cancel.is_set() or (isinstance(item, Picture) and not split):
             return _Shown(item, ())
         with _naming(item):
             if isinstance(item, Picture):
@@ -186,7 +187,7 @@ class LoadedModel:
         limit = self.model.context_limit
         room = limit - text - min(question.max_tokens, ANSWER_ROOM)
         strides = self._strides(question, shown, room)
-        total = text + self._size(shown, strides, question.tiles)
+        total = text + self._size(shown, strides, question)
         if total >= limit:
             raise ContextFullError(
                 f"the prompt needs {total} tokens, the context holds {limit}; send fewer images or frames, "
@@ -198,7 +199,10 @@ class LoadedModel:
                 return encoded
             with _naming(item.of):
                 frames = (open_image(item.of.data),) if isinstance(item.of, Picture) else item.frames
-                encoded += self.model.media_encoder.encode_pictures([frames], stride=stride, tiles=question.tiles)
+                group = PictureGroup(frames, not isinstance(item.of, Picture))
+                encoded += self.model.media_encoder.encode_pictures(
+                    [group], stride=stride, tiles=question.tiles, alone=_is_alone(question)
+                )
         return encoded
 
     def _strides(self, question: Question, shown: Sequence[_Shown], room: int) -> list[int]:
@@ -210,20 +214,27 @@ class LoadedModel:
         strides: list[int] = []
         for auto in [stride for stride in _STRIDES if stride <= grid]:
             strides = [fixed.get(item.of.detail, auto) for item in shown]
-            if self._size(shown, strides, question.tiles) <= room:
+            if self._size(shown, strides, question) <= room:
                 break
         return strides
 
-    def _size(self, shown: Sequence[_Shown], strides: Sequence[int], tiles: bool) -> int:
+    def _size(self, shown: Sequence[_Shown], strides: Sequence[int], question: Question) -> int:
         """Visual tokens of all images."""
-        encoder = self.model.media_encoder
-        total = 0
-        for item, stride in zip(shown, strides, strict=True):
-            if tiles:
-                total += sum(encoder.tokens_for(frame, stride, tiles=True) for frame in item.frames)
-            else:
-                total += item.count * encoder.tokens_for(None, stride)
-        return total
+        encoder, alone = self.model.media_encoder, _is_alone(question)
+        return sum(
+            encoder.tokens_for(
+                PictureGroup(item.frames or (None,), not isinstance(item.of, Picture)),
+                stride,
+                tiles=question.tiles,
+                alone=alone,
+            )
+            for item, stride in zip(shown, strides, strict=True)
+        )
+
+
+def _is_alone(question: Question) -> bool:
+    """Whether the question shows one image only. Clips do not count."""
+    return sum(isinstance(item, Picture) for item in question.media) == 1
 
 
 def _timings(generation: Generation, encode_s: float, began: float) -> Timings:

@@ -70,7 +70,7 @@ def tower_checkpoint(folder: Path, **changes: Any) -> Path:
 def assert_mtmd_sees_what_we_see(source: Path, decoder: Path, precision: str, least: float) -> None:
     folder = source.parent
     with open_checkpoint(source) as checkpoint:
-        info = read_vision_info(source, checkpoint.config.vision, 0)
+        info = read_vision_info(source, checkpoint.config, 0)
         write_vision_onnx(checkpoint, folder / "vision.onnx", "fp32")
         write_mmproj(checkpoint, folder / "mmproj.gguf", precision)
     noise = np.random.default_rng(3).integers(0, 256, (info.image_size, info.image_size, 3), dtype=np.uint8)

@@ -72,7 +72,7 @@ def embedded() -> Iterator[Checkpoint]:
 
 def towers(checkpoint: Any, folder: Path) -> tuple[VisionTower, VisionTower]:
     """The tower in fp32, and in int8 as `convert` makes it."""
-    info = read_vision_info(checkpoint.folder, checkpoint.config.vision, 0)
+    info = read_vision_info(checkpoint.folder, checkpoint.config, 0)
     found = VisionProbe(checkpoint).accepted("int8")
     write_vision_onnx(checkpoint, folder / "fp32.onnx", "fp32")
     write_vision_onnx(checkpoint, folder / "int8.onnx", "int8", balances=found.balances)
@@ -113,7 +113,7 @@ def test_what_is_planted_is_what_papers_describe(embedded: Checkpoint) -> None:
 
 def hidden_states(checkpoint: Any) -> list[np.ndarray]:
     """The hidden states of a probe's picture, (tokens, width), after the embeddings and each block."""
-    info = read_vision_info(checkpoint.folder, checkpoint.config.vision, 0)
+    info = read_vision_info(checkpoint.folder, checkpoint.config, 0)
     states = [preprocess(probe_pictures(info.image_size)[0], info)[np.newaxis]]
     for stage in range(checkpoint.config.vision.layers + 1):
         session = tower_module.open_graph(stage_graph(checkpoint, stage, "fp32")[0])
