@@ -112,7 +112,7 @@ def test_a_part_without_samples_is_told(file: Path, tmp_path: Path, capsys: pyte
         (("{file}", "--out", "{out}", "--seed", "2"), 2, "--seed has no effect with FILE"),
         (("--world", "--out", "{out}", "--images", "."), 2, "--images has no effect with --world"),
         (("{file}", "--out", "{out}", "--shard", "3/2"), 2, "'3/2' is not a shard"),
-        (("{file}", "--out", "{out}", "--shard", "half"), 2, "'half' is not a part"),
+        (("{file}", "--out", "{out}", "--shard", "half"), 2, "'half' is not a shard"),
         (("{file}", "--out", "{out}", "--limit", "0"), 2, "'--limit': 0 is not a whole number of at least 1"),
         (("{file}", "--out", "{out}", "--pool", "0"), 2, "'--pool': 0 is not a whole number of at least 1"),
         (("{file}", "--out", "{out}", "--images", "nowhere"), 2, "nowhere: no such folder"),
