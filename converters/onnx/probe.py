@@ -32,6 +32,7 @@ LEAST_COSINE = 0.9
 MEAN_COSINE = 0.99
 """Lowest accepted mean cosine over all tokens. Below it, the whole picture is wrong."""
 F16_MAX = 65504.0
+VISUAL_TOKENS = 384
 _HEADROOM = 2.0
 """Other pictures may have values larger by this factor."""
 
@@ -65,6 +66,8 @@ class ProbeResult:
     """The lowest cosine of a token to fp32, over all pictures; NaN if a token is not finite."""
     mean_cosine: float
     """The mean cosine over all tokens."""
+    tokens: FloatArray
+    """Visual tokens of some pictures in fp32, (n, decoder's hidden size), at most VISUAL_TOKENS."""
 
 
 def passes_f16(value: float) -> bool:
@@ -85,6 +88,11 @@ class VisionProbe:
         """The tower's largest values in fp32. Raises CheckpointError if some are not finite."""
         known = next(iter(self._found.values()), None)
         return (known or self.found("fp32")).activations
+
+    def visual_tokens(self) -> FloatArray:
+        """What the tower gives in fp32, as `ProbeResult.tokens`. Raises CheckpointError as `found`."""
+        known = next(iter(self._found.values()), None)
+        return (known or self.found("fp32")).tokens
 
     def found(self, precision: str) -> ProbeResult:
         """The result in a precision. Raises CheckpointError if values are not finite even in fp32."""
@@ -142,8 +150,13 @@ def _run(checkpoint: Checkpoint, precision: str, progress: Progress | None) -> P
     if precision == "fp32":
         rounded = exact
     cosines = np.concatenate([_cosines(a, b) for a, b in zip(exact, rounded, strict=True)])
-    activations = Activations(channels, linears_by_input, others)
-    return ProbeResult(activations, balances, float(cosines.min()), float(cosines.mean()))
+    return ProbeResult(
+        Activations(channels, linears_by_input, others),
+        balances,
+        float(cosines.min()),
+        float(cosines.mean()),
+        _some(exact),
+    )
 
 
 def _opened(
@@ -173,6 +186,12 @@ def _balance(checkpoint: Checkpoint, linears: tuple[str, ...], peaks: FloatArray
     """The balance of an input. The first layers of a block's two halves follow a layer norm, which can divide."""
     reach = [np.abs(checkpoint.tensor(f"{linear}.weight")).max(axis=0) for linear in linears]
     return balanced(peaks, np.max(reach, axis=0), smooth=linears[0].endswith((".q_proj", ".fc1")))
+
+
+def _some(tokens: list[FloatArray]) -> FloatArray:
+    """Of each picture as many rows."""
+    rows = np.concatenate(tokens, axis=1)[0]
+    return np.ascontiguousarray(rows[:: -(-len(rows) // VISUAL_TOKENS)])
 
 
 def _cosines(exact: FloatArray, rounded: FloatArray) -> npt.NDArray[np.float64]:

@@ -53,7 +53,7 @@ class LivePrompt:
         user = Message("user", (_PLACEHOLDER, _PLACEHOLDER, "?"))
         follow = self._prompts.follow_up([*self._opening, user, Message("assistant", ("!",)), user])
         if follow is None:
-            raise BundleError("the chat template does not show an answer as it was given; it cannot run live")
+            raise BundleError("the chat template changes the model's answers; it cannot run live")
         return _texts(follow)[0]
 
 

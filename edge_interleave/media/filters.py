@@ -12,7 +12,7 @@ from edge_interleave.errors import UsageError
 from edge_interleave.media.frame import Frame
 
 SIDE = 32
-"""Width and height in pixels of the thumbnails that frames are compared by."""
+"""Width and height, in pixels, of the thumbnails that are compared."""
 WARM_UP_S = 5.0
 """The longest time for which a camera's first frames are dropped."""
 _BLACK = 32
@@ -34,13 +34,13 @@ class RateLimiter:
 
     def take(self, time_s: float) -> bool:
         """Whether the frame at `time_s` seconds passes."""
-        # A time that falls starts anew. Time stamps are rounded: a frame of 33 ms may come at 32.
+        # A time that goes back restarts the schedule. Time stamps are rounded: a frame due at 33 ms may have 32.
         back = time_s < self._last
         self._last = time_s
         if not back and time_s < self._due - 1e-3:
             return False
-        # The next frame is due one step after this one was due, so that rounding does not add up; after a pause of the
-        # source, one step after this one.
+        # The next frame is due one step after this one was due, so that rounding errors do not add up. After a pause of
+        # the source, it is due one step after this frame's time.
         behind = back or time_s - self._due >= self._step
         self._due = (time_s if behind else self._due) + self._step
         return True

@@ -106,14 +106,14 @@ def most_cells(side: int, tiling: TilingInfo, *, newline: bool) -> int:
 
 
 def _merit(width: int, height: int, grid_width: int, grid_height: int) -> tuple[int, int]:
-    """For comparing grids: the image's pixels that the grid keeps, then minus the grid's wasted pixels."""
+    """A grid's rank: first by the number of the image's pixels that it keeps, then by minus its unused pixels."""
     scale = min(grid_width / width, grid_height / height)
     kept = min(int(width * scale) * int(height * scale), width * height)
     return kept, kept - grid_width * grid_height
 
 
 def _fit(size: tuple[int, int], width: int, height: int) -> tuple[int, int]:
-    """The image's size when it fills the grid in one direction; rounded up in the other."""
+    """The image's size scaled to fill the grid in one direction, rounded up in the other."""
     across, down = width / size[0], height / size[1]
     if across < down:
         return width, min(math.ceil(size[1] * across), height)

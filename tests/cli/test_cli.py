@@ -17,10 +17,12 @@ from random_checkpoint import model_config, write_random_checkpoint
 from support.command_line import PROGRAM, environment, error_line, run
 from support.terminal import on_terminal
 
-from edge_interleave.bundle.manifest import Bundle
+from edge_interleave.bundle.manifest import Bundle, open_bundle
 from edge_interleave.cli import COMMANDS, cli, errors
 from edge_interleave.converters.convert import convert
+from edge_interleave.decoding.registry import backend_for, choice
 from edge_interleave.embedded import DEMO
+from edge_interleave.util.onnx_runtime import CPU_PROVIDER
 
 STATS = {
     "prompt_tokens",
@@ -214,16 +216,18 @@ def test_a_closed_pipe_on_stdout_is_no_error(env: dict[str, str], converted: Bun
 
 def test_convert_models_info_and_remove(env: dict[str, str], random_checkpoint: Path) -> None:
     out = Path(env["EDGE_INTERLEAVE_HOME"]) / "small"
-    made = run("convert", random_checkpoint, out, "--json", env=env)
+    made = run("convert", random_checkpoint, out, "--backend", "llama-cpp", "--backend", "onnx", "--json", env=env)
     assert json.loads(made.stdout)["folder"] == str(out), made.stderr
     listed = {model["name"]: model for model in json.loads(run("models", "--json", env=env).stdout)["models"]}
-    assert listed["small"]["precisions"]["decoder.gguf"] == "q4_k_m"
+    precisions = {"decoder.gguf": "q4_k_m", "decoder-onnx": "int8", "vision.onnx": "int8"}
+    assert listed["small"]["precisions"] == precisions
     assert "small" in run("models", env=env).stdout
     facts = json.loads(run("info", "small", "--verify", "--json", env=env).stdout)
+    bundle = open_bundle(out)
     assert facts["verified"] is True
     assert facts["vision"]["tokens_per_image"] == 16
     assert facts["files"]["vision.onnx"]["precision"] == "int8"
-    assert facts["runs_here_with"] == {"backend": "llama-cpp", "vision_provider": "CPUExecutionProvider"}
+    assert facts["runs_here_with"] == {"backend": backend_for(bundle, None).name, "vision_provider": CPU_PROVIDER}
     assert run("models", "remove", "small", env=env, stdin="n\n").returncode == 130
     assert out.exists()
     (out / "tokenizer.json").write_text("{}".ljust((out / "tokenizer.json").stat().st_size))
@@ -234,7 +238,8 @@ def test_convert_models_info_and_remove(env: dict[str, str], random_checkpoint: 
 
 def test_info_lists_what_is_installed(env: dict[str, str]) -> None:
     facts = json.loads(run("info", "--json", env=env).stdout)
-    assert facts["backends"]["llama-cpp"] == "ready"
+    assert facts["backends"]["onnx"] == facts["backends"]["llama-cpp"] == "ready"
+    assert facts["default_backend"] == f"{choice().name}: {choice().reason}"
     assert "CPUExecutionProvider" in facts["execution_providers"]
 
 

@@ -36,7 +36,7 @@ def test_json_has_the_same_figures(env: Mapping[str, str]) -> None:
 
 def test_too_little_memory_names_the_least_that_is_enough(env: Mapping[str, str]) -> None:
     line = error_line(run("plan", "--memory", "20MB", "--threads", 1, env=env), 4)
-    assert re.search(r"20MB are too little .* the least that is enough is \d+MB$", line)
+    assert re.search(r"20MB is too little .* the least that is enough is \d+MB$", line)
 
 
 @pytest.mark.parametrize(

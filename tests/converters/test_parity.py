@@ -26,7 +26,7 @@ from edge_interleave.vision.media_encoder import MediaEncoder
 
 GOLDEN = GOLDEN_FOLDER / "parity.npz"
 STEPS = 16
-BACKENDS = ("llama-cpp", "mlx")
+BACKENDS = ("llama-cpp", "mlx", "onnx")
 LEAST_COSINE = 0.99999
 
 
@@ -113,7 +113,7 @@ class Ours:
     """A converted checkpoint whose prompt and logits can be inspected."""
 
     def __init__(self, checkpoint: Path, bundle: Path, backend: str) -> None:
-        exact = {"quantization": "f16", "mlx_quantization": "f16"}
+        exact = {"quantization": "f16", "mlx_quantization": "f16", "onnx_precision": "f32"}
         self.bundle = convert(checkpoint, bundle, backends=list(BACKENDS), vision_precision="fp32", **exact)
         self.model = load(bundle, backend=backend, context=512, threads=1)
         self.tokenizer = TextTokenizer.open(self.bundle)

@@ -92,7 +92,7 @@ def test_every_token_of_an_int8_tower_is_nearly_that_of_fp32(
     plant: str, saturates: bool, embedded: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if saturates:  # the way of x86 CPUs without VNNI
-        monkeypatch.setattr(tower_module, "_int8_products_saturate", lambda: True)
+        monkeypatch.setattr(tower_module, "int8_products_saturate", lambda: True)
     exact, rounded = towers(Planted(embedded, PLANTS[plant](embedded)), tmp_path)
     side = exact._info.image_size
     pictures = np.stack([preprocess(picture, exact._info) for picture in probe_pictures(side)])
