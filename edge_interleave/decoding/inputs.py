@@ -51,10 +51,10 @@ class VisualInput:
 Input = TextInput | VisualInput
 
 
-def as_inputs(segments: Sequence[Segment], visuals: Sequence[VisualInput]) -> list[Input]:
-    """The segments of a prompt, each image replaced by its visual tokens."""
+def as_inputs(segments: Sequence[Segment], images: Sequence[VisualInput]) -> list[Input]:
+    """The segments of a prompt, each image replaced by its visual tokens. `images`: all images of the prompt."""
     return [
-        visuals[segment.index] if isinstance(segment, ImageSegment) else TextInput(segment.ids) for segment in segments
+        images[segment.index] if isinstance(segment, ImageSegment) else TextInput(segment.ids) for segment in segments
     ]
 
 

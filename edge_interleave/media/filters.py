@@ -22,12 +22,12 @@ _SETTLED = 4.0
 
 
 class RateLimiter:
-    """Passes at most `fps` frames a second of the source's own time, evenly spaced."""
+    """Passes at most `fps` frames per second of the source's time, evenly spaced."""
 
     def __init__(self, fps: float) -> None:
         """Raises UsageError unless `fps` is above 0."""
         if not (math.isfinite(fps) and fps > 0):
-            raise UsageError(f"the frames a second must be a number above 0, not {fps}")
+            raise UsageError(f"fps must be a number above 0, not {fps}")
         self._step = 1 / fps
         self._due = -math.inf
         self._last = -math.inf
@@ -57,7 +57,7 @@ class ChangeFilter:
     def __init__(self, threshold: float) -> None:
         """`threshold`: grey levels. Raises UsageError unless it is from 0 to 255."""
         if not 0 <= threshold <= 255:
-            raise UsageError(f"the change must be from 0 to 255 grey levels, such as 2, not {threshold}")
+            raise UsageError(f"change must be from 0 to 255 grey levels, such as 2, not {threshold}")
         self._threshold = threshold
         self._taken: npt.NDArray[np.int16] | None = None
 

@@ -58,7 +58,7 @@ class ReaderStats:
     reconnects: int
     """How often a lost source came back with a frame."""
     capture_fps: float
-    """Frames a second, over the latest 50; 0 before the second frame."""
+    """Frames per second, over the latest 50; 0 before the second frame."""
     frozen_s: float
     """Total seconds in which a live source repeated one picture, bit for bit, for FROZEN_S or longer."""
 

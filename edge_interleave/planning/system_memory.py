@@ -41,14 +41,14 @@ def parse_memory(text: str) -> int:
 
 
 def free_memory() -> int:
-    """Bytes that this process can still take: the system's available memory, or what its control groups leave.
+    """Bytes that this process can still take: the system's available memory, or less if its control groups limit it.
 
     On systems that do not report available memory (macOS), all installed memory. Raises ResourceError if neither is
     known.
     """
     limits = [limit for limit in (_available(), _cgroup_available()) if limit is not None]
     if not limits:
-        raise ResourceError("this system does not say how much memory is free; give an amount like 2GB")
+        raise ResourceError("this system does not report how much memory is free; give an amount like 2GB")
     return min(limits)
 
 

@@ -18,7 +18,7 @@ def check_login(url: str) -> None:
     """
     if _is_unclear(url):
         raise UsageError(
-            f"{_scheme(url)}://...: an '@' leaves open which part is the host; in the name, password and path, "
+            f"{_scheme(url)}://...: an '@' makes the host ambiguous; in the name, password and path, "
             "percent-encode / as %2F, ? as %3F, # as %23, @ as %40"
         )
 

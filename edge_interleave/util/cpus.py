@@ -1,4 +1,4 @@
-"""Counts the cores that this process may use, within its CPU quota, and says whether they have int8 dot products.
+"""Counts the cores that this process may use, within its CPU quota, and detects int8 dot products.
 
 The quota of a container or a service is in its control groups (cgroups, version 1 or 2). An engine with more threads
 than its quota allows is suspended repeatedly, and its other threads wait for the suspended ones.
@@ -49,7 +49,7 @@ def cpu_quota(process: Path = Path("/proc/self"), mount: Path = _SYSTEM_MOUNT) -
 def has_int8_dot_products() -> bool:
     """Whether the CPU has instructions for sums of int8 products: VNNI on x86, dotprod or i8mm on Arm.
 
-    Linux lists them. Elsewhere an Arm CPU has them, and an x86 CPU is asked through ONNX Runtime.
+    Read from /proc/cpuinfo on Linux. On other systems, Arm CPUs are assumed to have them, and ONNX Runtime tests x86.
     """
     flags = {word for line in _lines(Path("/proc/cpuinfo")) if _FLAGS.match(line) for word in line.split()}
     if flags:

@@ -180,7 +180,7 @@ class ImageEncoder:
         return merged
 
     def _parts(self, image: Image.Image, shown: Showing) -> tuple[list[Image.Image], VisionInfo]:
-        """The pictures that the tower sees of an image, and how they are preprocessed."""
+        """The pictures of an image that go through the tower, and the settings to preprocess them."""
         if not shown.tiles:
             video = self.info.video if shown.frame else None
             return [image], self.info if video is None else replace(self.info, resize=video.resize)

@@ -106,7 +106,7 @@ class MediaEncoder:
     ) -> EncodedMedia:
         """As `encode`, for decoded pictures.
 
-        `alone`: whether an image of these is the only one of its question; None: if it is the only one of `groups`.
+        `alone`: whether the question has one image; None: whether `groups` have one.
         """
         started = time.perf_counter()
         if alone is None:
@@ -123,12 +123,12 @@ class MediaEncoder:
         return EncodedMedia(inputs, counts, time.perf_counter() - started, encoder.provider)
 
     def splits(self, *, tiles: bool, alone: bool) -> bool:
-        """Whether images are split into tiles. `tiles`: asked for. `alone`: whether the question has one image only."""
+        """Whether images are split into tiles. `tiles`: as in `encode`. `alone`: whether the question has one image."""
         tiling = self._bundle.manifest.vision.tiling
         return tiles or (tiling is not None and (tiling.several or alone))
 
     def tokens_for(self, group: PictureGroup, stride: int = 1, *, tiles: bool = False, alone: bool = True) -> int:
-        """The number of visual tokens that `encode_pictures` gives for a group."""
+        """The number of visual tokens that `encode_pictures` returns for a group."""
         encoder = self._encoder()
         return sum(
             encoder.tokens_for(picture, stride, shown)
@@ -139,7 +139,7 @@ class MediaEncoder:
         from edge_interleave.vision.image_encoder import Showing
 
         count = len(group.pictures)
-        # Models trained with tiles see the frames of a video whole. Others get what was asked for.
+        # Models trained with tiles were trained on whole video frames. For others, `tiles` applies to frames, too.
         whole = group.video and self._bundle.manifest.vision.tiling is not None
         split = not whole and self.splits(tiles=tiles, alone=alone)
         return [Showing(split, number == count, group.video) for number in range(1, count + 1)]

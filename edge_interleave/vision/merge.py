@@ -60,7 +60,7 @@ def merge(
 
     `parts`: the whole image, or its overview and its tiles row by row; each float32 (side * side, hidden).
     `image_size`: width and height in pixels. `grid`: columns and rows of tiles, or None for the whole image. `newline`:
-    `image_newline`, float32 (hidden,), or None for the flat merge. `most_tiles`: of `TilingInfo`. `ends`: whether
+    `image_newline`, float32 (hidden,), or None for the flat merge. `most_tiles`: see `TilingInfo`. `ends`: whether
     `newline` follows an image without tiles.
     """
     if newline is None or (grid is None and not ends):

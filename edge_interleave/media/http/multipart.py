@@ -31,7 +31,7 @@ class MultipartParser:
         """`boundary`: from the Content-Type. Raises PartError if it consists of dashes only or is too long."""
         core = boundary.strip(b" \t\"'").lstrip(b"-")
         if not 0 < len(core) <= 200:
-            raise PartError("names no boundary between its pictures")
+            raise PartError("its Content-Type has no usable boundary")
         self._delimiter = b"--" + core
         self._buffer = bytearray()
         self._searched = 0

@@ -112,7 +112,7 @@ class HttpStream:
         secure = parts.scheme.lower() == "https"
         host, port = parts.hostname, parts.port or (443 if secure else 80)
         if not host:
-            raise ValueError("names no host")
+            raise ValueError("the address has no host")
         plain = dial(host, port, deadline, self._stop)
         self._hold(plain)
         plain.settimeout(self._open_timeout_s)

@@ -64,7 +64,7 @@ class NetworkSource:
             valid = False
         if not valid:
             raise UsageError(
-                f"{display_name(without_secrets(url))}: not an address; give it as in http://host:port/path"
+                f"{display_name(without_secrets(url))}: not an address; give one like http://host:port/path"
             )
         self.name = display_name(without_secrets(url))
         self.live = True
@@ -214,7 +214,7 @@ class _CaptureReader:
                 return None
             raise EOFError("it ended, or sent no data in time")
         if captured.pixels is None:
-            raise FrameDamaged(f"{self._name}: a frame is damaged, or builds on lost data")
+            raise FrameDamaged(f"{self._name}: a frame is damaged, or depends on lost data")
         return Image.fromarray(captured.pixels), captured.time_s if self.recorded else time.monotonic()
 
 
