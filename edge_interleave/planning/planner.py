@@ -227,8 +227,8 @@ class _Planner:
         least = min(candidate.estimate for candidate in candidates)
         if self.memory is not None and least > self.memory:
             return ResourceError(
-                f"{format_memory(self.memory)} are too little for {_count(frames)} with {self._name}; the least that "
-                f"is enough is {format_memory(least)}"
+                f"{format_memory(self.memory)} is too little for {_count(frames)} with {self._name}; give at least "
+                f"{format_memory(least)}"
             )
         quickest = min(candidate.seconds_per_frame or 0.0 for candidate in candidates)
         return ResourceError(

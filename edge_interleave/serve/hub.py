@@ -144,7 +144,7 @@ class Hub:
                 return _Opening(context, sessions, fixed + sessions * each)
             least = fixed + each + self._base
         raise ResourceError(
-            f"{format_memory(settings.memory)} are too little for {bundle.manifest.name}: the least that is enough is "
+            f"{format_memory(settings.memory)} is too little for {bundle.manifest.name}; give at least "
             f"{format_memory(int(least / (1 - _REQUESTS_SHARE)))}"
         )
 

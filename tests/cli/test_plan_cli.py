@@ -36,7 +36,11 @@ def test_json_has_the_same_figures(env: Mapping[str, str]) -> None:
 
 def test_too_little_memory_names_the_least_that_is_enough(env: Mapping[str, str]) -> None:
     line = told(run("plan", "--memory", "20MB", "--threads", 1, env=env), 4)
-    assert re.search(r"20MB are too little .* the least that is enough is \d+MB$", line)
+    assert re.search(r"20MB is too little for 1 frame .*; give at least \d+MB$", line)
+
+
+def test_a_tiny_amount_is_shown_as_it_was_given(env: Mapping[str, str]) -> None:
+    assert "1KB is too little" in told(run("plan", "--memory", "1KB", "--threads", 1, env=env), 4)
 
 
 @pytest.mark.parametrize(
