@@ -27,6 +27,17 @@ GENERATIONS = ("original", "hf-2024", "hf-4.52", "hf-5")
 DTYPES = {"bf16": ("BF16", 2), "f16": ("F16", 2), "f32": ("F32", 4)}
 _BLOCK = 1 << 20  # values; larger tensors repeat a block of them
 
+_CLASSES = {
+    "llava": "LlavaForConditionalGeneration",
+    "llava_next": "LlavaNextForConditionalGeneration",
+    "llava_onevision": "LlavaOnevisionForConditionalGeneration",
+}
+_IMAGE_PROCESSORS = {
+    "llava_next": "LlavaNextImageProcessor",
+    "llava_onevision": "LlavaOnevisionImageProcessor",
+}
+_NEXT_GRIDS = ((2, 1), (1, 2), (2, 2), (1, 3), (3, 1))
+
 _TINY_DECODER = DecoderConfig(
     type="qwen2",
     hidden_size=64,
@@ -113,6 +124,10 @@ class Options:
     """`qwen2` or `llama3` (byte-level BPE), or `llama2` (SentencePiece)."""
     scale: float = 1.0
     """Factor on the weights of matrices."""
+    family: str = "llava"
+    """transformers' model type: `llava`, `llava_next` or `llava_onevision` (not in the original layout)."""
+    decoder: str = ""
+    """transformers' type of the decoder, if not `DecoderConfig.type`: `mistral`, whose weights are Llama's."""
 
 
 def write_random_checkpoint(folder: Path, config: ModelConfig, options: Options | None = None) -> Path:
@@ -135,8 +150,8 @@ def write_random_checkpoint(folder: Path, config: ModelConfig, options: Options 
         {**raw, "torch_dtype": {"bf16": "bfloat16", "f16": "float16"}.get(options.dtype, "float32")},
     )
     _write_json(folder / "generation_config.json", {"eos_token_id": list(config.eos_token_ids)})
-    _write_json(folder / "preprocessor_config.json", _preprocessor(config.vision))
-    _write_weights(folder, _shapes(config, original), options)
+    _write_processors(folder, config.vision, options.family)
+    _write_weights(folder, _shapes(config, newline=original or options.family != "llava"), options)
     return folder
 
 
@@ -164,7 +179,7 @@ def file_name(canonical: str, generation: str, vision: str = "siglip") -> str:
     return {"original": "model.", "hf-4.52": "model.language_model."}.get(generation, "language_model.model.") + rest
 
 
-def _shapes(config: ModelConfig, original: bool) -> dict[str, tuple[int, ...]]:
+def _shapes(config: ModelConfig, newline: bool) -> dict[str, tuple[int, ...]]:
     """The tensors of real checkpoints: those in use, and the tower's blocks and norm after the feature layer."""
     whole = replace(config, vision=replace(config.vision, feature_layer=-1))
     shapes = expected_shapes(whole)
@@ -172,7 +187,7 @@ def _shapes(config: ModelConfig, original: bool) -> dict[str, tuple[int, ...]]:
         del shapes[HEAD]
     width = config.vision.hidden_size
     shapes |= {"vision.post_layernorm.weight": (width,), "vision.post_layernorm.bias": (width,)}
-    if original:
+    if newline:
         shapes["image_newline"] = (config.decoder.hidden_size,)
     return shapes
 
@@ -244,16 +259,36 @@ def narrow(values: npt.NDArray[np.float32], dtype: str) -> bytes:
 
 def _hf_config(config: ModelConfig, options: Options) -> dict[str, Any]:
     vision = config.vision
+    text = _decoder_json(config, new=options.generation == "hf-5")
+    if options.decoder == "mistral":
+        del text["attention_bias"], text["mlp_bias"]
+        text |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": None}
     return {
-        "architectures": ["LlavaForConditionalGeneration"],
-        "model_type": "llava",
+        "architectures": [_CLASSES[options.family]],
+        "model_type": options.family,
+        **_tiles_json(options.family, vision.image_size),
         "image_token_index": config.image_token_id,
         "projector_hidden_act": vision.projector_act,
         "tie_word_embeddings": config.decoder.tie_word_embeddings,
         "vision_feature_layer": vision.feature_layer,
         "vision_feature_select_strategy": vision.select_strategy,
-        "text_config": _decoder_json(config, new=options.generation == "hf-5"),
+        "text_config": text,
         "vision_config": _vision_json(vision, vision.layers),
+    }
+
+
+def _tiles_json(family: str, side: int) -> dict[str, Any]:
+    """The fields of a family that sees images in tiles."""
+    if family == "llava":
+        return {}
+    if family == "llava_next":
+        return {"image_grid_pinpoints": [[side * rows, side * columns] for columns, rows in _NEXT_GRIDS]}
+    edges = [side * count for count in range(1, 7)]
+    return {
+        "image_grid_pinpoints": [[height, width] for height in edges for width in edges],
+        "vision_aspect_ratio": "anyres_max_9",
+        "use_image_newline_parameter": True,
+        "video_token_index": 1 << 20,
     }
 
 
@@ -324,6 +359,19 @@ def _vision_json(vision: VisionConfig, layers: int) -> dict[str, Any]:
         "patch_size": vision.patch_size,
         **head,
     }
+
+
+def _write_processors(folder: Path, vision: VisionConfig, family: str) -> None:
+    """The image processor's config and, for a family with videos, the video processor's."""
+    config = _preprocessor(vision)
+    if family != "llava":
+        config["image_grid_pinpoints"] = _tiles_json(family, vision.image_size)["image_grid_pinpoints"]
+        config |= {"image_processor_type": _IMAGE_PROCESSORS[family], "do_convert_rgb": True, "do_pad": True}
+    _write_json(folder / "preprocessor_config.json", config)
+    if family == "llava_onevision":
+        kept = ("image_mean", "image_std", "size", "resample", "rescale_factor")
+        video = {key: config[key] for key in kept} | {"video_processor_type": "LlavaOnevisionVideoProcessor"}
+        _write_json(folder / "video_preprocessor_config.json", video)
 
 
 def _preprocessor(vision: VisionConfig) -> dict[str, Any]:

@@ -45,7 +45,7 @@ PICTURES = 4
 def measure(checkpoint: Any, folder: Path, threads: int, rounds: int) -> list[dict[str, Any]]:
     """One row for each version of the tower."""
     folder.mkdir()
-    info = read_vision_info(checkpoint.folder, checkpoint.config.vision, 0)
+    info = read_vision_info(checkpoint.folder, checkpoint.config, 0)
     found = VisionProbe(checkpoint).found("int8")
     write_vision_onnx(checkpoint, folder / "fp32.onnx", "fp32")
     write_vision_onnx(checkpoint, folder / "int8.onnx", "int8", balances=found.balances)

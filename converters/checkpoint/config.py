@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edge_interleave.bundle.manifest import TilingInfo, VideoInfo
+
 
 @dataclass(frozen=True)
 class RopeScaling:
@@ -98,6 +100,8 @@ class ModelConfig:
     more_eos_token_ids: tuple[int, ...] = ()
     """End ids from the checkpoint's other configs; used if the tokenizer has them as added tokens."""
     image_newline: bool = False
-    """Whether the tensor `image_newline` follows each image's visual tokens (original layout, `spatial_unpad`)."""
+    """Whether the tensor `image_newline` follows each image's visual tokens (`spatial_unpad`)."""
     resize: str | None = None
-    """`VisionInfo.resize`, if `config.json` names it (original layout); None leaves it to the image processor."""
+    """`VisionInfo.resize`, if the family or `config.json` names it; None leaves it to the image processor."""
+    tiling: TilingInfo | None = None
+    video: VideoInfo | None = None

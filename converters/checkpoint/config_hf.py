@@ -1,13 +1,16 @@
 """Parses `config.json` into a ModelConfig: the Hugging Face layout here, the original layout in `config_original`.
 
-Defaults are those of transformers' `LlavaConfig`.
+Defaults are those of transformers' `LlavaConfig`, `LlavaNextConfig` and `LlavaOnevisionConfig`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edge_interleave.bundle.manifest import TilingInfo, VideoInfo
 from edge_interleave.converters.checkpoint.config import ModelConfig
 from edge_interleave.converters.checkpoint.config_original import parse_original
 from edge_interleave.converters.checkpoint.config_parts import (
@@ -15,9 +18,11 @@ from edge_interleave.converters.checkpoint.config_parts import (
     parse_decoder,
     parse_vision,
     pooling_mode,
+    refuse_changes,
     token_ids,
 )
 from edge_interleave.converters.checkpoint.json_files import fields_of
+from edge_interleave.converters.checkpoint.tiling import most_tiles, read_grids
 from edge_interleave.errors import CheckpointError
 from edge_interleave.util.json_fields import JsonFields
 
@@ -36,32 +41,86 @@ def parse_config(path: Path, raw: Any, generation: Any = None) -> ModelConfig:
     return _parse_hf(fields, generation)
 
 
+@dataclass(frozen=True)
+class _Family:
+    """What transformers' config class of a model type adds to `LlavaConfig`, and its defaults."""
+
+    image_token: int
+    feature_layer: int
+    select_strategy: str
+    decoder: str
+    vision: Mapping[str, Any]
+
+
+_CLIP_336 = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+    "image_size": 336,
+}
+_SIGLIP_384 = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+    "image_size": 384,
+}
+_FAMILIES = {
+    "llava": _Family(32000, -2, "default", "llama", {}),
+    "llava_next": _Family(32000, -2, "default", "llama", _CLIP_336),
+    "llava_onevision": _Family(151646, -1, "full", "qwen2", _SIGLIP_384),
+}
+_REFUSED = {
+    "llava_next_video": "LLaVA-NeXT-Video pools the frames of a video before the projector",
+    "vipllava": "ViP-LLaVA joins the features of several layers",
+    "video_llava": "Video-LLaVA has a tower of its own for video",
+}
+"""Related model types, with what they do that has no code here."""
+_DECODERS = ("qwen2", "llama", "mistral")
+_NEXT_GRIDS = ((2, 1), (1, 2), (2, 2), (1, 3), (3, 1))
+_ONEVISION_GRIDS = tuple((columns, rows) for rows in range(1, 7) for columns in range(1, 7))
+
+
 def _parse_hf(fields: JsonFields, generation: Any) -> ModelConfig:
     kind = fields.text("model_type", "")
-    if kind != "llava":
+    if kind in _REFUSED:
+        raise CheckpointError(f"{fields.path}: model type {kind!r} is not supported: {_REFUSED[kind]}")
+    family = _FAMILIES.get(kind)
+    if family is None:
         named = fields.raw.get("architectures")
         raise CheckpointError(
             f"{fields.path}: architecture {kind or named!r} is not supported "
-            "(LlavaForConditionalGeneration and the original LLaVA-NeXT's Qwen and Llama classes are)"
+            "(LlavaForConditionalGeneration, LlavaNextForConditionalGeneration, "
+            "LlavaOnevisionForConditionalGeneration and the original LLaVA-NeXT's Qwen and Llama classes are)"
         )
-    text = fields.object("text_config")
-    decoder = text.text("model_type", "llama")
-    if decoder not in ("qwen2", "llama"):
-        raise CheckpointError(f"{fields.path}: decoder {decoder!r} is not supported (qwen2 and llama are)")
-    layer = fields.raw.get("vision_feature_layer", -2)
+    refuse_changes(fields)
+    text = fields.object("text_config") if "text_config" in fields.raw else fields.nested({}, "text_config.")
+    decoder = text.text("model_type", family.decoder)
+    if decoder not in _DECODERS:
+        raise CheckpointError(
+            f"{fields.path}: decoder {decoder!r} (field 'text_config.model_type') is not supported "
+            f"({', '.join(_DECODERS)} are)"
+        )
+    layer = fields.raw.get("vision_feature_layer", family.feature_layer)
     if type(layer) is not int:
         raise fields.error("vision_feature_layer", "a whole number (several feature layers are not supported)")
-    strategy = fields.text("vision_feature_select_strategy", "default")
+    strategy = fields.text("vision_feature_select_strategy", family.select_strategy)
     if strategy not in ("default", "full"):
         raise fields.error("vision_feature_select_strategy", "'default' or 'full'")
-    image = token_ids("image_token_index", fields.raw) or token_ids("image_token_id", {"image_token_id": 32000})
+    image = token_ids("image_token_index", fields.raw)
+    image = image or token_ids("image_token_id", {"image_token_id": family.image_token})
     image = token_ids("image_token_id", fields.raw) or image
     bos = token_ids("bos_token_id", generation, text.raw, fields.raw)
-    return ModelConfig(
+    config = ModelConfig(
         layout="hf",
         decoder=parse_decoder(text, decoder, tied=fields.boolean("tie_word_embeddings", False)),
         vision=parse_vision(
-            _vision_defaults(fields.object("vision_config")),
+            _vision_defaults(fields.object("vision_config"), family.vision),
             feature_layer=layer,
             select_strategy=strategy,
             projector_act=fields.text("projector_hidden_act", "gelu"),
@@ -73,8 +132,37 @@ def _parse_hf(fields: JsonFields, generation: Any) -> ModelConfig:
         eos_token_ids=token_ids("eos_token_id", generation, text.raw, fields.raw),
         more_eos_token_ids=more_token_ids("eos_token_id", generation, text.raw, fields.raw),
     )
+    return config if kind == "llava" else _with_tiles(config, kind, fields)
 
 
-def _vision_defaults(fields: JsonFields) -> JsonFields:
-    """The vision config with LlavaConfig's default tower, CLIP, if it names no type."""
-    return fields if "model_type" in fields.raw else fields.nested({**fields.raw, "model_type": "clip"}, fields.prefix)
+def _with_tiles(config: ModelConfig, kind: str, fields: JsonFields) -> ModelConfig:
+    """The config of a family that sees images in tiles, by transformers' image and video processors of the family."""
+    fields.expect(
+        "use_image_newline_parameter",
+        fields.boolean("use_image_newline_parameter", True),
+        "true (tiles without image_newline are not supported)",
+    )
+    side = config.vision.image_size
+    if kind == "llava_next":
+        tiling = TilingInfo(read_grids(fields, side, _NEXT_GRIDS))
+        return replace(config, image_newline=True, resize="squash", tiling=tiling)
+    most = most_tiles(fields, "vision_aspect_ratio", "anyres_max_9")
+    if most is None:
+        raise fields.error("vision_aspect_ratio", "'anyres_max_' and a number")
+    tiling = TilingInfo(read_grids(fields, side, _ONEVISION_GRIDS), most, several=False)
+    # Several images are padded to squares, and the frames of a video squashed and pooled: bilinearly, by a stride of 2.
+    return replace(
+        config,
+        image_newline=True,
+        resize="pad",
+        tiling=tiling,
+        video=VideoInfo(stride=2, resize="squash"),
+        pooling_mode="bilinear",
+    )
+
+
+def _vision_defaults(fields: JsonFields, defaults: Mapping[str, Any]) -> JsonFields:
+    """The vision config with the family's tower, or CLIP, if it names no type."""
+    if "model_type" in fields.raw:
+        return fields
+    return fields.nested({"model_type": "clip", **defaults, **fields.raw}, fields.prefix)

@@ -19,6 +19,7 @@ from edge_interleave.converters.checkpoint.config_parts import (
     parse_decoder,
     parse_vision,
     pooling_mode,
+    refuse_changes,
     token_ids,
 )
 from edge_interleave.converters.checkpoint.json_files import read_json
@@ -49,13 +50,6 @@ TOWERS: dict[str, dict[str, Any]] = {
     "clip-vit-large-patch14": {**_CLIP_LARGE, "image_size": 224},
 }
 _PROJECTORS = {"mlp2x_gelu": "gelu"}
-_OTHER_MODELS = {
-    "mm_resampler_type": "null (a resampler between tower and projector is not supported)",
-    "mm_use_im_start_end": "false (tokens around each image are not supported)",
-    "s2": "false (a tower run at several scales is not supported)",
-    "add_faster_video": "false (LLaVA-Video's fast and slow frames are not supported)",
-}
-"""Fields that must be absent, null or false."""
 _RESIZES = {None: None, "square": None, "pad": "pad", "anyres": "squash"}
 """`image_aspect_ratio` to `VisionInfo.resize`, from `process_images` in LLaVA-NeXT's llava/mm_utils.py. None leaves it
 to the image processor. For `anyres` it is the resize of the overview, and of images without tiles."""
@@ -66,8 +60,7 @@ def parse_original(fields: JsonFields, generation: Any = None) -> ModelConfig:
     projector = fields.text("mm_projector_type", "linear")
     if projector not in _PROJECTORS:
         raise fields.error("mm_projector_type", "'mlp2x_gelu'")
-    for key, what in _OTHER_MODELS.items():
-        fields.expect(key, not fields.raw.get(key), what)
+    refuse_changes(fields)
     vision = _tower(fields, _PROJECTORS[projector])
     if fields.integer("mm_hidden_size", vision.hidden_size) != vision.hidden_size:
         raise fields.error("mm_hidden_size", f"{vision.hidden_size}, the vision tower's hidden size")
@@ -109,14 +102,13 @@ def _resize(fields: JsonFields) -> str | None:
 
 
 def _has_newline(fields: JsonFields) -> bool:
-    """Whether `prepare_inputs_labels_for_multimodal` puts `image_newline` behind an image without tiles."""
+    """Whether `prepare_inputs_labels_for_multimodal` puts `image_newline` after an image without tiles."""
     kind = fields.text("mm_patch_merge_type", "flat", null="flat")
-    if kind != "flat" and not kind.startswith("spatial"):
-        raise fields.error("mm_patch_merge_type", "'flat' or one of the 'spatial' ones")
+    fields.expect("mm_patch_merge_type", kind in ("flat", "spatial_unpad"), "'flat' or 'spatial_unpad'")
     place = fields.text("mm_newline_position", "one_token", null="one_token")
     if kind != "flat" and place != "one_token":
         raise fields.error("mm_newline_position", "'one_token' (LLaVA-Video's other places are not supported)")
-    return kind != "flat" and "unpad" in kind
+    return kind == "spatial_unpad"
 
 
 def _tower(fields: JsonFields, projector_act: str) -> VisionConfig:

@@ -1,7 +1,7 @@
 """Parses the config objects of decoders and towers, with transformers' defaults.
 
 transformers omits values that equal its defaults from `config.json`. So the defaults of its classes (`Qwen2Config`,
-`LlamaConfig`, `SiglipVisionConfig`, `CLIPVisionConfig`) are part of the format and repeated here.
+`LlamaConfig`, `MistralConfig`, `SiglipVisionConfig`, `CLIPVisionConfig`) are part of the format and repeated here.
 """
 
 from __future__ import annotations
@@ -14,16 +14,38 @@ from edge_interleave.converters.checkpoint.config import DecoderConfig, RopeScal
 from edge_interleave.errors import CheckpointError, shown
 from edge_interleave.util.json_fields import JsonFields
 
+_SHUFFLE = "null (pixel shuffle between tower and projector is not supported)"
+_RESAMPLER = "null (a resampler between tower and projector is not supported)"
+_CHANGES = {
+    "mm_resampler_type": _RESAMPLER,
+    "resampler_config": _RESAMPLER,
+    "perceiver_config": _RESAMPLER,
+    "qformer_config": _RESAMPLER,
+    "pixel_shuffle_ratio": _SHUFFLE,
+    "pixel_shuffle_factor": _SHUFFLE,
+    "downsample_ratio": _SHUFFLE,
+    "use_pixel_shuffle": _SHUFFLE,
+    "mm_use_im_start_end": "false (tokens around each image are not supported)",
+    "s2": "false (a tower run at several scales is not supported)",
+    "add_faster_video": "false (LLaVA-Video's fast and slow frames are not supported)",
+    "add_time_instruction": "false (LLaVA-Video's time instruction in the prompt is not supported)",
+}
+"""Fields that must be absent, null or false."""
+
 
 def parse_decoder(fields: JsonFields, kind: str, tied: bool = False) -> DecoderConfig:
-    """A Qwen2 or Llama config object. `tied`: whether the outer object already ties the embeddings."""
+    """A Qwen2, Llama or Mistral config object; Mistral without a sliding window is Llama.
+
+    `tied`: whether the outer object already ties the embeddings.
+    """
     if "quantization_config" in fields.raw:
         raise CheckpointError(f"{fields.path}: the checkpoint is already quantized; use the one it was made from")
     qwen = kind == "qwen2"
     hidden = fields.integer("hidden_size", 4096, most=1 << 17)
     layers = fields.integer("num_hidden_layers", 32, most=1 << 10)
     heads = fields.integer("num_attention_heads", 32, most=1 << 10)
-    kv_heads = fields.integer("num_key_value_heads", 32 if qwen else heads, most=1 << 10, null=heads)
+    mistral = kind == "mistral"
+    kv_heads = fields.integer("num_key_value_heads", 32 if qwen else 8 if mistral else heads, most=1 << 10, null=heads)
     head_dim = fields.integer("head_dim", hidden // heads or 1, most=1 << 12, null=hidden // heads or 1)
     fields.expect("hidden_size", hidden % heads == 0, "a multiple of num_attention_heads")
     fields.expect("num_key_value_heads", heads % kv_heads == 0, "a divisor of num_attention_heads")
@@ -33,12 +55,18 @@ def parse_decoder(fields: JsonFields, kind: str, tied: bool = False) -> DecoderC
     if fields.text("hidden_act", "silu") != "silu":
         raise fields.error("hidden_act", "'silu'")
     _refuse_sliding_window(fields, qwen, layers)
-    context = fields.integer("max_position_embeddings", 32768 if qwen else 2048, most=1 << 24)
+    context = fields.integer("max_position_embeddings", 32768 if qwen else 131072 if mistral else 2048, most=1 << 24)
+    if mistral:
+        window = fields.raw.get("sliding_window", 4096)
+        full = window is None or (type(window) is int and window >= context)
+        fields.expect("sliding_window", full, "null (sliding-window attention is not supported)")
     theta, scaling = _rope(fields, context)
     return DecoderConfig(
-        type=kind,
+        type="qwen2" if qwen else "llama",
         hidden_size=hidden,
-        intermediate_size=fields.integer("intermediate_size", 22016 if qwen else 11008, most=1 << 19),
+        intermediate_size=fields.integer(
+            "intermediate_size", 22016 if qwen else 14336 if mistral else 11008, most=1 << 19
+        ),
         layers=layers,
         heads=heads,
         kv_heads=kv_heads,
@@ -48,8 +76,8 @@ def parse_decoder(fields: JsonFields, kind: str, tied: bool = False) -> DecoderC
         rope_theta=theta,
         rms_norm_eps=fields.number("rms_norm_eps", 1e-6, 0.0, 1.0),
         tie_word_embeddings=fields.boolean("tie_word_embeddings", False) or tied,
-        attention_bias=qwen or fields.boolean("attention_bias", False),
-        mlp_bias=not qwen and fields.boolean("mlp_bias", False),
+        attention_bias=qwen or (not mistral and fields.boolean("attention_bias", False)),
+        mlp_bias=not qwen and not mistral and fields.boolean("mlp_bias", False),
         rope_scaling=scaling,
     )
 
@@ -89,6 +117,20 @@ def parse_vision(
         select_strategy=select_strategy,
         projector_act=projector_act,
         projector_bias=projector_bias,
+    )
+
+
+def refuse_changes(fields: JsonFields) -> None:
+    """Refuse fields of either layout that change the tower, the visual tokens or the prompt in a way that has no code.
+
+    Raises CheckpointError that names the field.
+    """
+    for key, what in _CHANGES.items():
+        fields.expect(key, not fields.raw.get(key), what)
+    fields.expect(
+        "mm_pooling_position",
+        fields.raw.get("mm_pooling_position") in (None, "after"),
+        "'after' (pooling before the projector is not supported)",
     )
 
 
@@ -137,6 +179,7 @@ def _rope(fields: JsonFields, context: int) -> tuple[float, RopeScaling | None]:
     key = next((key for key in ("rope_scaling", "rope_parameters") if fields.raw.get(key)), None)
     rope = fields.nested({}, fields.prefix) if key is None else fields.object(key)
     theta = (rope if "rope_theta" in rope.raw else fields).number("rope_theta", 10000.0, 1.0, 1e12)
+    rope.expect("mrope_section", not rope.raw.get("mrope_section"), "absent (M-RoPE is not supported)")
     for name, value in rope.raw.items():
         rope.expect(name, not isinstance(value, dict), "a value (a rotary embedding for each layer is not supported)")
     kind = rope.text("rope_type", rope.text("type", "default"))

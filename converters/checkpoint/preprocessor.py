@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_interleave.bundle.manifest import VisionInfo
-from edge_interleave.converters.checkpoint.config import VisionConfig
+from edge_interleave.converters.checkpoint.config import ModelConfig, VisionConfig
 from edge_interleave.converters.checkpoint.json_files import fields_of, read_json
 from edge_interleave.util.json_fields import JsonFields
 
@@ -36,13 +36,9 @@ _DEFAULTS = {
 }
 
 
-def read_vision_info(
-    folder: Path, vision: VisionConfig, parameters: int, *, resize: str | None = None, image_newline: bool = False
-) -> VisionInfo:
-    """The manifest's facts about the tower and its preprocessing. Raises CheckpointError for unsupported steps.
-
-    `resize`, `image_newline`: from `ModelConfig`.
-    """
+def read_vision_info(folder: Path, config: ModelConfig, parameters: int) -> VisionInfo:
+    """The manifest's facts about the tower and its preprocessing. Raises CheckpointError for unsupported steps."""
+    vision = config.vision
     defaults = _DEFAULTS[vision.type]
     fields = _processor(folder)
     processor_resize, resample, mean, std = defaults.resize, "bicubic", defaults.mean, defaults.std
@@ -52,8 +48,12 @@ def read_vision_info(
         processor_resize = _resize(fields, vision, defaults.resize)
         if fields.boolean("do_pad", False):
             kind = str(fields.raw.get("image_processor_type"))
-            fields.expect("do_pad", kind.startswith("LlavaImageProcessor"), "false, but for LlavaImageProcessor")
-            processor_resize = "pad"
+            # Processors of tiles pad the batch with empty tiles, not the image.
+            pads_batch = config.tiling is not None and kind.startswith(("LlavaNext", "LlavaOnevision"))
+            fields.expect(
+                "do_pad", pads_batch or kind.startswith("LlavaImageProcessor"), "false, but for LlavaImageProcessor"
+            )
+            processor_resize = processor_resize if pads_batch else "pad"
         number = fields.integer("resample", 3, least=0, most=5)
         fields.expect("resample", number in _RESAMPLES, "0, 1, 2 or 3")
         resample = _RESAMPLES[number]
@@ -69,12 +69,14 @@ def read_vision_info(
         image_size=vision.image_size,
         patch_size=vision.patch_size,
         grid=vision.grid,
-        resize=resize or processor_resize,
+        resize=config.resize or processor_resize,
         resample=resample,
         mean=mean,
         std=std,
         parameters=parameters,
-        image_newline=image_newline,
+        image_newline=config.image_newline,
+        tiling=config.tiling,
+        video=config.video,
     )
 
 

@@ -4,7 +4,7 @@ With the bundle's `decoder.gguf`, the file makes a multimodal model for programs
 converter does not support these checkpoints. This package never reads the file. mtmd runs the tower with the projector
 type `mlp` (LLaVA's). These are refused, since mtmd cannot run them:
 
-- CLIP towers: mtmd puts the class token behind the patches, and then drops the first patch instead of it.
+- CLIP towers: mtmd puts the class token after the patches, and then drops the first patch instead of the token.
 - activations other than tanh-approximated GELU, which also replaces exact GELU (they differ by 0.0005 at most), and,
   in the tower only, quick GELU.
 
@@ -108,6 +108,8 @@ def check_mmproj(checkpoint: Checkpoint) -> None:
     vision, problem = checkpoint.config.vision, ""
     if vision.type != "siglip":
         problem = f"a {vision.type} tower, whose class token it puts in the wrong place"
+    elif checkpoint.config.tiling is not None:
+        problem = "tiles that the model was trained with"
     elif vision.select_strategy != "full":
         problem = f"feature select strategy {vision.select_strategy!r} of a siglip tower"
     elif vision.layers_used < 1:
@@ -140,7 +142,7 @@ def _check_range(checkpoint: Checkpoint, activations: Activations) -> None:
 
 def _add_parameters(writer: gguf.GGUFWriter, checkpoint: Checkpoint, precision: str) -> None:
     vision = checkpoint.config.vision
-    info = read_vision_info(checkpoint.folder, vision, 0)
+    info = read_vision_info(checkpoint.folder, checkpoint.config, 0)
     writer.add_type(gguf.GGUFType.MMPROJ)
     writer.add_name(checkpoint.source.rsplit("/", 1)[-1])
     writer.add_file_type(int(_FILE_TYPES[precision]))
@@ -166,7 +168,7 @@ def _tensors(checkpoint: Checkpoint, precision: str, activations: Activations) -
     names = checkpoint.names()
     inputs = {
         f"{linear}.weight": activations.channels[first]
-        for first, linears in activations.takers.items()
+        for first, linears in activations.linears_by_input.items()
         for linear in linears
     }
     for name in names:

@@ -25,7 +25,8 @@ from edge_interleave.errors import BundleError
 from edge_interleave.util.atomic_file import atomic_file
 from edge_interleave.util.json_fields import JsonFields, read_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version 2 added `tiling` and `video`. Bundles without them stay at version 1, which older programs read."""
 MANIFEST_NAME = "bundle.json"
 MANIFEST_BYTES_MAX = 4 << 20
 TOKENIZER_NAME = "tokenizer.json"
@@ -34,6 +35,9 @@ NEWLINE_NAME = "image_newline.npy"
 QUESTIONS_NAME = "questions.json"
 GGUF_NAME = "decoder.gguf"
 MLX_NAME = "decoder-mlx"
+ONNX_NAME = "decoder-onnx"
+ONNX_GRAPH, ONNX_DATA, ONNX_EMBEDDINGS = "decoder.onnx", "decoder.data", "embeddings.npy"
+"""Files of that folder."""
 MMPROJ_NAME = "mmproj.gguf"
 VISION_INPUT = "pixels"
 VISION_BATCH = "n"
@@ -43,6 +47,9 @@ VISION_OUTPUT = "visual_tokens"
 RESIZES = ("squash", "crop", "pad")
 RESAMPLES = ("bicubic", "bilinear", "lanczos", "nearest")
 POOLING_MODES = ("average", "bilinear", "max")
+GRIDS_MAX = 64
+GRID_SIDE_MAX = 12
+"""Limits of `TilingInfo.grids`: an image of 12 x 12 tiles takes the tower 145 times."""
 _REMEDY = "convert or pull the model again"
 
 
@@ -65,6 +72,30 @@ class DecoderInfo:
 
 
 @dataclass(frozen=True)
+class TilingInfo:
+    """How an image becomes an overview and tiles: multi-patch, or "anyres"."""
+
+    grids: tuple[tuple[int, int], ...]
+    """Candidate grids as (columns, rows) of tiles. The first of equally good candidates wins."""
+    most_tiles: int | None = None
+    """If the tiles' visual tokens exceed this many tiles' worth, their grid is scaled down (`anyres_max_9`: 9)."""
+    several: bool = True
+    """Whether each of several images is split. Otherwise only an image that is alone is (LLaVA-OneVision)."""
+    small: bool = True
+    """Whether an image no larger than one tile is split, too, which magnifies it."""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """How the model was trained to see the frames of a video, if not like images."""
+
+    stride: int
+    """The pooling stride of frames; a larger one may be asked for."""
+    resize: str
+    """As `VisionInfo.resize`."""
+
+
+@dataclass(frozen=True)
 class VisionInfo:
     """The vision tower, the projector, and their preprocessing."""
 
@@ -84,6 +115,9 @@ class VisionInfo:
     parameters: int
     image_newline: bool = False
     """Whether the row of `image_newline.npy` follows each image's visual tokens."""
+    tiling: TilingInfo | None = None
+    """How the model was trained to see images in tiles; None if it sees images whole."""
+    video: VideoInfo | None = None
 
     @property
     def tokens(self) -> int:
@@ -158,7 +192,7 @@ class Manifest:
     """File or folder to precision: {"decoder.gguf": "q4_k_m", "decoder-mlx": "4bit", "vision.onnx": "int8"}."""
     files: dict[str, FileInfo]
     created_by: str = ""
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = 1
     parts: dict[str, PartInfo] = field(default_factory=dict)
     """By file or folder, as in `precisions`."""
 
@@ -307,7 +341,37 @@ def _vision(fields: JsonFields) -> VisionInfo:
         std=fields.triple("std", least=1e-6, most=1e6),
         parameters=fields.integer("parameters", least=0, most=1 << 44),
         image_newline=fields.boolean("image_newline", False),
+        tiling=None if fields.raw.get("tiling") is None else _tiling(fields.object("tiling")),
+        video=None if fields.raw.get("video") is None else _video(fields.object("video")),
     )
+
+
+def _tiling(fields: JsonFields) -> TilingInfo:
+    grids = fields.raw.get("grids")
+    fields.expect(
+        "grids",
+        isinstance(grids, list) and 0 < len(grids) <= GRIDS_MAX and all(map(_is_grid, grids)),
+        f"1 to {GRIDS_MAX} pairs of whole numbers from 1 to {GRID_SIDE_MAX}",
+    )
+    most = fields.raw.get("most_tiles")
+    return TilingInfo(
+        grids=tuple((columns, rows) for columns, rows in grids or ()),
+        most_tiles=None if most is None else fields.integer("most_tiles", most=GRID_SIDE_MAX**2),
+        several=fields.boolean("several"),
+        small=fields.boolean("small"),
+    )
+
+
+def _is_grid(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(type(side) is int and 0 < side <= GRID_SIDE_MAX for side in value)
+    )
+
+
+def _video(fields: JsonFields) -> VideoInfo:
+    return VideoInfo(fields.integer("stride", most=256), fields.choice("resize", RESIZES))
 
 
 def _prompt(fields: JsonFields) -> PromptInfo:

@@ -2,7 +2,7 @@
 
 The cache holds pooled visual tokens rather than the tower's full grid, because a conversation or a live window keeps
 its stride, and at stride 2 four times as many images fit. If it holds an image's full grid (from a question at stride
-1), a pooled one is computed from that without the tower.
+1), that grid is pooled instead of running the tower again.
 """
 
 from __future__ import annotations
@@ -10,23 +10,38 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
-from edge_interleave.bundle.manifest import VisionInfo
+from edge_interleave.bundle.manifest import TilingInfo, VisionInfo
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.engine_lock import EngineLock
 from edge_interleave.util.progress import QuestionProgress
 from edge_interleave.vision.cache import CacheKey, EmbeddingCache, cache_key
 from edge_interleave.vision.merge import merge, merged_tokens, most_merged_tokens
-from edge_interleave.vision.pooling import pool, pooled_grid
+from edge_interleave.vision.pooling import frame_stride, pool, pooled_grid
 from edge_interleave.vision.preprocess import preprocess
-from edge_interleave.vision.tiles import split_tiles, tile_grid
+from edge_interleave.vision.tiles import ON_REQUEST, split_tiles, tile_grid
 
 STOPPED = "the vision encoder is stopped; open another one"
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """How one picture is encoded."""
+
+    tiles: bool = False
+    """Split the picture into an overview and tiles, as `VisionInfo.tiling` says, otherwise by `tiles.ON_REQUEST`."""
+    ends: bool = True
+    """Whether `image_newline` follows a picture without tiles, if the model has one."""
+    frame: bool = False
+    """The picture is a frame of a video: it is resized and pooled as `VisionInfo.video` says, if the model has one."""
+
+
+_WHOLE = PictureOptions()
 
 
 class Tower(Protocol):
@@ -47,7 +62,7 @@ class Tower(Protocol):
 
 
 class ImageEncoder:
-    """Encodes images to visual tokens, each different image once.
+    """Encodes images to visual tokens, equal images only once.
 
     Any thread may call it; `encode` serves one caller at a time. Several encoders may share a cache.
     """
@@ -63,7 +78,7 @@ class ImageEncoder:
     ) -> None:
         """Wrap an open tower.
 
-        `pooling_mode`: of POOLING_MODES. `cache`: None for one of its own. `identity`: the tower's name in a shared
+        `pooling_mode`: one of POOLING_MODES. `cache`: None for one of its own. `identity`: the tower's name in a shared
         cache, such as the SHA-256 of `vision.onnx`; without it, encoders do not share entries. `newline`: the row
         `image_newline`, float32 (hidden,), if the model was trained with it (see `merge`).
         Raises UsageError for an unknown pooling mode.
@@ -91,15 +106,13 @@ class ImageEncoder:
         images: Sequence[Image.Image],
         *,
         stride: int = 1,
-        tiles: bool = False,
-        ends: Sequence[bool] | None = None,
+        options: PictureOptions | Sequence[PictureOptions] = _WHOLE,
         progress: QuestionProgress | None = None,
     ) -> list[FloatArray]:
         """Visual tokens of each image, float32 (tokens, hidden), read-only, in order.
 
-        `stride`: pooling stride. `tiles`: split images larger than the tower's size into an overview and tiles. `ends`:
-        for each image, whether `image_newline` follows it, if the model has one; None: after each. `progress`: called
-        before each run of the tower.
+        `stride`: pooling stride. `options`: how each image is encoded, or one for all. `progress`: called before each
+        run of the tower.
         Raises UsageError for a stride that leaves no token, once stopped, and in a forked child; MediaError for an
         image that cannot be decoded.
         """
@@ -107,18 +120,22 @@ class ImageEncoder:
         with self._engine:
             started = time.perf_counter()
             try:
-                return self._encode(images, stride, tiles, ends or [True] * len(images), progress)
+                each = [options] * len(images) if isinstance(options, PictureOptions) else options
+                return self._encode(images, stride, each, progress)
             finally:
                 self.encode_seconds += time.perf_counter() - started
 
-    def tokens_for(self, image: Image.Image | None = None, stride: int = 1, tiles: bool = False) -> int:
-        """The number of visual tokens that `encode` returns for an image; for None, the maximum over all images."""
+    def tokens_for(self, image: Image.Image | None = None, stride: int = 1, options: PictureOptions = _WHOLE) -> int:
+        """The number of visual tokens that `encode` returns for an image; for None, an upper bound over all images."""
+        if options.frame:
+            stride = frame_stride(self.info, stride)
         side, newline = pooled_grid(self.info.grid, stride, self.pooling_mode), self._newline is not None
-        if not tiles:
-            return side * side + newline
+        if not options.tiles:
+            return side * side + (newline and options.ends)
         if image is None:
-            return most_merged_tokens(side, newline=newline)
-        return merged_tokens(side, image.size, tile_grid(image.size, self.info.image_size), newline=newline)
+            return max(side * side + newline, most_merged_tokens(side, self._tiling, newline=newline))
+        grid = tile_grid(image.size, self.info.image_size, self._tiling)
+        return merged_tokens(side, image.size, grid, newline=newline, most_tiles=self._tiling.most_tiles)
 
     def stop(self, reason: str = STOPPED) -> None:
         """Make `encode`, running or later, raise UsageError(reason), even in the middle of an image.
@@ -127,22 +144,26 @@ class ImageEncoder:
         """
         self._engine.close(reason, lambda: None)
 
+    @property
+    def _tiling(self) -> TilingInfo:
+        return self.info.tiling or ON_REQUEST
+
     def _encode(
         self,
         images: Sequence[Image.Image],
         stride: int,
-        tiles: bool,
-        ends: Sequence[bool],
+        options: Sequence[PictureOptions],
         progress: QuestionProgress | None,
     ) -> list[FloatArray]:
         done: dict[CacheKey, FloatArray] = {}
         keys: list[list[CacheKey]] = []
-        for number, image in enumerate(images):
+        for number, (image, option) in enumerate(zip(images, options, strict=True)):
             keys.append([])
-            parts = split_tiles(image, self.info.image_size, self.info.resample) if tiles else [image]
+            parts, info = self._parts(image, option)
+            pooling = frame_stride(info, stride) if option.frame else stride
             for part in parts:
-                pixels = preprocess(part, self.info)
-                key = cache_key(pixels, self._identity, stride, self.pooling_mode)
+                pixels = preprocess(part, info)
+                key = cache_key(pixels, self._identity, pooling, self.pooling_mode)
                 keys[-1].append(key)
                 if key in done:
                     continue
@@ -151,10 +172,21 @@ class ImageEncoder:
                     progress("encode", number, len(images))
                 done[key] = self._through_tower(key, pixels) if held is None else held
         merged = []
-        for image, of_image, end in zip(images, keys, ends, strict=True):
-            grid = tile_grid(image.size, self.info.image_size) if len(of_image) > 1 else (1, 1)
-            merged.append(merge([done[key] for key in of_image], image.size, grid, self._newline, ends=end))
+        for image, of_image, option in zip(images, keys, options, strict=True):
+            grid = tile_grid(image.size, self.info.image_size, self._tiling) if len(of_image) > 1 else None
+            parts_tokens = [done[key] for key in of_image]
+            most = self._tiling.most_tiles
+            merged.append(merge(parts_tokens, image.size, grid, self._newline, most_tiles=most, ends=option.ends))
         return merged
+
+    def _parts(self, image: Image.Image, option: PictureOptions) -> tuple[list[Image.Image], VisionInfo]:
+        """The pictures of an image that go through the tower, and the settings to preprocess them."""
+        if not option.tiles:
+            video = self.info.video if option.frame else None
+            return [image], self.info if video is None else replace(self.info, resize=video.resize)
+        parts = split_tiles(image, self.info.image_size, self.info.resample, self._tiling)
+        # Tiles and overviews already have the tower's size.
+        return parts, self.info
 
     def _held(self, key: CacheKey) -> FloatArray | None:
         full = replace(key, stride=1, mode="")

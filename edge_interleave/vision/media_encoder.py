@@ -1,7 +1,6 @@
-"""Encodes the images and videos of messages: opens files, samples videos, and runs a bundle's vision pipeline.
+"""Encodes the images and videos of messages: opens files, samples videos, and runs a bundle's `ImageEncoder`.
 
-`ImageEncoder` does the encoding; this module adds what it needs from a bundle and from files. The tower opens at the
-first image, so a model that is only asked about text never loads it.
+The tower opens at the first image, so a model that is only asked about text never loads it.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from edge_interleave.util.progress import QuestionProgress
 if TYPE_CHECKING:
     from PIL.Image import Image as Pixels
 
-    from edge_interleave.vision.image_encoder import ImageEncoder
+    from edge_interleave.vision.image_encoder import ImageEncoder, PictureOptions
     from edge_interleave.vision.tower import VisionTower
 
 
@@ -48,6 +47,15 @@ class EncodedMedia:
         )
 
 
+@dataclass(frozen=True)
+class PictureGroup:
+    """An image, or the frames of a video."""
+
+    pictures: Sequence[Pixels | None]
+    """None: not opened yet; enough to count the tokens of pictures without tiles."""
+    video: bool = False
+
+
 class MediaEncoder:
     """Encodes images and videos with a bundle's tower, which opens at the first image. Any thread may call it."""
 
@@ -57,18 +65,20 @@ class MediaEncoder:
         self._progress = progress
         self._opening = threading.RLock()
         self.cache_bytes: int | None = None
-        """Visual tokens that are kept, in bytes; set it before the first image. None: the cache's own limit."""
+        """The cache's capacity in bytes; set it before the first image. None: `cache.CAPACITY_BYTES`."""
         self._closed: str | None = None
         self._shared_tower: VisionTower | None = None
         self._shared_encoder: ImageEncoder | None = None
         self._read_newline: FloatArray | None = None
 
     def encode(self, media: Sequence[Media], *, frames: int, stride: int, tiles: bool) -> EncodedMedia:
-        """Visual tokens of images and videos, in order.
+        """Encode images and videos to visual tokens, in order.
 
-        `frames`: frames to sample from a video that names no number itself. `stride`: pooling stride. `tiles`: encode
-        large images as an overview and tiles. If the model has an `image_newline`, one follows each image and the last
-        frame of each video, as in LLaVA-NeXT (llava_arch.py, `one_token`).
+        `frames`: frames to sample from a video that does not name a number. `stride`: pooling stride. `tiles`: encode
+        each large image as an overview and tiles. False: as the model was trained (`VisionInfo.tiling`), so a model
+        that was trained with tiles splits each image, or only an image that is alone among `media`.
+        If the model has an `image_newline`, one follows each image and the last frame of each video, as in LLaVA-NeXT
+        (llava_arch.py, `one_token`).
         Raises UsageError for `frames` or `stride` below 1 and once closed, MediaError for a file that cannot be
         decoded, BundleError if the tower does not fit the bundle.
         """
@@ -82,33 +92,57 @@ class MediaEncoder:
         from edge_interleave.media.pictures.image import open_image
 
         started = time.perf_counter()
-        groups: list[Sequence[Pixels]] = [
-            [open_image(item.source)]
+        groups = [
+            PictureGroup([open_image(item.source)])
             if isinstance(item, Image)
-            else [frame.image for frame in sample_clip(item.path, item.frames or frames)]
+            else PictureGroup([frame.image for frame in sample_clip(item.path, item.frames or frames)], video=True)
             for item in media
         ]
         encoded = self.encode_pictures(groups, stride=stride, tiles=tiles)
         return replace(encoded, seconds=time.perf_counter() - started)
 
-    def encode_pictures(self, groups: Sequence[Sequence[Pixels]], *, stride: int, tiles: bool) -> EncodedMedia:
-        """As `encode`, for decoded pictures. Each group is one image, or the frames of one video."""
-        started = time.perf_counter()
-        pictures = [picture for group in groups for picture in group]
-        counts = [len(group) for group in groups]
-        ends = [number == count for count in counts for number in range(1, count + 1)]
-        encoder, newline = self._encoder(), self._newline()
-        tokens = encoder.encode(pictures, stride=stride, tiles=tiles, ends=ends, progress=self._progress)
-        inputs = tuple(
-            VisualInput(image) if newline is None or not end else VisualInput(image[:-1], newline)
-            for image, end in zip(tokens, ends, strict=True)
-        )
-        seconds = time.perf_counter() - started
-        return EncodedMedia(inputs, tuple(counts), seconds, encoder.provider)
+    def encode_pictures(
+        self, groups: Sequence[PictureGroup], *, stride: int, tiles: bool, alone: bool | None = None
+    ) -> EncodedMedia:
+        """As `encode`, for decoded pictures.
 
-    def tokens_for(self, picture: Pixels | None = None, stride: int = 1, tiles: bool = False) -> int:
-        """The number of visual tokens of a picture, or the maximum over all pictures; see `ImageEncoder.tokens_for`."""
-        return self._encoder().tokens_for(picture, stride, tiles)
+        `alone`: whether the question has one image; None: whether `groups` have one.
+        """
+        started = time.perf_counter()
+        if alone is None:
+            alone = sum(not group.video for group in groups) == 1
+        pictures = [picture for group in groups for picture in group.pictures if picture is not None]
+        options = [option for group in groups for option in self._options(group, tiles, alone)]
+        encoder, newline = self._encoder(), self._newline()
+        tokens = encoder.encode(pictures, stride=stride, options=options, progress=self._progress)
+        inputs = tuple(
+            VisualInput(image[:-1], newline) if _ends_with(image, newline, option) else VisualInput(image)
+            for image, option in zip(tokens, options, strict=True)
+        )
+        counts = tuple(len(group.pictures) for group in groups)
+        return EncodedMedia(inputs, counts, time.perf_counter() - started, encoder.provider)
+
+    def splits(self, *, tiles: bool, alone: bool) -> bool:
+        """Whether images are split into tiles. `tiles`: as in `encode`. `alone`: whether the question has one image."""
+        tiling = self._bundle.manifest.vision.tiling
+        return tiles or (tiling is not None and (tiling.several or alone))
+
+    def tokens_for(self, group: PictureGroup, stride: int = 1, *, tiles: bool = False, alone: bool = True) -> int:
+        """The number of visual tokens that `encode_pictures` returns for a group."""
+        encoder = self._encoder()
+        return sum(
+            encoder.tokens_for(picture, stride, option)
+            for picture, option in zip(group.pictures, self._options(group, tiles, alone), strict=True)
+        )
+
+    def _options(self, group: PictureGroup, tiles: bool, alone: bool) -> list[PictureOptions]:
+        from edge_interleave.vision.image_encoder import PictureOptions
+
+        count = len(group.pictures)
+        # Models trained with tiles were trained on whole video frames. For others, `tiles` applies to frames, too.
+        whole = group.video and self._bundle.manifest.vision.tiling is not None
+        split = not whole and self.splits(tiles=tiles, alone=alone)
+        return [PictureOptions(split, number == count, group.video) for number in range(1, count + 1)]
 
     def live_encoder(self) -> ImageEncoder:
         """A second encoder on the same tower, which can be stopped alone. It caches nothing: frames do not repeat."""
@@ -121,7 +155,7 @@ class MediaEncoder:
         )
 
     def close(self, reason: str) -> None:
-        """Make `encode`, running or later, raise UsageError(reason). Any thread; live encoders are not affected."""
+        """Make `encode`, running or later, raise UsageError(reason). Thread-safe. Live encoders stay open."""
         with self._opening:
             self._closed = reason
             encoder = self._shared_encoder
@@ -177,3 +211,8 @@ class MediaEncoder:
                 f"{manifest.decoder.hidden_size}; convert again"
             )
         return tower
+
+
+def _ends_with(image: FloatArray, newline: FloatArray | None, option: PictureOptions) -> bool:
+    """Whether an image's visual tokens end with `newline`. Tiles of a very narrow image keep no row, and so do not."""
+    return newline is not None and option.ends and bool((image[-1] == newline).all())

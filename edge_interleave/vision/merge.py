@@ -1,11 +1,12 @@
 """Joins the visual tokens of an image's overview and tiles, and adds the trained row `image_newline`.
 
-LLaVA-NeXT has two ways (`mm_patch_merge_type`, llava/model/llava_arch.py: prepare_inputs_labels_for_multimodal):
+LLaVA-NeXT has two modes (`mm_patch_merge_type`, llava/model/llava_arch.py: prepare_inputs_labels_for_multimodal):
 
 - `flat`: the overview, then the tiles one after another; no `image_newline`.
 - `spatial_unpad`: `image_newline` follows an image without tiles. For an image with tiles: the overview, then the tiles
   joined to one grid, without the rows and columns that show padding (`unpad_image`), and `image_newline` after each of
-  the grid's rows.
+  the grid's rows. LLaVA-OneVision (`anyres_max_9`) first scales a grid of more than nine tiles' worth of tokens down,
+  bilinearly.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_interleave.bundle.manifest import TilingInfo
 from edge_interleave.errors import BundleError, one_line
 from edge_interleave.util.arrays import FloatArray
-from edge_interleave.vision.tiles import GRIDS
+from edge_interleave.vision.pooling import interpolate
+from edge_interleave.vision.tiles import ON_REQUEST, most_cells, token_cells
 
 
 def read_newline(path: Path, hidden_size: int) -> FloatArray:
@@ -32,7 +35,7 @@ def read_newline(path: Path, hidden_size: int) -> FloatArray:
             if dtype != np.dtype("<f4") or shape != (hidden_size,):
                 raise ValueError(f"{dtype} {shape} instead of float32 ({hidden_size},)")
             raw = file.read(4 * hidden_size + 1)
-    except Exception as error:  # NumPy parses the header as a Python literal, and passes on any exception of that
+    except Exception as error:  # NumPy parses the header as a Python literal, which can raise anything
         raise BundleError(
             f"{path}: not a valid image_newline ({one_line(error)}); convert or pull the model again"
         ) from error
@@ -47,54 +50,54 @@ def read_newline(path: Path, hidden_size: int) -> FloatArray:
 def merge(
     parts: Sequence[FloatArray],
     image_size: tuple[int, int],
-    grid: tuple[int, int],
+    grid: tuple[int, int] | None,
     newline: FloatArray | None,
     *,
+    most_tiles: int | None = None,
     ends: bool = True,
 ) -> FloatArray:
-    """An image's visual tokens, float32 (tokens, hidden), read-only.
+    """Join the parts of an image to its visual tokens, float32 (tokens, hidden), read-only.
 
     `parts`: the whole image, or its overview and its tiles row by row; each float32 (side * side, hidden).
-    `image_size`: width and height in pixels. `grid`: columns and rows of tiles. `newline`: `image_newline`, float32
-    (hidden,), or None for the flat merge. `ends`: whether `newline` follows an image without tiles.
+    `image_size`: width and height in pixels. `grid`: columns and rows of tiles, or None for the whole image. `newline`:
+    `image_newline`, float32 (hidden,), or None for the flat merge. `most_tiles`: see `TilingInfo`. `ends`: whether
+    `newline` follows an image without tiles.
     """
-    if newline is None or (len(parts) == 1 and not ends):
+    if newline is None or (grid is None and not ends):
         merged = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    elif len(parts) == 1:
+    elif grid is None:
         merged = np.concatenate([parts[0], newline[np.newaxis]])
     else:
-        side = math.isqrt(len(parts[0]))
-        top, bottom, left, right = _shown(image_size, grid, side)
-        columns, rows, hidden = grid[0] * side, grid[1] * side, len(newline)
+        side, hidden = math.isqrt(len(parts[0])), len(newline)
+        kept = token_cells(image_size, grid, side, most_tiles)
         # (tile rows, tile columns, side, side, hidden) -> (tile rows, side, tile columns, side, hidden)
         cells = np.stack(parts[1:]).reshape(grid[1], grid[0], side, side, hidden).transpose(0, 2, 1, 3, 4)
-        cells = cells.reshape(rows, columns, hidden)[top:bottom, left:right]
-        lines = np.concatenate([cells, np.broadcast_to(newline, (bottom - top, 1, hidden))], axis=1)
+        cells = cells.reshape(grid[1] * side, grid[0] * side, hidden)[kept.top : kept.bottom, kept.left : kept.right]
+        if cells.shape[:2] != (kept.rows, kept.columns):
+            cells = interpolate(interpolate(cells, kept.rows, axis=0), kept.columns, axis=1)
+        lines = np.concatenate([cells, np.broadcast_to(newline, (kept.rows, 1, hidden))], axis=1)
         merged = np.concatenate([parts[0], lines.reshape(-1, hidden)])
     merged.flags.writeable = False
     return merged
 
 
-def merged_tokens(side: int, image_size: tuple[int, int], grid: tuple[int, int], *, newline: bool) -> int:
+def merged_tokens(
+    side: int,
+    image_size: tuple[int, int],
+    grid: tuple[int, int] | None,
+    *,
+    newline: bool,
+    most_tiles: int | None = None,
+) -> int:
     """The number of visual tokens that `merge` returns. `side`: the side of one part's pooled grid, in tokens."""
-    if grid == (1, 1):
+    if grid is None:
         return side * side + newline
     if not newline:
         return side * side * (1 + grid[0] * grid[1])
-    top, bottom, left, right = _shown(image_size, grid, side)
-    return side * side + (bottom - top) * (right - left + 1)
+    kept = token_cells(image_size, grid, side, most_tiles)
+    return side * side + kept.rows * (kept.columns + 1)
 
 
-def most_merged_tokens(side: int, *, newline: bool) -> int:
-    """The largest number of visual tokens that `merge` returns for any image with tiles."""
-    return max(side * side + rows * side * (columns * side + newline) for columns, rows in GRIDS)
-
-
-def _shown(image_size: tuple[int, int], grid: tuple[int, int], side: int) -> tuple[int, int, int, int]:
-    """The part of the tiles' token grid that shows the image and not its padding: top, bottom, left, right."""
-    (width, height), columns, rows = image_size, grid[0] * side, grid[1] * side
-    if width / height > columns / rows:
-        margin = (rows - int(height * (columns / width))) // 2
-        return margin, rows - margin, 0, columns
-    margin = (columns - int(width * (rows / height))) // 2
-    return 0, rows, margin, columns - margin
+def most_merged_tokens(side: int, tiling: TilingInfo = ON_REQUEST, *, newline: bool) -> int:
+    """An upper bound of the visual tokens that `merge` returns for any image with tiles."""
+    return side * side + most_cells(side, tiling, newline=newline)

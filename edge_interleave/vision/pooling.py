@@ -30,8 +30,13 @@ def pooled_grid(grid: int, stride: int, mode: str) -> int:
     return grid // stride
 
 
+def frame_stride(vision: VisionInfo, stride: int) -> int:
+    """The pooling stride of a video's frame: at least the one that the model was trained with."""
+    return stride if vision.video is None else max(stride, vision.video.stride)
+
+
 def image_tokens(vision: VisionInfo, stride: int, mode: str) -> int:
-    """The visual tokens of an image without tiles, including `image_newline`. Raises UsageError as `pooled_grid`."""
+    """How many visual tokens an image without tiles has, with `image_newline`. Raises UsageError as `pooled_grid`."""
     return pooled_grid(vision.grid, stride, mode) ** 2 + vision.image_newline
 
 
@@ -46,28 +51,17 @@ def pool(tokens: FloatArray, grid: int, stride: int, mode: str) -> FloatArray:
     n, _, hidden = tokens.shape
     cells = tokens.reshape(n, grid, grid, hidden)
     if mode == "bilinear":
-        pooled = _interpolate(_interpolate(cells, side, axis=1), side, axis=2)
+        pooled = interpolate(interpolate(cells, side, axis=1), side, axis=2)
     else:
         pooled = _blocks(cells, side, stride, mode)
     return pooled.reshape(n, side * side, hidden)
 
 
-def _blocks(cells: FloatArray, side: int, stride: int, mode: str) -> FloatArray:
-    """Mean or maximum of each stride x stride block, added up over strided views, which need no reordered copy."""
-    edge = side * stride
-    combine = np.add if mode == "average" else np.maximum
-    pooled = cells[:, :edge:stride, :edge:stride].copy()
-    for row in range(stride):
-        for column in range(stride):
-            if row or column:
-                combine(pooled, cells[:, row:edge:stride, column:edge:stride], out=pooled)
-    if mode == "average":
-        pooled /= np.float32(stride * stride)
-    return pooled
+def interpolate(cells: FloatArray, side: int, axis: int) -> FloatArray:
+    """Interpolate one axis linearly to `side` points; point i lies at (i + 0.5) * length / side - 0.5.
 
-
-def _interpolate(cells: FloatArray, side: int, axis: int) -> FloatArray:
-    """Interpolate one axis linearly to `side` points; point i lies at (i + 0.5) * length / side - 0.5."""
+    As PyTorch's `interpolate` without antialiasing and with align_corners=False.
+    """
     length = cells.shape[axis]
     place = np.maximum((np.arange(side) + 0.5) * (length / side) - 0.5, 0.0)
     low = place.astype(np.intp)
@@ -79,3 +73,17 @@ def _interpolate(cells: FloatArray, side: int, axis: int) -> FloatArray:
     end *= weight
     start += end
     return start
+
+
+def _blocks(cells: FloatArray, side: int, stride: int, mode: str) -> FloatArray:
+    """Mean or maximum of each stride x stride block, accumulated over strided views, which need no reordered copy."""
+    edge = side * stride
+    combine = np.add if mode == "average" else np.maximum
+    pooled = cells[:, :edge:stride, :edge:stride].copy()
+    for row in range(stride):
+        for column in range(stride):
+            if row or column:
+                combine(pooled, cells[:, row:edge:stride, column:edge:stride], out=pooled)
+    if mode == "average":
+        pooled /= np.float32(stride * stride)
+    return pooled

@@ -75,7 +75,7 @@ def test_narrow_types_are_widened_exactly(tmp_path: Path, dtype: str, bits: int)
             assert not np.any(mantissa * 2 ** (bits + 1) % 1)
 
 
-def test_shards_give_what_one_file_gives_and_rows_what_the_tensor_gives(tmp_path: Path) -> None:
+def test_shards_equal_one_file_and_rows_equal_their_tensor(tmp_path: Path) -> None:
     one = write_random_checkpoint(tmp_path / "one", model_config())
     many = write_random_checkpoint(tmp_path / "many", model_config(), Options(shard_bytes=50_000))
     assert len(list(many.glob("*.safetensors"))) > 2
@@ -256,7 +256,7 @@ def test_a_repository_id_is_fetched_from_the_hub_with_progress_and_then_found_of
     assert run("http://127.0.0.1:9", HF_HUB_OFFLINE="1").startswith("someone/tiny 81")
 
 
-def test_a_repository_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_repository_is_one_line(tmp_path: Path) -> None:
     script = (
         "from edge_interleave.converters.checkpoint.reader import open_checkpoint\n"
         "from edge_interleave.errors import CheckpointError\n"
@@ -346,8 +346,8 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "config is not UTF-8": (file(b"\xff\xfe{}", "config.json"), "not readable as JSON"),
     "config is a list": (file(b"[]", "config.json"), "must be a JSON object"),
     "config is too deep": (file(b"[" * 100_000, "config.json"), "not readable as JSON"),
-    "unknown model": (config(model_type="llava_next"), "'llava_next' is not supported"),
-    "unknown decoder": (text(model_type="mamba"), "decoder 'mamba' is not supported"),
+    "unknown model": (config(model_type="idefics3"), "'idefics3' is not supported"),
+    "unknown decoder": (text(model_type="mamba"), "decoder 'mamba' (field 'text_config.model_type') is not supported"),
     "unknown tower": (vision(model_type="dinov2"), "vision tower 'dinov2' is not supported"),
     "a number of 400 digits": (text(rms_norm_eps=10**400), "field 'text_config.rms_norm_eps' must be a number"),
     "no text config": (config(text_config=None), "field 'text_config' must be a JSON object"),
@@ -401,6 +401,38 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "huge image": (vision(image_size=1 << 20), "image_size"),
     "patch past the image": (vision(patch_size=64), "patch_size"),
     "tower heads do not divide": (vision(num_attention_heads=5), "divisor of hidden_size"),
+    "LLaVA-NeXT-Video": (config(model_type="llava_next_video"), "pools the frames of a video before the projector"),
+    "ViP-LLaVA": (config(model_type="vipllava"), "'vipllava' is not supported: ViP-LLaVA joins"),
+    "Qwen3 decoder": (text(model_type="qwen3"), "decoder 'qwen3' (field 'text_config.model_type') is not supported"),
+    "Mistral's window": (
+        text(model_type="mistral", sliding_window=128),
+        "field 'text_config.sliding_window' must be null",
+    ),
+    "grid of another tower": (
+        config(model_type="llava_next", image_grid_pinpoints=[[28, 56], [30, 60]]),
+        "field 'image_grid_pinpoints' must be a list of (height, width), each a multiple of 28 pixels",
+    ),
+    "too many tiles": (
+        config(model_type="llava_next", image_grid_pinpoints=[[28, 2800]]),
+        "field 'image_grid_pinpoints' must be 1 to 64 sizes of at most 12 x 12 tiles",
+    ),
+    "no grids": (config(model_type="llava_next", image_grid_pinpoints=[]), "field 'image_grid_pinpoints'"),
+    "other aspect ratio": (
+        config(model_type="llava_onevision", vision_aspect_ratio="highres", image_grid_pinpoints=[[28, 28]]),
+        "field 'vision_aspect_ratio' must be 'anyres_max_' and a number",
+    ),
+    "tiles without newline": (
+        config(model_type="llava_next", use_image_newline_parameter=False),
+        "field 'use_image_newline_parameter' must be true",
+    ),
+    "pixel shuffle": (config(downsample_ratio=0.5), "field 'downsample_ratio' must be null"),
+    "resampler": (config(mm_resampler_type="perceiver"), "field 'mm_resampler_type' must be null"),
+    "tokens around images": (config(mm_use_im_start_end=True), "field 'mm_use_im_start_end' must be false"),
+    "pooling before the projector": (config(mm_pooling_position="before"), "field 'mm_pooling_position'"),
+    "M-RoPE": (
+        text(rope_scaling={"type": "default", "mrope_section": [16, 24, 24]}),
+        "field 'text_config.rope_scaling.mrope_section'",
+    ),
     "unknown pooling": (config(mm_spatial_pool_mode="median"), "mm_spatial_pool_mode"),
     "config of another model": (text(hidden_size=128, num_attention_heads=8), "has shape"),
     "pickles only": (pickles_only, "PyTorch pickles (pytorch_model.bin)"),
@@ -476,7 +508,7 @@ def checkpoint_folder(sound: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_checkpoint_that_is_not_sound_is_refused_in_one_line(checkpoint_folder: Path, name: str) -> None:
+def test_a_damaged_checkpoint_is_refused_in_one_line(checkpoint_folder: Path, name: str) -> None:
     damage, expected = DAMAGES[name]
     damage(checkpoint_folder)
     with pytest.raises(CheckpointError) as caught:
@@ -500,6 +532,10 @@ def test_a_checkpoint_that_is_not_sound_is_refused_in_one_line(checkpoint_folder
         ("image_aspect_ratio", "highres", "field 'image_aspect_ratio'"),
         ("image_aspect_ratio", ["pad"], "field 'image_aspect_ratio'"),
         ("mm_patch_merge_type", "mosaic", "field 'mm_patch_merge_type'"),
+        ("mm_patch_merge_type", "spatial", "field 'mm_patch_merge_type'"),
+        ("mm_patch_merge_type", "spatial_unpad_nobase", "field 'mm_patch_merge_type'"),
+        ("add_time_instruction", True, "field 'add_time_instruction' must be false"),
+        ("mm_pooling_position", "before", "field 'mm_pooling_position'"),
         ("mm_resampler_type", "spatial_pool", "field 'mm_resampler_type' must be null"),
         ("mm_resampler_type", "qformer", "field 'mm_resampler_type' must be null"),
         ("mm_use_im_start_end", True, "field 'mm_use_im_start_end' must be false"),
@@ -518,7 +554,7 @@ def test_an_original_checkpoint_of_another_kind_is_refused(
 
 
 @pytest.mark.parametrize("place", ["grid", "frame", "no_token"])
-def test_newlines_in_other_places_are_refused_where_the_checkpoint_has_any(tmp_path: Path, place: str) -> None:
+def test_newline_positions_that_are_not_supported_are_refused(tmp_path: Path, place: str) -> None:
     folder = write_random_checkpoint(tmp_path / "c", model_config(), Options("original"))
     edit_config(folder, lambda c: c.update(mm_newline_position=place))
     open_checkpoint(folder).close()  # its images are merged flat
@@ -528,7 +564,7 @@ def test_newlines_in_other_places_are_refused_where_the_checkpoint_has_any(tmp_p
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_values_that_are_no_numbers_are_refused_when_they_are_read(tmp_path: Path, value: float) -> None:
+def test_values_that_are_not_finite_are_refused_when_read(tmp_path: Path, value: float) -> None:
     folder = write_random_checkpoint(tmp_path / "c", model_config(), Options(dtype="f32"))
     raw = np.full((64, 32), value, "<f4").tobytes()
     rewrite(folder / "model.safetensors", lambda tensors: tensors.update({PROJECTOR: ("F32", [64, 32], raw)}))
@@ -546,7 +582,7 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["no/such/folder", "nothing-here", "../x", ""])
-def test_what_is_neither_folder_nor_repository_is_refused(
+def test_a_source_that_is_neither_folder_nor_repository_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

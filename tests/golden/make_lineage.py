@@ -1,0 +1,104 @@
+"""Writes lineage.npz: transformers' answers to the prompts of test_lineage.py, with the same random weights.
+
+Run in the tests folder: PYTHONPATH=../benchmarks:. python -m golden.make_lineage
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class Oracle:
+    """A family's model class of transformers with its image processor, in float32."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        import torch
+        import transformers
+
+        torch.set_num_threads(1)
+        transformers.logging.disable_progress_bar()
+        self.model = transformers.AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
+        self.model.generation_config.eos_token_id = None
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+        self.images = transformers.AutoImageProcessor.from_pretrained(checkpoint)
+        self.onevision = self.model.config.model_type == "llava_onevision"
+
+    def answer(
+        self, question: str, images: list[Any], video: list[Any], template: str, steps: int
+    ) -> tuple[np.ndarray, list[int], list[int], np.ndarray]:
+        """Visual tokens (tokens, hidden), prompt ids, the greedy answer's ids, and the first logits.
+
+        In the ids, `<image>` stands for each visual token, in videos too.
+        """
+        import torch
+
+        inputs, features = self._video(video) if video else self._images(images)
+        content = [*({"type": "image"} for _ in features), {"type": "text", "text": question}]
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], chat_template=template, add_generation_prompt=True, tokenize=False
+        )
+        pieces = text.split("<image>")
+        expanded = "".join(piece + "<image>" * len(rows) for piece, rows in zip(pieces, [*features, ()], strict=True))
+        ids = self.tokenizer(expanded, return_tensors="pt")["input_ids"]
+        image = self.model.config.image_token_id
+        given = ids
+        if video:
+            # The tiny vocabulary has no video token, so the end of the vocabulary stands for it.
+            self.model.config.video_token_id = self.model.config.text_config.vocab_size - 1
+            given = torch.where(ids == image, self.model.config.video_token_id, ids)
+        with torch.no_grad():
+            out = self.model.generate(
+                input_ids=given,
+                attention_mask=torch.ones_like(ids),
+                **inputs,
+                do_sample=False,
+                max_new_tokens=steps,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        answer = out.sequences[0, ids.shape[1] :].tolist()
+        return torch.cat(list(features)).numpy(), ids[0].tolist(), answer, out.logits[0][0].numpy()
+
+    def _images(self, images: list[Any]) -> tuple[dict[str, Any], list[Any]]:
+        import torch
+
+        inputs = dict(self.images(images=[images], return_tensors="pt"))
+        with torch.no_grad():
+            return inputs, list(self.model.model.get_image_features(**inputs).pooler_output)
+
+    def _video(self, frames: list[Any]) -> tuple[dict[str, Any], list[Any]]:
+        """The video processor needs torchvision; it resizes each frame to the square and normalises it."""
+        import torch
+        from transformers import SiglipImageProcessorPil
+
+        like = self.images
+        make = SiglipImageProcessorPil(size=dict(like.size), image_mean=like.image_mean, image_std=like.image_std)
+        pixels = torch.from_numpy(np.stack(make(images=frames, return_tensors="np")["pixel_values"]))[None]
+        with torch.no_grad():
+            features = self.model.model.get_video_features(pixels).pooler_output
+        return {"pixel_values_videos": pixels}, [features.flatten(0, 1)]
+
+
+def main() -> None:
+    from converters.test_lineage import CASES, GOLDEN, KINDS, STEPS, has_case, pictures, write_kind
+    from support.tiny import LLAVA_TEMPLATE
+
+    golden = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in KINDS:
+            oracle = Oracle(write_kind(Path(folder) / kind, kind))
+            for name, case in CASES.items():
+                if not has_case(kind, name):
+                    continue
+                images, video = pictures(case)
+                made = oracle.answer(case.question, images, video, LLAVA_TEMPLATE, STEPS)
+                for what, value in zip(("features", "prompt", "answer", "logits"), made, strict=True):
+                    array = np.asarray(value)
+                    golden[f"{kind}/{name}/{what}"] = array.astype(np.float32 if array.dtype.kind == "f" else np.int32)
+    np.savez_compressed(GOLDEN, **golden)
+
+
+if __name__ == "__main__":
+    main()
