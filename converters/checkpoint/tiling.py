@@ -20,7 +20,7 @@ Grids = tuple[tuple[int, int], ...]
 
 
 def most_tiles(fields: JsonFields, key: str, default: str | None = None) -> int | None:
-    """The number in `anyres_max_N`; None if the field's value is another. Raises CheckpointError if it is not text."""
+    """The number in `anyres_max_N`; None for any other value of the field."""
     value = fields.raw.get(key, default)
     found = _LIMITED.fullmatch(value) if isinstance(value, str) else None
     return None if found is None else int(found[1])
