@@ -69,22 +69,15 @@ def ask(
     content: list[Any] = [Message("user", (*media, text))]
     if system is not None:
         content.insert(0, Message("system", (checked_text(system),)))
-    media_settings: dict[str, Any] = {"frames": settings.frames, "pool": settings.pool, "tiles": settings.tiles}
     with StatusLine() as status, model_choice.open(status) as opened:
         if options:
-            found = opened.choose(content, [checked_text(option) for option in options], **media_settings)
+            answers = [checked_text(option) for option in options]
+            found = opened.choose(content, answers, **settings.media_options())
             status.stop()
             _show_choices(found, as_json)
             note_if_unfamiliar(text, opened.questions)
             return
-        stream = opened.stream(
-            content,
-            max_tokens=settings.max_tokens,
-            stop=settings.stop,
-            sampling=settings.sampling,
-            schema=settings.schema,
-            **media_settings,
-        )
+        stream = opened.stream(content, **settings.ask_options())
         if as_json:
             answer = stream.wait()
         else:
