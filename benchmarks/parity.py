@@ -26,7 +26,7 @@ from rich.table import Table
 import edge_interleave as ei
 from edge_interleave.bundle.manifest import VISION_NAME, Bundle
 from edge_interleave.converters.convert import convert
-from edge_interleave.converters.precisions import GGUF_QUANTIZATIONS, MLX_RECIPES
+from edge_interleave.converters.precisions import GGUF_QUANTIZATIONS, MLX_RECIPES, ONNX_PRECISIONS
 from edge_interleave.decoding.decoder import DecoderOptions
 from edge_interleave.decoding.inputs import as_inputs
 from edge_interleave.decoding.registry import backend_for, find_backend
@@ -37,9 +37,9 @@ from edge_interleave.prompt.tokenizer import TextTokenizer
 from edge_interleave.vision.media_encoder import MediaEncoder
 
 VISION_PRECISIONS = ("fp32", "int8")
-PRECISIONS = {"llama-cpp": GGUF_QUANTIZATIONS, "mlx": MLX_RECIPES}
-OPTION = {"llama-cpp": "quantization", "mlx": "mlx_quantization"}
-"""The parameter of `convert` for each backend's quantization."""
+PRECISIONS = {"onnx": ONNX_PRECISIONS, "llama-cpp": GGUF_QUANTIZATIONS, "mlx": MLX_RECIPES}
+OPTION = {"onnx": "onnx_precision", "llama-cpp": "quantization", "mlx": "mlx_quantization"}
+"""The parameter of `convert` for each backend's precision."""
 THREADS = 1
 CONTEXT = 1024
 

@@ -14,6 +14,7 @@ from edge_interleave.bundle.manifest import (
     MANIFEST_NAME,
     MLX_NAME,
     MMPROJ_NAME,
+    ONNX_NAME,
     SCHEMA_VERSION,
     VISION_NAME,
     Bundle,
@@ -35,10 +36,12 @@ from edge_interleave.converters.precisions import (
     DECODERS,
     DEFAULT_GGUF_QUANTIZATION,
     DEFAULT_MLX_RECIPE,
+    DEFAULT_ONNX_PRECISION,
     DEFAULT_VISION_PRECISION,
     GGUF_QUANTIZATIONS,
     MLX_RECIPES,
     MMPROJ_PRECISIONS,
+    ONNX_PRECISIONS,
     VISION_PRECISIONS,
 )
 from edge_interleave.converters.progress import Progress
@@ -59,6 +62,7 @@ def convert(
     backends: Sequence[str] | None = None,
     quantization: str | None = None,
     mlx_quantization: str | None = None,
+    onnx_precision: str | None = None,
     vision_precision: str = DEFAULT_VISION_PRECISION,
     mmproj: str | None = None,
     name: str | None = None,
@@ -78,11 +82,13 @@ def convert(
     Args:
         source: A checkpoint's folder, or a repository of the Hugging Face Hub (`owner/name`), which is downloaded.
         out: The bundle's folder.
-        backends: The decoders to make: `llama-cpp` (`decoder.gguf`), `mlx` (`decoder-mlx/`). Default: those whose
-            quantization is given; otherwise `mlx` on Apple Silicon and `llama-cpp` elsewhere.
+        backends: The decoders to make: `llama-cpp` (`decoder.gguf`), `mlx` (`decoder-mlx/`), `onnx`
+            (`decoder-onnx/`). Default: those whose precision is given; otherwise the fastest on this machine
+            (`edge_interleave.decoding.registry.best_backend`).
         quantization: Of `decoder.gguf`: `q4_k_m` (the default), `q4_0`, `q5_k_m`, `q6_k`, `q8_0` or `f16`.
         mlx_quantization: Of `decoder-mlx/`, a recipe of mlx-lm: `4bit` (the default), `8bit`, `6bit`, `3bit`,
             `mixed_2_6`, `mixed_3_4`, `mixed_3_6`, `mixed_4_6`, `mxfp4` or `f16`.
+        onnx_precision: Of `decoder-onnx/`: `int8` (the default), `int4`, `f16` or `f32`.
         vision_precision: Of the vision tower and projector, `vision.onnx`: `int8`, `fp16` or `fp32`.
         mmproj: `f16` or `q8_0` to make `mmproj.gguf` too, which llama-server and Ollama open with `decoder.gguf`.
         name: The bundle's name. Default: the name of the folder `out`.
@@ -100,9 +106,9 @@ def convert(
         ResourceError: The disk has too little room.
         BackendError: The library that makes a decoder is not installed, or failed.
     """
-    precisions = _precisions(backends, quantization, mlx_quantization, vision_precision, mmproj)
+    precisions = _precisions(backends, quantization, mlx_quantization, onnx_precision, vision_precision, mmproj)
     out = Path(out)
-    held = None if force else _held(out)
+    held = None if force else _existing_manifest(out)
     if held is None:
         check_target(out, force=force)
     elif not set(precisions) - set(held.precisions):
@@ -157,6 +163,7 @@ def _precisions(
     backends: Sequence[str] | None,
     quantization: str | None,
     mlx_quantization: str | None,
+    onnx_precision: str | None,
     vision_precision: str,
     mmproj: str | None,
 ) -> dict[str, str]:
@@ -165,6 +172,7 @@ def _precisions(
         ("backend", backends or (), tuple(DECODERS)),
         ("quantization", [quantization], GGUF_QUANTIZATIONS),
         ("MLX quantization", [mlx_quantization], MLX_RECIPES),
+        ("ONNX precision", [onnx_precision], ONNX_PRECISIONS),
         ("vision precision", [vision_precision], VISION_PRECISIONS),
         ("mmproj precision", [mmproj], MMPROJ_PRECISIONS),
     ):
@@ -172,24 +180,29 @@ def _precisions(
             if value is not None and value not in known:
                 raise UsageError(f"{what} {value!r}: choose one of {', '.join(known)}")
     # mmproj.gguf is useless without decoder.gguf.
-    named = {"llama-cpp": quantization is not None or mmproj is not None, "mlx": mlx_quantization is not None}
-    chosen = list(backends or ()) or [backend for backend in DECODERS if named[backend]] or [best_backend()]
-    for backend in DECODERS:
-        if named[backend] and backend not in chosen:
-            options = "quantization and mmproj are" if backend == "llama-cpp" else "MLX quantization is"
+    named = {
+        "llama-cpp": ("quantization and mmproj are", quantization is not None or mmproj is not None),
+        "mlx": ("MLX quantization is", mlx_quantization is not None),
+        "onnx": ("ONNX precision is", onnx_precision is not None),
+    }
+    chosen = list(backends or ()) or [name for name, (_, given) in named.items() if given] or [best_backend()]
+    for backend, (options, is_given) in named.items():
+        if is_given and backend not in chosen:
             raise UsageError(f"{options} for the decoder of {backend}; add that backend (--backend {backend})")
     precisions = {}
     if "llama-cpp" in chosen:
         precisions[GGUF_NAME] = quantization or DEFAULT_GGUF_QUANTIZATION
     if "mlx" in chosen:
         precisions[MLX_NAME] = mlx_quantization or DEFAULT_MLX_RECIPE
+    if "onnx" in chosen:
+        precisions[ONNX_NAME] = onnx_precision or DEFAULT_ONNX_PRECISION
     precisions[VISION_NAME] = vision_precision
     if mmproj is not None:
         precisions[MMPROJ_NAME] = mmproj
     return precisions
 
 
-def _held(out: Path) -> Manifest | None:
+def _existing_manifest(out: Path) -> Manifest | None:
     """The manifest of the bundle at `out`; None if there is no bundle."""
     try:
         return read_manifest(out / MANIFEST_NAME)

@@ -13,6 +13,7 @@ from edge_interleave.bundle.manifest import (
     MLX_NAME,
     MMPROJ_NAME,
     NEWLINE_NAME,
+    ONNX_NAME,
     QUESTIONS_NAME,
     TOKENIZER_NAME,
     VISION_NAME,
@@ -25,7 +26,9 @@ from edge_interleave.converters.checkpoint.weight_names import NEWLINE
 from edge_interleave.converters.gguf.decoder import check_gguf, write_gguf
 from edge_interleave.converters.gguf.mmproj import write_mmproj
 from edge_interleave.converters.mlx.decoder import mlx_bytes, mlx_files, mlx_part
+from edge_interleave.converters.onnx.decoder import Smoothing, decoder_bytes, decoder_files
 from edge_interleave.converters.onnx.probe import VisionProbe
+from edge_interleave.converters.onnx.smoothing import TEXT_TOKENS, calibration_text, find_smoothings
 from edge_interleave.converters.onnx.vision import write_vision_onnx
 from edge_interleave.converters.progress import Progress
 from edge_interleave.prompt.familiarity import dump_question_model, load_question_model
@@ -100,6 +103,15 @@ def bundle_parts(
         files["config.json"] = make_config
         return Part(MLX_NAME, room, {f"{MLX_NAME}/{name}": make for name, make in files.items()})
 
+    def onnx(precision: str) -> Part:
+        def smoothings() -> list[Smoothing]:
+            ids = tokenizer.tokenizer.encode(calibration_text()).ids[:TEXT_TOKENS]
+            return find_smoothings(checkpoint, ids, probe.visual_tokens(), progress)
+
+        files = decoder_files(checkpoint, precision, smoothings, progress)
+        room = decoder_bytes(checkpoint, precision)
+        return Part(ONNX_NAME, room, {f"{ONNX_NAME}/{name}": make for name, make in files.items()})
+
     def mmproj(precision: str) -> Part:
         room = int(manifest.vision.parameters * _MMPROJ_BYTES[precision])
         return Part(
@@ -107,7 +119,7 @@ def bundle_parts(
         )
 
     # The tower comes first, so that a refusal comes before the long work on the decoder.
-    makers = {VISION_NAME: vision, MMPROJ_NAME: mmproj, GGUF_NAME: gguf, MLX_NAME: mlx}
+    makers = {VISION_NAME: vision, MMPROJ_NAME: mmproj, GGUF_NAME: gguf, MLX_NAME: mlx, ONNX_NAME: onnx}
     chosen = manifest.precisions
     always = [tokenizer_file()]
     if manifest.vision.image_newline:

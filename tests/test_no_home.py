@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.command_line import told
+from support.command_line import error_line
 
 from edge_interleave.bundle import store
 from edge_interleave.cli.demo import tour_folder
@@ -46,7 +46,7 @@ def homeless(tmp_path: Path) -> Run:
 
 
 class TestWithoutAHomeFolder:
-    def test_models_lists_the_embedded_one_and_says_what_to_set(self, homeless: Run) -> None:
+    def test_models_lists_the_embedded_one_and_names_the_variable_to_set(self, homeless: Run) -> None:
         done = homeless("models")
         assert done.returncode == 0, done.stderr
         assert "embedded" in done.stdout
@@ -74,19 +74,21 @@ class TestWithoutAHomeFolder:
         ],
         ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
     )
-    def test_what_needs_one_says_so(self, homeless: Run, arguments: tuple[str, ...], code: int, said: str) -> None:
-        assert said in told(homeless(*arguments), code)
+    def test_commands_that_need_a_home_folder_say_so(
+        self, homeless: Run, arguments: tuple[str, ...], code: int, said: str
+    ) -> None:
+        assert said in error_line(homeless(*arguments), code)
 
-    def test_a_variable_that_begins_with_it_says_so(self, homeless: Run) -> None:
-        line = told(homeless("pull", "acme/tiny", EDGE_INTERLEAVE_HOME="~/models"), 2)
+    def test_a_variable_that_begins_with_a_tilde_is_refused(self, homeless: Run) -> None:
+        line = error_line(homeless("pull", "acme/tiny", EDGE_INTERLEAVE_HOME="~/models"), 2)
         assert "~/models: its home folder is not known" in line
 
-    def test_the_cache_of_the_hub_needs_a_place_as_well(self, homeless: Run, tmp_path: Path) -> None:
+    def test_the_hubs_cache_needs_a_folder_too(self, homeless: Run, tmp_path: Path) -> None:
         models = str(tmp_path / "models")
-        line = told(homeless("pull", "acme/tiny", EDGE_INTERLEAVE_HOME=models, HF_HUB_OFFLINE="1"), 3)
+        line = error_line(homeless("pull", "acme/tiny", EDGE_INTERLEAVE_HOME=models, HF_HUB_OFFLINE="1"), 3)
         assert "no home folder for the Hub's cache; set HF_HOME to a folder" in line
         with_cache = {"EDGE_INTERLEAVE_HOME": models, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
-        assert "not in the local cache" in told(homeless("pull", "acme/tiny", **with_cache), 3)
+        assert "not in the local cache" in error_line(homeless("pull", "acme/tiny", **with_cache), 3)
 
 
 @pytest.mark.parametrize("what", ["a file", "read only"])
@@ -96,8 +98,8 @@ def test_a_home_that_cannot_be_written_names_the_variable(
     home = tmp_path / "home"
     if what == "a file":
         home.touch()
-        line = told(homeless("pull", "acme/tiny", HOME=str(home)), 3)
-        assert f"{home}/.local/share/edge-interleave/models: cannot be made" in line
+        line = error_line(homeless("pull", "acme/tiny", HOME=str(home)), 3)
+        assert f"{home}/.local/share/edge-interleave/models: cannot be created" in line
     else:
         home.mkdir()
         monkeypatch.setenv("EDGE_INTERLEAVE_HOME", str(home))
@@ -109,7 +111,7 @@ def test_a_home_that_cannot_be_written_names_the_variable(
     assert "set EDGE_INTERLEAVE_HOME to a folder that can be written" in line
 
 
-def test_a_path_in_the_home_of_nobody_is_a_wrong_call() -> None:
+def test_a_path_in_an_unknown_users_home_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="give the full path"):
-        store.expanded("~no-such-user-anywhere/pictures")
-    assert store.expanded("plain") == Path("plain")
+        store.expand_home("~no-such-user-anywhere/pictures")
+    assert store.expand_home("plain") == Path("plain")

@@ -25,10 +25,10 @@ from edge_interleave.backends.common.inputs import (
     token_entries,
 )
 from edge_interleave.backends.common.ranges import Ranges, below, check_range, without
+from edge_interleave.backends.common.state import SavedState, read_state, write_state
 from edge_interleave.backends.llama_cpp.batch import BatchRows, pointer_to
 from edge_interleave.backends.llama_cpp.memory import bytes_per_token, cells, check_precision, decoder_memory
 from edge_interleave.backends.llama_cpp.scratch import SCRATCH, TIMELINE, LlamaCppScratch
-from edge_interleave.backends.llama_cpp.state import SavedState, read_state, write_state
 from edge_interleave.backends.llama_cpp.weights import LOG, Weights, acquire, release
 from edge_interleave.bundle.manifest import GGUF_NAME, Bundle
 from edge_interleave.decoding.decoder import Decoder, DecoderFacts, DecoderMemory, DecoderOptions

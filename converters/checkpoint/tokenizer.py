@@ -48,7 +48,7 @@ class TokenizerFiles:
     eos_token_ids: tuple[int, ...]
     """Any of these ends an answer. From the configs, the tokenizer, and the chat templates."""
     turn_end_id: int | None
-    """The token that the chat template puts behind an answer; None if it puts none."""
+    """The token that the chat template puts after an answer; None if it puts none."""
     pad_token: str | None
     adds_bos: bool
     """Whether every text begins with `bos_token`."""
@@ -137,7 +137,7 @@ def _load(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
         _add_tokens(folder, tokenizer, config, exact=True)
         return tokenizer
     hint = "; save it with transformers' fast tokenizer" if (folder / "tokenizer.model").is_file() else ""
-    raise CheckpointError(f"{folder}: neither tokenizer.json nor vocab.json with merges.txt is there{hint}")
+    raise CheckpointError(f"{folder}: has neither tokenizer.json nor vocab.json with merges.txt{hint}")
 
 
 def _from_slow_files(folder: Path) -> Tokenizer:
@@ -250,7 +250,7 @@ def _prompt_template(checkpoint: Checkpoint, text: str | None, tokenizer: Tokeni
 
 
 def _turn_end(template: str, tokenizer: Tokenizer, special: Mapping[str, str]) -> int | None:
-    """The added token that a template puts behind an answer, ignoring white space: the model's end of turn.
+    """The added token that a template puts after an answer, ignoring white space: the model's end of turn.
 
     Some templates put it only if another turn follows.
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +27,8 @@ OPSET = 17
 IR_VERSION = 8
 FILE_BYTES_MAX = 2**31 - 1
 """A protobuf message cannot be larger."""
+DATA_ALIGNMENT = 4096
+"""Bytes, for weights in a file of their own: engines map it into memory by pages."""
 
 # Keys (field number << 3 | wire type 2, length-delimited) of the three messages that are written by hand.
 _MODEL_GRAPH = bytes([7 << 3 | 2])
@@ -57,10 +59,15 @@ class _Group:
 class GraphBuilder:
     """A graph of nodes, in the order they are added, and weights, made when the file is written."""
 
-    def __init__(self, name: str, doc: str, metadata: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, doc: str, metadata: Mapping[str, str], opset: int = OPSET, domains: Sequence[str] = ()
+    ) -> None:
+        """`domains`: operator sets beside the standard one, of version 1; what they compute is not checked."""
         self._name = name
         self._doc = doc
         self._metadata = dict(metadata)
+        self._opset = opset
+        self._domains = tuple(domains)
         self._nodes: list[onnx.NodeProto] = []
         self._groups: list[_Group] = []
         self._constants: dict[str, onnx.TensorProto] = {}
@@ -122,6 +129,42 @@ class GraphBuilder:
             _write_group(file, group)
         return file.getvalue()
 
+    def write_apart(self, path: Path, data_name: str) -> None:
+        """Check the graph and write it without its weights, which `write_data` puts into a file beside it."""
+        model = self._model()
+        self._check(model)
+        for spec, offset in self._places():
+            entry = model.graph.initializer.add(name=spec.name, dims=spec.shape, data_type=_onnx_type(spec.dtype))
+            entry.data_location = TensorProto.EXTERNAL
+            for key, value in (("location", data_name), ("offset", offset), ("length", spec.bytes)):
+                entry.external_data.add(key=key, value=str(value))
+        path.write_bytes(model.SerializeToString())
+
+    @property
+    def data_bytes(self) -> int:
+        """Size of the file that `write_data` writes."""
+        return max((offset + spec.bytes for spec, offset in self._places()), default=0)
+
+    def write_data(self, path: Path, progress: Callable[[int, int], None] | None = None) -> None:
+        """Write the weights alone, one group in memory at a time; `progress` hears of bytes written, and in all."""
+        places, total = dict(self._places()), self.data_bytes
+        with atomic_file(path, durable=True) as temporary, temporary.open("wb") as file:
+            for group in self._groups:
+                for spec, array in zip(group.specs, group.make(), strict=True):
+                    file.write(b"\0" * (places[spec] - file.tell()))
+                    file.write(_values(spec, array))
+                if progress is not None:
+                    progress(file.tell(), total)
+
+    def _places(self) -> Iterator[tuple[Spec, int]]:
+        """Each weight, and where it begins in the file of weights."""
+        offset = 0
+        for group in self._groups:
+            for spec in group.specs:
+                offset = -(-offset // DATA_ALIGNMENT) * DATA_ALIGNMENT
+                yield spec, offset
+                offset += spec.bytes
+
     def _head(self) -> tuple[bytes, int]:
         """Check the graph. Returns the file's bytes before the weights, and the size of the whole file."""
         model = self._model()
@@ -140,8 +183,11 @@ class GraphBuilder:
         )
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
-            ir_version=IR_VERSION,
+            opset_imports=[
+                helper.make_opsetid("", self._opset),
+                *(helper.make_opsetid(domain, 1) for domain in self._domains),
+            ],
+            ir_version=max(IR_VERSION, helper.find_min_ir_version_for([helper.make_opsetid("", self._opset)])),
             producer_name="edge-interleave",
             doc_string=self._doc,
         )
@@ -158,20 +204,26 @@ class GraphBuilder:
             for spec in group.specs
         )
         onnx.checker.check_model(skeleton)
-        onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True)
+        # Shapes are unknown behind operators of other domains.
+        if not self._domains:
+            onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True)
 
 
 def _write_group(file: BinaryIO, group: _Group) -> None:
     arrays = group.make()
     for spec, array in zip(group.specs, arrays, strict=True):
-        if array.shape != spec.shape:
-            raise CheckpointError(f"{spec.name} has shape {array.shape} where {spec.shape} was declared")
-        little = spec.dtype.newbyteorder("<")
         file.write(_before_values(spec))
-        # Values that overflow fp16 become infinite; the tower's probe finds them.
-        with np.errstate(over="ignore"):
-            stored = np.ascontiguousarray(array, dtype=little)
-        file.write(stored.reshape(-1).view(np.uint8).data)
+        file.write(_values(spec, array))
+
+
+def _values(spec: Spec, array: Array) -> memoryview:
+    """A weight's bytes. Raises CheckpointError where its shape is not the declared one."""
+    if array.shape != spec.shape:
+        raise CheckpointError(f"{spec.name} has shape {array.shape} where {spec.shape} was declared")
+    # Values that overflow fp16 become infinite; the tower's probe finds them.
+    with np.errstate(over="ignore"):
+        stored = np.ascontiguousarray(array, dtype=spec.dtype.newbyteorder("<"))
+    return stored.reshape(-1).view(np.uint8).data
 
 
 def _before_values(spec: Spec) -> bytes:

@@ -1,4 +1,4 @@
-"""`edge-interleave convert`: converts a checkpoint into a bundle's folder. Holds what `pull` shares with it."""
+"""`edge-interleave convert`: converts a checkpoint into a bundle folder. `pull` shares its options and report."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from edge_interleave.bundle.manifest import (
     MANIFEST_NAME,
     MLX_NAME,
     MMPROJ_NAME,
+    ONNX_NAME,
     VISION_NAME,
     Bundle,
     PartInfo,
@@ -26,10 +27,12 @@ from edge_interleave.converters.precisions import (
     DEFAULT_GGUF_QUANTIZATION,
     DEFAULT_MLX_RECIPE,
     DEFAULT_MMPROJ_PRECISION,
+    DEFAULT_ONNX_PRECISION,
     DEFAULT_VISION_PRECISION,
     GGUF_QUANTIZATIONS,
     MLX_RECIPES,
     MMPROJ_PRECISIONS,
+    ONNX_PRECISIONS,
     VISION_PRECISIONS,
 )
 from edge_interleave.errors import BundleError
@@ -38,14 +41,14 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def precision_options(command: _F) -> _F:
-    """Add `--backend`, `--quantization`, `--mlx-quantization` and `--vision-precision` to a command."""
+    """Add `--backend`, the option of each decoder's precision and `--vision-precision` to a command."""
     backend = click.option(
         "--backend",
         "backends",
         type=click.Choice(tuple(DECODERS), case_sensitive=False),
         multiple=True,
-        help="Make the decoder for this backend; repeat for both decoders.  [default: the backend whose quantization "
-        "you name, otherwise mlx on Apple Silicon, llama-cpp elsewhere]",
+        help="Make the decoder for this backend; repeat for several decoders.  [default: the backend whose precision "
+        "you name, otherwise the fastest on this machine, which 'edge-interleave info' names]",
     )
     gguf = click.option(
         "-q",
@@ -60,23 +63,29 @@ def precision_options(command: _F) -> _F:
         help=f"Precision of the decoder for MLX, a recipe of mlx-lm: {', '.join(MLX_RECIPES)}. Groups have 64 values "
         f"(mxfp4: 32); f16 quantizes nothing.  [default: {DEFAULT_MLX_RECIPE}]",
     )
+    onnx = click.option(
+        "--onnx-precision",
+        type=click.Choice(ONNX_PRECISIONS, case_sensitive=False),
+        help="Precision of the decoder for ONNX Runtime; int4 takes less memory and more time, f16 is for GPUs.  "
+        f"[default: {DEFAULT_ONNX_PRECISION}]",
+    )
     vision = click.option(
         "--vision-precision",
         type=click.Choice(VISION_PRECISIONS, case_sensitive=False),
         help=f"Precision of the vision tower; int8 is the fastest on CPUs.  [default: {DEFAULT_VISION_PRECISION}]",
     )
-    return backend(gguf(mlx(vision(command))))
+    return backend(gguf(mlx(onnx(vision(command)))))
 
 
 class ConvertCommand(click.Command):
-    """A command whose `--mmproj` takes the next word only if that is a precision, so that it can stand anywhere."""
+    """A command whose `--mmproj` takes the next word only if it is a precision, so the option can stand anywhere."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Give `--mmproj` its default precision where none follows; Click would take any next word as its value."""
+        """Give `--mmproj` its default precision if none follows; Click would take any next word as its value."""
         following = [*args[1:], ""]
         args = [
             f"--mmproj={DEFAULT_MMPROJ_PRECISION}"
-            if (arg, after.lower() in MMPROJ_PRECISIONS) == ("--mmproj", False)
+            if arg == "--mmproj" and after.lower() not in MMPROJ_PRECISIONS
             else arg
             for arg, after in zip(args, following, strict=True)
         ]
@@ -104,6 +113,7 @@ def convert(
     backends: tuple[str, ...],
     quantization: str | None,
     mlx_quantization: str | None,
+    onnx_precision: str | None,
     vision_precision: str | None,
     mmproj: str | None,
     name: str | None,
@@ -114,16 +124,18 @@ def convert(
     """Convert the checkpoint SOURCE, a folder or a Hub repository, into the bundle folder OUT.
 
     An interrupted conversion resumes when you run the same command again. If OUT already holds a bundle of the same
-    checkpoint, the files it lacks are added: another backend's decoder, mmproj.gguf. Precisions you do not name are
-    then those of that bundle.
+    checkpoint, the files it lacks are added: another backend's decoder, mmproj.gguf. Precisions you do not name
+    are then those of that bundle.
     """
     from edge_interleave.converters.convert import convert as make_bundle
 
-    held = {} if force else _held(out)
+    existing = {} if force else _existing_precisions(out)
     if quantization is None and (mmproj is not None or "llama-cpp" in backends):
-        quantization = held.get(GGUF_NAME)
+        quantization = existing.get(GGUF_NAME)
     if mlx_quantization is None and "mlx" in backends:
-        mlx_quantization = held.get(MLX_NAME)
+        mlx_quantization = existing.get(MLX_NAME)
+    if onnx_precision is None and "onnx" in backends:
+        onnx_precision = existing.get(ONNX_NAME)
     with output.progress() as progress:
         bundle = make_bundle(
             source,
@@ -131,7 +143,8 @@ def convert(
             backends=backends or None,
             quantization=quantization,
             mlx_quantization=mlx_quantization,
-            vision_precision=vision_precision or held.get(VISION_NAME, DEFAULT_VISION_PRECISION),
+            onnx_precision=onnx_precision,
+            vision_precision=vision_precision or existing.get(VISION_NAME, DEFAULT_VISION_PRECISION),
             mmproj=mmproj,
             name=name,
             revision=revision,
@@ -169,7 +182,7 @@ def report(bundle: Bundle, model: str, as_json: bool) -> None:
         output.note(f"or: llama-server --model {decoder} --mmproj {mmproj}")
 
 
-def _held(out: Path) -> dict[str, str]:
+def _existing_precisions(out: Path) -> dict[str, str]:
     """Precisions of the bundle at `out`; empty if there is no bundle."""
     try:
         return read_manifest(out / MANIFEST_NAME).precisions

@@ -10,7 +10,16 @@ from typing import Any
 import click
 
 from edge_interleave.bundle import store
-from edge_interleave.bundle.manifest import GGUF_NAME, MLX_NAME, VISION_NAME, Bundle, Manifest, open_bundle, verify
+from edge_interleave.bundle.manifest import (
+    GGUF_NAME,
+    MLX_NAME,
+    ONNX_NAME,
+    VISION_NAME,
+    Bundle,
+    Manifest,
+    open_bundle,
+    verify,
+)
 from edge_interleave.cli import output
 from edge_interleave.cli.options import complete_model, json_option
 from edge_interleave.errors import BackendError
@@ -84,7 +93,9 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
             "vocab_size": decoder.vocab_size,
             "context_length": decoder.context_length,
             "precisions": {
-                name: manifest.precisions.get(name, "?") for name in (GGUF_NAME, MLX_NAME) if bundle.has(name)
+                name: manifest.precisions.get(name, "?")
+                for name in (GGUF_NAME, MLX_NAME, ONNX_NAME)
+                if bundle.has(name)
             },
         },
         "vision": {
@@ -139,14 +150,16 @@ def _engines(bundle: Bundle) -> dict[str, str]:
 
 
 def _installation() -> dict[str, Any]:
-    from edge_interleave.decoding.registry import backend_names
+    from edge_interleave.decoding.registry import backend_names, choice
 
+    best = choice()
     return {
         "edge-interleave": _version("edge-interleave"),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "models_folder": str(store.known_models_folder() or f"none: set {store.HOME_VARIABLE}"),
         "backends": {name: _backend_problem(name) or "ready" for name in backend_names()},
+        "default_backend": f"{best.name}: {best.reason}",
         "execution_providers": _providers(),
         "libraries": {name: _version(name) for name in _LIBRARIES},
     }
@@ -172,7 +185,7 @@ def _rows(facts: dict[str, Any], indent: str = "") -> list[tuple[str, str]]:
 
 
 def _part_rows(parts: dict[str, Any]) -> list[tuple[str, str]]:
-    """What the conversion measured: bits per weight, and the matrices of a fallback type."""
+    """Rows of what the conversion measured: bits per weight, cosine, and the number of matrices of each type."""
     rows = []
     for name, part in parts.items():
         rows.append((f"  {name}", f"{part['bits_per_weight']:.2f} bits per weight"))

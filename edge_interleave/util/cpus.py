@@ -1,17 +1,20 @@
-"""Counts the cores that this process may use, within its CPU quota, for the number of an engine's threads.
+"""Counts the cores that this process may use, within its CPU quota, and detects int8 dot products.
 
 The quota of a container or a service is in its control groups (cgroups, version 1 or 2). An engine with more threads
-than the quota is suspended again and again, while its other threads wait for the suspended one.
+than its quota allows is suspended repeatedly, and its other threads wait for the suspended ones.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+_FLAGS = re.compile(r"(flags|Features)\s*:")
+_DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "avx_vnni_int8", "asimddp", "i8mm"}
 _SYSTEM_MOUNT = Path("/sys/fs/cgroup")
 
 
@@ -22,7 +25,7 @@ def usable_cores() -> int:
 
 
 def quota_limit() -> int | None:
-    """`usable_cores` if the quota is lower than the number of cores; None if there is no such quota."""
+    """`usable_cores` if the CPU quota is lower than the number of cores, otherwise None."""
     limit = _limit()
     return limit if limit is not None and limit < _cores() else None
 
@@ -37,10 +40,25 @@ def cpu_quota(process: Path = Path("/proc/self"), mount: Path = _SYSTEM_MOUNT) -
         quota
         for group in _groups(process, mount)
         for folder in _up_to_the_mount(group)
-        for quota in [_unified(folder) if group.unified else _legacy(folder)]
+        for quota in [_quota_v2(folder) if group.unified else _quota_v1(folder)]
         if quota is not None
     ]
     return min(quotas, default=None)
+
+
+def has_int8_dot_products() -> bool:
+    """Whether the CPU has instructions for sums of int8 products: VNNI on x86, dotprod or i8mm on Arm.
+
+    Read from /proc/cpuinfo on Linux. On other systems, Arm CPUs are assumed to have them, and ONNX Runtime tests x86.
+    """
+    flags = {word for line in _lines(Path("/proc/cpuinfo")) if _FLAGS.match(line) for word in line.split()}
+    if flags:
+        return bool(flags & _DOT_PRODUCTS)
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return True
+    from edge_interleave.util.onnx_runtime import int8_products_saturate
+
+    return not int8_products_saturate()
 
 
 @dataclass(frozen=True)
@@ -93,7 +111,7 @@ def _groups(process: Path, mount: Path) -> Iterator[_Group]:
 
 
 def _below(path: str, root: str) -> PurePosixPath:
-    """A group's path relative to a mount that shows the hierarchy from `root` on; empty if it lies outside of that."""
+    """A group's path relative to a mount that shows the hierarchy below `root`; empty if the group is not below it."""
     pure = PurePosixPath(path)
     inside = ".." not in pure.parts and pure.is_relative_to(root)
     return pure.relative_to(root) if inside else PurePosixPath()
@@ -105,13 +123,13 @@ def _up_to_the_mount(group: _Group) -> Iterator[Path]:
         yield group.mount / above
 
 
-def _unified(folder: Path) -> float | None:
+def _quota_v2(folder: Path) -> float | None:
     """The quota in `cpu.max`: quota and period in microseconds, or `max`."""
     parts = " ".join(_lines(folder / "cpu.max")).split()
     return _share(*parts) if len(parts) == 2 else None
 
 
-def _legacy(folder: Path) -> float | None:
+def _quota_v1(folder: Path) -> float | None:
     """The quota by `cpu.cfs_quota_us`, -1 for no limit, and `cpu.cfs_period_us`."""
     quota, period = ("".join(_lines(folder / f"cpu.cfs_{name}_us")).strip() for name in ("quota", "period"))
     return _share(quota, period)

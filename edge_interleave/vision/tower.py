@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
-import weakref
 from copy import copy
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edge_interleave.bundle.manifest import VISION_BATCH, VISION_INPUT, VISION_OUTPUT, VisionInfo
+from edge_interleave.bundle.onnx_check import check_onnx
 from edge_interleave.errors import BackendError, BundleError, EdgeInterleaveError, InputError, UsageError, one_line
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.cpus import quota_limit
 from edge_interleave.util.engine_lock import check_process, claim_process
+from edge_interleave.util.onnx_runtime import (
+    int8_products_saturate,
+    keep_at_fork,
+    run_options,
+    session_options,
+)
 from edge_interleave.util.utf8_path import utf8_path
-from edge_interleave.vision.onnx_check import check_onnx
 from edge_interleave.vision.providers import CPU, CPU_PROVIDER, Provider
 
 LOG = logging.getLogger(__name__)
-SILENT = 4
-"""ONNX Runtime's log severity "fatal": errors come as exceptions, which become one line."""
-PROBE = (
-    b'\x08\x08:\\\n\x18\n\x01a\n\x01b\x12\x01y"\rMatMulInteger\x12\x01gZ\x13\n\x01a\x12\x0e\n\x0c\x08\x02\x12\x08\n\x02'
-    b"\x08\x04\n\x02\x08@Z\x13\n\x01b\x12\x0e\n\x0c\x08\x03\x12\x08\n\x02\x08@\n\x02\x08\x10b\x13\n\x01y\x12\x0e\n\x0c"
-    b"\x08\x06\x12\x08\n\x02\x08\x04\n\x02\x08\x10B\x04\n\x00\x10\x11"
-)
-"""An ONNX graph of one node: y int32 (4, 16) = MatMulInteger(a uint8 (4, 64), b int8 (64, 16))."""
-_sessions: weakref.WeakSet[Any] = weakref.WeakSet()
-"""ONNX Runtime's open sessions in this process."""
 
 
 class VisionTower:
-    """An open vision tower. Several threads may call `encode`; `another` gives a user a tower that stops alone."""
+    """An open vision tower. Several threads may call `encode`; a handle from `another` can be stopped by itself."""
 
     def __init__(
         self,
@@ -47,15 +39,16 @@ class VisionTower:
     ) -> None:
         """Open `path`, an ONNX graph of pixels (n, 3, H, W) -> visual_tokens (n, tokens, hidden), both float32.
 
-        `threads`: CPU threads; None: ONNX Runtime's choice within the process's CPU quota. `provider`: the CPU runs the
-        operators that it does not support, and the whole graph if it cannot run it at all, which is logged.
-        Raises BundleError if the file is no such graph or does not fit `info`.
+        `threads`: CPU threads; None: ONNX Runtime's choice within the process's CPU quota. `provider`: runs the graph;
+        the CPU runs operators that it does not support. If it cannot run the graph, a warning is logged and the CPU
+        runs all of it.
+        Raises BundleError if the file is not such a graph or does not fit `info`.
         """
         claim_process()
         self._path = Path(path)
         self._info = info
         self._session: Any = None
-        self._run_options = _run_options()
+        self._run_options = run_options()
         if provider != CPU:
             reason = self._try_provider(provider, threads)
             if not reason:
@@ -66,7 +59,7 @@ class VisionTower:
     def another(self) -> VisionTower:
         """A second handle on the same tower: it shares the weights, but `stop` and `close` affect only itself."""
         one = copy(self)
-        one._run_options = _run_options()
+        one._run_options = run_options()
         return one
 
     @property
@@ -113,12 +106,12 @@ class VisionTower:
 
     def _open(self, provider: Provider, threads: int | None) -> None:
         self._session = _open_session(self._path, threads, provider)
-        _sessions.add(self._session)
+        keep_at_fork(self._session)
         self._hidden_size = _checked_signature(self._path, self._session, self._info, provider.fixed_shapes)
         self._provider = str(self._session.get_providers()[0])
 
     def _try_provider(self, provider: Provider, threads: int | None) -> str:
-        """Open the graph with the provider and run it once; returns the error's text, or nothing."""
+        """Open the graph with the provider and run it once; returns the error's text, empty if it runs."""
         import onnxruntime as ort
 
         size = self._info.image_size
@@ -140,7 +133,7 @@ class VisionTower:
             raise BackendError(f"{self._path}: the vision tower failed: {one_line(error, 300)}") from error
         if rows.shape != shape:
             raise BundleError(
-                f"{self._path}: gave visual tokens of shape {rows.shape} where {shape} was promised; "
+                f"{self._path}: gave visual tokens of shape {rows.shape} instead of {shape}; "
                 "convert or pull the model again"
             )
         if not np.isfinite(rows).all():
@@ -149,20 +142,10 @@ class VisionTower:
 
 
 def open_graph(graph: bytes) -> Any:
-    """An ONNX Runtime session on the CPU, with a tower's options, for a trusted graph in memory: it is not checked."""
+    """Open a trusted graph from memory, unchecked: an ONNX Runtime session on the CPU with a tower's options."""
     import onnxruntime as ort
 
     return ort.InferenceSession(graph, _tower_options(None), providers=[CPU_PROVIDER])
-
-
-def _keep_sessions() -> None:
-    """Keep all sessions alive in a forked child: freeing one waits for threads that exist only in the parent."""
-    for session in list(_sessions):
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_keep_sessions)
 
 
 def _open_session(path: Path, threads: int | None, provider: Provider) -> Any:
@@ -188,11 +171,7 @@ def _open_session(path: Path, threads: int | None, provider: Provider) -> Any:
 
 
 def _tower_options(threads: int | None) -> Any:
-    import onnxruntime as ort
-
-    # Some parts of ONNX Runtime ignore a session's log level and use the default logger.
-    ort.set_default_logger_severity(SILENT)
-    options = _session_options()
+    options = session_options()
     threads = threads or quota_limit()
     if threads is not None:
         options.intra_op_num_threads = threads
@@ -202,39 +181,9 @@ def _tower_options(threads: int | None) -> Any:
     options.enable_cpu_mem_arena = False
     # Threads that spin while they wait would take cores from the decoder, which runs at the same time.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if _int8_products_saturate():
+    if int8_products_saturate():
         options.add_session_config_entry("session.x64quantprecision", "1")
     return options
-
-
-def _run_options() -> Any:
-    import onnxruntime as ort
-
-    options = ort.RunOptions()
-    options.log_severity_level = SILENT
-    return options
-
-
-def _session_options() -> Any:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = SILENT
-    return options
-
-
-@cache
-def _int8_products_saturate() -> bool:
-    """Whether sums of uint8 x int8 products overflow on this CPU: x86 without VNNI adds them pairwise in 16 bits.
-
-    ONNX Runtime has an option against that, which converts weights to uint8: exact, but slower. It does not detect VNNI
-    reliably, so a product with a known result is computed instead.
-    """
-    import onnxruntime as ort
-
-    session = ort.InferenceSession(PROBE, _session_options(), providers=[CPU_PROVIDER])
-    (y,) = session.run(None, {"a": np.full((4, 64), 255, np.uint8), "b": np.full((64, 16), 127, np.int8)})
-    return not bool((y == 64 * 255 * 127).all())
 
 
 def _checked_signature(path: Path, session: Any, info: VisionInfo, fixed: bool) -> int:

@@ -26,20 +26,27 @@ def golden() -> Golden:
 def exact(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The checkpoint converted without loss: f16 as it is stored, fp32 tower."""
     folder = tmp_path_factory.mktemp("exact") / "bundle"
-    backends = ["llama-cpp", "mlx"]
+    backends = ["llama-cpp", "mlx", "onnx"]
     return convert(
         golden_prompts.CHECKPOINT,
         folder,
         backends=backends,
         quantization="f16",
         mlx_quantization="f16",
+        onnx_precision="f32",
         vision_precision="fp32",
     )
 
 
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("int8") / "bundle"
+    return convert(golden_prompts.CHECKPOINT, folder, backends=["onnx"])
+
+
 @pytest.fixture(scope="module", params=[SOME, pytest.param(1, marks=pytest.mark.slow)], ids=["21", "230"])
 def some(request: pytest.FixtureRequest, golden: Golden) -> Golden:
-    """A part of the prompts, for MLX, which is slow on Linux CPUs."""
+    """A part of the prompts, for MLX, which is slow on Linux CPUs, and for ONNX Runtime."""
     return replace(golden, prompts=golden.prompts[:: request.param])
 
 
@@ -65,9 +72,9 @@ def test_the_answers_are_of_the_checkpoint_in_the_repository(golden: Golden) -> 
 
 
 def test_the_bundle_that_ships_is_quantized_as_documented(shipped: Bundle) -> None:
-    precisions = {"decoder.gguf": "q4_k_m", "decoder-mlx": "4bit", "vision.onnx": "int8"}
+    precisions = {"decoder.gguf": "q4_k_m", "decoder-mlx": "4bit", "decoder-onnx": "int4", "vision.onnx": "int8"}
     assert shipped.manifest.precisions == precisions
-    assert sum(file.bytes for file in shipped.manifest.files.values()) <= 12 << 20
+    assert sum(file.bytes for file in shipped.manifest.files.values()) <= 14 << 20
 
 
 def test_the_fp32_tower_sees_what_transformers_sees(exact: Bundle, golden: Golden) -> None:
@@ -103,4 +110,22 @@ def test_mlx_unquantized_gives_the_same_answers(exact: Bundle, some: Golden) -> 
 
 def test_mlx_at_4_bits_gives_nearly_always_the_same_answers(shipped: Bundle, some: Golden) -> None:
     different = parity.differing_answers(shipped, some, "mlx")
+    assert len(different) <= 0.05 * len(some.prompts), "\n".join(different)
+
+
+def test_onnx_runtime_computes_what_transformers_does(exact: Bundle, golden: Golden) -> None:
+    assert min(parity.logits_cosines(exact, golden, "onnx")) >= 0.9999
+
+
+def test_onnx_runtime_in_f32_gives_the_same_answers(exact: Bundle, some: Golden) -> None:
+    assert not parity.differing_answers(exact, some, "onnx")
+
+
+def test_onnx_runtime_in_int8_gives_nearly_always_the_same_answers(int8: Bundle, some: Golden) -> None:
+    different = parity.differing_answers(int8, some, "onnx")
+    assert len(different) <= 0.03 * len(some.prompts), "\n".join(different)
+
+
+def test_onnx_runtime_in_int4_gives_nearly_always_the_same_answers(shipped: Bundle, some: Golden) -> None:
+    different = parity.differing_answers(shipped, some, "onnx")
     assert len(different) <= 0.05 * len(some.prompts), "\n".join(different)

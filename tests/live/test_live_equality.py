@@ -150,6 +150,7 @@ def lossless(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         backends=[name for name in OURS if MLX_HERE or name != "mlx"],
         quantization="f16",
         mlx_quantization="f16",
+        onnx_precision="f32",
         vision_precision="fp32",
     )
 

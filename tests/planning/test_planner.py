@@ -69,10 +69,12 @@ class TestWhatFits:
         assert plan(large, None, "detail", footprint=FOOTPRINT).frames == 16
 
     def test_q8_0_and_small_batches_are_used_only_in_little_memory(self, large: Bundle) -> None:
-        rich, poor = (plan(large, size, "detail", footprint=FOOTPRINT) for size in (None, 195 * MB))
+        rich, poor = (
+            plan(large, size, "detail", footprint=FOOTPRINT, backend="llama-cpp") for size in (None, 195 * MB)
+        )
         assert (rich.kv_precision, rich.batch) == ("f16", 512)
         assert poor.kv_precision == "q8_0"
-        forced = plan(large, 240 * MB, "detail", kv_precision="f16", footprint=FOOTPRINT)
+        forced = plan(large, 240 * MB, "detail", kv_precision="f16", footprint=FOOTPRINT, backend="llama-cpp")
         assert forced.kv_precision == "f16"
 
     def test_a_decoder_without_q8_0_is_planned_with_f16(self, embedded: Bundle) -> None:
@@ -124,7 +126,7 @@ class TestRefusals:
     def test_too_little_memory_names_the_least_that_is_enough(
         self, large: Bundle, goal: str, frames: int | None
     ) -> None:
-        with pytest.raises(ResourceError, match=r"1MB are too little") as caught:
+        with pytest.raises(ResourceError, match=r"1MB is too little") as caught:
             plan(large, 1 * MB, goal, frames=frames, footprint=FOOTPRINT)
         least = parse_memory(str(caught.value).rpartition(" ")[2])
         made = plan(large, least, goal, frames=frames, footprint=FOOTPRINT)
@@ -175,7 +177,7 @@ class TestLatency:
         assert plan(large, None, "latency", seconds=0.5, pool=4, footprint=FOOTPRINT).pool == (4,)
 
     def test_too_little_time_names_the_least_that_is_enough(self, large: Bundle) -> None:
-        with pytest.raises(ResourceError, match=r"0\.01 s are too short") as caught:
+        with pytest.raises(ResourceError, match=r"0\.01 s is too short") as caught:
             plan(large, None, "latency", seconds=0.01, footprint=FOOTPRINT)
         least = float(str(caught.value).split()[-2])
         assert (plan(large, None, "latency", seconds=least, footprint=FOOTPRINT).seconds_per_frame or 9) <= least

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from edge_interleave.backends.llama_cpp.decoder import LlamaCppDecoder
+from edge_interleave.backends.onnx.decoder import OnnxDecoder
 
 
 class ComputedRows:
@@ -22,6 +23,7 @@ class ComputedRows:
         """Counts until `monkeypatch` is undone."""
         self._count = 0
         monkeypatch.setattr(LlamaCppDecoder, "_decode", self._counting(LlamaCppDecoder._decode))
+        monkeypatch.setattr(OnnxDecoder, "_compute", self._counting(OnnxDecoder._compute))
         if find_spec("mlx"):
             from edge_interleave.backends.mlx.decoder import MlxDecoder
 

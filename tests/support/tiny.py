@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
@@ -12,6 +13,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from edge_interleave.bundle.manifest import (
     GGUF_NAME,
     MLX_NAME,
+    ONNX_NAME,
     TOKENIZER_NAME,
     Bundle,
     DecoderInfo,
@@ -22,6 +24,8 @@ from edge_interleave.bundle.manifest import (
     open_bundle,
     write_manifest,
 )
+from edge_interleave.converters.checkpoint.config import DecoderConfig
+from edge_interleave.converters.onnx.decoder import decoder_files
 from support.tiny_tower import write_safetensors
 
 HIDDEN, HEADS, FEED_FORWARD = 64, 4, 96
@@ -151,10 +155,70 @@ def write_tiny_mlx(folder: Path, weights: dict[str, np.ndarray], *, context_leng
     write_safetensors(folder / "model.safetensors", named)
 
 
+class TinyCheckpoint:
+    """The same as the converters' `Checkpoint` gives it, for the graph of ONNX Runtime."""
+
+    source, tied = "random weights", False
+
+    def __init__(self, weights: dict[str, np.ndarray], *, context_length: int, heads: int = HEADS) -> None:
+        names = {**MLX_NAMES, "token_embd": "embed_tokens", "output_norm": "norm"}
+        self._weights = {}
+        for name, values in weights.items():
+            *block, part, kind = name.split(".")
+            self._weights[f"decoder.{f'layers.{block[1]}.' if block else ''}{names[part]}.{kind}"] = values
+        decoder = DecoderConfig(
+            type="qwen2",
+            hidden_size=HIDDEN,
+            intermediate_size=FEED_FORWARD,
+            layers=_layers(weights),
+            heads=heads,
+            kv_heads=_kv_heads(heads),
+            head_dim=HIDDEN // heads,
+            vocab_size=len(weights["token_embd.weight"]),
+            context_length=context_length,
+            rope_theta=ROPE_THETA,
+            rms_norm_eps=RMS_NORM_EPS,
+            tie_word_embeddings=False,
+            attention_bias=True,
+        )
+        self.config = SimpleNamespace(decoder=decoder)
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._weights)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._weights[name].shape
+
+    def tensor(self, name: str) -> np.ndarray:
+        return self._weights[name].copy()
+
+    def rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        return self._weights[name][start:stop].copy()
+
+
+def write_tiny_onnx(
+    folder: Path, weights: dict[str, np.ndarray], *, context_length: int, heads: int = HEADS, precision: str = "f32"
+) -> None:
+    """The same for ONNX Runtime."""
+    folder.mkdir()
+    checkpoint = TinyCheckpoint(weights, context_length=context_length, heads=heads)
+    for name, write in decoder_files(checkpoint, precision).items():  # type: ignore[arg-type]
+        write(folder / name)
+
+
 def tiny_bundle(
-    folder: Path, *, seed: int = 0, layers: int = 2, context_length: int = TRAINED_CONTEXT, heads: int = HEADS
+    folder: Path,
+    *,
+    seed: int = 0,
+    layers: int = 2,
+    context_length: int = TRAINED_CONTEXT,
+    heads: int = HEADS,
+    precision: str = "f32",
 ) -> Bundle:
-    """A bundle of a tiny decoder, for each backend, and its tokenizer, without a vision tower."""
+    """A bundle of a tiny decoder, for each backend, and its tokenizer, without a vision tower.
+
+    `precision`: of the decoder for ONNX Runtime.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tiny_tokenizer()
     tokenizer.save(str(folder / TOKENIZER_NAME))
@@ -162,6 +226,7 @@ def tiny_bundle(
     weights = tiny_weights(vocab_size, seed=seed, layers=layers, heads=heads)
     write_tiny_gguf(folder / GGUF_NAME, weights, context_length=context_length, heads=heads)
     write_tiny_mlx(folder / MLX_NAME, weights, context_length=context_length, heads=heads)
+    write_tiny_onnx(folder / ONNX_NAME, weights, context_length=context_length, heads=heads, precision=precision)
     write_manifest(folder, _manifest(folder, vocab_size, layers, context_length, heads))
     return open_bundle(folder)
 
@@ -191,6 +256,6 @@ def _manifest(folder: Path, vocab_size: int, layers: int, context_length: int, h
         vision=VisionInfo("siglip", 28, 14, 2, "squash", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 0),
         prompt=PromptInfo(LLAVA_TEMPLATE, "<image>", None, "<|im_end|>", (vocab_size - 2, vocab_size - 4)),
         pooling_mode="average",
-        precisions={GGUF_NAME: "f32", MLX_NAME: "f32"},
+        precisions={GGUF_NAME: "f32", MLX_NAME: "f32", ONNX_NAME: "f32"},
         files=describe_files(folder),
     )

@@ -1,4 +1,4 @@
-"""Finds the source that a name, a path or an object stands for.
+"""Finds the source for a name, a path or an object.
 
     camera:0                    a camera, by its number
     clip.mp4                    a video
@@ -30,7 +30,7 @@ _CAMERA = re.compile(r"camera:([0-9]{1,3})")
 
 
 def open_source(spec: str | Path | Iterable[Any] | Source, *, realtime: bool = False) -> Source:
-    """The source that `spec` stands for (see above), not opened yet.
+    """Create the source for `spec` (see the module's docstring), not opened yet.
 
     `realtime`: play a recorded video at its own speed, as a live source. Raises UsageError for an unknown kind.
     """
@@ -78,7 +78,7 @@ def may_need_capture_process(spec: str | Path | Iterable[Any] | Source) -> bool:
 def _pictures(spec: object) -> Iterable[Any]:
     # Iterating over a single picture would yield its rows, which look like grey pictures.
     if isinstance(spec, np.ndarray) and (spec.ndim not in (3, 4) or (spec.ndim == 3 and spec.shape[-1] in (3, 4))):
-        raise UsageError(f"an array of shape {spec.shape} is no sequence of pictures; give (n, h, w, 3), or a list")
+        raise UsageError(f"an array of shape {spec.shape} is not a sequence of pictures; give (n, h, w, 3), or a list")
     if isinstance(spec, (bytes, bytearray)) or not isinstance(spec, Iterable):
         raise UsageError(f"{type(spec).__name__}: not a source; give a name, a path, or an iterable of pictures")
     return spec

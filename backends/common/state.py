@@ -1,4 +1,4 @@
-"""Files of saved timelines: a header, then llama.cpp's KV state. Both are checked as untrusted."""
+"""Files of saved timelines: a header, then an engine's KV state. Both are checked as untrusted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SavedState:
     ranges: Ranges
     """Stored positions."""
     payload: bytes | bytearray = field(repr=False)
-    """llama.cpp's KV state."""
+    """The engine's KV state."""
 
 
 def write_state(path: Path, state: SavedState) -> None:

@@ -1,0 +1,327 @@
+"""The ONNX Runtime backend: the Decoder protocol over a graph with a KV cache that is written in place.
+
+Nothing is compiled when it is installed. Weights are opened once for all decoders of a bundle; each decoder has a KV
+cache of its own. Knows nothing about images, prompts or sampling.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_interleave.backends.common.inputs import (
+    Entries,
+    check_prefetch,
+    check_room,
+    embedding_entries,
+    parts_of_range,
+    token_entries,
+)
+from edge_interleave.backends.common.ranges import below, check_range, without
+from edge_interleave.backends.common.state import SavedState, read_state, write_state
+from edge_interleave.backends.onnx.cache import KvCache
+from edge_interleave.backends.onnx.memory import bytes_per_token, check_kv_precision, decoder_memory
+from edge_interleave.backends.onnx.scratch import OnnxScratch
+from edge_interleave.backends.onnx.weights import Weights, acquire, cache_names, release
+from edge_interleave.bundle.manifest import ONNX_NAME, Bundle
+from edge_interleave.decoding.decoder import Decoder, DecoderFacts, DecoderMemory, DecoderOptions
+from edge_interleave.errors import BackendError, InputError, one_line
+from edge_interleave.util.arrays import FloatArray
+from edge_interleave.util.cpus import usable_cores
+from edge_interleave.util.engine_lock import check_process, claim_process, is_forked
+from edge_interleave.util.onnx_runtime import run_options
+
+BATCH = 256
+"""Rows computed at a time, at most; more gain no time and take memory."""
+
+
+class OnnxBackend:
+    """What the entry point `onnx` names."""
+
+    name = "onnx"
+    decoder_file = ONNX_NAME
+
+    def open(self, bundle: Bundle, options: DecoderOptions) -> Decoder:
+        """Open the bundle's `decoder-onnx/`. Raises BundleError where it is not sound or not of this bundle."""
+        return OnnxDecoder(bundle, options)
+
+    def memory(self, bundle: Bundle, options: DecoderOptions) -> DecoderMemory:
+        """What ONNX Runtime allocates for it on a CPU. Raises BundleError, BackendError."""
+        return decoder_memory(bundle, options, min(options.batch or BATCH, BATCH))
+
+
+BACKEND = OnnxBackend()
+
+
+class OnnxDecoder:
+    """One timeline. See `edge_interleave.decoding.decoder.Decoder`."""
+
+    def __init__(self, bundle: Bundle, options: DecoderOptions) -> None:
+        claim_process()
+        info = bundle.manifest.decoder
+        check_kv_precision(bundle, options.kv_precision)
+        self._batch = min(options.batch or BATCH, BATCH)
+        self._folder = bundle.folder / ONNX_NAME
+        self._weights = acquire(bundle, options.threads or usable_cores())
+        self._finalizer = weakref.finalize(self, _free, self._weights)
+        self._finalizer.atexit = False  # threads may still compute then, and the system frees it all
+        capacity = max(1, min(options.context, info.context_length))
+        self._facts = DecoderFacts(
+            hidden_size=info.hidden_size,
+            vocab_size=info.vocab_size,
+            trained_context=info.context_length,
+            capacity=capacity,
+            bytes_per_token=bytes_per_token(info),
+        )
+        files = bundle.manifest.files
+        digests = " ".join(files[f"{ONNX_NAME}/{name}"].sha256 for name in sorted(bundle.files_in(ONNX_NAME)))
+        self._fingerprint = f"onnx {digests} kv={options.kv_precision}"
+        self._cache = KvCache(info.layers, info.kv_heads, info.head_dim, capacity, self._weights.frequencies)
+        self._scratch = OnnxScratch(self._cache)
+        self._run = _Run(self._weights, self._cache, info.context_length, info.vocab_size)
+
+    @property
+    def facts(self) -> DecoderFacts:
+        """Sizes of this decoder."""
+        return self._facts
+
+    @property
+    def length(self) -> int:
+        """Entries in the KV cache."""
+        return self._cache.length
+
+    @property
+    def position(self) -> int:
+        """The position the next entry will have: one past the last stored one."""
+        return self._cache.position
+
+    def append_tokens(self, ids: Sequence[int]) -> FloatArray:
+        """Extend the timeline by tokens; the logits of the last, float32 (vocab_size,).
+
+        Raises ContextFullError (timeline unchanged), ValueError for no ids or one that is not in the vocabulary.
+        """
+        return self._append(token_entries(ids, self._facts))
+
+    def append_embeddings(self, rows: FloatArray) -> FloatArray:
+        """Extend the timeline by embeddings, float32 (n, hidden_size); logits as `append_tokens`.
+
+        Raises ContextFullError (timeline unchanged), ValueError for another shape, dtype or values that are not finite.
+        """
+        return self._append(embedding_entries(rows, self._facts))
+
+    def truncate(self, position: int) -> None:
+        """Forget every entry at `position` and after. The next position is one past the last entry kept."""
+        self._remove(position, max(position, self.position))
+
+    def evict(self, start: int, end: int) -> None:
+        """Forget the entries at positions start <= p < end; later ones keep their positions (a gap).
+
+        A range that reaches to the end leaves no gap: it is a truncation.
+        """
+        self._remove(start, end)
+
+    def rebase(self) -> None:
+        """Close the gaps, by re-rotating the keys behind them."""
+        self._alive()
+        for start, end in self._cache.rebase():
+            self._scratch.invalidate(start, end)
+
+    def recompute(self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray]) -> None:
+        """Compute the entries at positions start <= p < end anew, as if only what lies before them had ever been there.
+
+        Raises ValueError for a range that is not stored or parts of another length, BackendError where ONNX Runtime
+        fails: the range is forgotten then.
+        """
+        self._alive()
+        cache, scratch = self._cache, self._scratch
+        entries = parts_of_range(start, end, parts, cache.ranges, self._facts)
+        self._remove(start, end)
+        seen = below(cache.ranges, start)
+        scratch.select(entries, seen)
+        first = cache.open_gap(seen, end - start)
+        computed = 0
+        try:
+            position = scratch.copy_to(first)
+            here = scratch.position
+
+            def run(piece: Entries, at: int) -> None:
+                self._compute(piece, at, 0, first + at - here, wanted=False)
+
+            scratch.compute(entries, end - start, run)
+            cache.rotate(first, end - start, start - position)
+            computed = end - start
+        finally:
+            scratch.drop()
+            cache.close_gap(first, start, computed, end - start)
+
+    def prefetch(
+        self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray], leaving: tuple[int, int], rows: int
+    ) -> bool:
+        """Compute up to `rows` of the entries that `recompute` will need once `leaving` is evicted.
+
+        They take free cells only, with copies of what they attend to. Returns whether more can be prefetched. Raises
+        ValueError like `recompute`, and BackendError if ONNX Runtime fails; no scratch entries remain then.
+        """
+        self._alive()
+        ranges, scratch = self._cache.ranges, self._scratch
+        entries = parts_of_range(start, end, parts, ranges, self._facts)
+        check_prefetch(start, leaving, rows)
+        scratch.select(entries, without(below(ranges, start), *leaving))
+        possible = scratch.reserve(min(end - start, self._facts.capacity - self.length))
+        if scratch.done < possible:
+            here = scratch.position
+
+            def run(piece: Entries, at: int) -> None:
+                self._compute(piece, at, scratch.first, scratch.copied + at - here, wanted=False)
+
+            scratch.compute(entries, min(scratch.done + rows, possible), run)
+            if scratch.done == end - start:
+                scratch.move(start)
+        return scratch.done < possible
+
+    def save(self, path: Path) -> None:
+        """Write the timeline's KV state to a file, atomically."""
+        self._alive()
+        payload = self._cache.in_order().astype("<f2").tobytes()
+        write_state(Path(path), SavedState(self._fingerprint, self._cache.ranges, payload))
+
+    def load(self, path: Path) -> None:
+        """Replace the timeline by a saved one.
+
+        Raises InputError where the file is not of this decoder; the timeline is unchanged then.
+        """
+        self._alive()
+        state = read_state(Path(path), self._fingerprint, self._facts)
+        length = sum(end - start for start, end in state.ranges)
+        if len(state.payload) != length * self._facts.bytes_per_token:
+            raise InputError(f"{path}: damaged, not the keys and values of {length} entries; prefill again")
+        shape = self._cache.arrays.shape
+        arrays = np.frombuffer(state.payload, "<f2").reshape(*shape[:3], length, shape[4])
+        # The digest is the file's own word.
+        if not np.isfinite(arrays).all():
+            raise InputError(f"{path}: damaged, not all of its keys and values are finite; prefill again")
+        self._scratch.drop()
+        self._cache.fill(state.ranges, arrays)
+
+    def interrupt(self) -> None:
+        """From any thread: have what is being computed, and all that comes after, fail with BackendError at once.
+
+        ONNX Runtime looks between two operators of its graph.
+        """
+        self._run.interrupt()
+
+    def close(self) -> None:
+        """Free the KV cache, and the weights where no other decoder uses them. A second call does nothing."""
+        if self._finalizer.alive:
+            self._run.close()
+            self._cache = KvCache(1, 1, 2, 0, self._weights.frequencies[:1])
+            self._scratch = OnnxScratch(self._cache)
+        self._finalizer()
+
+    def _alive(self) -> None:
+        if not self._finalizer.alive:
+            raise BackendError("the decoder is closed; open the model again")
+
+    def _append(self, entries: Entries) -> FloatArray:
+        self._alive()
+        start, count, cache = self.position, len(entries), self._cache
+        check_room(self.length, start, count, self._facts)
+        if self.length + count + self._scratch.done > self._facts.capacity or self.length + count > self._scratch.first:
+            self._scratch.drop()
+        logits = self._compute(entries, start, 0, self.length, wanted=True)
+        if not np.isfinite(logits).all():
+            raise BackendError(f"{self._folder}: gives logits that are not finite; convert or pull it again")
+        cache.add(start, count)
+        return logits
+
+    def _compute(self, entries: Entries, position: int, first: int, before: int, *, wanted: bool) -> FloatArray:
+        """Write entries into cells behind those of which they see `before`, the first of which is `first`.
+
+        Gives the logits of the last where they are wanted. Raises BackendError.
+        """
+        check_process()
+        logits = np.zeros(0, np.float32)
+        for start in range(0, len(entries), self._batch):
+            chunk = entries[start : start + self._batch]
+            rows = self._weights.rows(chunk) if entries.ndim == 1 else chunk
+            last = wanted and start + len(chunk) == len(entries)
+            logits = self._run(rows, position + start, first, before + start, wanted=last)
+        return logits
+
+    def _remove(self, start: int, end: int) -> None:
+        self._alive()
+        check_range(start, end)
+        self._scratch.invalidate(start, end)
+        self._cache.remove(start, end)
+
+
+class _Run:
+    """One decoder's way through the graph: its inputs and outputs, bound to memory once."""
+
+    def __init__(self, weights: Weights, cache: KvCache, trained: int, vocab_size: int) -> None:
+        self._session = weights.session
+        self._cache = cache
+        angles = np.arange(trained, dtype=np.float64)[:, np.newaxis] * weights.frequencies
+        self._cos, self._sin = np.cos(angles).astype(np.float16), np.sin(angles).astype(np.float16)
+        self._logits = np.zeros((1, vocab_size), np.float32)
+        self._options = {True: run_options(), False: run_options()}
+        self._options[False].only_execute_path_to_fetches = True
+        self._bindings = {wanted: self._session.io_binding() for wanted in (True, False)}
+        self._first = {True: -1, False: -1}
+
+    def __call__(self, rows: FloatArray, position: int, first: int, before: int, *, wanted: bool) -> FloatArray:
+        """Compute rows (n, hidden) at positions from `position` on; see `OnnxDecoder._compute`."""
+        binding, count = self._bindings[wanted], len(rows)
+        if self._first[wanted] != first:
+            self._bind_cache(binding, first, wanted)
+            self._first[wanted] = first
+        inputs = {
+            "rows": np.ascontiguousarray(rows, np.float32)[np.newaxis],
+            "positions": np.arange(position, position + count, dtype=np.int64)[np.newaxis],
+            "last": np.array([before + count - 1], np.int32),
+            "total": np.array([before + count], np.int32),
+        }
+        for name, values in inputs.items():  # they live until the run is done: the binding holds addresses
+            binding.bind_cpu_input(name, values)
+        try:
+            self._session.run_with_iobinding(binding, self._options[wanted])
+        except Exception as error:  # ONNX Runtime's exceptions share no base class but this.
+            if self._options[True].terminate:
+                raise BackendError("interrupted; the decoder can only be closed") from None
+            raise BackendError(f"ONNX Runtime failed to compute ({one_line(error, 300)})") from error
+        logits: FloatArray = self._logits[0].copy()
+        return logits
+
+    def interrupt(self) -> None:
+        """Have a run, now and later, fail."""
+        for options in self._options.values():
+            options.terminate = True
+
+    def close(self) -> None:
+        """Let go of session and memory."""
+        self._session = self._cache = None  # type: ignore[assignment]
+        self._bindings = {}
+
+    def _bind_cache(self, binding: Any, first: int, wanted: bool) -> None:
+        """Bind all that stays where it is, the cache as if its cell `first` were the first."""
+        binding.clear_binding_inputs()
+        binding.clear_binding_outputs()
+        binding.bind_cpu_input("cos", self._cos)
+        binding.bind_cpu_input("sin", self._sin)
+        layers, _, heads, cells, size = self._cache.arrays.shape
+        for layer, names in enumerate(cache_names(layers)):
+            for kind, name in enumerate(names):
+                place = ("cpu", 0, np.float16, [1, heads, cells, size], self._cache.pointer(layer, kind, first))
+                binding.bind_input(name, *place)
+                binding.bind_output(f"new_{name}", *place)
+        if wanted:
+            binding.bind_output("logits", "cpu", 0, np.float32, self._logits.shape, self._logits.ctypes.data)
+
+
+def _free(weights: Weights) -> None:
+    if not is_forked():  # they are the parent's, whose threads would be waited for
+        release(weights)

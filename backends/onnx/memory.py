@@ -1,0 +1,53 @@
+"""What ONNX Runtime allocates for a decoder on a CPU, in bytes, without asking it.
+
+The figures for what is computed were found by opening decoders of many sizes and reading the process's resident
+memory; tests hold them to it. Knows nothing about windows or budgets.
+"""
+
+from __future__ import annotations
+
+from edge_interleave.backends.onnx.cache import SPARE
+from edge_interleave.bundle.manifest import ONNX_DATA, ONNX_NAME, Bundle, DecoderInfo
+from edge_interleave.decoding.decoder import DecoderMemory, DecoderOptions
+from edge_interleave.errors import BackendError
+
+_FLOAT, _HALF = 4, 2
+_PACKED, _SESSION = 1.05, 6 << 20
+"""ONNX Runtime packs matrices anew, with sums of their columns; the graph itself takes some room."""
+_ARENA = 2.5
+"""ONNX Runtime's arena grows by more than it needs."""
+_WIDENING = 5.5
+"""The most that the feed-forward is wider than the hidden size, in the models that there are."""
+
+
+def bytes_per_token(info: DecoderInfo) -> int:
+    """KV cache bytes for one entry, keys and values of all layers."""
+    return 2 * info.layers * info.kv_heads * info.head_dim * _HALF
+
+
+def check_kv_precision(bundle: Bundle, precision: str) -> None:
+    """Raise BackendError for a KV cache that is no f16."""
+    if precision != "f16":
+        raise BackendError(f"{bundle.folder}: ONNX Runtime has no KV cache in {precision} here; take f16")
+
+
+def decoder_memory(bundle: Bundle, options: DecoderOptions, batch: int) -> DecoderMemory:
+    """The bytes of weights, KV cache and what is computed. Raises BundleError, BackendError."""
+    check_kv_precision(bundle, options.kv_precision)
+    info = bundle.manifest.decoder
+    bundle.file(f"{ONNX_NAME}/{ONNX_DATA}")
+    capacity = max(1, min(options.context, info.context_length))
+    return DecoderMemory(
+        weights=int(bundle.manifest.files[f"{ONNX_NAME}/{ONNX_DATA}"].bytes * _PACKED) + _SESSION,
+        cache=(capacity + SPARE) * bytes_per_token(info),
+        compute=_compute(info, min(batch, capacity), capacity),
+    )
+
+
+def _compute(info: DecoderInfo, rows: int, cells: int) -> int:
+    """Bytes for a batch: the larger of two stages, and what every stage needs."""
+    hidden, queries, keys = info.hidden_size, info.heads * info.head_dim, info.kv_heads * info.head_dim
+    feeding = int(_FLOAT * rows * (4 * _WIDENING * hidden + 4 * hidden))
+    attending = rows * (_FLOAT * info.heads * cells + (_FLOAT + 2 * _HALF) * (queries + 2 * keys) + _FLOAT * 3 * hidden)
+    rotations = 2 * _HALF * info.context_length * info.head_dim // 2
+    return int(_ARENA * max(feeding, attending)) + rotations + 4 * _FLOAT * info.vocab_size
