@@ -120,7 +120,7 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
 
 
 def _trained_for(manifest: Manifest) -> dict[str, Any]:
-    """How a model of the wider LLaVA family sees tiles and video; nothing for the others."""
+    """How a model of the wider LLaVA family sees tiles and video; empty for other models."""
     from edge_interleave.vision.merge import most_merged_tokens
     from edge_interleave.vision.pooling import frame_stride, image_tokens
 
