@@ -108,7 +108,7 @@ def convert(
     """
     precisions = _precisions(backends, quantization, mlx_quantization, onnx_precision, vision_precision, mmproj)
     out = Path(out)
-    held = None if force else _held(out)
+    held = None if force else _existing_manifest(out)
     if held is None:
         check_target(out, force=force)
     elif not set(precisions) - set(held.precisions):
@@ -202,7 +202,7 @@ def _precisions(
     return precisions
 
 
-def _held(out: Path) -> Manifest | None:
+def _existing_manifest(out: Path) -> Manifest | None:
     """The manifest of the bundle at `out`; None if there is no bundle."""
     try:
         return read_manifest(out / MANIFEST_NAME)

@@ -93,9 +93,9 @@ def _check_complete(repository: str, folder: Path, patterns: Sequence[str]) -> N
 
     `folder`: `snapshots/COMMIT` in the repository's folder of the cache.
     """
-    sizes = _listed(folder.parent.parent / "trees" / f"{folder.name}.json") or _asked(repository, folder)
+    sizes = _cached_sizes(folder.parent.parent / "trees" / f"{folder.name}.json") or _hub_sizes(repository, folder)
     if sizes is None:
-        raise _incomplete(repository, "its list of files is not there")
+        raise _incomplete(repository, "its list of files is missing")
     for name in sizes:
         if not any(fnmatchcase(name, pattern) for pattern in patterns):
             continue
@@ -116,7 +116,7 @@ def _incomplete(repository: str, what: str) -> CheckpointError:
     )
 
 
-def _listed(path: Path) -> dict[str, int] | None:
+def _cached_sizes(path: Path) -> dict[str, int] | None:
     """Name to size of a repository's files, from the list that newer versions of the client keep in the cache."""
     try:
         files = json.loads(path.read_text("utf-8"))["files"]
@@ -125,13 +125,13 @@ def _listed(path: Path) -> dict[str, int] | None:
         return None
 
 
-def _asked(repository: str, folder: Path) -> dict[str, int] | None:
-    """The same list, from the Hub; it is then kept in the cache. None if the Hub cannot be reached."""
+def _hub_sizes(repository: str, folder: Path) -> dict[str, int] | None:
+    """Name to size of a repository's files, from the Hub, cached for later. None if the Hub cannot be reached."""
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
     kept = folder.parent.parent / "edge-interleave" / f"{folder.name}.json"
-    known = _listed(kept)
+    known = _cached_sizes(kept)
     if known is not None:
         return known
     try:

@@ -1,4 +1,4 @@
-"""What a question gives back: the answer with its figures, or the probabilities of given answers."""
+"""What a question returns: an answer with its figures, or the probabilities of given options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LENGTH: FinishReason = "length"
 CANCELLED: FinishReason = "cancelled"
 
 UNLIKELY = 0.01
-"""Below this total probability the shares of the options say little: the model would answer something else."""
+"""Below this total probability the options' shares mean little: the model would answer something else."""
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,19 @@ class Stats:
     cached_tokens: int
     """How many of `prompt_tokens` were in the KV cache already and were not computed again."""
     answer_tokens: int
+    """Tokens of the answer, without the end-of-turn token."""
     encode_s: float
-    """Opening, preparing and encoding images and videos."""
+    """Time to open, prepare and encode images and videos."""
     prefill_s: float
-    """Prefilling the prompt."""
+    """Time to prefill the prompt."""
     first_token_s: float
-    """From the call to the first token of the answer, encode and prefill included."""
+    """Time from the call to the first token of the answer, encode and prefill included."""
     decode_tokens_per_s: float
-    """Of the answer's tokens after the first."""
+    """Rate of the answer's tokens after the first."""
     prefill_tokens_per_s: float
-    """Of the prompt's tokens that were not cached."""
+    """Rate of the prompt's tokens that were not cached."""
     encode_images_per_s: float
-    """Of images and frames, including those found in the cache of visual tokens."""
+    """Rate of images and frames, including those found in the cache of visual tokens."""
     peak_memory_bytes: int
     """The largest resident set of the process so far; 0 if the system does not report it."""
     vision_provider: str = ""
@@ -62,7 +63,7 @@ class Answer(str):
     """Whether the question is worded like those the model was trained on; None if its bundle has no question model."""
 
     def __new__(cls, text: str, *_: object, **__: object) -> Self:
-        """As the dataclass's fields say; `str` takes the text alone."""
+        """Create the string from the text; the dataclass sets the other fields."""
         return super().__new__(cls, text)
 
     def __repr__(self) -> str:
@@ -80,7 +81,7 @@ class Choice:
     """Natural logarithm of the probability that the model answers this, in any usual spelling, and ends its turn."""
     total_probability: float
     """Probability that the model answers any of the options; the same for all of them. Below UNLIKELY the model would
-    answer something else, and `probability` says little."""
+    answer something else, and `probability` means little."""
 
 
 def rate(count: int, seconds: float) -> float:

@@ -1,4 +1,4 @@
-"""A conversation that remembers: each turn computes only what is new."""
+"""A conversation that stays in the KV cache, so that each turn prefills only its new part."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class Prompts(Protocol):
     """Turns messages into segments: `prompt.PromptBuilder`, or an implementation of your own."""
 
     def build(self, messages: Sequence[Message], counts: Sequence[int] | None = None) -> list[Segment]:
-        """The whole conversation, up to where the model's answer begins. See `PromptBuilder.build`."""
+        """Return the whole conversation, up to where the model's answer begins. See `PromptBuilder.build`."""
         ...
 
     def follow_up(self, messages: Sequence[Message], counts: Sequence[int] | None = None) -> list[Segment] | None:
-        """The part after the text of the last answer; None if the template changes earlier answers."""
+        """Return the part after the text of the last answer; None if the template changes earlier answers."""
         ...
 
 
 class Chat:
-    """A conversation. A turn computes the question, its images and the end of the last answer, and nothing else.
+    """A conversation. Each turn prefills only the end of the last answer and the new question with its images.
 
     Methods may be called from any thread. Questions are answered one after the other; each sees those before it.
 
@@ -57,8 +57,8 @@ class Chat:
     ) -> None:
         """Use `Model.chat`.
 
-        `origin`: what the conversation is held with. `resume`: a file of a saved conversation. `questions`: tells
-        whether a question is familiar.
+        `origin`: identifies model and backend in saved files. `resume`: a file of a saved conversation. `questions`:
+        decides whether a question is familiar.
         """
         self._session = session
         self._prompts = prompts
@@ -76,14 +76,14 @@ class Chat:
         return self._history.messages
 
     def ask(self, content: Content, **options: Unpack[AskOptions]) -> Answer:
-        """Say something and wait for the whole answer. Parameters and errors as `Model.ask`.
+        """Ask the next question and wait for the whole answer. Parameters and errors as `Model.ask`.
 
-        After an error the conversation is as before the call.
+        An error leaves the conversation unchanged.
         """
         return self.stream(content, **options).wait()
 
     def stream(self, content: Content, **options: Unpack[AskOptions]) -> AnswerStream:
-        """As `ask`, but the text comes piece by piece. An answer closed early stays in the conversation as it is."""
+        """As `ask`, but the text comes piece by piece. An answer closed early stays in the conversation, cut off."""
         check_process()
         check_names(options, AskOptions)
         generation = generation_options(options, self._session)
@@ -112,13 +112,13 @@ class Chat:
             return self._session.choose(self._renewed(turn).prompt, options)
 
     def reset(self) -> None:
-        """Begin anew, with the system message if there was one. Waits for the answers of other threads."""
+        """Drop the conversation, except for its system message. Waits for the answers of other threads."""
         with self._session.scheduler.question():
             self._session.reset()
             self._history = _History(self._opening)
 
     def save(self, path: str | Path) -> None:
-        """Write the conversation to a file, to go on with `Model.chat(resume=path)`. Waits for open answers.
+        """Write the conversation to a file, from which `Model.chat(resume=path)` continues. Waits for open answers.
 
         The file holds the messages, the visual tokens of the images and the KV cache, but not the images themselves.
         Only its owner can read it. Raises InputError if it cannot be written, ResourceError for a full disk.
@@ -161,7 +161,7 @@ class Chat:
         return self._after(self._history, question, encode(self._media_encoder, question, options))
 
     def _renewed(self, turn: _Turn) -> _Turn:
-        """The same question after the answers that other threads got since it was asked."""
+        """The same question, placed after the answers that other threads got in the meantime."""
         if turn.before is self._history:
             return turn
         return self._after(self._history, turn.question, turn.new_media)
@@ -175,7 +175,7 @@ class Chat:
 
 
 def encode(media_encoder: MediaEncoder, messages: Sequence[Message], options: MediaOptions) -> EncodedMedia:
-    """The images and videos of the messages as visual tokens."""
+    """Encode the images and videos of the messages to visual tokens. Errors as `MediaEncoder.encode`."""
     return media_encoder.encode(
         media_of(messages),
         frames=options.get("frames", FRAMES),
@@ -185,7 +185,7 @@ def encode(media_encoder: MediaEncoder, messages: Sequence[Message], options: Me
 
 
 def with_encode_stats(answer: Answer, media: EncodedMedia) -> Answer:
-    """The answer, with what it took to encode its images added to its figures."""
+    """Add the figures of encoding an answer's images to it."""
     stats = replace(
         answer.stats,
         encode_s=media.seconds,
@@ -204,7 +204,7 @@ class _History:
     media: EncodedMedia = field(default_factory=EncodedMedia)
     """All images of the conversation."""
     inputs: tuple[Input, ...] = ()
-    """The conversation as the decoder got it; empty before the first question."""
+    """The conversation as given to the decoder; empty before the first question."""
 
 
 @dataclass(frozen=True)

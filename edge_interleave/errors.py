@@ -1,4 +1,4 @@
-"""The errors that users meet. Each says in one line what is wrong and what to do.
+"""The errors that this package raises for users. Each message is one line: what is wrong and what to do.
 
 EdgeInterleaveError
 ├── UsageError             exit code 2: a wrong call
@@ -63,7 +63,7 @@ class ResourceError(EdgeInterleaveError):
 
 
 def one_line(error: object, most: int = 200) -> str:
-    """An error's text as one line of at most `most` characters; its class's name without a text that can be printed."""
+    """An error's text as one line of at most `most` characters; its class's name if the text cannot be printed."""
     text = " ".join(str(error).split())[:most]
     return text if text and text.isprintable() else type(error).__name__
 

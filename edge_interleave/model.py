@@ -1,7 +1,9 @@
-"""Load a model, ask it, chat with it, open a live window over it.
+"""Loads a model, which answers questions and opens chats and live windows.
 
-model = load()
-print(model.ask("What changed between the two images?", images=["a.png", "b.png"]))
+    model = load()
+    print(model.ask("What changed between the two images?", images=["a.png", "b.png"]))
+
+`load` opens a bundle on this machine, or a model on a server with OpenAI's interface.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 
 CONTEXT = 4096
 REMOTE = "openai"
-"""The backend of models behind a URL."""
+"""The backend's name for models on a server."""
 CLOSED = "the model is closed; load it again"
 
 
@@ -102,7 +104,7 @@ def load(
     if url is not None or backend == REMOTE:
         return _remote(model, backend, url, api_key)
     if api_key is not None:
-        raise UsageError("api_key belongs to a server's url; give url too")
+        raise UsageError("api_key is for a server; give its url too")
     if context is not None and context < 1:
         raise UsageError(f"context must be a whole number of at least 1, not {context}")
     if threads is not None and threads < 1:
@@ -116,9 +118,9 @@ def load(
 
 def _remote(model: str | Path | None, backend: str | None, url: str | None, api_key: str | None) -> RemoteModel:
     if backend not in (None, REMOTE):
-        raise UsageError(f"url is a server's, and backend {backend!r} runs on this machine; give one of them")
+        raise UsageError(f"url names a server, but backend {backend!r} runs on this machine; give only one of them")
     if url is None:
-        raise UsageError(f"backend {REMOTE!r} needs the server's url, as http://host:8000/v1")
+        raise UsageError(f"backend {REMOTE!r} needs the server's url, such as http://host:8000/v1")
     from edge_interleave.remote.endpoint import Endpoint
     from edge_interleave.remote.model import RemoteModel
 
@@ -138,7 +140,8 @@ class Model:
     A text may hold an `<image>` marker for each image and video; without markers these come first (see
     `prompt.builder`).
 
-    A prompt that begins like the one before (with the same images, for example) is computed from the difference on.
+    A prompt that begins like the previous one (with the same images, for example) is prefilled from their first
+    difference on.
     """
 
     def __init__(
@@ -164,13 +167,14 @@ class Model:
         )
         self.prompts = PromptBuilder(bundle, self.tokenizer)
         self.questions = read_question_model(bundle)
-        """Tells which questions the model was trained on; None if the bundle does not say."""
+        """Recognises questions like those of the model's training; None if the bundle has no question model."""
         self.media_encoder = MediaEncoder(bundle, options.threads, progress)
         self._progress = progress
         self._open_decoder: Callable[[int], Decoder] = lambda size: backend.open(bundle, replace(options, context=size))
         self._context = options.context
         self._may_grow = may_grow
         self._spare: Decoder | None = self._open_decoder(self._context)
+        """The decoder that was opened to check the bundle, until the first session takes it."""
         self._session: Session | None = None
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._lives: weakref.WeakSet[Live] = weakref.WeakSet()
@@ -219,7 +223,7 @@ class Model:
     def chat(
         self, system: str | None = None, *, resume: str | Path | None = None, prompts: Prompts | None = None
     ) -> Chat:
-        """A conversation that remembers, with a KV cache of its own.
+        """Open a conversation with a KV cache of its own.
 
         `system`: a message before the conversation. `resume`: a file that `Chat.save` wrote; the conversation goes on
         without computing its images and text again, with the same bundle, backend and KV precision. `prompts`: turns
@@ -248,7 +252,7 @@ class Model:
         keep_answers: bool = False,
         system: str | None = None,
     ) -> Live:
-        """A window over a stream of frames, with a KV cache of its own. See `Live`.
+        """Open a window over a stream of frames, with a KV cache of its own. See `Live`.
 
         `window`: how many of the latest frames stay. `pool`: pooling stride, or a repeating pattern of strides: (1, 4,
         4, 4) keeps key frames in full and the frames between them at a sixteenth. A model trained on pooled video never
@@ -260,7 +264,6 @@ class Model:
         vision = self.bundle.manifest.vision
         strides = tuple(frame_stride(vision, stride) for stride in ((pool,) if isinstance(pool, int) else pool))
         self._check()
-        trained = self.bundle.manifest.decoder.context_length
         live = open_live(
             self.prompts,
             self.tokenizer,
@@ -268,7 +271,7 @@ class Model:
             self._new_session,
             window,
             strides,
-            limit=trained if self._may_grow else min(trained, self._context),
+            limit=self.context_limit,
             mode=mode,
             keep_answers=keep_answers,
             system=system,
@@ -281,12 +284,12 @@ class Model:
         return live
 
     def new_session(self) -> Session:
-        """A timeline with a KV cache, for programs that build prompts from `prompts` and `media_encoder`."""
+        """Open a session with its own KV cache, for programs that build prompts with `prompts` and `media_encoder`."""
         return self._new_session()
 
     @property
     def context_limit(self) -> int:
-        """The most KV entries that a prompt with its answer may take."""
+        """The most KV entries that a prompt and its answer may take together."""
         trained = self.bundle.manifest.decoder.context_length
         return trained if self._may_grow else min(trained, self._context)
 
@@ -323,7 +326,7 @@ class Model:
             raise UsageError(CLOSED)
 
     def _prompt(self, content: Content, options: MediaOptions) -> tuple[Sequence[Message], list[Input], EncodedMedia]:
-        """The content as messages and as the decoder takes it, and its encoded images."""
+        """The content as messages, as inputs of the decoder, and its encoded images."""
         messages = as_messages(content, options.get("images", ()), options.get("videos", ()))
         media = encode(self.media_encoder, messages, options)
         return messages, as_inputs(self.prompts.build(messages, media.counts), media.images), media
@@ -352,7 +355,7 @@ class Model:
         return session
 
     def _decoder(self, size: int) -> Decoder:
-        """A decoder for one session. The first session gets the decoder that was opened to check the bundle."""
+        """A decoder for one session: `_spare` if it is large enough, otherwise a new one."""
         if self._spare is None or self._spare.facts.capacity < min(size, self._spare.facts.trained_context):
             return self._open_decoder(size)
         decoder, self._spare = self._spare, None

@@ -1,4 +1,4 @@
-"""The keyword arguments that `ask`, `stream` and `choose` share, written once for `Model`, `Chat` and `Live`."""
+"""The keyword arguments of `ask`, `stream` and `choose`, shared by `Model`, `Chat` and `Live`."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from edge_interleave.decoding.session import Session
 from edge_interleave.prompt.messages import Images, Videos
 
 FRAMES = 8
-"""Frames taken of a video that does not name a number."""
+"""Frames sampled from a video that does not name a number."""
 
 
 class AnswerOptions(TypedDict, total=False):
     """When an answer ends and how its tokens are drawn."""
 
     max_tokens: int
-    """The answer ends after so many tokens (256)."""
+    """The most tokens of an answer (default: 256)."""
     stop: str | Sequence[str]
     """The answer ends before this text, or before the first of several."""
     sampling: SamplingOptions
-    """How tokens are drawn (greedy)."""
+    """How tokens are drawn (default: greedy)."""
     schema: Any
-    """The answer is JSON that this JSON Schema allows: a dict, its text, or a pydantic model's class. Needs llguidance
+    """A JSON Schema that the answer follows: a dict, its JSON text, or a pydantic model's class. Needs llguidance
     (`edge-interleave[schema]`). None: any text."""
     cancel: threading.Event | None
     """Set it from another thread to end the answer."""
@@ -39,11 +39,11 @@ class MediaOptions(TypedDict, total=False):
     videos: Videos
     """Videos that come after `images` and before the text: paths or `Video`."""
     frames: int
-    """Frames taken of each video that does not name a number (8)."""
+    """Frames sampled from each video that does not name a number (default: 8)."""
     pool: int
-    """Pooling stride (1). 2 halves the width and height of the visual grid, so a quarter of the tokens remain."""
+    """Pooling stride (default: 1). 2 halves width and height of the visual grid, so a quarter of the tokens remain."""
     tiles: bool
-    """Encode a large image as an overview plus tiles (no)."""
+    """Encode a large image as an overview plus tiles (default: False)."""
 
 
 class AskOptions(AnswerOptions, MediaOptions, total=False):
@@ -51,9 +51,10 @@ class AskOptions(AnswerOptions, MediaOptions, total=False):
 
 
 def generation_options(options: AnswerOptions, session: Session) -> GenerationOptions:
-    """The given options over the defaults. Raises UsageError for a value out of range, BackendError without llguidance.
+    """Combine the given options with the defaults.
 
-    `session`: the one that will answer; a schema is compiled for its tokenizer.
+    `session`: answers the question; a schema is compiled for its tokenizer.
+    Raises UsageError for a value out of range, BackendError for a schema without llguidance.
     """
     stop, schema = options.get("stop", ()), options.get("schema")
     return GenerationOptions(
@@ -65,7 +66,7 @@ def generation_options(options: AnswerOptions, session: Session) -> GenerationOp
 
 
 def check_names(options: Mapping[str, object], known: type) -> None:
-    """Raise TypeError, as Python does, for a keyword argument that `known`, one of the classes above, lacks."""
+    """Raise TypeError, as Python does, for a keyword argument that `known`, a class above, does not declare."""
     names = cast("frozenset[str]", known.__dict__["__optional_keys__"])
     for name in options:
         if name not in names:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.command_line import told
+from support.command_line import error_line
 
 from edge_interleave.bundle import store
 from edge_interleave.cli.demo import tour_folder
@@ -75,18 +75,18 @@ class TestWithoutAHomeFolder:
         ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
     )
     def test_what_needs_one_says_so(self, homeless: Run, arguments: tuple[str, ...], code: int, said: str) -> None:
-        assert said in told(homeless(*arguments), code)
+        assert said in error_line(homeless(*arguments), code)
 
     def test_a_variable_that_begins_with_it_says_so(self, homeless: Run) -> None:
-        line = told(homeless("pull", "acme/tiny", EDGE_INTERLEAVE_HOME="~/models"), 2)
+        line = error_line(homeless("pull", "acme/tiny", EDGE_INTERLEAVE_HOME="~/models"), 2)
         assert "~/models: its home folder is not known" in line
 
     def test_the_cache_of_the_hub_needs_a_place_as_well(self, homeless: Run, tmp_path: Path) -> None:
         models = str(tmp_path / "models")
-        line = told(homeless("pull", "acme/tiny", EDGE_INTERLEAVE_HOME=models, HF_HUB_OFFLINE="1"), 3)
+        line = error_line(homeless("pull", "acme/tiny", EDGE_INTERLEAVE_HOME=models, HF_HUB_OFFLINE="1"), 3)
         assert "no home folder for the Hub's cache; set HF_HOME to a folder" in line
         with_cache = {"EDGE_INTERLEAVE_HOME": models, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
-        assert "not in the local cache" in told(homeless("pull", "acme/tiny", **with_cache), 3)
+        assert "not in the local cache" in error_line(homeless("pull", "acme/tiny", **with_cache), 3)
 
 
 @pytest.mark.parametrize("what", ["a file", "read only"])
@@ -96,8 +96,8 @@ def test_a_home_that_cannot_be_written_names_the_variable(
     home = tmp_path / "home"
     if what == "a file":
         home.touch()
-        line = told(homeless("pull", "acme/tiny", HOME=str(home)), 3)
-        assert f"{home}/.local/share/edge-interleave/models: cannot be made" in line
+        line = error_line(homeless("pull", "acme/tiny", HOME=str(home)), 3)
+        assert f"{home}/.local/share/edge-interleave/models: cannot be created" in line
     else:
         home.mkdir()
         monkeypatch.setenv("EDGE_INTERLEAVE_HOME", str(home))
@@ -111,5 +111,5 @@ def test_a_home_that_cannot_be_written_names_the_variable(
 
 def test_a_path_in_the_home_of_nobody_is_a_wrong_call() -> None:
     with pytest.raises(UsageError, match="give the full path"):
-        store.expanded("~no-such-user-anywhere/pictures")
-    assert store.expanded("plain") == Path("plain")
+        store.expand_home("~no-such-user-anywhere/pictures")
+    assert store.expand_home("plain") == Path("plain")

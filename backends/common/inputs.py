@@ -1,4 +1,4 @@
-"""Checks what a decoder is given, in the same way for every backend: token ids, embeddings, ranges of positions."""
+"""Checks the arguments of every backend's decoder: token ids, embeddings, ranges of positions."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def check_prefetch(start: int, leaving: tuple[int, int], rows: int) -> None:
 
 
 def check_room(length: int, position: int, count: int, facts: DecoderFacts) -> None:
-    """Raise ContextFullError unless `count` more entries fit behind `length` entries, the first at `position`."""
+    """Raise ContextFullError unless `count` more entries fit after `length` entries, the first at `position`."""
     if length + count > facts.capacity:
         raise ContextFullError(
             f"the context is full: {length} of {facts.capacity} entries are used and {count} more are needed; use a "

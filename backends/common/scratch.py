@@ -32,11 +32,11 @@ class ScratchEntries(ABC):
 
     @property
     def position(self) -> int:
-        """The position of the first entry: right behind the last visible one."""
+        """The position of the first entry: right after the last visible one."""
         return self.visible[-1][1] if self.visible else 0
 
     def select(self, entries: Sequence[Entries], visible: Ranges) -> None:
-        """Keep what is computed if it is of these entries and these visible positions; otherwise drop it."""
+        """Keep the computed entries if they are these, with these visible positions; otherwise drop them."""
         digest = _digest(entries)
         if self._work is not None and (self._work.visible, self._work.digest) == (visible, digest):
             return

@@ -161,7 +161,7 @@ class _Header:
         elif kind != _STRING:
             raise _UnsoundError(f"setting {shown(key)} is an array of the unknown type {kind}")
         else:
-            # A vocabulary has hundreds of thousands of strings: no function call for each.
+            # Inlined, since a vocabulary has hundreds of thousands of strings.
             data, at, length = self._data, self._at, struct.Struct("<Q").unpack_from
             try:
                 for _ in range(count):

@@ -85,7 +85,7 @@ def read_arrays(path: Path, fingerprint: str, facts: DecoderFacts, kinds: Sequen
     ordered = [arrays[name] for name in wanted]
     if metadata.get("sha256") != _digest(ordered):
         raise InputError(f"{path}: damaged (SHA-256 differs); {_REMEDY}")
-    # A matching digest proves nothing about a file from a stranger.
+    # A matching digest proves nothing: whoever made the file could compute it.
     if not all(mx.isfinite(array).all().item() for array in ordered if array.dtype == mx.float16):
         raise InputError(f"{path}: damaged, not all of its keys and values are finite; {_REMEDY}")
     return ranges, ordered

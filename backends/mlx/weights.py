@@ -1,7 +1,7 @@
 """Loads `decoder-mlx/`, the folder of an mlx-lm model, once for all decoders of a bundle.
 
 The folder is untrusted. Unlike mlx-lm, this module runs no code that the folder names. Before MLX reads a file, every
-tensor must be there once, with the shape that the model needs.
+tensor must occur once, with the shape that the model needs.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def read_files(bundle: Bundle) -> MlxFiles:
     """Read the config and the headers, but no weights. Raises BundleError if they are damaged or not of `bundle`."""
     info, folder = bundle.manifest.decoder, bundle.folder / MLX_NAME
     if info.type not in TYPES:
-        raise BundleError(f"{folder}: mlx-lm has no {info.type} decoder here; convert with --backend llama-cpp")
+        raise BundleError(f"{folder}: mlx-lm's {info.type} decoder is not supported; convert with --backend llama-cpp")
     config = read_config(bundle.file(CONFIG_NAME), info)
     tensors: dict[Path, dict[str, Entry]] = {}
     names: set[str] = set()
@@ -131,7 +131,7 @@ def _load(found: MlxFiles, folder: Path) -> Any:
     try:
         nn.quantize(model, class_predicate=lambda name, module: _how(found.config, there, name, module))
     except ValueError as error:
-        raise BundleError(f"{folder}: MLX cannot quantize so ({one_line(error)}); {_REMEDY}") from error
+        raise BundleError(f"{folder}: MLX does not support this quantization ({one_line(error)}); {_REMEDY}") from error
     _check(dict(tree_flatten(model.parameters())), there, places, folder)
     for path in found.tensors:
         try:

@@ -102,7 +102,7 @@ def _resize(fields: JsonFields) -> str | None:
 
 
 def _has_newline(fields: JsonFields) -> bool:
-    """Whether `prepare_inputs_labels_for_multimodal` puts `image_newline` behind an image without tiles."""
+    """Whether `prepare_inputs_labels_for_multimodal` puts `image_newline` after an image without tiles."""
     kind = fields.text("mm_patch_merge_type", "flat", null="flat")
     fields.expect("mm_patch_merge_type", kind in ("flat", "spatial_unpad"), "'flat' or 'spatial_unpad'")
     place = fields.text("mm_newline_position", "one_token", null="one_token")

@@ -1,6 +1,6 @@
 """Opens a LLaVA-Interleave checkpoint of either layout: its config, canonical tensor names, one tensor at a time.
 
-Opening checks the headers before any tensor is read: every tensor that the model uses must be there once, with the
+Opening checks the headers before any tensor is read: every tensor that the model uses must occur once, with the
 shape that the config needs. Other tensors must be known extras of such checkpoints.
 """
 
@@ -220,7 +220,7 @@ def _open_files(folder: Path) -> list[SafetensorsFile]:
     if not isinstance(weights, dict) or not weights:
         raise CheckpointError(f"{index}: has no weight_map; download it again")
     for name in weights.values():
-        if not _is_plain(name):
+        if not _is_plain_file_name(name):
             raise CheckpointError(f"{index}: names the file {shown(name)}; do not trust this checkpoint")
     files: list[SafetensorsFile] = []
     try:
@@ -244,12 +244,12 @@ def _no_weights(folder: Path) -> CheckpointError:
             "save the model as safetensors"
         )
     return CheckpointError(
-        f"{folder}: neither {WEIGHTS_NAME} nor {INDEX_NAME} is there; download the whole checkpoint, "
+        f"{folder}: has neither {WEIGHTS_NAME} nor {INDEX_NAME}; download the whole checkpoint, "
         "or save the model as safetensors if it is published as pickles only"
     )
 
 
-def _is_plain(name: Any) -> bool:
+def _is_plain_file_name(name: Any) -> bool:
     """Whether it is a file name without a path. Links are allowed: the Hub's cache links files out of its folder."""
     if not isinstance(name, str) or not name.isprintable() or name.startswith("."):
         return False

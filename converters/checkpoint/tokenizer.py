@@ -47,7 +47,7 @@ class TokenizerFiles:
     eos_token_ids: tuple[int, ...]
     """Any of these ends an answer. From the configs, the tokenizer, and the chat templates."""
     turn_end_id: int | None
-    """The token that the chat template puts behind an answer; None if it puts none."""
+    """The token that the chat template puts after an answer; None if it puts none."""
     pad_token: str | None
     adds_bos: bool
     """Whether every text begins with `bos_token`."""
@@ -136,7 +136,7 @@ def _load(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
         _add_tokens(folder, tokenizer, config, exact=True)
         return tokenizer
     hint = "; save it with transformers' fast tokenizer" if (folder / "tokenizer.model").is_file() else ""
-    raise CheckpointError(f"{folder}: neither tokenizer.json nor vocab.json with merges.txt is there{hint}")
+    raise CheckpointError(f"{folder}: has neither tokenizer.json nor vocab.json with merges.txt{hint}")
 
 
 def _from_slow_files(folder: Path) -> Tokenizer:
@@ -247,7 +247,7 @@ def _prompt_template(folder: Path, text: str | None, tokenizer: Tokenizer) -> st
 
 
 def _turn_end(template: str, tokenizer: Tokenizer, special: Mapping[str, str]) -> int | None:
-    """The added token that a template puts behind an answer, ignoring white space: the model's end of turn.
+    """The added token that a template puts after an answer, ignoring white space: the model's end of turn.
 
     Some templates put it only if another turn follows.
     """

@@ -4,7 +4,7 @@ With the bundle's `decoder.gguf`, the file makes a multimodal model for programs
 converter does not support these checkpoints. This package never reads the file. mtmd runs the tower with the projector
 type `mlp` (LLaVA's). These are refused, since mtmd cannot run them:
 
-- CLIP towers: mtmd puts the class token behind the patches, and then drops the first patch instead of it.
+- CLIP towers: mtmd puts the class token after the patches, and then drops the first patch instead of the token.
 - activations other than tanh-approximated GELU, which also replaces exact GELU (they differ by 0.0005 at most), and,
   in the tower only, quick GELU.
 
@@ -168,7 +168,7 @@ def _tensors(checkpoint: Checkpoint, precision: str, activations: Activations) -
     names = checkpoint.names()
     inputs = {
         f"{linear}.weight": activations.channels[first]
-        for first, linears in activations.takers.items()
+        for first, linears in activations.linears_by_input.items()
         for linear in linears
     }
     for name in names:

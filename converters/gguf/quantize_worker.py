@@ -24,10 +24,10 @@ def main() -> int:
     source, target, file_type = sys.argv[1:]
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
-    def heard(level: int, text: bytes, _: object) -> None:
+    def print_line(level: int, text: bytes, _: object) -> None:
         print(json.dumps([level, text.decode("utf-8", "replace")]), flush=True)
 
-    callback = llama_cpp.llama_log_callback(heard)
+    callback = llama_cpp.llama_log_callback(print_line)
     llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = int(file_type)

@@ -117,8 +117,8 @@ def mlx_files(
     made: dict[str, Callable[[Path], object]] = {name: partial(_write_text, text=text) for name, text in texts.items()}
     done = 0
     for name, shard in zip(names, shards, strict=True):
-        heard = _Heard(done, total, progress)
-        made[name] = partial(_write_shard, checkpoint=checkpoint, tensors=shard, heard=heard)
+        report = _ShardProgress(done, total, progress)
+        made[name] = partial(_write_shard, checkpoint=checkpoint, tensors=shard, report=report)
         done += sum(tensor.bytes for tensor in shard)
     return made
 
@@ -156,7 +156,7 @@ def _shard_name(number: int, count: int) -> str:
 
 
 @dataclass(frozen=True)
-class _Heard:
+class _ShardProgress:
     """Reports the progress of one file as part of all files."""
 
     before: int
@@ -169,7 +169,7 @@ class _Heard:
             self.progress("mlx", self.before + done, self.total)
 
 
-def _write_shard(path: Path, checkpoint: Checkpoint, tensors: list[_Tensor], heard: _Heard) -> None:
+def _write_shard(path: Path, checkpoint: Checkpoint, tensors: list[_Tensor], report: _ShardProgress) -> None:
     mx = require_mlx()
     # One type for all tensors: MLX computes mixed types in float32.
     kind = mx.bfloat16 if _is_bf16(checkpoint) else mx.float16
@@ -183,7 +183,7 @@ def _write_shard(path: Path, checkpoint: Checkpoint, tensors: list[_Tensor], hea
                 mx.eval(arrays[name])
             del chunks
             done += tensor.bytes
-            heard(done)
+            report(done)
         with atomic_file(path, suffix=".safetensors") as temporary:  # MLX requires the suffix
             _save(mx, temporary, arrays)
     except (RuntimeError, MemoryError) as error:

@@ -43,7 +43,7 @@ class Activations:
 
     channels: Mapping[str, FloatArray]
     """First linear layer of an input to the input's values by channel, (channels,)."""
-    takers: Mapping[str, tuple[str, ...]]
+    linears_by_input: Mapping[str, tuple[str, ...]]
     """First linear layer of an input to all layers that take the input."""
     others: Mapping[str, float]
     """Name of any other tensor in the graph to its value."""
@@ -56,7 +56,7 @@ class Activations:
 
 
 @dataclass(frozen=True)
-class Found:
+class ProbeResult:
     """The result of a probe in a precision."""
 
     activations: Activations
@@ -82,7 +82,7 @@ class VisionProbe:
         """`progress` gets the stage `probe`, in stages of the tower."""
         self._checkpoint = checkpoint
         self._progress = progress
-        self._found: dict[str, Found] = {}
+        self._found: dict[str, ProbeResult] = {}
 
     def activations(self) -> Activations:
         """The tower's largest values in fp32. Raises CheckpointError if some are not finite."""
@@ -90,17 +90,17 @@ class VisionProbe:
         return (known or self.found("fp32")).activations
 
     def visual_tokens(self) -> FloatArray:
-        """What the tower gives in fp32, as `Found.tokens`. Raises CheckpointError as `found`."""
+        """What the tower gives in fp32, as `ProbeResult.tokens`. Raises CheckpointError as `found`."""
         known = next(iter(self._found.values()), None)
         return (known or self.found("fp32")).tokens
 
-    def found(self, precision: str) -> Found:
+    def found(self, precision: str) -> ProbeResult:
         """The result in a precision. Raises CheckpointError if values are not finite even in fp32."""
         if precision not in self._found:
             self._found[precision] = _run(self._checkpoint, precision, self._progress)
         return self._found[precision]
 
-    def accepted(self, precision: str) -> Found:
+    def accepted(self, precision: str) -> ProbeResult:
         """The result in a precision. Raises CheckpointError, naming a better one, if the error is too large."""
         found = self.found(precision)
         beyond = found.activations.beyond_f16()
@@ -119,19 +119,19 @@ class VisionProbe:
         return found
 
 
-def _run(checkpoint: Checkpoint, precision: str, progress: Progress | None) -> Found:
+def _run(checkpoint: Checkpoint, precision: str, progress: Progress | None) -> ProbeResult:
     info = read_vision_info(checkpoint.folder, checkpoint.config, 0)
     exact = [preprocess(picture, info)[np.newaxis] for picture in probe_pictures(info.image_size)]
     rounded = exact
     channels: dict[str, FloatArray] = {}
-    takers: dict[str, tuple[str, ...]] = {}
+    linears_by_input: dict[str, tuple[str, ...]] = {}
     others: dict[str, float] = {}
     balances: dict[str, Balance] = {}
     count = stages(checkpoint)
     for stage in range(count):
         session, found = _opened(checkpoint, stage, "fp32", {}, watched=True)
         exact, peaks = _through(session, exact)
-        takers |= found
+        linears_by_input |= found
         channels |= {name: peaks[name] for name in found}
         others |= {name: float(values) for name, values in peaks.items() if name not in found}
         if not all(np.isfinite(values).all() for values in (*peaks.values(), *exact)):
@@ -150,8 +150,12 @@ def _run(checkpoint: Checkpoint, precision: str, progress: Progress | None) -> F
     if precision == "fp32":
         rounded = exact
     cosines = np.concatenate([_cosines(a, b) for a, b in zip(exact, rounded, strict=True)])
-    return Found(
-        Activations(channels, takers, others), balances, float(cosines.min()), float(cosines.mean()), _some(exact)
+    return ProbeResult(
+        Activations(channels, linears_by_input, others),
+        balances,
+        float(cosines.min()),
+        float(cosines.mean()),
+        _some(exact),
     )
 
 
@@ -159,8 +163,8 @@ def _opened(
     checkpoint: Checkpoint, stage: int, precision: str, balances: Mapping[str, Balance], watched: bool = False
 ) -> tuple[Any, dict[str, tuple[str, ...]]]:
     """A session with the weights of one stage, and first linear layer to all layers that take the same input."""
-    graph, takers = stage_graph(checkpoint, stage, precision, balances, watched=watched)
-    return open_graph(graph), takers
+    graph, linears_by_input = stage_graph(checkpoint, stage, precision, balances, watched=watched)
+    return open_graph(graph), linears_by_input
 
 
 def _through(session: Any, inputs: list[FloatArray]) -> tuple[list[FloatArray], dict[str, FloatArray]]:

@@ -114,7 +114,7 @@ def stage_graph(
     graph = GraphBuilder("stage", "", {})
     export = _Export(checkpoint, graph, precision, balances or {}, watched)
     export.run(range(stage, stage + 1), STAGE_OUTPUT)
-    return graph.serialized(), export.takers
+    return graph.serialized(), export.linears_by_input
 
 
 def _check(checkpoint: Checkpoint) -> None:
@@ -171,7 +171,7 @@ class _Export:
         self.names = frozenset(checkpoint.names())
         self.balances = balances
         self.watched = watched
-        self.takers: dict[str, tuple[str, ...]] = {}
+        self.linears_by_input: dict[str, tuple[str, ...]] = {}
         self.quantized: dict[str, _Steps] = {}
         self.matrices: list[Matrix] = []
 
@@ -267,12 +267,12 @@ class _Export:
         y = self.graph.op("Reshape", x, self.integers(*start, self.vision.heads, size), name=f"{name}_split")
         return self.graph.op("Transpose", y, name=f"{name}_heads", perm=perm)
 
-    def norm(self, x: str, prefix: str, taker: str | None = None) -> str:
+    def norm(self, x: str, prefix: str, linear: str | None = None) -> str:
         """Layer normalization. ONNX computes its statistics in fp32 even if `x` is fp16.
 
-        It also divides by the balance of the linear layer `taker`'s input.
+        It also divides by the balance of the linear layer `linear`'s input.
         """
-        balance = self.balances.get(taker) if taker is not None and self.int8 else None
+        balance = self.balances.get(linear) if linear is not None and self.int8 else None
         scale = 1.0 if balance is None else np.float32(1) / balance.divisors
         names = [f"{prefix}.{kind}" for kind in ("weight", "bias") if f"{prefix}.{kind}" in self.names]
         inputs = [self.weight(name, scale) for name in names]
@@ -319,7 +319,7 @@ class _Export:
 
         `divided`: whether `x` is already divided by its balance. `zero`: the zero point for its values.
         """
-        self.takers[linears[0]] = tuple(linears)
+        self.linears_by_input[linears[0]] = tuple(linears)
         if self.int8:
             self.quantized[x] = self.steps(x, self.balances.get(linears[0]), divided, zero)
         return self.watch(x, linears[0])

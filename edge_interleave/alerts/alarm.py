@@ -48,8 +48,8 @@ class Alarm:
     ) -> Alert | None:
         """Apply the rule to a frame; return the alert that it raises, already saved and handed to the outboxes.
 
-        `probability`: of yes. `frame`: the frame's number. `time_s`: seconds from the source's beginning. `file`: the
-        name of the frame's file.
+        `probability`: of yes. `frame`: the frame's number. `time_s`: seconds from the source's beginning. `picture`:
+        the frame's image. `file`: the name of its file.
         """
         if self._state.update(probability):
             self._keep_picture(frame, picture)
@@ -61,7 +61,7 @@ class Alarm:
         return None
 
     def _keep_picture(self, frame: int, picture: Image | None) -> None:
-        """Keep it as JPEG: a streak may be long, and decoded pictures are large."""
+        """Keep the picture as JPEG, because decoded pictures are large."""
         if self._folder is None or picture is None:
             return
         file = io.BytesIO()

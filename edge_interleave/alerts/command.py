@@ -94,7 +94,7 @@ class Command:
         finally:
             with self._lock:
                 self._process = None
-            # A child that the program left running may never close the pipe.
+            # The wait is limited: a child that the program left running may never close the pipe.
             if reader is not None:
                 reader.join(_OUTPUT_WAIT_S)
         if code:
@@ -107,7 +107,7 @@ class Command:
 
         def read() -> None:
             with pipe:
-                # Limited: a line may be endless.
+                # The size is limited, because a line may be endless.
                 while line := pipe.readline(_LINE_BYTES):
                     text = line.decode("utf-8", "replace").rstrip()
                     if text:

@@ -1,6 +1,6 @@
 """The events of a watch, and the folder that records them: one JSON line each, with the pictures they name.
 
-Every line and picture is on the disk before anything else learns of it, so a crash loses no event already reported.
+Each line and picture is synced to disk before it is reported, so a crash loses no reported event.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Event:
     kind: ClassVar[str]
 
     def event(self) -> dict[str, Any]:
-        """The event as the JSON object that is written, posted and printed."""
+        """The event as a JSON object, in the form that is written, posted and printed."""
         found = {"event": self.kind, **asdict(self)}
         if self.file is None:
             del found["file"]
@@ -63,7 +63,7 @@ class Checked(Event):
     """A rule was checked."""
 
     probability: float
-    """Of yes, among yes and no."""
+    """The share of yes among yes and no."""
     raised: bool
     """Whether the alert is raised."""
     total_probability: float = 1.0
@@ -77,7 +77,7 @@ class Alert(Event):
     """A rule raised an alert."""
 
     probability: float
-    """Of yes, at the check that raised the alert."""
+    """The share of yes at the check that raised the alert."""
     frames: tuple[str, ...] = ()
     """Absolute paths of the saved pictures, oldest first: those of the checks that raised the alert."""
 
@@ -95,7 +95,7 @@ class EventFolder:
 
         `on_failure` gets one line when a write fails for the first time.
         """
-        # Absolute: events are read from other folders.
+        # Absolute, because programs in other folders read the events.
         self.path = folder.absolute() / EVENTS_NAME
         self.pictures = folder.absolute() / PICTURES_NAME
         self.unwritten = 0
@@ -112,7 +112,7 @@ class EventFolder:
             raise InputError(f"{folder}: cannot be written to ({error.strerror}); give another folder") from error
 
     def append(self, event: Event) -> None:
-        """Write one line; it is on the disk when this returns."""
+        """Write one line and sync it to disk. A failure is counted, not raised."""
         line = event.line().encode("utf-8", "backslashreplace") + b"\n"
         if self._torn:
             line = b"\n" + line
@@ -127,7 +127,7 @@ class EventFolder:
             self._count(self.path, error)
 
     def save(self, name: str, content: bytes) -> Path | None:
-        """Write a picture atomically and to the disk; return its path, or None if that failed."""
+        """Write a picture atomically and sync it to disk; return its path, or None if that failed."""
         path = self.pictures / name
         try:
             with atomic_file(path, durable=True) as temporary:

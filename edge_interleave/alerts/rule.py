@@ -16,11 +16,11 @@ class Rule:
     question: str
     """A question to be answered with yes or no."""
     above: float = 0.8
-    """A check counts if the probability of yes is at least this."""
+    """A check is positive if the probability of yes is at least this."""
     checks: int = 3
-    """This many checks in a row raise the alert."""
+    """This many positive checks in a row raise the alert."""
     below: float | None = None
-    """The alert ends with a check below this; then the next can be raised. None: 0.5, or `above` if that is less."""
+    """A check below this ends the alert; then the next can be raised. None: 0.5, or `above` if that is less."""
 
     def __post_init__(self) -> None:
         if not self.question.strip():
@@ -39,16 +39,16 @@ class Rule:
 
 
 class Hysteresis:
-    """The state of a rule: whether its alert is raised, and how many checks in a row counted."""
+    """The state of a rule: whether its alert is raised, and how many of the latest checks in a row are positive."""
 
     def __init__(self, rule: Rule) -> None:
         self._rule = rule
         self.raised = False
         self.streak = 0
-        """Checks in a row, the latest included, with a probability of at least `above`."""
+        """Positive checks in a row, up to the latest."""
 
     def update(self, probability: float) -> bool:
-        """Take the next probability; return True if it raises the alert. NaN never counts and never clears."""
+        """Take the next probability; return True if it raises the alert. NaN neither raises nor ends an alert."""
         self.streak = self.streak + 1 if probability >= self._rule.above else 0
         if self.raised:
             self.raised = not probability < self._rule.clear_threshold

@@ -38,7 +38,7 @@ class Webhook:
         try:
             parts = urlsplit(url)
             port = parts.port
-        except ValueError:  # its text may contain a part of a password
+        except ValueError:  # not shown: its text may contain a part of a password
             raise UsageError("the webhook's URL cannot be read; give http://... or https://...") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError("a webhook must be an http:// or https:// URL with a host")
@@ -93,7 +93,7 @@ class Webhook:
                 raise TimeoutError
             connection.request("POST", self._target, body, self._headers)
             status = connection.getresponse().status
-            # A response that was cut off reads like a short one.
+            # A connection that was cut may still yield a truncated response.
             if late.is_set() or self._aborted.is_set():
                 raise TimeoutError
         except (OSError, http.client.HTTPException) as error:

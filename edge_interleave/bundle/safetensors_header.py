@@ -49,8 +49,8 @@ def read_header(
 ) -> dict[str, Entry]:
     """Name to entry of the tensors of a file.
 
-    `file`: `path`, open at its beginning; afterwards it stands behind the header. Raises `error`, with the `remedy`, if
-    the file is not a complete safetensors file or a tensor has none of the `dtypes`. OSError passes.
+    `file`: `path`, open at its beginning; afterwards it is at the end of the header. Raises `error`, with the `remedy`,
+    if the file is not a complete safetensors file or a tensor has none of the `dtypes`. OSErrors are not caught.
     """
     return _Header(path, file, error, remedy).entries(dtypes)
 
@@ -111,7 +111,7 @@ def _entry(name: str, raw: Any, base: int, data: int, dtypes: Collection[str]) -
     if not bits or shape is None or len(shape) > AXES_MAX or offsets is None or len(offsets) != 2 or odd:
         raise _UnsoundError(f"the header's entry of tensor {shown(name)} is damaged")
     if dtype not in dtypes:
-        raise _UnsoundError(f"tensor {shown(name)} is of type {dtype}, where only {', '.join(sorted(dtypes))} can be")
+        raise _UnsoundError(f"tensor {shown(name)} is of type {dtype}, not one of {', '.join(sorted(dtypes))}")
     start, end = offsets
     if end - start != size:
         raise _UnsoundError(f"tensor {shown(name)} of shape {shape} claims {end - start} bytes, not {size}")

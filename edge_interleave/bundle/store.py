@@ -1,4 +1,4 @@
-"""The store of pulled models: a folder with a bundle in each subfolder. Finds the bundle that a model's name means.
+"""The store of pulled models, a folder with a bundle in each subfolder, and the lookup of models by name.
 
 The folder is `EDGE_INTERLEAVE_HOME`, or `models` in the user's data folder. The name `embedded` means the small bundle
 that ships with the package.
@@ -43,7 +43,7 @@ def models_folder() -> Path:
     """The store's folder, which may not exist yet. Raises UsageError if the user has no home folder."""
     home = os.environ.get(HOME_VARIABLE)
     if home:
-        return expanded(home)
+        return expand_home(home)
     from platformdirs import user_data_path
 
     try:
@@ -64,18 +64,18 @@ def known_models_folder() -> Path | None:
 
 
 def make_models_folder() -> None:
-    """Make the store's folder. Raises UsageError, or InputError if it cannot be written."""
+    """Create the store's folder if it is missing. Raises UsageError, or InputError if it cannot be written."""
     folder = models_folder()
     remedy = f"set {HOME_VARIABLE} to a folder that can be written"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror}); {remedy}") from error
+        raise InputError(f"{folder}: cannot be created ({error.strerror}); {remedy}") from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{folder}: cannot be written; {remedy}")
 
 
-def expanded(path: str | Path) -> Path:
+def expand_home(path: str | Path) -> Path:
     """The path with a leading `~` or `~user` replaced. Raises UsageError if that user has no home folder."""
     try:
         return Path(path).expanduser()
@@ -102,7 +102,7 @@ def resolve(model: str | Path | None = None) -> Path:
     folder = known_models_folder()
     if isinstance(model, str) and folder is not None and _NAME.fullmatch(text) and (folder / text).is_dir():
         return folder / text
-    path = expanded(model)
+    path = expand_home(model)
     if path.is_dir():
         return path
     if path.exists():
@@ -129,7 +129,7 @@ def model_names() -> list[str]:
     return names
 
 
-def removable(name: str) -> int:
+def removable_bytes(name: str) -> int:
     """Bytes that `remove` would free. Raises BundleError and UsageError like `remove`."""
     if name == EMBEDDED:
         raise UsageError("the embedded model is part of the package and cannot be removed")
@@ -151,7 +151,7 @@ def remove(name: str) -> int:
 
     Raises BundleError if there is no such model, and UsageError for the embedded model.
     """
-    freed = removable(name)
+    freed = removable_bytes(name)
     folder = models_folder() / name
     discard_partial(folder)
     if folder.is_symlink():

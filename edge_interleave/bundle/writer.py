@@ -49,7 +49,7 @@ class BundleWriter:
     needed: int | None = None
     """Bytes that the build needs on the disk, if known; named in the error for a full disk."""
     parts: dict[str, PartInfo] = field(default_factory=dict)
-    """What was measured about them: by file, or by folder for files in a folder."""
+    """What was measured about the finished files: by file, or by folder for files in a folder."""
 
     def add(self, name: str, make: Callable[[Path], object]) -> Path:
         """Write a file of the bundle by `make(path)`, unless an interrupted build finished it. Returns its path.
@@ -152,23 +152,23 @@ def check_target(out: Path, *, force: bool) -> None:
         raise InputError(f"{out}: already exists; give another folder, or --force to replace a bundle")
     if out.is_dir() and not any(out.iterdir()):
         return
-    strangers = _strangers(out)
-    if strangers is None:
+    foreign = _foreign_files(out)
+    if foreign is None:
         raise InputError(f"{out}: not a bundle, so it is not replaced; give another folder")
-    if strangers:
-        raise InputError(f"{out}: contains {strangers[0]}, which is not part of the bundle; move it away first")
+    if foreign:
+        raise InputError(f"{out}: contains {foreign[0]}, which is not part of the bundle; move it away first")
 
 
 def delete_bundle(folder: Path) -> None:
     """Delete a bundle's folder. Raises BundleError, with nothing deleted, if it contains other files."""
-    strangers = _strangers(folder)
-    if strangers is None:
+    foreign = _foreign_files(folder)
+    if foreign is None:
         if not any(folder.iterdir()):
             folder.rmdir()
             return
         raise BundleError(f"{folder}: not a bundle, so it is not deleted")
-    if strangers:
-        raise BundleError(f"{folder}: contains {strangers[0]}, which is not part of the bundle; move it away first")
+    if foreign:
+        raise BundleError(f"{folder}: contains {foreign[0]}, which is not part of the bundle; move it away first")
     shutil.rmtree(folder)
 
 
@@ -212,7 +212,7 @@ def _writing(out: Path, folder: Path, recipe: Mapping[str, str]) -> Iterator[Bun
     """Give a writer that resumes a build with an equal recipe, and clean up afterwards."""
     done, parts = _finished(folder, recipe)
     writer = BundleWriter(out, folder, dict(recipe), done, parts=parts)
-    _sweep(folder, keep=writer.done)
+    _delete_unfinished(folder, keep=writer.done)
     try:
         with writing(folder):
             writer.save()
@@ -222,7 +222,7 @@ def _writing(out: Path, folder: Path, recipe: Mapping[str, str]) -> Iterator[Bun
         raise
     finally:
         # After a complete build the folder is gone, and both do nothing.
-        _sweep(folder, keep=writer.done)
+        _delete_unfinished(folder, keep=writer.done)
         if not writer.done:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -232,15 +232,15 @@ def _check_addition(out: Path, manifest: Manifest, files: Mapping[str, object]) 
         if name in manifest.files:
             raise InputError(f"{out}: already has {name}; use --force to make the whole bundle again")
     folders = {name.split("/")[0] for name in files if "/" in name}
-    for stranger in _strangers(out) or ():
-        if stranger.split("/")[0] in folders and stranger not in files:
-            raise InputError(f"{out}: contains {stranger}, which is not part of the bundle; move it away first")
+    for file in _foreign_files(out) or ():
+        if file.split("/")[0] in folders and file not in files:
+            raise InputError(f"{out}: contains {file}, which is not part of the bundle; move it away first")
 
 
 def _restore(out: Path) -> None:
     """Repair an interrupted replacement: undo it if the new bundle is missing, else delete the old bundle."""
     old = _beside(out, "old")
-    if _strangers(old) is None:
+    if _foreign_files(old) is None:
         return
     if out.exists():
         with suppress(BundleError):
@@ -260,7 +260,7 @@ def _finished(folder: Path, recipe: Mapping[str, str]) -> tuple[dict[str, FileIn
         parts = read_parts(path, state["parts"])
     except FileNotFoundError:
         if not all(is_temporary(path, STATE_NAME) for path in folder.iterdir()):
-            raise InputError(f"{folder}: in the way, and not made by an earlier run; move it away") from None
+            raise InputError(f"{folder}: in the way, and not from an earlier run; move it away") from None
         return {}, {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, BundleError):
         return {}, {}
@@ -271,7 +271,7 @@ def _is_whole(path: Path, info: FileInfo) -> bool:
     return path.is_file() and path.stat().st_size == info.bytes and digest(path) == info.sha256
 
 
-def _sweep(folder: Path, keep: Mapping[str, FileInfo]) -> None:
+def _delete_unfinished(folder: Path, keep: Mapping[str, FileInfo]) -> None:
     """Delete unfinished files in the partial folder."""
     for path in sorted(folder.rglob("*"), reverse=True):
         name = path.relative_to(folder).as_posix()
@@ -284,7 +284,7 @@ def _sweep(folder: Path, keep: Mapping[str, FileInfo]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _strangers(folder: Path) -> list[str] | None:
+def _foreign_files(folder: Path) -> list[str] | None:
     """Files in a bundle's folder that its manifest does not name; None if the folder is not a bundle."""
     try:
         manifest = read_manifest(folder / MANIFEST_NAME)

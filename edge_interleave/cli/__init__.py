@@ -34,7 +34,7 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command's module; returns its command."""
+        """Import and return the command; None if there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
@@ -54,7 +54,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As Click; an unknown command fails with the nearest name or the list of commands."""
+        """Resolve as Click does. An unknown command fails with the nearest name, or with the list of commands."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             import difflib
 

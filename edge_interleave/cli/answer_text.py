@@ -29,31 +29,31 @@ class AnswerText:
 
     def push(self, piece: str) -> None:
         """Write a piece of the answer."""
-        self._write(piece if self._width is None else "".join(map(self._laid_out, output.printable(piece))))
+        self._write(piece if self._width is None else "".join(map(self._take, output.printable(piece))))
 
     def end(self) -> None:
         """Write the rest and a newline."""
-        self._write(self._placed() + "\n")
+        self._write(self._place_word() + "\n")
 
-    def _laid_out(self, character: str) -> str:
+    def _take(self, character: str) -> str:
         """Take one character; returns the text that can be written now."""
         from rich.cells import cell_len
 
         assert self._width is not None
         if character == "\n":
-            done = self._placed()
+            done = self._place_word()
             self._column, self._gap = 0, ""
             return done + "\n"
         if character.isspace():
-            done = self._placed()
+            done = self._place_word()
             self._gap += " "
             return done
         # Scripts with wide characters have no spaces; a line may end after any character.
-        done = self._placed() if cell_len(character) > 1 else ""
+        done = self._place_word() if cell_len(character) > 1 else ""
         self._word += character
-        return done + (self._placed() if cell_len(character) > 1 or cell_len(self._word) >= self._width else "")
+        return done + (self._place_word() if cell_len(character) > 1 or cell_len(self._word) >= self._width else "")
 
-    def _placed(self) -> str:
+    def _place_word(self) -> str:
         """Place the held-back word on this line or on the next; returns the text to write."""
         from rich.cells import cell_len
 
@@ -73,7 +73,7 @@ class AnswerText:
 def note_if_unfamiliar(question: str, questions: QuestionModel | None) -> bool:
     """If the model was not trained on questions like this one, say so on stderr, with questions it knows.
 
-    Returns whether it was said.
+    Returns whether the note was written.
     """
     if questions is None or questions.familiar(question):
         return False

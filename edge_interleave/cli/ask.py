@@ -13,7 +13,7 @@ from edge_interleave.cli import output
 from edge_interleave.cli.answer_text import AnswerText, note_if_cut_off, note_if_unfamiliar
 from edge_interleave.cli.media_arguments import STDIN, MediaCommand, media_in_order
 from edge_interleave.cli.options import (
-    Choices,
+    AnswerSettings,
     ModelChoice,
     answer_options,
     json_option,
@@ -52,8 +52,8 @@ def ask(
     system: str | None,
     with_stats: bool,
     as_json: bool,
-    chosen: Choices,
-    opening: ModelChoice,
+    settings: AnswerSettings,
+    model_choice: ModelChoice,
 ) -> None:
     """Ask QUESTION about images and videos. QUESTION - reads it from stdin, --image - reads a picture.
 
@@ -62,43 +62,43 @@ def ask(
 
     Without --model the small embedded model answers. It knows drawn shapes and nothing else.
     """
-    if options and chosen.schema is not None:
+    if options and settings.schema is not None:
         raise UsageError("give --choose or --schema, not both")
     media = media_in_order(ctx, image, video, stdin_is="the question" if question == STDIN else None)
     text = checked_text(_from_stdin() if question == STDIN else question)
     content: list[Any] = [Message("user", (*media, text))]
     if system is not None:
         content.insert(0, Message("system", (checked_text(system),)))
-    shown: dict[str, Any] = {"frames": chosen.frames, "pool": chosen.pool, "tiles": chosen.tiles}
-    with StatusLine() as waiting, opening.open(waiting) as opened:
+    media_settings: dict[str, Any] = {"frames": settings.frames, "pool": settings.pool, "tiles": settings.tiles}
+    with StatusLine() as status, model_choice.open(status) as opened:
         if options:
-            found = opened.choose(content, [checked_text(option) for option in options], **shown)
-            waiting.stop()
+            found = opened.choose(content, [checked_text(option) for option in options], **media_settings)
+            status.stop()
             _show_choices(found, as_json)
             note_if_unfamiliar(text, opened.questions)
             return
         stream = opened.stream(
             content,
-            max_tokens=chosen.max_tokens,
-            stop=chosen.stop,
-            sampling=chosen.sampling,
-            schema=chosen.schema,
-            **shown,
+            max_tokens=settings.max_tokens,
+            stop=settings.stop,
+            sampling=settings.sampling,
+            schema=settings.schema,
+            **media_settings,
         )
         if as_json:
             answer = stream.wait()
         else:
-            shown_text = AnswerText()
+            answer_text = AnswerText()
             for piece in stream:
-                waiting.stop()
-                shown_text.push(piece)
-            shown_text.end()
+                status.stop()
+                answer_text.push(piece)
+            answer_text.end()
             answer = stream.answer
     if as_json:
         output.print_json(answer_json(answer))
         return
     note_if_unfamiliar(text, opened.questions)
-    note_if_cut_off(answer, chosen.max_tokens)
+    note_if_cut_off(answer, settings.max_tokens)
     if with_stats:
         output.note(stats_lines(answer.stats))
 
@@ -114,7 +114,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
 
 
 def stats_lines(stats: Stats) -> str:
-    """The figures of an answer, for people."""
+    """The figures of an answer, as lines of text."""
     cached = f", {stats.cached_tokens} of them cached" if stats.cached_tokens else ""
     on = f" on {output.engine_name(stats.vision_provider)}" if stats.vision_provider else ""
     return (

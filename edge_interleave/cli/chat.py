@@ -16,9 +16,17 @@ from edge_interleave.cli.answer_text import AnswerText, note_if_cut_off, note_if
 from edge_interleave.cli.ask import answer_json, checked_text, stats_lines
 from edge_interleave.cli.interrupts import interrupt_event
 from edge_interleave.cli.line_editor import LineEditor, split_paths
-from edge_interleave.cli.media_arguments import IMAGE, STDIN, VIDEO, MediaCommand, check, media_in_order, named_media
+from edge_interleave.cli.media_arguments import (
+    IMAGE,
+    STDIN,
+    VIDEO,
+    MediaCommand,
+    check_readable,
+    media_in_order,
+    named_media,
+)
 from edge_interleave.cli.options import (
-    Choices,
+    AnswerSettings,
     ModelChoice,
     answer_options,
     json_option,
@@ -71,8 +79,8 @@ def chat(
     save: Path | None,
     system: str | None,
     as_json: bool,
-    chosen: Choices,
-    opening: ModelChoice,
+    settings: AnswerSettings,
+    model_choice: ModelChoice,
 ) -> None:
     """Talk about images and videos, turn by turn. Images given here go with the first question.
 
@@ -84,15 +92,15 @@ def chat(
     """
     media = media_in_order(ctx, image, video, stdin_is="the conversation")
     for one in media:
-        check(one)
+        check_readable(one)
     if resume is not None:
         open_regular_file(resume).close()
     if save is not None:
         check_writable(save, "choose another place")
     system = system and checked_text(system)
-    with StatusLine() as waiting, opening.open(waiting) as opened, opened.chat(system, resume=resume) as talk:
-        waiting.stop()
-        repl = _Repl(talk, opened.questions, chosen, media, waiting, as_json=as_json)
+    with StatusLine() as status, model_choice.open(status) as opened, opened.chat(system, resume=resume) as talk:
+        status.stop()
+        repl = _Repl(talk, opened.questions, settings, media, status, as_json=as_json)
         if repl.interactive:
             output.note(f"{opened.name}; /help lists the commands, ctrl-D ends")
             repl.note_resumed()
@@ -112,21 +120,21 @@ class _Repl:
     def __init__(
         self,
         talk: Chat | RemoteChat,
-        known: QuestionModel | None,
-        chosen: Choices,
+        known_questions: QuestionModel | None,
+        settings: AnswerSettings,
         pending: list[Media],
-        waiting: StatusLine,
+        status: StatusLine,
         *,
         as_json: bool,
     ) -> None:
         self.talk = talk
-        self.known = known
-        self.told_unfamiliar = False
-        """Whether the questions the model knows were listed; once in a conversation is enough."""
-        self.chosen = chosen
+        self.known_questions = known_questions
+        self.noted_unfamiliar = False
+        """Whether the questions that the model knows were listed; they are listed once."""
+        self.settings = settings
         self.pending = pending
         """Images and videos that go with the next question."""
-        self.waiting = waiting
+        self.status = status
         self.as_json = as_json
         self.last: Answer | None = None
         self.interactive = sys.stdin.isatty()
@@ -206,16 +214,16 @@ class _Repl:
     def ask(self, question: str) -> None:
         """Answer a question and write the answer piece by piece."""
         try:
-            with self.waiting, interrupt_event() as cancel:
+            with self.status, interrupt_event() as cancel:
                 stream = self.talk.stream(
                     Message("user", (*self.pending, question)),
-                    max_tokens=self.chosen.max_tokens,
-                    stop=self.chosen.stop,
-                    sampling=self.chosen.sampling,
-                    schema=self.chosen.schema,
-                    frames=self.chosen.frames,
-                    pool=self.chosen.pool,
-                    tiles=self.chosen.tiles,
+                    max_tokens=self.settings.max_tokens,
+                    stop=self.settings.stop,
+                    sampling=self.settings.sampling,
+                    schema=self.settings.schema,
+                    frames=self.settings.frames,
+                    pool=self.settings.pool,
+                    tiles=self.settings.tiles,
                     cancel=cancel,
                 )
                 if self.as_json:
@@ -228,17 +236,17 @@ class _Repl:
         self.last, self.pending = stream.answer, []
         if self.last.finish_reason == "cancelled":
             output.note("(stopped)")
-        note_if_cut_off(self.last, self.chosen.max_tokens)
-        if not self.told_unfamiliar:
-            self.told_unfamiliar = note_if_unfamiliar(question, self.known)
+        note_if_cut_off(self.last, self.settings.max_tokens)
+        if not self.noted_unfamiliar:
+            self.noted_unfamiliar = note_if_unfamiliar(question, self.known_questions)
 
     def write(self, pieces: Iterator[str]) -> None:
         """Write an answer piece by piece."""
         text = AnswerText()
         for piece in pieces:
-            self.waiting.stop()
+            self.status.stop()
             text.push(piece)
-        self.waiting.stop()
+        self.status.stop()
         text.end()
 
     def note_resumed(self) -> None:
@@ -266,13 +274,13 @@ def _named(command: str, text: str) -> list[Media]:
         raise UsageError("stdin holds the conversation; save the picture to a file")
     found = [media for name in names for media in named_media(_SHOW[command], os.path.expanduser(name))]
     for media in found:
-        check(media)
+        check_readable(media)
     return found
 
 
 def _is_readable(media: Media) -> bool:
     try:
-        check(media)
+        check_readable(media)
     except MediaError:
         return False
     return True

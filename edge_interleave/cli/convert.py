@@ -1,4 +1,4 @@
-"""`edge-interleave convert`: converts a checkpoint into a bundle's folder. Holds what `pull` shares with it."""
+"""`edge-interleave convert`: converts a checkpoint into a bundle folder. `pull` shares its options and report."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ def precision_options(command: _F) -> _F:
 
 
 class ConvertCommand(click.Command):
-    """A command whose `--mmproj` takes the next word only if that is a precision, so that it can stand anywhere."""
+    """A command whose `--mmproj` takes the next word only if it is a precision, so the option can stand anywhere."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Give `--mmproj` its default precision where none follows; Click would take any next word as its value."""
+        """Give `--mmproj` its default precision if none follows; Click would take any next word as its value."""
         following = [*args[1:], ""]
         args = [
             f"--mmproj={DEFAULT_MMPROJ_PRECISION}"
-            if (arg, after.lower() in MMPROJ_PRECISIONS) == ("--mmproj", False)
+            if arg == "--mmproj" and after.lower() not in MMPROJ_PRECISIONS
             else arg
             for arg, after in zip(args, following, strict=True)
         ]
@@ -124,18 +124,18 @@ def convert(
     """Convert the checkpoint SOURCE, a folder or a Hub repository, into the bundle folder OUT.
 
     An interrupted conversion resumes when you run the same command again. If OUT already holds a bundle of the same
-    checkpoint, the files it lacks are added: another backend's decoder, mmproj.gguf. Precisions you do not name are
-    then those of that bundle.
+    checkpoint, the files it lacks are added: another backend's decoder, mmproj.gguf. Precisions you do not name
+    are then those of that bundle.
     """
     from edge_interleave.converters.convert import convert as make_bundle
 
-    held = {} if force else _held(out)
+    existing = {} if force else _existing_precisions(out)
     if quantization is None and (mmproj is not None or "llama-cpp" in backends):
-        quantization = held.get(GGUF_NAME)
+        quantization = existing.get(GGUF_NAME)
     if mlx_quantization is None and "mlx" in backends:
-        mlx_quantization = held.get(MLX_NAME)
+        mlx_quantization = existing.get(MLX_NAME)
     if onnx_precision is None and "onnx" in backends:
-        onnx_precision = held.get(ONNX_NAME)
+        onnx_precision = existing.get(ONNX_NAME)
     with output.progress() as progress:
         bundle = make_bundle(
             source,
@@ -144,7 +144,7 @@ def convert(
             quantization=quantization,
             mlx_quantization=mlx_quantization,
             onnx_precision=onnx_precision,
-            vision_precision=vision_precision or held.get(VISION_NAME, DEFAULT_VISION_PRECISION),
+            vision_precision=vision_precision or existing.get(VISION_NAME, DEFAULT_VISION_PRECISION),
             mmproj=mmproj,
             name=name,
             revision=revision,
@@ -182,7 +182,7 @@ def report(bundle: Bundle, model: str, as_json: bool) -> None:
         output.note(f"or: llama-server --model {decoder} --mmproj {mmproj}")
 
 
-def _held(out: Path) -> dict[str, str]:
+def _existing_precisions(out: Path) -> dict[str, str]:
     """Precisions of the bundle at `out`; empty if there is no bundle."""
     try:
         return read_manifest(out / MANIFEST_NAME).precisions

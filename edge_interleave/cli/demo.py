@@ -91,7 +91,7 @@ def demo(out: Path, pictures: Path | None, backend: str | None, threads: int | N
         results = run_tour(model, tour_folder(), stops, out, quiet=as_json)
     if as_json:
         output.print_json(
-            {"model": model.bundle.manifest.name, "sheet": str(out), "stops": [_json(t) for t in results]}
+            {"model": model.bundle.manifest.name, "sheet": str(out), "stops": [_json(result) for result in results]}
         )
 
 
@@ -111,10 +111,10 @@ def read_tour(folder: Path) -> list[Stop]:
 
 
 def save_pictures(folder: Path, stops: list[Stop], target: Path) -> None:
-    """Copy the pictures and the video of all stops into `target`, which is made if it is missing.
+    """Copy the pictures and the video of all stops into `target`, creating the folder if it is missing.
 
-    Raises InputError, before anything is written, if a different file of the same name is there; and if `target`
-    cannot be written.
+    Raises InputError if `target` cannot be written, or, before anything is written, if it has a different file of the
+    same name.
     """
     from edge_interleave.util.atomic_file import atomic_file
 
@@ -122,11 +122,11 @@ def save_pictures(folder: Path, stops: list[Stop], target: Path) -> None:
     for name in names:
         present = target / name
         if present.exists() and not (present.is_file() and present.read_bytes() == (folder / name).read_bytes()):
-            raise InputError(f"{present}: a different file of this name is there; choose another folder")
+            raise InputError(f"{present}: a different file of this name exists; choose another folder")
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{target}: cannot be made ({error.strerror}); choose another folder") from error
+        raise InputError(f"{target}: cannot be created ({error.strerror}); choose another folder") from error
     for name in names:
         with atomic_file(target / name, remedy="choose another folder") as temporary:
             temporary.write_bytes((folder / name).read_bytes())
@@ -154,7 +154,7 @@ def run_tour(model: Model, folder: Path, stops: list[Stop], out: Path, *, quiet:
         if not quiet:
             console.print(f"\n{number}. {stop.title}", style="bold")
             if not show(console, row(pictures)):
-                console.print(f"[{_described(stop, len(pictures))}]", style="dim")
+                console.print(f"[{_description(stop, len(pictures))}]", style="dim")
         with model.chat() as talk:
             parts: list[Any] = list(media)
             for question in filter(None, (stop.question, stop.follow_up)):
@@ -169,7 +169,7 @@ def run_tour(model: Model, folder: Path, stops: list[Stop], out: Path, *, quiet:
         results.append(result)
     heading = "edge-interleave demo"
     save_sheet(
-        out, heading, [SheetPart(t.stop.title, t.pictures, [(q, a.text) for q, a in t.exchanges]) for t in results]
+        out, heading, [SheetPart(r.stop.title, r.pictures, [(q, a.text) for q, a in r.exchanges]) for r in results]
     )
     if not quiet:
         console.print(f"\nAll pictures and answers: {out}\n\n{_NEXT}")
@@ -188,7 +188,7 @@ def _open(folder: Path, stop: Stop) -> tuple[list[Media], list[Picture]]:
     return media, pictures
 
 
-def _described(stop: Stop, pictures: int) -> str:
+def _description(stop: Stop, pictures: int) -> str:
     if stop.video:
         return f"{stop.video}: {pictures - len(stop.images)} frames" + (
             f", {len(stop.images)} images" * bool(stop.images)
@@ -199,11 +199,11 @@ def _described(stop: Stop, pictures: int) -> str:
 def _cost(answer: Answer) -> str:
     stats = answer.stats
     new = stats.prompt_tokens - stats.cached_tokens
-    known = f"; {stats.cached_tokens} reused" if stats.cached_tokens else ""
-    return f"first token after {stats.first_token_s:.2f} s; {new} new tokens{known}"
+    reused = f"; {stats.cached_tokens} reused" if stats.cached_tokens else ""
+    return f"first token after {stats.first_token_s:.2f} s; {new} new tokens{reused}"
 
 
-def _json(results: StopResult) -> dict[str, Any]:
+def _json(result: StopResult) -> dict[str, Any]:
     exchanges = [
         {
             "question": question,
@@ -211,6 +211,6 @@ def _json(results: StopResult) -> dict[str, Any]:
             "finish_reason": answer.finish_reason,
             "stats": asdict(answer.stats),
         }
-        for question, answer in results.exchanges
+        for question, answer in result.exchanges
     ]
-    return {**asdict(results.stop), "exchanges": exchanges}
+    return {**asdict(result.stop), "exchanges": exchanges}

@@ -21,8 +21,8 @@ INTERRUPTED = 130
 INTERNAL = 70
 BROKEN_PIPE = 1
 """Exit code if the reader of stdout, such as `head`, is gone; Click's, too."""
-_BAD_FILE = 3
-_NOT_HERE = 4
+_BAD_INPUT = 3
+_NO_RESOURCE = 4
 _DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -56,7 +56,7 @@ def run(command: click.Command, args: list[str]) -> int:
 
 
 def _system_error(error: OSError, as_json: bool) -> int:
-    """Report an OSError: of stdout if its buffer cannot be flushed, else of a file."""
+    """Report an OSError. If stdout cannot be flushed, stdout is the cause; otherwise it is a file."""
     try:
         if isinstance(error, BrokenPipeError):
             output.discard(sys.stdout)
@@ -70,6 +70,7 @@ def _system_error(error: OSError, as_json: bool) -> int:
 
 
 def _failed(error: Exception, as_json: bool) -> int:
+    """Report any other error, after its traceback if the debug variable is set; returns the exit code."""
     if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
         import traceback
 
@@ -78,13 +79,13 @@ def _failed(error: Exception, as_json: bool) -> int:
         return _report(str(error), error.exit_code, as_json)
     if isinstance(error, MemoryError):
         return _report(
-            "out of memory; close other programs, or use a smaller model or a smaller --context", _NOT_HERE, as_json
+            "out of memory; close other programs, or use a smaller model or a smaller --context", _NO_RESOURCE, as_json
         )
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename is not None else ""
         if error.errno in _DISK_FULL:
-            return _report(f"{where}{error.strerror}; free some space, or write to another disk", _NOT_HERE, as_json)
-        return _report(f"{where}{error.strerror}", _BAD_FILE, as_json)
+            return _report(f"{where}{error.strerror}; free some space, or write to another disk", _NO_RESOURCE, as_json)
+        return _report(f"{where}{error.strerror}", _BAD_INPUT, as_json)
     return _report(
         f"internal error ({type(error).__name__}: {error}); please report it with the traceback that "
         f"{DEBUG_VARIABLE}=1 prints",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from edge_interleave.cli import output
+from edge_interleave.cli.errors import INTERRUPTED
 from edge_interleave.cli.interrupts import interrupt_event
 from edge_interleave.cli.options import (
     COUNT,
@@ -19,6 +19,7 @@ from edge_interleave.cli.options import (
     max_tokens_option,
     model_options,
     pool_option,
+    refuse_given,
 )
 from edge_interleave.errors import UsageError
 
@@ -29,21 +30,20 @@ if TYPE_CHECKING:
     from edge_interleave.evaluation.summary import Summary
 
 WORLD_FOLDER = "world"
-INTERRUPTED = 130
 SOME_FAILED = 3
 """Exit code if some samples could not be answered; the same as for bad input."""
 _PATH = click.Path(path_type=Path)
-_ASKING = (
+_NEED_SAMPLES = (
     "images", "samples", "seed", "model", "backend", "context", "threads", "kv_precision", "pool", "frames",
     "max_tokens", "limit", "shard",
 )  # fmt: skip
 
 
 def parse_shard(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:
-    """Parse a shard such as `2/4`."""
+    """Callback of a click option: number and count of a shard such as `2/4`. Raises BadParameter for other texts."""
     found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", value)
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
-        raise click.BadParameter(f"{value!r} is not a part of the samples; give one like 1/4")
+        raise click.BadParameter(f"{value!r} is not a shard of the samples; give one like 1/4")
     return int(found[1]), int(found[2])
 
 
@@ -91,7 +91,7 @@ def evaluate(
     shard: tuple[int, int],
     against: Path | None,
     as_json: bool,
-    opening: ModelChoice,
+    model_choice: ModelChoice,
 ) -> int:
     """Score a model on FILE: a file of LLaVA-Interleave Bench or M4-Instruct, or another file in their format.
 
@@ -107,15 +107,19 @@ def evaluate(
     if file is not None and world:
         raise UsageError("give FILE or --world, not both")
     if file is None and not world:
-        _refuse_ignored(ctx, _ASKING, "needs samples: give FILE or --world")
+        refuse_given(ctx, _NEED_SAMPLES, "needs samples: give FILE or --world")
         return _report(out, against, as_json, None)
-    _refuse_ignored(
+    refuse_given(
         ctx,
         ("images",) if world else ("samples", "seed"),
         f"has no effect with {'--world' if world else 'FILE'}; leave it out",
     )
     settings = Settings(
-        max_tokens=max_tokens, pool=pool, frames=frames, context=opening.context, kv_precision=opening.kv_precision
+        max_tokens=max_tokens,
+        pool=pool,
+        frames=frames,
+        context=model_choice.context,
+        kv_precision=model_choice.kv_precision,
     )
     drawn = World(seed, samples) if world else None
     with interrupt_event() as cancel, output.progress(counted="samples") as progress:
@@ -124,7 +128,7 @@ def evaluate(
         # Draw before loading the model: drawing fails early if the folder holds another run.
         path = _draw(out, drawn, progress) if drawn else file
         assert path is not None
-        with opening.open_local() as opened:
+        with model_choice.open_local() as opened:
             outcome = run(
                 path,
                 opened,
@@ -140,15 +144,8 @@ def evaluate(
     return _report(out, against, as_json, outcome)
 
 
-def _refuse_ignored(ctx: click.Context, names: Sequence[str], why: str) -> None:
-    """Refuse options that would be silently ignored."""
-    for name in names:
-        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            raise UsageError(f"--{name.replace('_', '-')} {why}")
-
-
 def _draw(out: Path, drawn: World, progress: output.ProgressCall) -> Path:
-    """The file of the drawn samples; files already drawn for this run are reused."""
+    """Draw the samples that are not drawn yet; returns their file. Raises UsageError if `out` holds another run."""
     from edge_interleave.evaluation.files import make_folder
     from edge_interleave.evaluation.run_info import RUN_NAME, read_run
     from edge_interleave.world.benchmark import write_benchmark

@@ -185,7 +185,7 @@ def _rows(facts: dict[str, Any], indent: str = "") -> list[tuple[str, str]]:
 
 
 def _part_rows(parts: dict[str, Any]) -> list[tuple[str, str]]:
-    """What the conversion measured: bits per weight, and the matrices of a fallback type."""
+    """Rows of what the conversion measured: bits per weight, cosine, and the number of matrices of each type."""
     rows = []
     for name, part in parts.items():
         rows.append((f"  {name}", f"{part['bits_per_weight']:.2f} bits per weight"))

@@ -68,7 +68,7 @@ class LineEditor:
 
     def _set_up(self, readline: Any) -> None:
         readline.clear_history()
-        for line in _lines(self._history):
+        for line in _history_lines(self._history):
             readline.add_history(line)
         readline.set_completer(self._complete)
         readline.set_completer_delims(" \t\n")
@@ -102,7 +102,7 @@ def remember(path: Path, line: str) -> None:
 
     Lines that another chat added meanwhile stay.
     """
-    lines = [*_lines(path), line][-_HISTORY_LINES:]
+    lines = [*_history_lines(path), line][-_HISTORY_LINES:]
     with suppress(OSError, UnicodeError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with atomic_file(path, private=True) as temporary:
@@ -117,7 +117,7 @@ def _readline() -> Any:
     return readline
 
 
-def _lines(path: Path | None) -> list[str]:
+def _history_lines(path: Path | None) -> list[str]:
     with suppress(OSError):
         if path is not None and path.is_file():
             return path.read_text("utf-8", "replace").splitlines()[-_HISTORY_LINES:]

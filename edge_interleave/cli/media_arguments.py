@@ -37,7 +37,7 @@ class MediaCommand(click.Command):
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As Click does; also notes the order of the two options."""
+        """Parse as Click does, and record the order of the two options."""
         if not ctx.resilient_parsing:
             args = self._with_repeated_options(ctx, args)
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))
@@ -45,37 +45,38 @@ class MediaCommand(click.Command):
         return super().parse_args(ctx, args)
 
     def _with_repeated_options(self, ctx: click.Context, args: Sequence[str]) -> list[str]:
+        """Repeat `--image` or `--video` before each further file after its value. Fails for surplus arguments."""
         options = {
             name: parameter
             for parameter in self.params
             if isinstance(parameter, click.Option) and not parameter.is_flag
             for name in parameter.opts
         }
-        made: list[str] = []
+        expanded: list[str] = []
         positionals: list[str] = []
         media: str | None = None
         tokens = iter(args)
         for token in tokens:
             if token == "--":
                 rest = list(tokens)
-                made += [token, *rest]
+                expanded += [token, *rest]
                 positionals += rest
             elif token.startswith("-") and token != STDIN:
                 name, _, attached = token.partition("=") if token.startswith("--") else (token[:2], "", token[2:])
                 option = options.get(name)
-                made += [token, *islice(tokens, int(option is not None and not attached))]
+                expanded += [token, *islice(tokens, int(option is not None and not attached))]
                 media = name if option is not None and option.name in (IMAGE, VIDEO) else None
             elif media is not None and os.path.lexists(token):
-                made += [media, token]
+                expanded += [media, token]
             else:
-                made.append(token)
+                expanded.append(token)
                 positionals.append(token)
-        most = sum(isinstance(parameter, click.Argument) for parameter in self.params)
-        if len(positionals) > most:
-            what = "put the question in quotes" if most else "type the questions, or pipe them in"
-            surplus = " ".join(map(repr, positionals[most:]))
+        expected = sum(isinstance(parameter, click.Argument) for parameter in self.params)
+        if len(positionals) > expected:
+            what = "put the question in quotes" if expected else "type the questions, or pipe them in"
+            surplus = " ".join(map(repr, positionals[expected:]))
             ctx.fail(f"unexpected {surplus}; {what}, and repeat --image for each picture")
-        return made
+        return expanded
 
 
 def media_in_order(
@@ -83,7 +84,7 @@ def media_in_order(
 ) -> list[Media]:
     """The images and videos of the call, in the order given. Raises UsageError, MediaError.
 
-    `stdin_is`: names the other content of stdin; stdin then cannot be a picture. None: stdin is free.
+    `stdin_is`: what stdin holds, for the message that it cannot be a picture too; None: stdin is free.
     """
     given = {IMAGE: iter(image), VIDEO: iter(video)}
     pictures = sum(path == STDIN for path in image)
@@ -119,7 +120,7 @@ def named_media(kind: str, name: str) -> Iterator[Media]:
         yield make(Path(path))
 
 
-def check(media: Media) -> None:
+def check_readable(media: Media) -> None:
     """Open an image, or the first frame of a video. Raises MediaError if it cannot be read."""
     if isinstance(media, Image):
         from edge_interleave.media.pictures.image import open_image

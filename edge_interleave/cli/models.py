@@ -62,7 +62,7 @@ def remove(name: str, yes: bool, as_json: bool) -> None:
     """Delete a pulled model and the files of an interrupted pull of it."""
     if as_json and not yes:
         raise click.UsageError("--json cannot ask for confirmation; add --yes to delete")
-    held = store.removable(name)
+    held = store.removable_bytes(name)
     if not yes:
         size = f" ({output.size(held)})" if held else ""
         click.confirm(f"Delete {name}{size} from {store.models_folder()}?", abort=True, err=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from edge_interleave.errors import InputError, UsageError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from edge_interleave.remote.model import RemoteModel
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-# Copies of names in `decoder` and `sampling`, whose import would load NumPy; a test compares them.
+# Copied from `decoder` and `sampling`, whose import would load NumPy; a test compares them.
 KV_PRECISIONS = ("f16", "q8_0", "q4_0")
 SAMPLING = (
     "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed"
@@ -30,8 +31,8 @@ _SCHEMA_BYTES_MAX = 1 << 18
 
 
 @dataclass(frozen=True)
-class Choices:
-    """Chosen options of an answer, in the library's types."""
+class AnswerSettings:
+    """The options of an answer, in the library's types."""
 
     sampling: SamplingOptions
     max_tokens: int
@@ -54,12 +55,12 @@ class ModelChoice:
     url: str | None = None
     api_key_env: str | None = None
 
-    def open(self, waiting: StatusLine | None = None) -> Model | RemoteModel:
-        """Load the model, or reach the server. `waiting` shows the loading, and later a question's progress."""
+    def open(self, status: StatusLine | None = None) -> Model | RemoteModel:
+        """Load the model, or reach the server. `status` shows the loading, and later a question's progress."""
         from edge_interleave.model import load
 
-        if waiting is not None:
-            waiting.show("loading the model" if self.url is None else "asking the server")
+        if status is not None:
+            status.show("loading the model" if self.url is None else "asking the server")
         arguments = asdict(self)
         variable, key = arguments.pop("api_key_env"), None
         if variable is not None:
@@ -68,14 +69,14 @@ class ModelChoice:
             key = os.environ.get(variable)
             if not key:
                 raise UsageError(f"--api-key-env {variable}: the environment has no such variable; set it to the key")
-        found: Model | RemoteModel = load(**arguments, api_key=key, progress=waiting)
+        found: Model | RemoteModel = load(**arguments, api_key=key, progress=status)
         return found
 
-    def open_local(self, waiting: StatusLine | None = None) -> Model:
+    def open_local(self, status: StatusLine | None = None) -> Model:
         """As `open`, for commands that need the model on this machine."""
         from edge_interleave.model import Model
 
-        opened = self.open(waiting)
+        opened = self.open(status)
         if not isinstance(opened, Model):
             raise UsageError("this command needs a model on this machine; leave out --url")
         return opened
@@ -101,7 +102,7 @@ COUNT = Count()
 
 
 def strides(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    """A pooling stride, or a pattern of them."""
+    """Callback of a click option: a pooling stride, or a pattern of them. Raises BadParameter for other texts."""
     try:
         found = None if value is None else tuple(int(part) for part in value.split(","))
     except ValueError:
@@ -109,6 +110,21 @@ def strides(ctx: click.Context, parameter: click.Parameter, value: str | None) -
     if found is not None and min(found) < 1:
         raise click.BadParameter(f"{value!r} is not a pooling stride; give a number like 2, or a pattern like 1,4,4,4")
     return found
+
+
+def is_given(ctx: click.Context, name: str) -> bool:
+    """Whether the command line gives this parameter."""
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def refuse_given(ctx: click.Context, names: Sequence[str], why: str) -> None:
+    """Raise UsageError if the command line gives one of these parameters, which would be silently ignored.
+
+    `why`: follows the option's name in the message.
+    """
+    for parameter in ctx.command.params:
+        if parameter.name in names and is_given(ctx, parameter.name):
+            raise UsageError(f"{parameter.opts[-1]} {why}")
 
 
 def complete_model(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -156,7 +172,7 @@ def kv_precision_option(default: str | None = "f16") -> Callable[[_F], _F]:
         type=click.Choice(KV_PRECISIONS, case_sensitive=False),
         default=default,
         show_default=default is not None,
-        help="Precision of the KV cache; the lower, the less memory it takes."
+        help="Precision of the KV cache; a lower one takes less memory."
         if default
         else "Precision of the KV cache.  [default: the best that fits]",
     )
@@ -186,7 +202,7 @@ def window_option(default: int | None = None) -> Callable[[_F], _F]:
 
 
 def pool_option(command: _F) -> _F:
-    """`--pool`, one stride for all."""
+    """`--pool`: one stride for all images."""
     return click.option(
         "--pool",
         type=COUNT,
@@ -197,7 +213,7 @@ def pool_option(command: _F) -> _F:
 
 
 def frames_option(command: _F) -> _F:
-    """`--frames`, of a video."""
+    """`--frames`."""
     return click.option("--frames", type=COUNT, default=8, show_default=True, help="Frames sampled from each video.")(
         command
     )
@@ -209,15 +225,15 @@ def json_option(help: str = "Print one JSON object.") -> Callable[[_F], _F]:
 
 
 def model_options(command: _F) -> _F:
-    """The options of `ModelChoice`; the command gets them as `opening`."""
+    """The options of `ModelChoice`; the command gets them as `model_choice`."""
 
     @wraps(command)
     def packed(*arguments: Any, **values: Any) -> Any:
         names = ("model", "backend", "context", "threads", "kv_precision", "url", "api_key_env")
-        values["opening"] = ModelChoice(**{name: values.pop(name) for name in names})
+        values["model_choice"] = ModelChoice(**{name: values.pop(name) for name in names})
         return command(*arguments, **values)
 
-    return _decorated(
+    return _with_options(
         cast(_F, packed),
         model_option,
         backend_option,
@@ -230,7 +246,7 @@ def model_options(command: _F) -> _F:
 
 
 def schema_option(command: _F) -> _F:
-    """`--schema`, which reaches the command as the schema itself."""
+    """`--schema`; the command gets the parsed schema."""
     return click.option(
         "--schema",
         metavar="FILE",
@@ -258,9 +274,10 @@ def _schema(ctx: click.Context, parameter: click.Parameter, value: str | None) -
 
 
 def media_options(command: _F) -> _F:
-    """Images and videos for the model."""
-    path = click.Path(allow_dash=True)  # as text: `Path` would make one slash of an address's two
-    return _decorated(
+    """`--image`, `--video`, `--frames`, `--pool` and `--tiles`."""
+    # Kept as text: `Path` would collapse the two slashes of an address.
+    path = click.Path(allow_dash=True)
+    return _with_options(
         command,
         click.option("-i", "--image", type=path, multiple=True, help="An image; repeat the option for more."),
         click.option(
@@ -278,7 +295,7 @@ def media_options(command: _F) -> _F:
 
 
 def answer_options(command: _F) -> _F:
-    """How to sample the answer, and when to end it; with `media_options`, the command gets them as `chosen`."""
+    """Length, stops, schema and sampling of the answer; with `media_options`, the command gets them as `settings`."""
 
     @wraps(command)
     def packed(*arguments: Any, **values: Any) -> Any:
@@ -290,10 +307,10 @@ def answer_options(command: _F) -> _F:
             # The library's message starts with the parameter's name.
             name, _, why = str(error).partition(" ")
             raise UsageError(f"--{name.replace('_', '-')} {why}") from error
-        values["chosen"] = Choices(sampling, **{name: values.pop(name) for name in _CHOSEN})
+        values["settings"] = AnswerSettings(sampling, **{name: values.pop(name) for name in _CHOSEN})
         return command(*arguments, **values)
 
-    return _decorated(
+    return _with_options(
         cast(_F, packed),
         max_tokens_option(),
         click.option("--stop", metavar="TEXT", multiple=True, help="End the answer before this text."),
@@ -337,7 +354,7 @@ def answer_options(command: _F) -> _F:
     )
 
 
-def _decorated(command: _F, *options: Callable[[_F], _F]) -> _F:
+def _with_options(command: _F, *options: Callable[[_F], _F]) -> _F:
     for option in reversed(options):
         command = option(command)
     return command

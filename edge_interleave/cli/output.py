@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
 ProgressCall = Callable[[str, int, int], None]
 """Called with a stage's name, the amount done, and the total."""
-_SECONDS_A_LINE = 2.0
-_ROOM = 400
+_LINE_INTERVAL_S = 2.0
+_CHUNK_CHARACTERS = 400
 """Characters that fit into a pipe that select() reports writable (PIPE_BUF: at least 512 bytes, 4096 on Linux)."""
-_TICK_S = 0.1
-_PATIENCE_S = 1.0
+_POLL_S = 0.1
+_GIVE_UP_S = 1.0
+"""How long stdout may stay full after the event of `abandon_stdout_on`."""
 _abandoned: threading.Event | None = None
 _WORD_COLUMNS = 28
 
@@ -198,8 +199,8 @@ def engine_name(provider: str) -> str:
 def open_missing_streams() -> None:
     """Reopen stdin, stdout and stderr if they were closed when the program started.
 
-    Otherwise the next opened file gets the free number, and an engine's prints go into that file. Writing to this
-    stdout fails, as to a closed one: results must not vanish silently.
+    Otherwise the next opened file gets the free number, and what an engine prints goes into that file. The reopened
+    stdout is read-only, so writing to it fails: results must not vanish silently.
     """
     for number, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
@@ -214,9 +215,9 @@ def open_missing_streams() -> None:
 def discard(stream: TextIO) -> None:
     """Redirect a broken stream to the null device, so that later writes and Python's own flush do not fail."""
     with suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 @contextmanager
@@ -252,9 +253,9 @@ def _emit(text: str) -> None:
             sys.stdout.write(text)
             sys.stdout.flush()
             return
-        for start in range(0, len(text), _ROOM):
+        for start in range(0, len(text), _CHUNK_CHARACTERS):
             _wait_for_room(event)
-            sys.stdout.write(text[start : start + _ROOM])
+            sys.stdout.write(text[start : start + _CHUNK_CHARACTERS])
             sys.stdout.flush()
     except BrokenPipeError:
         discard(sys.stdout)
@@ -265,19 +266,19 @@ def _emit(text: str) -> None:
 
 
 def _wait_for_room(event: threading.Event) -> None:
+    """Wait until stdout's pipe has room. Raises AbandonedError if it stays full after the event."""
     try:
         number = sys.stdout.fileno()
-    # A stream inside Python has no file number and always has room.
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # a stream inside Python has no file number, and always has room
         return
     if os.name != "posix":
         return
-    given_up_at: float | None = None
-    while not select.select([], [number], [], _TICK_S)[1]:
+    deadline: float | None = None
+    while not select.select([], [number], [], _POLL_S)[1]:
         now = time.monotonic()
-        if given_up_at is None and event.is_set():
-            given_up_at = now + _PATIENCE_S
-        if given_up_at is not None and now >= given_up_at:
+        if deadline is None and event.is_set():
+            deadline = now + _GIVE_UP_S
+        if deadline is not None and now >= deadline:
             discard(sys.stdout)
             raise AbandonedError("stdout is full and nobody reads it; its last lines are lost")
 
@@ -297,8 +298,8 @@ class _Lines:
 
     def __init__(self, counted: str = "") -> None:
         self._counted = counted
-        self._told: tuple[str, int] = ("", 0)
-        self._when = time.monotonic()
+        self._shown: tuple[str, int] = ("", 0)
+        self._shown_at = time.monotonic()
         self._began: tuple[float, int] | None = None
         """Start time of the counted stage, and the amount done by then."""
 
@@ -307,8 +308,8 @@ class _Lines:
         if stage == self._counted and self._began is None:
             self._began = (time.monotonic(), done)
         now = (stage, done * steps // total if total else 0)
-        if now != self._told and time.monotonic() - self._when >= _SECONDS_A_LINE:
-            self._told, self._when = now, time.monotonic()
+        if now != self._shown and time.monotonic() - self._shown_at >= _LINE_INTERVAL_S:
+            self._shown, self._shown_at = now, time.monotonic()
             print(f"{stage}: {now[1] * 100 // steps} %{self._left(stage, done, total)}", file=sys.stderr, flush=True)
 
     def _left(self, stage: str, done: int, total: int) -> str:

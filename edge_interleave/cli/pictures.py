@@ -67,7 +67,7 @@ def check_sheet(path: Path) -> None:
 
 
 def save_sheet(path: Path, heading: str, parts: Sequence[SheetPart]) -> None:
-    """Write all parts to one picture, atomically, in the format that its name says.
+    """Write all parts to one picture, atomically, in the format of its suffix.
 
     Raises UsageError, InputError.
     """
@@ -153,17 +153,17 @@ def _part(part: SheetPart) -> Image.Image:
 def _text(text: str, points: int, colour: tuple[int, int, int]) -> Image.Image:
     """A picture of a text, wrapped to the sheet's width."""
     font = ImageFont.load_default(points)
-    most = _SHEET_WIDTH - 4 * _GAP
+    width = _SHEET_WIDTH - 4 * _GAP
     lines, line = [], ""
     for word in text.split():
         longer = f"{line} {word}".strip()
-        if line and font.getlength(longer) > most:
+        if line and font.getlength(longer) > width:
             lines.append(line)
             longer = word
         line = longer
     lines.append(line)
     pitch = points * 3 // 2
-    image = Image.new("RGB", (most, pitch * len(lines)), _PAPER)
+    image = Image.new("RGB", (width, pitch * len(lines)), _PAPER)
     draw = ImageDraw.Draw(image)
     for number, written in enumerate(lines):
         draw.text((0, number * pitch), written, fill=colour, font=font)

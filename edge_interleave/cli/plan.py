@@ -40,16 +40,16 @@ def pixels(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[
 @click.argument("model", required=False, shell_complete=complete_model)
 @click.option("--memory", metavar="SIZE", help="2GB, 800MB, or 50% of the free memory (default: no limit).")
 @click.option("--goal", type=click.Choice(GOALS), default=COVERAGE, show_default=True, help="What to spend memory on.")
-@click.option("--preset", type=click.Choice([*PRESETS]), help="Instead: a window of the LLaVA-NeXT-Interleave paper.")
+@click.option("--preset", type=click.Choice([*PRESETS]), help="Use a window of the LLaVA-NeXT-Interleave paper.")
 @click.option("--within", callback=duration, metavar="TIME", help="With --goal latency: the time for each new frame.")
 @window_option()
-@click.option("--pool", callback=strides, help="Pooling stride, or a pattern: 1,4,4,4 keeps each fourth frame full.")
+@click.option("--pool", callback=strides, help="Pooling stride, or a pattern: 1,4,4,4 pools three frames of four.")
 @kv_precision_option(None)
 @click.option("--frame-size", callback=pixels, default="1280x720", show_default=True, help="The source's frame size.")
 @click.option(
     "--source",
     shell_complete=complete_path,
-    help="The source: a camera or a stream may be read by a process of its own.",
+    help="The source to plan for: a camera or a stream may need memory for a separate process.",
 )
 @backend_option
 @threads_option
@@ -72,7 +72,7 @@ def plan(
     """Plan a live window of MODEL (default: the embedded one) for a memory limit, and show what each part costs.
 
     coverage: many frames, pooled to a quarter. detail: fewer frames, unpooled; the paper found this better at as many
-    visual tokens. latency: the least pooling that keeps the time for each new frame (--within).
+    visual tokens. latency: the least pooling that keeps each new frame within the time of --within.
 
     The command runs the model for some seconds to measure its memory.
     """

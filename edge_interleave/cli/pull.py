@@ -52,7 +52,7 @@ def pull(
     out = store.models_folder() / stored
     check_target(out, force=force)
     store.make_models_folder()
-    # A checkpoint has no bundle.json; with config.json the download is not empty either way.
+    # A bundle has bundle.json, a checkpoint has config.json; asking for both never downloads nothing.
     found = hub.download(repository, revision, None, (MANIFEST_NAME, "config.json"))
     with output.progress() as progress:
         if (found / MANIFEST_NAME).is_file():
@@ -100,14 +100,14 @@ def _pull_bundle(repository: str, found: Path, out: Path, force: bool, progress:
         for name in wanted:
             if not (found / name).is_file():
                 raise BundleError(f"{repository}: bundle.json names {name}, which the repository lacks; ask its owner")
-            build.add(name, lambda path, name=name: _take(found / name, path))  # type: ignore[misc]
+            build.add(name, lambda path, name=name: _link_or_copy(found / name, path))  # type: ignore[misc]
         for name, info in build.done.items():
             if info != manifest.files[name]:
                 raise BundleError(f"{repository}: {name} does not match bundle.json; do not trust it, ask its owner")
         return build.publish(manifest)
 
 
-def _take(cached: Path, path: Path) -> None:
+def _link_or_copy(cached: Path, path: Path) -> None:
     """Link a file from the Hub's cache; copy it if the store is on another disk."""
     real = os.path.realpath(cached)
     try:

@@ -30,26 +30,33 @@ _KEYS_BYTES_MAX = 1 << 16
     multiple=True,
     metavar="NAME_OR_FOLDER",
     shell_complete=complete_model,
-    help="A pulled model or a bundle; repeat for more (default: the embedded). The first answers by default.",
+    help="A stored model's name or a bundle's folder; repeat for more. The first is the default (default: embedded).",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free port.")
-@click.option("--memory", metavar="SIZE", help="2GB, 800MB, or 50% of what is free (default: no limit).")
-@click.option("--sessions", type=COUNT, default=4, show_default=True, help="KV caches that requests share, a model.")
-@click.option("--exact", is_flag=True, help="Compute a history that lost its oldest turns again, instead of sliding.")
-@click.option("--keep-alive", callback=duration, metavar="TIME", help="Unload a model that is idle so long.")
-@click.option("--context", type=COUNT, help="Tokens of a prompt with its answer at most (default: as many as needed).")
+@click.option("--memory", metavar="SIZE", help="2GB, 800MB, or 50% of the free memory (default: no limit).")
+@click.option("--sessions", type=COUNT, default=4, show_default=True, help="KV caches per model, shared by requests.")
+@click.option("--exact", is_flag=True, help="Recompute a history that lost its oldest turns, instead of sliding.")
+@click.option("--keep-alive", callback=duration, metavar="TIME", help="Unload a model after it was idle this long.")
+@click.option("--context", type=COUNT, help="Most tokens of a prompt with its answer (default: as many as needed).")
 @backend_option
 @threads_option
 @kv_precision_option()
-@click.option("--api-key", "keys", multiple=True, metavar="KEY", envvar="EDGE_INTERLEAVE_API_KEY", help="Ask for it.")
-@click.option("--api-key-file", type=_FILE, help="API keys, one a line.")
-@click.option("--no-auth", is_flag=True, help="Listen beyond this machine without a key.")
-@click.option("--allow-host", "hosts", multiple=True, metavar="NAME", help="A name that clients call this server by.")
-@click.option("--allow-origin", "origins", multiple=True, metavar="URL", help="A web page's origin that may call.")
-@click.option("--allow-remote-images", is_flag=True, help="Fetch images of http(s) addresses on the internet.")
+@click.option(
+    "--api-key",
+    "keys",
+    multiple=True,
+    metavar="KEY",
+    envvar="EDGE_INTERLEAVE_API_KEY",
+    help="API key that clients must send.",
+)
+@click.option("--api-key-file", type=_FILE, help="File of API keys, one per line.")
+@click.option("--no-auth", is_flag=True, help="Let other machines in without a key.")
+@click.option("--allow-host", "hosts", multiple=True, metavar="NAME", help="Host name that clients may use.")
+@click.option("--allow-origin", "origins", multiple=True, metavar="URL", help="Web page origin that may call.")
+@click.option("--allow-remote-images", is_flag=True, help="Fetch images from public http(s) addresses.")
 @click.option("--tls-cert", type=_FILE, help="Certificate (PEM) for https.")
-@click.option("--tls-key", type=_FILE, help="Its private key (PEM).")
+@click.option("--tls-key", type=_FILE, help="Private key (PEM) of the certificate.")
 def serve(
     models: tuple[str, ...],
     host: str,
@@ -74,9 +81,9 @@ def serve(
     """Serve the OpenAI interface: point an app's base URL at http://127.0.0.1:8080/v1.
 
     Chat completions with several images and videos, streams, JSON by schema, live windows. Images stay on this machine,
-    and no address that a request holds is fetched. Ends on ctrl-C or SIGTERM, after the answers that have begun.
+    and addresses in requests are not fetched. Ctrl-C or SIGTERM ends the server once running answers are complete.
     """
-    all_keys = (*keys, *(() if api_key_file is None else _keys_of(api_key_file)))
+    all_keys = (*keys, *(() if api_key_file is None else _read_keys(api_key_file)))
     if any(not key.strip() for key in all_keys):
         raise UsageError("--api-key: a key must not be empty")
     if not _is_loopback(host) and not all_keys and not no_auth:
@@ -87,7 +94,7 @@ def serve(
         raise UsageError("--tls-cert and --tls-key belong together; give both")
     for origin in origins:
         if not origin.startswith(("http://", "https://")):
-            raise UsageError(f"--allow-origin {origin}: give scheme and host, as https://app.example")
+            raise UsageError(f"--allow-origin {origin}: give scheme and host, for example https://app.example")
     try:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
@@ -121,17 +128,17 @@ def serve(
     run(settings, lambda url: output.note(f"ready: {url}/v1 (ctrl-C ends it)"))
 
 
-def _keys_of(path: Path) -> tuple[str, ...]:
+def _read_keys(path: Path) -> tuple[str, ...]:
     try:
         with path.open("rb") as file:
             text = file.read(_KEYS_BYTES_MAX + 1).decode()
     except UnicodeDecodeError:
-        raise InputError(f"{path}: not text; give one key a line") from None
+        raise InputError(f"{path}: not text; give one key per line") from None
     if len(text) > _KEYS_BYTES_MAX:
-        raise InputError(f"{path}: more than {_KEYS_BYTES_MAX} bytes; give one key a line")
+        raise InputError(f"{path}: more than {_KEYS_BYTES_MAX} bytes; give one key per line")
     keys = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not keys:
-        raise InputError(f"{path}: holds no key; give one a line")
+        raise InputError(f"{path}: holds no key; give one key per line")
     return keys
 
 

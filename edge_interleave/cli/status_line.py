@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     from edge_interleave.util.progress import Stage
 
-PATIENCE_S = 0.3
+SHOW_AFTER_S = 0.3
 """Seconds before the line appears."""
 
 
 class StatusLine:
-    """Shows a status line until `stop`, and again at the next call. A `QuestionProgress`."""
+    """Shows a status line until `stop`, and again at the next call. Implements `QuestionProgress`."""
 
     def __init__(self) -> None:
         self._console = output.err()
@@ -46,7 +46,7 @@ class StatusLine:
             if self._status is not None:
                 self._status.update(text)
             elif self._timer is None:
-                self._timer = threading.Timer(PATIENCE_S, self._begin)
+                self._timer = threading.Timer(SHOW_AFTER_S, self._begin)
                 self._timer.daemon = True
                 self._timer.start()
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
-from click.core import ParameterSource
 
 from edge_interleave.alerts.alarm import Alarm
 from edge_interleave.alerts.command import Command
@@ -26,9 +25,11 @@ from edge_interleave.cli.options import (
     COUNT,
     ModelChoice,
     complete_path,
+    is_given,
     json_option,
     max_tokens_option,
     model_options,
+    refuse_given,
     schema_option,
     strides,
     system_option,
@@ -36,7 +37,7 @@ from edge_interleave.cli.options import (
 )
 from edge_interleave.cli.status_line import StatusLine
 from edge_interleave.cli.watch_handlers import FrameHandler, PeriodicAsker, RuleWatcher
-from edge_interleave.cli.watch_views import Outlasting, open_view, stats_lines
+from edge_interleave.cli.watch_views import LossTolerantView, open_view, stats_lines
 from edge_interleave.errors import UsageError
 from edge_interleave.planning.system_memory import format_memory
 
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
 ASK_EVERY_S = 2.0
 DELIVERY_WAIT_S = 60.0
-"""At the source's end, how long alerts that are still queued are waited for."""
+"""How long to wait for queued alerts after the source has ended."""
 _TICK_S = 0.1
 _OUT = Path("edge-interleave-events")
 _RULE_OPTIONS = ("above", "checks", "below", "command", "webhook")
@@ -70,7 +71,7 @@ _RULE_OPTIONS = ("above", "checks", "below", "command", "webhook")
     type=click.FloatRange(0, 1),
     default=0.8,
     show_default=True,
-    help="Probability of yes from which a check counts.",
+    help="Lowest probability of yes at which a check counts.",
 )
 @click.option("--for", "checks", type=COUNT, default=3, show_default=True, help="Checks in a row that raise an alert.")
 @click.option(
@@ -128,7 +129,7 @@ def watch(
     schema: dict[str, Any] | None,
     with_stats: bool,
     as_json: bool,
-    opening: ModelChoice,
+    model_choice: ModelChoice,
 ) -> None:
     """Watch SOURCE: camera:0, a video, a folder that fills up, http(s)://... (MJPEG) or rtsp://...
 
@@ -151,9 +152,11 @@ def watch(
         raise UsageError(f"--below must be at most --above ({above:g}), not {below:g}")
     rule = None if when is None else Rule(when, above, checks, below)
     if rule is None:
-        _refuse(ctx, _RULE_OPTIONS, "is about alerts; it goes with --when")
+        refuse_given(ctx, _RULE_OPTIONS, "concerns alerts; it needs --when")
     else:
-        _refuse(ctx, ("max_tokens", "schema"), "is about answers; it goes with --ask")
+        refuse_given(ctx, ("max_tokens", "schema"), "concerns answers; it needs --ask")
+    if memory is not None and model_choice.url is not None:
+        raise UsageError("--memory plans a window on this machine; leave it out with --url")
     deliveries: list[Delivery] = [] if command is None else [Command(command, on_output=lambda line: view.note(line))]
     deliveries += [] if webhook is None else [Webhook(webhook)]
     from edge_interleave.media.sources.open import open_source
@@ -161,18 +164,15 @@ def watch(
     frames = open_source(source, realtime=realtime)
     out = _OUT if out is None and rule else out
     view = open_view(as_json)
-    outlasting = Outlasting(view) if out is not None else None
-    view = outlasting or view
-
-    if memory is not None and opening.url is not None:
-        raise UsageError("--memory plans a window on this machine; leave it out with --url")
+    tolerant = LossTolerantView(view) if out is not None else None
+    view = tolerant or view
     with ExitStack() as stack:
         folder = None if out is None else stack.enter_context(closing(EventFolder(out, view.note)))
         if memory is None:
-            with StatusLine() as waiting:
-                opened = opening.open(waiting)
+            with StatusLine() as status:
+                opened = model_choice.open(status)
         else:
-            planned = _planned(ctx, source, memory, window, pool, keep_answers, opening)
+            planned = _planned(ctx, source, memory, window, pool, keep_answers, model_choice)
             pooling = ",".join(map(str, planned.pool))
             view.note(f"{planned.frames} frames, pooling {pooling}, in {format_memory(planned.estimate)}")
             window, pool, opened = planned.frames, planned.pool, planned.open()
@@ -211,8 +211,8 @@ def watch(
         raise KeyboardInterrupt
     if error is not None:
         raise error
-    if outlasting is not None and outlasting.lost is not None:
-        raise outlasting.lost
+    if tolerant is not None and tolerant.lost is not None:
+        raise tolerant.lost
 
 
 def _planned(
@@ -222,37 +222,26 @@ def _planned(
     window: int,
     pool: tuple[int, ...],
     keep_answers: bool,
-    opening: ModelChoice,
+    model_choice: ModelChoice,
 ) -> Plan:
-    """Plan a window that fits into the memory. The plan chooses what the command line does not give."""
+    """Plan a window that fits in the memory. The plan chooses each setting that the command line leaves out."""
     from edge_interleave.bundle.manifest import open_bundle
     from edge_interleave.bundle.store import resolve
     from edge_interleave.planning.planner import plan
 
-    if _given(ctx, "context"):
+    if is_given(ctx, "context"):
         raise UsageError("--memory plans the context; leave --context out")
     return plan(
-        open_bundle(resolve(opening.model)),
+        open_bundle(resolve(model_choice.model)),
         memory,
-        frames=window if _given(ctx, "window") else None,
-        pool=pool if _given(ctx, "pool") else None,
+        frames=window if is_given(ctx, "window") else None,
+        pool=pool if is_given(ctx, "pool") else None,
         keep_answers=keep_answers,
         source=source,
-        backend=opening.backend,
-        threads=opening.threads,
-        kv_precision=opening.kv_precision if _given(ctx, "kv_precision") else None,
+        backend=model_choice.backend,
+        threads=model_choice.threads,
+        kv_precision=model_choice.kv_precision if is_given(ctx, "kv_precision") else None,
     )
-
-
-def _given(ctx: click.Context, name: str) -> bool:
-    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
-
-
-def _refuse(ctx: click.Context, names: Sequence[str], why: str) -> None:
-    """Refuse options that would be silently ignored."""
-    for parameter in ctx.command.params:
-        if parameter.name in names and _given(ctx, parameter.name):
-            raise UsageError(f"{parameter.opts[0]} {why}")
 
 
 def _wait_for_end(

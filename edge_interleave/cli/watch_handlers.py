@@ -45,7 +45,7 @@ class FrameHandler(Protocol):
 class FrameInterval:
     """Selects frames at least so many seconds apart, by the frames' own times.
 
-    So a file that is read faster than it plays gives the same frames as a camera.
+    A file that is read faster than it plays therefore gives the same frames as a camera.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -80,7 +80,7 @@ class PeriodicAsker:
         folder: EventFolder | None,
         options: AnswerOptions,
     ) -> None:
-        """`folder`: where answers are saved; None: nowhere. `options`: of each answer; after `cancel`, no more."""
+        """`folder`: where answers are saved, if anywhere. `options`: of each answer; `cancel` ends the asking."""
         self._live = live
         self._question = question
         self._interval = FrameInterval(every_s)

@@ -127,8 +127,8 @@ class JsonLines:
         """Do nothing."""
 
 
-class Outlasting:
-    """Wraps a view so that the watch outlasts stdout: for events that are also saved or delivered."""
+class LossTolerantView:
+    """Wraps a view so that a watch whose events are also saved goes on if stdout is lost."""
 
     def __init__(self, view: View) -> None:
         self.lost: output.OutputError | None = None
@@ -136,11 +136,11 @@ class Outlasting:
         self._view = view
 
     def piece(self, text: str) -> None:
-        """As the view."""
+        """Pass on to the view."""
         self._view.piece(text)
 
     def show(self, event: Event) -> None:
-        """As the view. If stdout is lost, note it once and show no more events."""
+        """Pass on to the view. If stdout is lost, keep the error and note it."""
         try:
             self._view.show(event)
         except output.AbandonedError:
@@ -150,20 +150,20 @@ class Outlasting:
             self.note(f"{error}; the watch goes on")
 
     def note(self, line: str) -> None:
-        """As the view."""
+        """Pass on to the view."""
         self._view.note(line)
 
     def status(self, status: SourceStatus) -> None:
-        """As the view, while stdout can be written."""
+        """Pass on to the view; ignored if stdout is lost."""
         with suppress(output.OutputError):
             self._view.status(status)
 
     def begin(self, live: Live | RemoteLive) -> None:
-        """As the view."""
+        """Pass on to the view."""
         self._view.begin(live)
 
     def close(self) -> None:
-        """As the view."""
+        """Pass on to the view."""
         self._view.close()
 
 

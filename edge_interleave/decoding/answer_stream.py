@@ -1,4 +1,4 @@
-"""The answer that users iterate over: pieces of text, drawn while the stream holds the engine's turn."""
+"""An answer as an iterator of pieces of text, which are generated while it holds the scheduler's turn."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edge_interleave.util.engine_lock import check_process, is_forked
 
 
 class AnswerStream(Iterator[str]):
-    """An iterator of pieces of text; afterwards `answer` is the whole. Closing it early ends the answer.
+    """An iterator of an answer's pieces of text; afterwards `answer` is the whole. Closing it early ends the answer.
 
     Other threads' questions, and the frames of a live window, wait from the first piece until the stream is exhausted,
     closed or dropped. Several threads may take pieces in turn. A question from the thread that took the latest piece
@@ -64,7 +64,7 @@ class AnswerStream(Iterator[str]):
                     self.close()
 
     def wait(self) -> Answer:
-        """Draw the rest of the answer and return the whole."""
+        """Generate the rest of the answer and return the whole."""
         for _ in self:
             pass
         return self.answer
@@ -115,7 +115,7 @@ class AnswerStream(Iterator[str]):
             raise
 
     def _end(self, *, whole: bool) -> None:
-        """Fix the answer and give the turn back. `whole`: no error ended it."""
+        """Set `answer` and end the turn. `whole`: no error ended the answer."""
         if self._ended:
             return
         self._ended = True

@@ -20,11 +20,14 @@ from edge_interleave.errors import UsageError
 from edge_interleave.util.arrays import FloatArray
 
 _NEGLIGIBLE = math.log(1e-4)
-"""A spelling is skipped if its probability is below this share of what its option has already; a logarithm."""
+"""The logarithm of a share: a spelling is skipped if it cannot add this share to its option's probability so far."""
 
 
 def tokenized_options(options: Sequence[str], encode: Callable[[str], Sequence[int]]) -> list[Spelled]:
-    """The spellings of each option as token ids. Raises UsageError for no options, and for empty or repeated ones."""
+    """The spellings of each option as token ids. Raises UsageError for no options, and for empty or repeated ones.
+
+    `encode`: converts a text to token ids.
+    """
     if isinstance(options, str) or not options or not all(isinstance(o, str) and o.strip() for o in options):
         raise UsageError("give one or more options, none of them empty")
     if len({option.strip() for option in options}) != len(options):
@@ -36,7 +39,7 @@ def tokenized_options(options: Sequence[str], encode: Callable[[str], Sequence[i
 
 
 def choices(options: Sequence[str], log_probabilities: Probabilities) -> list[Choice]:
-    """The options with their shares, from the logarithm of each option's probability."""
+    """The options with their shares, from the natural logarithm of each option's probability."""
     total = min(float(np.exp(np.logaddexp.reduce(log_probabilities))), 1.0)
     return [
         Choice(option, float(share), float(score), total)
@@ -100,7 +103,7 @@ class _Node:
     """The spellings that begin with the same tokens."""
 
     next: dict[int, _Node] = field(default_factory=dict)
-    """By token."""
+    """The child nodes, by their token."""
     ends: dict[int, float] = field(default_factory=dict)
     """Answers with a spelling that ends here, with the share of the spelling that counts for each."""
     answers: set[int] = field(default_factory=set)

@@ -2,8 +2,8 @@
 
     magic | header's length (8 bytes) | header's SHA-256 | header (JSON) | visual tokens (float32) | KV cache
 
-Integers and floats are little-endian. The KV cache is in the format of `Decoder.save`. The visual tokens let the
-conversation go on if the KV cache has to be computed again, for example to grow. Images themselves are not saved.
+Integers and floats are little-endian. The KV cache is in the format of `Decoder.save`. The visual tokens are needed if
+the KV cache has to be computed again, for example to grow. Images themselves are not saved.
 A file may come from a stranger: every size and value is checked before use.
 """
 
@@ -38,7 +38,7 @@ _DIGEST_BYTES = 32
 
 @dataclass(frozen=True)
 class Origin:
-    """What a conversation was held with. It goes on only with the same."""
+    """The model and backend of a conversation. A saved one can only be resumed with the same."""
 
     model: str
     tokenizer: str
@@ -59,7 +59,7 @@ class Conversation:
     counts: tuple[int, ...]
     """How many of `images` belong to each image (1) and video."""
     inputs: tuple[Input, ...]
-    """The conversation as the decoder got it; images are those of `images`."""
+    """The conversation as given to the decoder, with the images of `images`."""
 
 
 def write_conversation(
@@ -110,12 +110,12 @@ def read_conversation(
 
 
 def _header(conversation: Conversation, origin: Origin, cache_bytes: int) -> dict[str, Any]:
-    # The same image may occur twice: its first place will do.
+    # If an image occurs twice, its first index is written.
     index = {image.key: number for number, image in reversed(list(enumerate(conversation.images)))}
     return {
         **asdict(origin),
         "messages": [
-            {"role": message.role, "parts": [_written(part) for part in message.parts]}
+            {"role": message.role, "parts": [_part_as_json(part) for part in message.parts]}
             for message in conversation.messages
         ],
         "opening": conversation.opening,
@@ -134,7 +134,7 @@ def _read(path: Path, file: BinaryIO, origin: Origin, facts: DecoderFacts) -> Co
         header = _read_header(path, file)
         _check_origin(path, header, origin)
         return _read_body(path, file, header, facts)
-    # What Python raises for values of the wrong type, and `Video` for a number of frames.
+    # Python raises these for values of the wrong type, and `Video` raises UsageError for a wrong number of frames.
     except (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError, UsageError):
         _damaged(path)
 
@@ -168,7 +168,7 @@ def _read_body(path: Path, file: BinaryIO, header: dict[str, Any], facts: Decode
     opening = _number(header["opening"], 0)
     media = sum(not isinstance(part, str) for message in messages for part in message.parts)
     rows = sum(count + newline for count, newline in sizes)
-    # The decoder would not have taken more, so a larger file is refused before it is read.
+    # A decoder never holds more, so a larger file is refused before its contents are read.
     if rows > facts.trained_context or opening > len(messages):
         _damaged(path)
     if media != len(counts) or sum(counts) != len(sizes):
@@ -199,7 +199,7 @@ def _read_input(raw: Any, images: Sequence[VisualInput], facts: DecoderFacts) ->
     return images[_number(raw, 0)]
 
 
-def _written(part: Part) -> str | dict[str, Any]:
+def _part_as_json(part: Part) -> str | dict[str, Any]:
     if isinstance(part, str):
         return part
     if isinstance(part, Video):
@@ -219,7 +219,7 @@ def _read_part(raw: Any) -> Part:
     if "video" in raw:
         frames = raw["frames"]
         return Video(_text(raw["video"]), None if frames is None else _number(frames, 1))
-    # An image that was not a file: its pixels are not saved.
+    # The pixels of an image that was not a file are not saved.
     return Image(b"" if raw["image"] is None else Path(_text(raw["image"])))
 
 

@@ -146,7 +146,7 @@ class Decoder(Protocol):
         ...
 
     def interrupt(self) -> None:
-        """From any thread: make the running computation and all later ones fail with BackendError at once.
+        """Make the running computation and all later ones fail with BackendError at once. Any thread may call it.
 
         For shutdown: aborts a running prefill without killing its thread. `close` follows once it has failed.
         """

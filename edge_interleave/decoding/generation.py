@@ -1,4 +1,4 @@
-"""Draws one answer: prefill, then token by token until the model, a stop text, a limit or a cancel ends it."""
+"""Generates one answer: prefill, then token by token until the model, a stop text, a limit or a cancel ends it."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class GenerationOptions:
     """The answer ends before the first of these texts."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     grammar: Grammar | None = None
-    """Only answers that it allows."""
+    """Allows only some answers; None: all."""
     logprobs: int | None = None
-    """Keep each token's probability and that of so many alternatives (`Generation.scores`); None: keep none."""
+    """Keep the log probability of each token and of this many alternatives (`Generation.scores`); None: keep none."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -45,20 +45,20 @@ class GenerationOptions:
 
 @dataclass(frozen=True)
 class TokenScore:
-    """A token of an answer, and how likely it was: natural logarithms, before temperature and penalties."""
+    """A token of an answer with its probability: natural logarithms, before temperature and penalties."""
 
     text: str
     logprob: float
     top: tuple[tuple[str, float], ...] = ()
-    """The most likely tokens there, with theirs."""
+    """The most likely tokens at this position, with their log probabilities."""
 
 
 @dataclass(frozen=True)
 class Prefill:
-    """A prompt that is in the KV cache, with the figures of computing it."""
+    """The result of a prefill: the logits after the prompt, and figures as in `Stats`."""
 
     logits: FloatArray = field(repr=False)
-    """Of the last position, float32 (vocabulary,)."""
+    """Of the last position, float32 (vocab_size,)."""
     prompt_tokens: int
     visual_tokens: int
     cached_tokens: int
@@ -66,7 +66,7 @@ class Prefill:
 
 
 class LogitsSource(Protocol):
-    """The timeline that an answer is drawn from: a `Session` or a live window."""
+    """The timeline that an answer is generated on: a `Session` or a live window."""
 
     @property
     def turn(self) -> int:
@@ -78,12 +78,12 @@ class LogitsSource(Protocol):
         ...
 
     def append_token(self, token: int) -> FloatArray:
-        """Append one token; returns its logits. Raises ContextFullError."""
+        """Append one token; returns its logits, float32 (vocab_size,). Raises ContextFullError."""
         ...
 
 
 class Generation:
-    """One answer being drawn. Nothing is computed before the first piece is taken."""
+    """One answer being generated. Nothing is computed before the first piece is taken."""
 
     def __init__(
         self,
@@ -97,11 +97,11 @@ class Generation:
         """`eos`: the tokens that end a turn."""
         self._answer: Answer | None = None
         self.scores: list[TokenScore] = []
-        """Of the tokens so far, if `GenerationOptions.logprobs` asks for them."""
+        """One for each token so far, if `GenerationOptions.logprobs` is set."""
         self.tokens = 0
         """Tokens so far."""
         self.prefilled: Prefill | None = None
-        """What computing the prompt took; None before."""
+        """The result of the prefill; None before it."""
         self.pieces = self._generate(timeline, tokenizer, eos, prompt, options, cancel)
         """Pieces of text, one at a time."""
 
@@ -114,7 +114,7 @@ class Generation:
         return finished(self._answer)
 
     def close(self) -> None:
-        """End the answer here. What has been computed stays in the timeline."""
+        """End the answer here. The entries computed so far stay in the timeline."""
         self.pieces.close()
         if self._answer is None:
             self._answer = cancelled_answer()
@@ -180,7 +180,7 @@ class Generation:
                 pieces.append(rest)
                 yield rest
         finally:
-            # At interpreter exit the tokenizer and the figures may be gone, and nobody reads them.
+            # At interpreter exit the tokenizer may be gone, and nobody reads the answer.
             if not sys.is_finalizing():
                 whole = "".join(pieces)
                 answer_ids = tokenizer.encode_plain(whole) if buffer.stopped else ids
@@ -192,18 +192,18 @@ def cancelled_answer() -> Answer:
     return _Figures().answer("", CANCELLED, ())
 
 
-def _score(token: int, logits: FloatArray, alternatives: int, tokenizer: TextTokenizer) -> TokenScore:
-    likely = log_softmax(logits)
-    best = np.argsort(-likely, kind="stable")[:alternatives]
-    top = tuple((tokenizer.decode([int(one)]), float(likely[one])) for one in best)
-    return TokenScore(tokenizer.decode([token]), float(likely[token]), top)
-
-
 def finished(answer: Answer | None) -> Answer:
     """The answer. Raises UsageError if there is none yet."""
     if answer is None:
         raise UsageError("the answer is not finished; take its remaining pieces first, or close it")
     return answer
+
+
+def _score(token: int, logits: FloatArray, alternatives: int, tokenizer: TextTokenizer) -> TokenScore:
+    logprobs = log_softmax(logits)
+    best = np.argsort(-logprobs, kind="stable")[:alternatives]
+    top = tuple((tokenizer.decode([int(one)]), float(logprobs[one])) for one in best)
+    return TokenScore(tokenizer.decode([token]), float(logprobs[token]), top)
 
 
 class _StopTextBuffer:

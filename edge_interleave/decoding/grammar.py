@@ -1,9 +1,10 @@
-"""Answers that a grammar allows, and no others: JSON of a schema, or any JSON object.
+"""Restricts answers to a grammar: JSON that a JSON Schema allows, or any JSON object.
 
-    grammar = Grammar.of_schema({"type": "object", "properties": {"count": {"type": "integer"}}}, tokenizer)
+    schema = {"type": "object", "properties": {"count": {"type": "integer"}}}
+    grammar = Grammar.of_schema(schema, tokenizer, vocab_size, eos)
 
-llguidance says which tokens may come next; the logits of all others become -inf before a token is drawn. So it works
-with every backend, and whatever the temperature. Needs llguidance (`pip install 'edge-interleave[schema]'`).
+llguidance determines which tokens may come next; the logits of all others become -inf before a token is drawn. This
+works with every backend and at any temperature. Needs llguidance (`pip install 'edge-interleave[schema]'`).
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ if TYPE_CHECKING:
 
 SCHEMA_BYTES_MAX = 1 << 18
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
-# One spelling of the white space between values: a small model that may write any number of newlines does so for ever.
+# Only one form of white space between values: a small model that may write more newlines can continue for ever.
 _LAYOUT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _MAPS_OF_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions")
 _LISTS_OF_SCHEMAS = ("anyOf", "oneOf", "prefixItems")
 _SCHEMAS = ("items", "additionalProperties")
-_OPENING = {"additionalProperties", "unevaluatedProperties", "patternProperties", "anyOf", "oneOf", "$ref"}
+_OPEN_KEYWORDS = {"additionalProperties", "unevaluatedProperties", "patternProperties", "anyOf", "oneOf", "$ref"}
 _tokenizers: weakref.WeakKeyDictionary[TextTokenizer, LLTokenizer] = weakref.WeakKeyDictionary()
-_opening = threading.Lock()
+_tokenizers_lock = threading.Lock()
 
 
 class Grammar:
-    """A grammar for one tokenizer. `begin` gives what constrains one answer."""
+    """A grammar for one tokenizer. `begin` returns the constraint for one answer."""
 
     def __init__(self, grammar: str, tokenizer: LLTokenizer) -> None:
         """Use `of_schema`."""
@@ -45,17 +46,17 @@ class Grammar:
 
     @classmethod
     def of_schema(cls, schema: Any, tokenizer: TextTokenizer, vocab_size: int, eos: tuple[int, ...]) -> Grammar:
-        """JSON that a JSON Schema allows. `schema`: see `schema_of`; None: any JSON object.
+        """Compile a JSON Schema. `schema`: see `schema_of`; None: any JSON object.
 
-        `vocab_size`: logits of the decoder. `eos`: the tokens that end an answer.
-        Raises UsageError for what is no schema or holds keywords that cannot be enforced, BackendError where
+        `vocab_size`: the number of the decoder's logits. `eos`: the tokens that end an answer.
+        Raises UsageError if `schema` is not a JSON Schema or has keywords that cannot be enforced, BackendError if
         llguidance is not installed.
         """
         try:
             from llguidance import LLMatcher
         except ImportError as error:
             raise BackendError(
-                f"answers by a schema need llguidance ({error}); pip install 'edge-interleave[schema]'"
+                f"answers that follow a schema need llguidance ({error}); pip install 'edge-interleave[schema]'"
             ) from error
         found = _ANY_OBJECT if schema is None else _closed(schema_of(schema))
         text = json.dumps(found)
@@ -64,15 +65,15 @@ class Grammar:
         guide = _guide(tokenizer, vocab_size, eos)
         try:
             grammar = LLMatcher.grammar_from_json_schema(text, overrides=_LAYOUT)
-            wrong, said = LLMatcher.validate_grammar_with_warnings(grammar, guide)
+            wrong, problems = LLMatcher.validate_grammar_with_warnings(grammar, guide)
         except (ValueError, RecursionError) as error:
             raise UsageError(f"not a JSON Schema that answers can follow: {one_line(error)}") from error
         if wrong:
-            raise UsageError(f"not a JSON Schema that answers can follow: {one_line('; '.join(said))}")
+            raise UsageError(f"not a JSON Schema that answers can follow: {one_line('; '.join(problems))}")
         return cls(grammar, guide)
 
     def begin(self) -> Constraint:
-        """What constrains one answer, at its beginning. Raises UsageError for a schema that is too complex."""
+        """The constraint for a new answer. Raises UsageError for a schema that is too complex."""
         from llguidance import LLMatcher
 
         matcher = LLMatcher(self._tokenizer, self._grammar, log_level=0)
@@ -82,7 +83,7 @@ class Grammar:
 
 
 class Constraint:
-    """What a grammar allows after the tokens of one answer so far."""
+    """Follows one answer, and masks the tokens that the grammar does not allow next."""
 
     def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
         """Use `Grammar.begin`."""
@@ -91,11 +92,14 @@ class Constraint:
 
     @property
     def complete(self) -> bool:
-        """Whether only the end can follow."""
+        """Whether only an end token can follow."""
         return bool(self._matcher.is_stopped())
 
     def masked(self, logits: FloatArray) -> FloatArray:
-        """The logits, float32 (vocabulary,), with -inf for every token that is not allowed."""
+        """The logits, float32 (vocab_size,), with -inf for every token that is not allowed.
+
+        Raises UsageError if no token is allowed.
+        """
         from llguidance.numpy import fill_next_token_bitmask
 
         fill_next_token_bitmask(self._matcher, self._mask)
@@ -106,7 +110,7 @@ class Constraint:
         return found
 
     def accept(self, token: int) -> None:
-        """Go on behind this token, which `masked` allowed."""
+        """Record the answer's next token, which `masked` must allow."""
         self._matcher.consume_token(token)
 
 
@@ -125,10 +129,10 @@ def schema_of(schema: Any) -> Mapping[str, Any]:
 
 
 def _closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The schema, its objects without properties that it does not name, as llama.cpp's server and strict mode have it.
+    """The schema without properties that its objects do not name, as in llama.cpp's server and OpenAI's strict mode.
 
-    What it still allows is allowed by the schema as given. Objects that say something about further properties stay as
-    they are, and so do all where `allOf` puts objects together.
+    It only allows JSON that the given schema allows too. Objects with a rule for further properties stay as they are;
+    so does a whole schema with `allOf`, because that merges objects.
     """
     return schema if '"allOf"' in json.dumps(schema) else dict(_closed_below(schema))
 
@@ -146,7 +150,7 @@ def _closed_below(schema: Any) -> Any:
             closed[key] = _closed_below(value)
         else:
             closed[key] = value
-    if "properties" in schema and not _OPENING & schema.keys():
+    if "properties" in schema and not _OPEN_KEYWORDS & schema.keys():
         closed["additionalProperties"] = False
     return closed
 
@@ -155,7 +159,7 @@ def _guide(tokenizer: TextTokenizer, vocab_size: int, eos: tuple[int, ...]) -> L
     """llguidance's view of a tokenizer, made once for each."""
     from llguidance import LLTokenizer
 
-    with _opening:
+    with _tokenizers_lock:
         found = _tokenizers.get(tokenizer)
         if found is None:
             found = LLTokenizer(tokenizer.json(), n_vocab=vocab_size, eos_token=list(eos))

@@ -1,4 +1,4 @@
-"""What a decoder is given: runs of text tokens and the visual tokens of images."""
+"""The inputs of a decoder: runs of text tokens, and the visual tokens of images."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ class VisualInput:
 
     @property
     def embeddings(self) -> FloatArray:
-        """What the decoder takes, float32 (size, hidden)."""
+        """The visual tokens with `newline`, float32 (size, hidden)."""
         return self.rows if self.newline is None else np.concatenate([self.rows, self.newline[np.newaxis]])
 
 
 Input = TextInput | VisualInput
 
 
-def as_inputs(segments: Sequence[Segment], visuals: Sequence[VisualInput]) -> list[Input]:
-    """The segments of a prompt, each image replaced by its visual tokens."""
+def as_inputs(segments: Sequence[Segment], images: Sequence[VisualInput]) -> list[Input]:
+    """The segments of a prompt, each image replaced by its visual tokens. `images`: all images of the prompt."""
     return [
-        visuals[segment.index] if isinstance(segment, ImageSegment) else TextInput(segment.ids) for segment in segments
+        images[segment.index] if isinstance(segment, ImageSegment) else TextInput(segment.ids) for segment in segments
     ]
 
 
 @dataclass(frozen=True)
 class PromptSpan:
-    """One text token or one image of a prompt: the unit that is compared with a timeline and kept or computed whole."""
+    """One text token or one image of a prompt. A timeline keeps it whole or computes it whole."""
 
     key: Key
     size: int = 1
@@ -92,7 +92,7 @@ def runs_of(spans: Sequence[PromptSpan]) -> Iterator[list[PromptSpan]]:
 
 
 def inputs_of_spans(spans: Sequence[PromptSpan]) -> list[Input]:
-    """The spans as inputs again."""
+    """Convert spans back to inputs; the inverse of `spans_of`, except that neighbouring text is joined."""
     return [
         run[0].image or TextInput(tuple(span.key for span in run if isinstance(span.key, int)))
         for run in runs_of(spans)

@@ -21,32 +21,32 @@ ENTRY_POINT_GROUP = "edge_interleave.backends"
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The backend that runs decoders fastest here, and why."""
+class BackendChoice:
+    """The backend that runs decoders fastest on this machine, and why."""
 
     name: str
     reason: str
 
 
 def best_backend() -> str:
-    """The name of the backend that runs a decoder fastest on this machine, as `choice`."""
+    """The name of the backend that runs decoders fastest on this machine; see `choice`."""
     return choice().name
 
 
 @cache
-def choice() -> Choice:
+def choice() -> BackendChoice:
     """`mlx` on Apple Silicon; elsewhere `onnx`, or `llama-cpp` if it is installed and the CPU has no int8 dot products.
 
     On CPUs with int8 dot products ONNX Runtime prefills twice as fast as llama.cpp; on others llama.cpp is faster.
     """
     if (sys.platform, platform.machine()) == ("darwin", "arm64"):
-        return Choice("mlx", "Apple Silicon")
+        return BackendChoice("mlx", "Apple Silicon")
     if has_int8_dot_products():
-        return Choice("onnx", "the CPU has int8 dot products")
+        return BackendChoice("onnx", "the CPU has int8 dot products")
     if find_spec("llama_cpp") is not None:
-        return Choice("llama-cpp", "the CPU has no int8 dot products")
+        return BackendChoice("llama-cpp", "the CPU has no int8 dot products")
     remedy = "pip install 'edge-interleave[llama-cpp]'"
-    return Choice("onnx", f"llama.cpp, which is faster on this CPU, is not installed: {remedy}")
+    return BackendChoice("onnx", f"llama.cpp, which is faster on this CPU, is not installed: {remedy}")
 
 
 def backend_names() -> list[str]:
@@ -70,7 +70,7 @@ def find_backend(name: str) -> Backend:
 
 
 def backend_for(bundle: Bundle, name: str | None) -> Backend:
-    """The named backend; for None, this machine's best that runs one of the bundle's decoders. Raises BackendError."""
+    """The named backend; None: the best installed one that can run the bundle. Raises BackendError."""
     if name is not None:
         backend = find_backend(name)
         if not bundle.has(backend.decoder_file):

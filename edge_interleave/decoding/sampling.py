@@ -61,9 +61,9 @@ class Sampler:
         self._random = np.random.default_rng(options.seed)
 
     def pick(self, logits: FloatArray, history: Sequence[int], answer: Sequence[int] = ()) -> int:
-        """The next token. `logits`: float32 (vocabulary,). `history`: all ids so far, prompt and answer.
+        """Draw the next token. `logits`: float32 (vocab_size,). `history`: all token ids so far, prompt and answer.
 
-        `answer`: the ids of the answer, for the presence and frequency penalties.
+        `answer`: the token ids of the answer, for the presence and frequency penalties.
         """
         if self._options.temperature == 0.0:
             return int(np.argmax(_penalised(logits, history, answer, self._options)))
@@ -75,7 +75,7 @@ class Sampler:
 def distribution(
     logits: FloatArray, history: Sequence[int], options: SamplingOptions, answer: Sequence[int] = ()
 ) -> Probabilities:
-    """The probabilities that a token is drawn with, float64 (vocabulary,). The temperature must be above 0."""
+    """The probability of each token to be drawn, float64 (vocab_size,). The temperature must be above 0."""
     scores = _penalised(logits, history, answer, options) / options.temperature
     if 0 < options.top_k < len(scores):
         scores[scores < np.partition(scores, -options.top_k)[-options.top_k]] = -np.inf
@@ -97,7 +97,7 @@ def softmax(scores: npt.NDArray[np.floating]) -> Probabilities:
 
 
 def log_softmax(scores: npt.NDArray[np.floating]) -> Probabilities:
-    """Logarithms of the probabilities of scores, in float64."""
+    """Natural logarithms of the probabilities of scores, in float64."""
     shifted: Probabilities = scores.astype(np.float64) - scores.max()
     shifted -= np.log(np.exp(shifted).sum())
     return shifted
@@ -112,11 +112,11 @@ def _penalised(
         seen = np.unique(np.asarray(history))
         scores[seen] = np.where(scores[seen] < 0, scores[seen] * penalty, scores[seen] / penalty)
     if len(answer) and (options.presence_penalty or options.frequency_penalty):
-        said, times = np.unique(np.asarray(answer), return_counts=True)
-        scores[said] -= options.presence_penalty + options.frequency_penalty * times
+        used, counts = np.unique(np.asarray(answer), return_counts=True)
+        scores[used] -= options.presence_penalty + options.frequency_penalty * counts
     return scores
 
 
-def _check(name: str, value: object, sound: bool, what: str) -> None:
-    if not sound:
+def _check(name: str, value: object, valid: bool, what: str) -> None:
+    if not valid:
         raise UsageError(f"{name} must be {what}, not {value}")

@@ -67,7 +67,7 @@ class EngineScheduler:
 
     @contextmanager
     def idle_step(self) -> Iterator[bool]:
-        """Hold a turn for an idle step; gives False, and no turn, while a question or a frame is under way.
+        """Hold a turn for an idle step; yields False, without a turn, while a question or a frame waits or runs.
 
         Raises UsageError once closed.
         """
@@ -102,13 +102,13 @@ class EngineScheduler:
         return self._take(self._questions, given_up)
 
     def check_not_reading(self) -> None:
-        """Raise UsageError if this thread has an answer open: it must not wait for others then."""
+        """Raise UsageError if this thread has an answer open, because it would wait for itself."""
         with self._state:
             if self._reader is threading.current_thread():
                 raise UsageError(_OPEN)
 
     def continue_question(self) -> None:
-        """Note that this thread reads the answer: until the answer ends, it must not wait for another turn."""
+        """Record that this thread reads the answer: until the answer ends, it must not wait for another turn."""
         check_process()
         with self._state:
             self._check()
@@ -120,37 +120,37 @@ class EngineScheduler:
             self._end_turn(question=True)
 
     def close(self, reason: str) -> None:
-        """Give no more turns: threads that wait get UsageError with the reason. A turn that is held stays."""
+        """Grant no more turns: waiting threads get UsageError with the reason. A turn that is held continues."""
         if not is_forked():
             with self._state:
                 self._closed = self._closed or reason
                 self._state.notify_all()
 
-    def _take(self, line: deque[object], given_up: Callable[[], bool] = lambda: False) -> bool:
+    def _take(self, queue: deque[object], given_up: Callable[[], bool] = lambda: False) -> bool:
         check_process()
-        me = object()
+        ticket = object()
         with self._state:
-            line.append(me)
+            queue.append(ticket)
             try:
-                while not self._is_next(me):
+                while not self._is_next(ticket):
                     self._check()
-                    self._check_reader(line)
+                    self._check_reader(queue)
                     if given_up():
                         return False
-                    self._state.wait(_CHECK_S if line is self._questions else None)
+                    self._state.wait(_CHECK_S if queue is self._questions else None)
                 self._check()
                 self._busy = True
-                self._reader = threading.current_thread() if line is self._questions else None
+                self._reader = threading.current_thread() if queue is self._questions else None
                 return True
             finally:
-                line.remove(me)
+                queue.remove(ticket)
                 self._state.notify_all()
 
-    def _is_next(self, me: object) -> bool:
+    def _is_next(self, ticket: object) -> bool:
         if self._busy:
             return False
         frame_first = bool(self._frames) and (self._frame_next or not self._questions)
-        return (self._frames if frame_first else self._questions)[0] is me
+        return (self._frames if frame_first else self._questions)[0] is ticket
 
     def _end_turn(self, *, question: bool) -> None:
         with self._state:
@@ -173,8 +173,8 @@ class EngineScheduler:
         if self._closed is not None:
             raise UsageError(self._closed)
 
-    def _check_reader(self, line: deque[object]) -> None:
+    def _check_reader(self, queue: deque[object]) -> None:
         """Raise UsageError if waiting would never end. Frames may wait: an abandoned answer can be collected."""
         self.check_not_reading()
-        if line is self._questions and self._reader is not None and not self._reader.is_alive():
+        if queue is self._questions and self._reader is not None and not self._reader.is_alive():
             raise UsageError(_ABANDONED)

@@ -1,7 +1,7 @@
-"""One timeline in one decoder: prefills prompts, streams answers, and gives the probabilities of given answers.
+"""One timeline in one decoder: prefills prompts, streams answers, and computes the probabilities of given answers.
 
 A session compares each prompt with its timeline and computes only the part after their common beginning. Two images are
-the same if their visual tokens are.
+equal if their visual tokens are.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Session:
         reopen: Callable[[int], Decoder] | None = None,
         progress: QuestionProgress | None = None,
     ) -> None:
-        """`reopen`: opens the same decoder with a KV cache of so many entries, for larger prompts; None: never grow.
+        """`reopen`: opens the decoder again with this many KV entries, for larger prompts; None: the cache never grows.
 
         `progress`: called before each part of a prompt is prefilled.
         """
@@ -137,9 +137,9 @@ class Session:
 
     @_with_engine
     def recompute(self, first: int, inputs: Sequence[Input]) -> None:
-        """Compute the spans from `first` on again, without traces of evicted ones. Later spans do not change.
+        """Recompute the spans of `inputs`, the first at index `first`, without traces of evicted ones.
 
-        `inputs`: the inputs they were computed from.
+        `inputs`: the inputs they were computed from. Later spans do not change.
         Raises BackendError, with these spans removed, if the engine fails.
         """
         self.turn += 1
@@ -170,8 +170,8 @@ class Session:
     ) -> Generation:
         """Answer a prompt. Nothing is computed before the first piece of text is taken.
 
-        `through`: prefills the prompt and appends the answer's tokens, on this session; None: the session itself.
-        A KV cache that grows leaves room for the longest answer asked for so far.
+        `through`: a wrapper of this session that prefills the prompt and appends the answer's tokens; None: the session
+        itself. A KV cache that grows leaves room for the longest answer requested so far.
         """
         self._room = max(self._room, options.max_tokens)
         return Generation(self if through is None else through, self._tokenizer, self._eos, prompt, options, cancel)
@@ -181,7 +181,7 @@ class Session:
 
         An option counts in its usual spellings (`spellings`: case, leading space, full stop, ...). The probability of a
         spelling is that of its tokens and of the end of the turn after them, so "2" does not count for "20". Longer
-        options get no bonus. `Choice.total_probability` says whether the model would give any of them.
+        options get no bonus. A low `Choice.total_probability` means that the model would give another answer.
         Raises UsageError for no options, and for empty or repeated ones; ContextFullError.
         """
         self._tokenized(options)
@@ -200,7 +200,9 @@ class Session:
         facts = self._decoder.facts
         room = min(facts.capacity - self.timeline.length, facts.trained_context - self.timeline.position)
         if longest > room:
-            raise ContextFullError(f"an option needs {longest} entries, the context has {room} left; use a larger one")
+            raise ContextFullError(
+                f"an option needs {longest} entries, the context has {room} left; use a larger context"
+            )
         count = len(self.timeline.spans)
 
         def append(depth: int, token: int) -> FloatArray:
@@ -214,17 +216,17 @@ class Session:
         return choices(options, scores)
 
     def weigh_first_tokens(self, logits: FloatArray, options: Sequence[str]) -> list[Choice]:
-        """How likely an answer begins with each option, from the logits of its first token, float32 (vocab_size,).
+        """The probability that an answer begins with each option, in the order given. Computes nothing in the decoder.
 
-        A token counts for an option if spellings of that option, and of no other, begin with it. What follows the token
-        does not count: "Yes, there is." begins with yes. `Choice.log_probability` is that of these tokens.
+        `logits`: of the answer's first token, float32 (vocab_size,). A token counts for an option if spellings of that
+        option, and of no other, begin with it. Later tokens do not count: "Yes, there is." begins with yes.
         Raises UsageError as `choose`.
         """
         return choices(options, first_token_scores(logits, self._tokenized(options)))
 
     @_with_engine
     def append_token(self, token: int) -> FloatArray:
-        """Append one token; returns its logits. Raises ContextFullError."""
+        """Append one token; returns its logits, float32 (vocab_size,). Raises ContextFullError."""
         logits = self._decoder.append_tokens([token])
         self.timeline.add(token)
         return logits
@@ -237,7 +239,7 @@ class Session:
 
     @_with_engine
     def save(self, path: Path, prompt: Sequence[Input]) -> None:
-        """Write the KV cache of the prompt, as far as it is computed, to a file. Drops the rest of the timeline.
+        """Write the KV entries of the prompt, as far as they are computed, to a file. Drops the rest of the timeline.
 
         Raises InputError if the file cannot be written.
         """
@@ -269,7 +271,7 @@ class Session:
             raise InputError(f"{path}: not of this conversation")
 
     def interrupt(self) -> None:
-        """From any thread, before `close`: make the running computation fail at once."""
+        """Make the running computation fail at once. May be called from any thread; `close` must follow."""
         self._interrupted = True
         self._decoder.interrupt()
 
@@ -280,9 +282,9 @@ class Session:
         self.timeline.rebase()
 
     def close(self, reason: str = CLOSED) -> None:
-        """From any thread: abort the running computation, then free the decoder. A second call does nothing.
+        """Abort the running computation and free the decoder. May be called from any thread, and again.
 
-        `reason`: the UsageError for an open answer, for waiting threads and for later calls.
+        `reason`: the text of the UsageError for an open answer, for waiting threads and for later calls.
         Does nothing in a forked child: the decoder is the parent's.
         """
         self.turn += 1
@@ -293,7 +295,7 @@ class Session:
         self._decoder.close()
 
     def _range_of(self, first: int, inputs: Sequence[Input]) -> tuple[int, int]:
-        """The range of positions of the spans that were computed from the inputs; `first` is the first of them."""
+        """Start and end position of the spans of `inputs`; `first` is the index of the first span."""
         spans = self.timeline.spans[first : first + len(spans_of(inputs))]
         return spans[0].start, spans[-1].end
 
@@ -314,7 +316,7 @@ class Session:
             self._decoder = self._reopen(facts.capacity)
             raise
         finally:
-            if self._interrupted:  # when no decoder was open
+            if self._interrupted:  # while no decoder was open
                 self._decoder.interrupt()
 
     def _check_room(self, total: int) -> None:

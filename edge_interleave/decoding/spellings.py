@@ -1,7 +1,9 @@
-"""The usual spellings of a short answer: `yes`, `Yes`, ` yes`, `Yes.`, ... A user names one, a model may use another.
+"""The usual spellings of a short answer: `yes`, `Yes`, ` yes`, `Yes.`, ...
 
-spellings("yes")            {"yes": 0, "Yes": 1, "yes.": 1, "YES": 1, " yes": 1, "Yes.": 2, ...}
-tokenized(["yes", "no"], tokenizer.encode_plain)
+    spellings("yes")            {"yes": 0, "Yes": 1, "yes.": 1, "YES": 1, " yes": 1, "Yes.": 2, ...}
+    tokenized(["yes", "no"], tokenizer.encode_plain)
+
+A user names one spelling; the model may use another.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ _STOPS = ".\u3002"
 def spellings(answer: str) -> dict[str, int]:
     """Each usual spelling of an answer, the answer itself first, with its number of changes.
 
-    `answer`: not empty; trailing white space is dropped. A change is another case, a full stop or a leading space more
-    or less, or brackets around a lone letter or digit (`A`, `A)`, `(A)`). Chinese and Japanese answers take the
+    `answer`: not empty; trailing white space is dropped. One change: another case; a full stop or leading space added
+    or removed; other brackets around a lone letter or digit (`A`, `A)`, `(A)`). Chinese and Japanese answers take the
     ideographic full stop.
     """
     answer = answer.rstrip()
@@ -41,8 +43,8 @@ def spellings(answer: str) -> dict[str, int]:
 def tokenized(answers: Sequence[str], encode: Callable[[str], Sequence[int]]) -> list[Spelled]:
     """The spellings of several answers as token ids, in the order given.
 
-    A spelling that several answers share (`US` and `us`) counts for the answer with the fewest changes, and in equal
-    shares if several have as few. An answer without tokens has no spellings.
+    A spelling that several answers share (`US` and `us`) counts for the answer with the fewest changes, and is split
+    equally in a tie. An answer without tokens has no spellings.
     """
     ways: list[dict[tuple[int, ...], int]] = []
     for answer in answers:

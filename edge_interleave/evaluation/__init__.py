@@ -1,4 +1,4 @@
-"""Benchmarks: LLaVA-Interleave Bench, M4-Instruct's files, and any file of their form.
+"""Runs benchmarks: LLaVA-Interleave Bench, M4-Instruct's files, and other files in their format.
 
     import edge_interleave as ei
     from edge_interleave import evaluation as benchmark
@@ -11,7 +11,7 @@
 
 `run` stores each answer at once and resumes an interrupted run; `summarise` scores a folder of results by the rules of
 the official script; `compare` compares two runs, answer by answer. docs/guides/evaluation.md lists the
-differences to the official script. Names are imported on first use.
+differences from the official script. Names are imported on first use.
 """
 
 from importlib import import_module
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edge_interleave.evaluation.scores import choice_match, exact_match, normalise, rouge_l
     from edge_interleave.evaluation.summary import Group, SetScore, Summary, summarise
 
-_HOMES = {
+_MODULES = {
     "BENCH": "benchmark_sets",
     "Comparison": "comparison",
     "Group": "summary",
@@ -75,9 +75,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
     globals()[name] = value
     return value
 

@@ -69,7 +69,7 @@ class SampleAnswers:
 
 
 class Answerer:
-    """Asks a model samples. Each sample starts with an empty timeline, so answers do not depend on earlier samples."""
+    """Answers samples with a model. Each sample starts with an empty timeline, so earlier samples have no influence."""
 
     def __init__(self, model: Model, images: Path, settings: Settings) -> None:
         """`images`: the folder that samples' paths are relative to. The model should be loaded with `settings.context`.
@@ -121,8 +121,8 @@ class Answerer:
         return SampleAnswers(tuple(replies), prints)
 
     def path(self, name: str) -> Path:
-        """The file or folder of a sample's path for an image or a video. Raises MediaError."""
-        return self._video(name)
+        """The file or folder that a sample's image or video path means. Raises MediaError."""
+        return self._media_path(name)
 
     def close(self) -> None:
         """Free the KV cache."""
@@ -139,11 +139,11 @@ class Answerer:
                 f"{self._trained_context} tokens; use a larger pooling stride (--pool)"
             )
         paths = [(name, self._inside(name, Path.is_file)) for name in sample.images]
-        # A sample with both has its images first.
-        return [*paths, (sample.video, self._video(sample.video))] if sample.video else paths
+        # In a sample with both, the images come first.
+        return [*paths, (sample.video, self._media_path(sample.video))] if sample.video else paths
 
-    def _video(self, name: str) -> Path:
-        """A video file or a folder of frames. M4-Instruct's files leave out the file extension."""
+    def _media_path(self, name: str) -> Path:
+        """The path of an image, a video or a folder of frames. M4-Instruct's files leave out a video's extension."""
         for suffix in ("", *_VIDEO_SUFFIXES):
             if (self._folder / (name + suffix)).exists():
                 return self._inside(name + suffix, Path.exists)
@@ -157,6 +157,6 @@ class Answerer:
                 raise MediaError(f"{display_name(name)}: leaves the images' folder")
             if not exists(path):
                 raise MediaError(f"{display_name(path)}: no such file; check --images")
-        except (OSError, ValueError, RuntimeError) as error:  # a name that no file system accepts, or a link circle
+        except (OSError, ValueError, RuntimeError) as error:  # a name that no file system accepts, or circular links
             raise MediaError(f"{display_name(name)}: is not a valid path ({type(error).__name__})") from error
         return path

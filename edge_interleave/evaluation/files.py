@@ -11,11 +11,11 @@ from edge_interleave.util.atomic_file import atomic_file
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder where it is missing. Raises InputError."""
+    """Create a folder if it is missing. Raises InputError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror}); give another folder") from error
+        raise InputError(f"{folder}: cannot be created ({error.strerror}); give another folder") from error
 
 
 def write_text(path: Path, text: str) -> None:

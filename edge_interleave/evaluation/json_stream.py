@@ -17,7 +17,7 @@ from edge_interleave.errors import InputError
 from edge_interleave.util.regular_file import display_name, open_regular_file
 
 VALUE_BYTES_MAX = 8 << 20
-"""Of one value's text, including read-ahead, so the effective limit is a little lower."""
+"""Greatest size of one value's text, including read-ahead, so the effective limit is a little lower."""
 PARTS_MAX = 400_000
 """Most numbers, strings, lists and objects in one value, together."""
 DEPTH_MAX = 32
@@ -44,7 +44,7 @@ class JsonStream:
         return self._digest.hexdigest()
 
     def __iter__(self) -> Iterator[Any]:
-        """Raises InputError, which names file and value, if the file is missing, not JSON, cut off or over a limit."""
+        """The values. Raises InputError, naming file and value, if the file is missing, not JSON or too large."""
         with open_regular_file(self.path) as file:
             stream = _Bounded(self, file)
             for value in self._values(stream):
@@ -75,18 +75,18 @@ class JsonStream:
         events = ijson.basic_parse(stream, buf_size=_READ_BYTES, use_float=True)
         try:
             next(events)
-            yield from self._built(events)
+            yield from self._build_values(events)
             # The parser reads on and raises for anything but white space.
             for _ in events:
                 raise self.error("there is text after the array's end")
         except (ijson.JSONError, ValueError) as error:  # ValueError: not UTF-8
             raise self.error(f"not JSON, or cut off ({_one_line(error)}); download the file again") from error
 
-    def _built(self, events: Iterator[tuple[str, Any]]) -> Iterator[Any]:
+    def _build_values(self, events: Iterator[tuple[str, Any]]) -> Iterator[Any]:
         """The array's values, built from the parser's events."""
         values: list[Any] = []
-        inside: Any = values
-        around: list[Any] = []
+        container: Any = values
+        outer: list[Any] = []
         key, parts = "", 0
         for event, value in events:
             parts += 1
@@ -94,21 +94,21 @@ class JsonStream:
                 key = value
                 continue
             if event in ("end_map", "end_array"):
-                if not around:
+                if not outer:
                     return
-                inside = around.pop()
+                container = outer.pop()
             else:
                 made: Any = {} if event == "start_map" else [] if event == "start_array" else value
-                if type(inside) is dict:
-                    inside[key] = made
+                if type(container) is dict:
+                    container[key] = made
                 else:
-                    inside.append(made)
+                    container.append(made)
                 if event in ("start_map", "start_array"):
-                    around.append(inside)
-                    inside = made
-                    if len(around) > DEPTH_MAX:
+                    outer.append(container)
+                    container = made
+                    if len(outer) > DEPTH_MAX:
                         raise self.error(f"nested deeper than {DEPTH_MAX}; this is not a sample")
-            if not around:
+            if not outer:
                 yield values.pop()
                 parts = 0
             elif parts > PARTS_MAX:

@@ -1,6 +1,6 @@
 """Result files: one line of JSON for each question; the lines of a sample are appended together and never changed.
 
-After a kill the file holds whole samples and at most one cut off at the end; that one is dropped and asked again. A
+If the process is killed, the file has whole samples and at most one cut-off sample at the end, which is asked again. A
 sample that cannot be answered has one line with `error`; a later answer replaces it. The names `dataset`, `sample_id`,
 `prompt`, `pred_response`, `gt_response`, `model_id` and `question_type` are the official script's.
 """
@@ -26,7 +26,7 @@ Line = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Shard:
-    """One part of a file's samples: of every `of` samples, the one with this number."""
+    """One part of a file's samples: of every `of` consecutive samples, the one with this number."""
 
     number: int = 1
     """From 1."""
@@ -109,7 +109,7 @@ class ResultsFile:
 def read_results(out: Path, shards: int) -> Iterator[list[Line]]:
     """The lines of each sample in a folder's results, of all shards, in no particular order.
 
-    A sample that was tried again comes again. Raises InputError if a file is damaged before its end.
+    A sample that was tried again occurs again. Raises InputError if a file is damaged before its end.
     """
     for path in sorted(out.glob("results*.jsonl")):
         if _parts_of(path.name) != shards:

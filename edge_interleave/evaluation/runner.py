@@ -84,7 +84,7 @@ def run(
 
 
 def _check_file(file: Path, report: Report) -> tuple[str, int]:
-    """SHA-256 of the file and its number of samples. Refuses a damaged file now, not after days of answering."""
+    """SHA-256 of the file and its number of samples. Finds damage before the run, not after days of answering."""
     items = JsonStream(file)
     size = file.stat().st_size if file.exists() else 0
     for number, _ in enumerate(read_samples(items)):
@@ -95,7 +95,7 @@ def _check_file(file: Path, report: Report) -> tuple[str, int]:
 
 
 def _media_check(out: Path, folder: Path, answerer: Answerer) -> Callable[[Line], None]:
-    """A check that a result's pictures are those in the folder now; it raises InputError if not."""
+    """A check that the folder still has the pictures of a stored result. The check raises InputError if not."""
 
     def check(line: Line) -> None:
         media = from_json(line.get("media"))

@@ -159,7 +159,7 @@ def summarise(out: Path) -> Summary:
         tuple(sets),
         tuple(categories),
         tuple(_domains(sets, categories)),
-        tuple(_exactness(held[key]) for key in sorted(held)),
+        tuple(_held_out_score(held[key]) for key in sorted(held)),
         tuple(problems[index] for index in sorted(problems)[:ERRORS_SHOWN]),
     )
 
@@ -259,8 +259,8 @@ def _set_score(tally: Tally, run: RunInfo) -> SetScore:
     )
 
 
-def _exactness(tally: Tally) -> SetScore:
-    """The exact matches of samples from several sets, whose scores may not be comparable."""
+def _held_out_score(tally: Tally) -> SetScore:
+    """Only the exact matches, since the samples come from several sets, whose scores are not comparable."""
     return SetScore(
         name=tally.name,
         metric=None,

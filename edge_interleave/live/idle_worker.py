@@ -1,8 +1,8 @@
 """Runs low-priority work in small steps while the engine is idle.
 
-One thread does all the work, from its first step to the end: engines keep memory for every thread that ever used them.
-The thread waits while there is no work, or while foreground work runs (which calls `begin` when it ends). It ends on
-`stop`, when its owner is collected, or with the program.
+One thread does all the work, because engines keep memory for every thread that ever used them. The thread waits while
+there is no work, or while foreground work runs (which calls `begin` when it ends). It ends on `stop`, when its owner is
+garbage-collected, or with the program.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class IdleWorker:
         weakref.finalize(self, self._state.stop).atexit = False
 
     def begin(self) -> None:
-        """Start or resume: there may be work. Returns at once; may be called from any thread."""
+        """Start or resume, because there may be work. Returns at once; may be called from any thread."""
         state = self._state
         with state.changed:
             if state.stopped:
@@ -58,7 +58,7 @@ class IdleWorker:
             state.changed.notify_all()
 
     def wait(self, timeout: float) -> bool:
-        """Wait until there is no work left, `timeout` seconds at most; returns whether there is none."""
+        """Wait up to `timeout` seconds until no work is left; returns whether none is left."""
         state = self._state
         with state.changed:
             state.changed.wait_for(lambda: state.stopped or state.finished, timeout)

@@ -1,4 +1,4 @@
-"""How many KV entries a live window takes. The window that is opened and the plan for one both compute it here."""
+"""Computes how many KV entries a live window takes, for opening a window and for planning one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class WindowLayout:
         return self.fixed_entries + kept + frames * self.around_frame + visual_tokens(frames, frame_tokens)
 
     def prefetch_entries(self, frames: int, frame_tokens: Sequence[int]) -> int:
-        """Further KV entries with which a sliding window can prefetch a frame and still answer a question.
+        """Further KV entries that let a sliding window prefetch a frame and still answer a question.
 
         Without them the window works too: a question then drops the prefetched entries.
         """
@@ -58,6 +58,6 @@ class WindowLayout:
 
 
 def visual_tokens(frames: int, frame_tokens: Sequence[int]) -> int:
-    """Visual tokens of a full window, at the point of the repeating pattern where they are most."""
+    """The most visual tokens of a full window, over all phases of the repeating pattern."""
     pattern = [frame_tokens[index % len(frame_tokens)] for index in range(frames + len(frame_tokens))]
     return max(sum(pattern[first : first + frames]) for first in range(len(frame_tokens)))

@@ -5,8 +5,8 @@
         print(live.ask("What is happening?"))
 
 Frames come from a source, which threads read, encode and add in the background, or one by one through `add`. A question
-waits for the frame being computed; frames wait for the answer. Frames that a live source shows meanwhile are dropped
-and counted as late. While there is neither, the window prefetches work for the next frame.
+waits for the frame being computed; frames wait for the answer. Frames that a live source provides meanwhile are dropped
+and counted as late. In idle time the window prefetches work for the next frame.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Live:
     def add(self, image: ImageSource, time_s: float | None = None) -> int:
         """Encode a frame and add it to the window; returns its number.
 
-        `image`: as `open_image` takes it. `time_s`: its time in seconds; None: a second after the frame before.
+        `image`: see `open_image`. `time_s`: its time in seconds; None: a second after the previous frame.
         Raises MediaError; ContextFullError; UsageError while a source is watched, or if this thread has an answer open.
         """
         check_process()
@@ -134,8 +134,8 @@ class Live:
         `fps`: frames per second, at most. `change`: skip frames that differ less than this from the last one taken (see
         `media.filters`). `realtime`: play a video at its own speed.
         `on_frame`: gets the number of each frame added, and may ask about it; the next frame waits until it returns.
-        `on_unchanged`: gets the time of each frame that `change` skipped; what holds for the window's newest frame
-        holds for it. `on_status`: called when the source is lost, frozen or damaged, and when it recovers;
+        `on_unchanged`: gets the time, in seconds, of each frame that `change` skipped because it resembles the window's
+        newest frame. `on_status`: called when the source is lost, frozen or damaged, and when it recovers;
         `SourceStatus.line` is a line for people.
         Raises MediaError if the source cannot be opened, UsageError while another source is watched.
         """
@@ -174,17 +174,17 @@ class Live:
             raise UsageError(CLOSED)
 
     def stream(self, question: str, **options: Unpack[AnswerOptions]) -> AnswerStream:
-        """Ask about the frames in the window; the text comes piece by piece. Closing it early forgets the answer.
+        """Ask about the frames in the window; the text comes piece by piece. An answer closed early is not kept.
 
         `options`: `max_tokens`, `stop`, `sampling`, `cancel`; see `AnswerOptions`.
-        From the first piece on, other threads' questions and frames wait until the answer is exhausted or closed. A
-        question or frame of the thread that reads it raises UsageError.
+        After the first piece, other threads' questions and frames wait until the answer is exhausted or closed. A
+        question or frame from the thread that reads it raises UsageError.
         """
         check_names(options, AnswerOptions)
         return self.answer(question, generation_options(options, self._session), options.get("cancel"))
 
     def answer(self, question: str, generation: GenerationOptions, cancel: threading.Event | None) -> AnswerStream:
-        """As `stream`, with the options in their final form."""
+        """As `stream`, with the options already merged by `generation_options`."""
         check_process()
         ids = self._prompt.question(question)
 
@@ -311,10 +311,7 @@ class Live:
 
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
-        """Hold `_adding`.
-
-        Its holder may wait for an answer that this thread has open: that raises UsageError instead of a deadlock.
-        """
+        """Hold `_adding`. Raises UsageError if its holder waits for an answer that this thread has open."""
         while not self._adding.acquire(timeout=_POLL_S):
             self._scheduler.check_not_reading()
         try:
@@ -324,8 +321,8 @@ class Live:
 
     def _encode(self, frame: Frame) -> FloatArray:
         started = time.perf_counter()
-        # `add` may meet the encoding thread of a source that ended with an error: the stride and its count belong
-        # together.
+        # `add` and the encoding thread of a failed source may both run this: choosing a stride and counting the frame
+        # must be one step.
         with self._scheduler.frame_pending(), self._encoding:
             stride = self._strides[self._encoded % len(self._strides)]
             (rows,) = self._encoder.encode([frame.image], stride=stride)
@@ -355,8 +352,8 @@ class Live:
 
     def _prefetch(self) -> StepResult:
         try:
-            with self._scheduler.idle_step() as mine:
-                if not mine:
+            with self._scheduler.idle_step() as granted:
+                if not granted:
                     return StepResult.LATER
                 return StepResult.MORE if self._window.prefetch() else StepResult.DONE
         except (BackendError, UsageError):  # closed, or an engine failure that the next frame will report

@@ -1,4 +1,4 @@
-"""Opens a live window: works out its KV entries, opens a session of that size, and joins the parts."""
+"""Opens a live window: computes its KV entries, opens a session of that size, and wires the components."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def open_live(
 ) -> Live:
     """Open a live window of `window` frames.
 
-    `open_session`: opens a session with a KV cache of so many entries, `limit` at most. It belongs to the window, and
-    so does the encoder. `strides`: pooling strides of the frames, a pattern that repeats. `mode`, `keep_answers`: as
-    `FrameWindow`. `system`: a message before all frames. `questions`: tells whether a question is familiar.
+    `open_session`: opens a session with a KV cache of the given number of entries, `limit` at most. The window owns the
+    session and the encoder. `strides`: pooling strides of the frames, a pattern that repeats. `mode`, `keep_answers`:
+    as `FrameWindow`. `system`: a message before all frames. `questions`: decides whether a question is familiar.
     Raises UsageError, and ContextFullError if the window does not fit into `limit`.
     """
     if not strides:

@@ -30,7 +30,7 @@ class LivePrompt:
         self.sink, self.after_frame, rest = self._around_frames("?")
         """`sink`: the system message and the opening of the user's turn. `after_frame`: the text after each frame."""
         if rest[: len(self.after_frame)] != self.after_frame:
-            raise BundleError("the chat template does not treat all images of a message alike; it cannot run live")
+            raise BundleError("the chat template treats a message's images differently; the model cannot run live")
         self.after_answer = self._between_turns()
         """The end of a kept answer's turn, and the opening of the user's next turn."""
 
@@ -53,7 +53,7 @@ class LivePrompt:
         user = Message("user", (_PLACEHOLDER, _PLACEHOLDER, "?"))
         follow = self._prompts.follow_up([*self._opening, user, Message("assistant", ("!",)), user])
         if follow is None:
-            raise BundleError("the chat template does not show an answer as it was given; it cannot run live")
+            raise BundleError("the chat template changes the model's answers; the model cannot run live")
         return _texts(follow)[0]
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from edge_interleave.media.reader import ReaderStats
 
 RECENT = 100
-"""Frames that times and rates are taken over."""
+"""The number of latest frames that times and rates are computed from."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class LiveStats:
     entries: int
     """KV entries in use."""
     capacity: int
-    """KV entries that fit."""
+    """KV entries that the cache holds."""
     encode_s: float
     """Median time to encode a frame."""
     append_s: float

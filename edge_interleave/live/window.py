@@ -9,8 +9,8 @@ Each frame is announced by its running number. A frame's index in the window cha
 keys and values do not; its number stays valid.
 
 When a frame leaves, its successor is recomputed as the first frame of the window. Its cached state would otherwise
-describe changes against an evicted frame, and questions about changes were answered from it. The recomputation does not
-depend on the new frame, so it can be prefetched while the engine is idle.
+describe changes against an evicted frame, and the model would answer questions about changes from it. The recomputation
+does not depend on the new frame, so it can be prefetched while the engine is idle.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class FrameWindow:
     ) -> None:
         """`frames`: how many of the latest frames stay. `keep_answers`: keep the last few answers as text.
 
-        The session belongs to the window from now on. Raises UsageError.
+        The window owns the session from now on. Raises UsageError.
         """
         if frames < 1:
             raise UsageError(f"a window of {frames} frames is not possible; give 1 or more")
@@ -104,8 +104,8 @@ class FrameWindow:
     def prefetch(self) -> bool:
         """Prefetch what the next `add` would recompute: the frame that will then be the oldest.
 
-        One step of PREFETCH_ROWS at most; returns True if there is more to do. The timeline does not change, and an
-        answer that is being generated continues. Raises BackendError if the engine fails; `add` then recomputes it all.
+        One step of at most PREFETCH_ROWS; returns whether there is more to do. The timeline does not change, and a
+        running answer continues. Raises BackendError if the engine fails; `add` then recomputes all of it.
         """
         if self.mode != SLIDING or len(self) < max(self.frames, 2):
             return False

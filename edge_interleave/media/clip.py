@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     import av
 
 MAX_CLIP_PIXELS = 4 * MAX_PIXELS
-"""The limit for all frames of one sample together, about 2 GB as RGB."""
+"""The limit for all frames of one clip together, about 2 GB as RGB."""
 
 
 def sample_clip(path: Path | str, frames: int) -> list[Frame]:
-    """Up to `frames` frames, spread evenly from the first to the last, as LLaVA-NeXT samples videos.
+    """Sample up to `frames` frames, evenly spaced from the first to the last, as LLaVA-NeXT samples videos.
 
     A shorter clip gives all its frames. A folder's pictures are sorted by name in natural order (f2 before f10);
     files that are left out are logged. Each page of a TIFF is a frame.
-    Raises MediaError if no frame can be decoded or the frames are too large together, UsageError if `frames` is less
+    Raises MediaError if no frame can be decoded or the frames are too large in total, UsageError if `frames` is less
     than 1, BackendError if PyAV cannot be imported.
     """
     if frames < 1:
-        raise UsageError(f"a clip gives at least 1 frame, not {frames}; ask for 1 or more")
+        raise UsageError(f"a clip cannot be sampled to {frames} frames; ask for 1 or more")
     if os.path.isdir(path):
         return _sample_folder(Path(path), frames)
     return _sample_pictures(path, frames) if is_picture(path) else _sample_video(path, frames)
@@ -79,11 +79,12 @@ def _sample_video(path: Path | str, frames: int) -> list[Frame]:
 
 
 def _by_time(path: Path | str, table: Timetable, frames: int) -> list[Frame] | None:
-    """Seek to each frame by its time. None if a frame does not come at its time: then the timetable is wrong."""
+    """Seek to each frame by its time. None if the timetable is wrong: a frame has another time."""
     sampled: list[Frame] = []
     budget = _Budget(path)
     with VideoFile(path, MAX_PIXELS) as video:
-        # `at`: the frame that is read next. `sure_from`: the key frame sought last; earlier frames may come before it.
+        # `at`: the index of the next frame to read. `sure_from`: that of the last key frame sought; `read` may return
+        # earlier frames first.
         at, sure_from = 0, 0
         for index in _spread(len(table.times), frames):
             before = bisect_right(table.keys, table.times[index]) - 1
@@ -109,7 +110,7 @@ def _by_time(path: Path | str, table: Timetable, frames: int) -> list[Frame] | N
 
 
 def _by_counting(path: Path | str, frames: int) -> list[Frame]:
-    """Decode the whole clip twice: to count its frames, then to keep some. Slow, but needs no time stamps."""
+    """Decode the whole clip twice: first to count its frames, then to keep some. Slow, but needs no time stamps."""
     with VideoFile(path, MAX_PIXELS) as video:
         count = 0
         while _next(video) is not None:
@@ -146,14 +147,14 @@ def _frame(video: VideoFile, frame: av.VideoFrame, time_s: float, index: int, bu
 
 
 class _Budget:
-    """Counts the pixels of the frames kept, so that a clip cannot exhaust memory."""
+    """Counts the pixels of the sampled frames, so that a clip cannot exhaust memory."""
 
     def __init__(self, path: Path | str) -> None:
         self._path = path
         self._left = MAX_CLIP_PIXELS
 
     def spend(self, size: tuple[int, int]) -> None:
-        """Count a frame of (width, height). Raises MediaError once all frames exceed MAX_CLIP_PIXELS together."""
+        """Count a frame of (width, height) pixels. Raises MediaError once the total exceeds MAX_CLIP_PIXELS."""
         self._left -= size[0] * size[1]
         if self._left < 0:
             raise MediaError(

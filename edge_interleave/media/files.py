@@ -1,4 +1,4 @@
-"""Opens picture and video files: regular files only, with MediaError where that fails."""
+"""Opens picture and video files: regular files only, with a MediaError for all others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edge_interleave.util.regular_file import open_regular_file
 
 
 def open_media_file(path: Path | str, max_bytes: int | None = None) -> BinaryIO:
-    """As `open_regular_file`, with its InputError as a MediaError."""
+    """As `open_regular_file`, but raises MediaError in place of InputError."""
     try:
         return open_regular_file(path, max_bytes)
     except InputError as error:

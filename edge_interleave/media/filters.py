@@ -12,7 +12,7 @@ from edge_interleave.errors import UsageError
 from edge_interleave.media.frame import Frame
 
 SIDE = 32
-"""Width and height in pixels of the thumbnails that frames are compared by."""
+"""Width and height, in pixels, of the thumbnails that are compared."""
 WARM_UP_S = 5.0
 """The longest time for which a camera's first frames are dropped."""
 _BLACK = 32
@@ -22,25 +22,25 @@ _SETTLED = 4.0
 
 
 class RateLimiter:
-    """Passes at most `fps` frames a second of the source's own time, evenly spaced."""
+    """Passes at most `fps` frames per second of the source's time, evenly spaced."""
 
     def __init__(self, fps: float) -> None:
         """Raises UsageError unless `fps` is above 0."""
         if not (math.isfinite(fps) and fps > 0):
-            raise UsageError(f"the frames a second must be a number above 0, not {fps}")
+            raise UsageError(f"fps must be a number above 0, not {fps}")
         self._step = 1 / fps
         self._due = -math.inf
         self._last = -math.inf
 
     def take(self, time_s: float) -> bool:
         """Whether the frame at `time_s` seconds passes."""
-        # A time that falls starts anew. Time stamps are rounded: a frame of 33 ms may come at 32.
+        # A time that goes back restarts the schedule. Time stamps are rounded: a frame due at 33 ms may have 32.
         back = time_s < self._last
         self._last = time_s
         if not back and time_s < self._due - 1e-3:
             return False
-        # The next frame is due one step after this one was due, so that rounding does not add up; after a pause of the
-        # source, one step after this one.
+        # The next frame is due one step after this one was due, so that rounding errors do not add up. After a pause of
+        # the source, it is due one step after this frame's time.
         behind = back or time_s - self._due >= self._step
         self._due = (time_s if behind else self._due) + self._step
         return True
@@ -57,7 +57,7 @@ class ChangeFilter:
     def __init__(self, threshold: float) -> None:
         """`threshold`: grey levels. Raises UsageError unless it is from 0 to 255."""
         if not 0 <= threshold <= 255:
-            raise UsageError(f"the change must be from 0 to 255 grey levels, such as 2, not {threshold}")
+            raise UsageError(f"change must be from 0 to 255 grey levels, such as 2, not {threshold}")
         self._threshold = threshold
         self._taken: npt.NDArray[np.int16] | None = None
 

@@ -1,4 +1,4 @@
-"""The frame that every source returns."""
+"""The type of the frames that sources and clips return."""
 
 from __future__ import annotations
 

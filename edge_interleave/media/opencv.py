@@ -12,7 +12,7 @@ from edge_interleave.util.cpus import quota_limit
 
 @cache
 def opencv() -> Any:
-    """The module `cv2`, without its own log lines, and with threads within the CPU quota.
+    """Return the module `cv2`, with its logging off and its threads within the CPU quota.
 
     OPENCV_LOG_LEVEL and OPENCV_FFMPEG_LOGLEVEL are respected if the user has set them. Raises BackendError if OpenCV
     cannot be imported.
@@ -27,7 +27,7 @@ def opencv() -> Any:
             "'pip install opencv-python-headless' in place of opencv-python"
         ) from error
     if not chosen:
-        # The function lies at the top in OpenCV 4, in a submodule in OpenCV 5. 0 is LOG_LEVEL_SILENT.
+        # OpenCV 5 moved the function to a submodule. 0 is LOG_LEVEL_SILENT.
         set_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
         set_level(0)
     if (limit := quota_limit()) is not None:

@@ -73,7 +73,7 @@ class FramePipeline(Generic[T]):
 
     def _encode_all(self) -> None:
         while not self._stop.is_set():
-            # Taking a frame waits until the previous one has left the queue, so that the newest frame is encoded.
+            # Take a frame only after the previous one has left the queue, so that the newest frame is encoded.
             if not self._room.acquire(timeout=_TICK_S):
                 continue
             frame, made = None, None

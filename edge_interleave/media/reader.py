@@ -1,7 +1,7 @@
 """Reads a source in a thread, drops frames by the filters, and reconnects a lost source with exponential backoff.
 
-A live source keeps one frame waiting, the newest: a frame that nobody took in time is overwritten and counted as late.
-Any other source waits until its frame is taken. `on_status` reports a source that is lost, frozen or damaged.
+A live source's newest frame overwrites an older one that was not taken yet, which is counted as late. Other sources
+wait until their frame is taken. `on_status` reports a source that is lost, frozen or damaged.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from edge_interleave.media.sources.base import FrameDamaged, Source, SourceLost
 
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 30.0
-"""The pause before a lost source is reopened: the first one and the longest; it doubles in between."""
+"""The first and the longest pause before a lost source is reopened; pauses double in between."""
 _JOIN_S = 1.0
 _HELD_S = 2.0
 """A dark first frame is handed out after all if no other frame follows for this long."""
@@ -58,7 +58,7 @@ class ReaderStats:
     reconnects: int
     """How often a lost source came back with a frame."""
     capture_fps: float
-    """Frames a second, over the latest 50; 0 before the second frame."""
+    """Frames per second, over the latest 50; 0 before the second frame."""
     frozen_s: float
     """Total seconds in which a live source repeated one picture, bit for bit, for FROZEN_S or longer."""
 
@@ -134,7 +134,7 @@ class FrameReader:
         self._thread.start()
 
     def next(self, timeout: float) -> Frame | None:
-        """The next frame that passes the filters; waits up to `timeout` seconds. None: no frame yet, or `ended`."""
+        """Wait up to `timeout` seconds for the next frame that passes the filters. None: no frame yet, or `ended`."""
         until = time.monotonic() + timeout
         with self._condition:
             while not (self._slot is not None or self._finished or self._stop.is_set()):
@@ -218,7 +218,7 @@ class FrameReader:
                 self._condition.notify_all()
 
     def _reconnect(self, lost: SourceLost) -> None:
-        """Reopen the source until that works. The pause is reset only by a frame, not by a source that just opens."""
+        """Reopen the source until that succeeds. Only a frame resets the pause, not a successful opening."""
         if self._stop.is_set():
             return
         if self._lost_at is None:

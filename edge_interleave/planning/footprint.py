@@ -1,4 +1,4 @@
-"""Measures the memory that a model takes apart from its window, by running a small window in a separate process.
+"""Measures the memory of a model without its window, by running a small window in a separate process.
 
 Libraries, engines and their threads differ between machines, so they are measured. What grows with the window is
 computed (`planner`).
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
 _TIMEOUT_S = 600
 _WINDOW = 2
 _FPS = 1.0
-"""Frames a second of the demo clip, which lasts some seconds."""
+"""Frames per second taken from the demo clip, which lasts a few seconds."""
 _BATCH = 32
 _ROOTS = ("click", "edge_interleave", "rich")
-"""The process imports its parent's modules of these packages: the parent will run the window."""
+"""The process imports what its parent has imported of these packages, because the parent will run the window."""
 _IMPORTED_LATE = ("av", "onnxruntime", "edge_interleave.model")
 """Modules that a live window imports only when it runs."""
 _BLOCKS, _BLOCK_ROWS = 8, 128
 
 
 def frame_buffer_bytes(width: int, height: int) -> int:
-    """Bytes of all decoded frames between a source and the tower, for frames of so many pixels.
+    """Bytes of all decoded frames between a source and the tower. `width`, `height`: of a frame, in pixels.
 
     About nine pictures at 3 bytes a pixel (the reader's slot, the one being encoded, the latest, and their copies in
     other colour orders), and ten at 1.5 in the video's decoder: measured with videos of 96 x 96 and 1280 x 720.
@@ -53,7 +53,7 @@ def frame_buffer_bytes(width: int, height: int) -> int:
 
 @dataclass(frozen=True)
 class Rates:
-    """Speed of this machine, in seconds."""
+    """Times on this machine, in seconds."""
 
     encode: float
     """Time to encode one frame."""
@@ -69,7 +69,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Resident bytes of each part, and the lengths of the window's text."""
+    """Resident bytes of each part of a model, and the lengths of the window's text."""
 
     libraries: int
     """Interpreter and libraries."""
@@ -87,42 +87,43 @@ class Footprint:
 def measure(bundle: Bundle, backend: str, threads: int | None = None, *, rates: bool = False) -> Footprint:
     """Run a small window in a separate process and measure it. Takes seconds; the result is kept for each bundle.
 
-    `rates`: measure the speed too. Raises BackendError if the process fails, and what opening the model raises.
+    `threads`: CPU threads, as in `load`. `rates`: measure the speed too. Raises BackendError if the process fails, and
+    the errors of `load`.
     """
-    alongside = tuple(sorted(name for name in sys.modules if name.split(".")[0] in _ROOTS))
+    parent_modules = tuple(sorted(name for name in sys.modules if name.split(".")[0] in _ROOTS))
     digest = tuple(sorted((name, file.sha256) for name, file in bundle.manifest.files.items()))
-    return _measured(bundle.folder.resolve(), digest, backend, threads, rates, alongside)
+    return _measured(bundle.folder.resolve(), digest, backend, threads, rates, parent_modules)
 
 
 @lru_cache(maxsize=32)
 def _measured(
-    folder: Path, digest: object, backend: str, threads: int | None, rates: bool, alongside: tuple[str, ...]
+    folder: Path, digest: object, backend: str, threads: int | None, rates: bool, parent_modules: tuple[str, ...]
 ) -> Footprint:
-    order = json.dumps([str(folder), backend, threads, rates, alongside])
+    request = json.dumps([str(folder), backend, threads, rates, parent_modules])
     # -P: nothing is imported from the current folder.
     command = [sys.executable, "-P", "-m", "edge_interleave.planning.footprint"]
     try:
-        code, out, err = _ask(command, order)
+        code, out, err = _ask(command, request)
         found = json.loads(out.splitlines()[-1])
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BackendError(f"{folder}: its memory could not be measured ({error})") from error
     except (ValueError, IndexError):
-        said = err.strip().splitlines() or [f"it ended with {code}"]
-        raise BackendError(f"{folder}: its memory could not be measured ({said[-1]:.200})") from None
+        output = err.strip().splitlines() or [f"exit code {code}"]
+        raise BackendError(f"{folder}: its memory could not be measured ({output[-1]:.200})") from None
     if "error" in found:
         raise getattr(errors, found["kind"], BackendError)(found["error"])
     layout, seconds = WindowLayout(**found.pop("layout")), found.pop("rates")
     return Footprint(**found, layout=layout, rates=None if seconds is None else Rates(**seconds))
 
 
-def _ask(command: list[str], order: str) -> tuple[int, str, str]:
+def _ask(command: list[str], request: str) -> tuple[int, str, str]:
     """Run a process; return its exit code and output. It ends when its standard input closes, so that stays open."""
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
         stdin, process.stdin = process.stdin, None  # `communicate` would close it
         assert stdin is not None
         with stdin:
-            stdin.write(f"{order}\n")
+            stdin.write(f"{request}\n")
             stdin.flush()
             try:
                 out, err = process.communicate(timeout=_TIMEOUT_S)
@@ -133,18 +134,18 @@ def _ask(command: list[str], order: str) -> tuple[int, str, str]:
 
 
 def main() -> None:
-    """Run in the separate process: read the order from stdin, print the footprint as a line of JSON."""
+    """Run in the separate process: read the request from stdin, print the footprint as a line of JSON."""
     limit_allocator()
-    folder, backend, threads, rates, alongside = json.loads(sys.stdin.buffer.readline())
+    folder, backend, threads, rates, parent_modules = json.loads(sys.stdin.buffer.readline())
     end_with_parent()
     try:
-        found: dict[str, Any] = asdict(_run(Path(folder), backend, threads, rates, alongside))
+        found: dict[str, Any] = asdict(_run(Path(folder), backend, threads, rates, parent_modules))
     except EdgeInterleaveError as error:
         found = {"error": str(error), "kind": type(error).__name__}
     print(json.dumps(found), flush=True)
 
 
-def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, alongside: list[str]) -> Footprint:
+def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, parent_modules: list[str]) -> Footprint:
     from edge_interleave.bundle.manifest import open_bundle
     from edge_interleave.decoding.decoder import DecoderOptions
     from edge_interleave.decoding.registry import find_backend
@@ -157,7 +158,7 @@ def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, alon
     from edge_interleave.vision.pooling import image_tokens
 
     backend = find_backend(backend_name)
-    for name in (*_IMPORTED_LATE, *alongside):
+    for name in (*_IMPORTED_LATE, *parent_modules):
         import_module(name)
     _play(DEMO_CLIP)
     bundle = open_bundle(folder)
@@ -169,7 +170,7 @@ def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, alon
     release_freed_memory()
     with_tokenizer = _resident()
 
-    # The decoder before the tower, as in a model: the peak of loading the tower comes on top.
+    # The decoder opens before the tower, as in a model, so the peak of loading the tower comes on top.
     manifest = bundle.manifest
     stride = manifest.vision.grid  # pools a frame to one visual token
     tokens = image_tokens(manifest.vision, stride, manifest.pooling_mode)

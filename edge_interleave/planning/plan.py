@@ -22,7 +22,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Plan:
-    """A live window that fits. Give `frames`, `pool` and `keep_answers` to `live` of the model that `open` returns."""
+    """A live window that fits the memory limit. Pass `frames`, `pool` and `keep_answers` to `plan.open().live(...)`."""
 
     folder: Path
     """The bundle's."""
@@ -46,7 +46,7 @@ class Plan:
     """KV entries."""
     kv_precision: str
     batch: int
-    """Rows that the decoder computes at a time."""
+    """KV entries that the decoder computes at a time."""
     keep_answers: bool
     costs: tuple[Cost, ...]
     seconds_per_frame: float | None
@@ -58,7 +58,7 @@ class Plan:
         return sum(cost.bytes for cost in self.costs)
 
     def open(self) -> Model:
-        """Load the model as planned. The process should hold nothing else that is large. Raises as `load`."""
+        """Load the model as planned. The costs do not cover other large data in this process. Errors as `load`."""
         from edge_interleave.model import load
 
         limit_allocator()

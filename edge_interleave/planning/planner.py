@@ -4,17 +4,19 @@
     with made.open() as model, model.live(made.frames, made.pool) as live:
         ...
 
-What the model takes before any frame is measured (`footprint`); what grows with the window is computed. At an equal
+The memory of a model without frames is measured (`footprint`); what grows with the window is computed. At an equal
 number of visual tokens, the LLaVA-NeXT-Interleave paper finds fewer unpooled frames better than more frames pooled to a
 quarter (10 x 729 against 40 x 729/4), and more frames at inference than in training better still. The goal `detail`
-follows it. `coverage` takes more, pooled frames, because an event between two frames is not seen at all.
+follows the paper. `coverage` takes more, pooled frames, because the model misses an event between two frames.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from edge_interleave.bundle.manifest import Bundle
@@ -35,7 +37,7 @@ MAX_FRAMES = {COVERAGE: 64, DETAIL: 16, LATENCY: 64}
 FRAME_SIZE = (1280, 720)
 _WHY = {
     COVERAGE: "more frames, pooled: a longer time, less detail in each frame",
-    DETAIL: "fewer frames, unpooled: better than more pooled frames at as many visual tokens, the paper found",
+    DETAIL: "fewer frames, unpooled: in the paper better than more, pooled frames at an equal number of visual tokens",
     LATENCY: "the least pooling that keeps the time for each new frame",
 }
 _STRIDES = (1, 2, 3, 4, 6, 9)
@@ -77,11 +79,11 @@ def plan(
     `frames`: exactly this many. `pool`: a stride, or a pattern of strides that repeats: (1, 4, 4, 4) keeps every fourth
     frame in full and pools the others to a sixteenth. `kv_precision`: None chooses f16, or q8_0 if that holds a quarter
     more frames. `frame_size`: width and height of the source's frames in pixels. `source`: what `Live.watch` will take;
-    a camera or a network stream may be read by a process of its own, whose memory counts too. `footprint`: None
-    measures it, which takes seconds.
+    a separate process may read a camera or a network stream, and its memory counts too. `footprint`: None measures it,
+    which takes seconds.
 
-    Raises ResourceError for too little memory or time, naming the least that is enough; UsageError for a window that
-    no memory could hold or that is not possible; BundleError, BackendError.
+    Raises ResourceError for too little memory or time, naming the least that is enough; UsageError for invalid
+    arguments or a window that exceeds the trained context; BundleError, BackendError.
     """
     if isinstance(memory, str):
         memory = parse_memory(memory)
@@ -102,7 +104,7 @@ def plan(
 
 @dataclass(frozen=True)
 class _Request:
-    """What the caller asked for, checked, with the goal's defaults."""
+    """The caller's wishes, checked and completed by the goal's defaults."""
 
     goal: str
     why: str
@@ -182,17 +184,14 @@ class _Planner:
     def _largest(self, pool: tuple[int, ...]) -> Plan | None:
         """The plan with the most frames, or with exactly the requested number; None if no plan fits."""
         best: Plan | None = None
+        least = self.request.frames or 1
+        most = min(self.request.max_frames, self._frames_in_trained_context(pool))
         for precision, batch in self._choices(pool):
-            least = self.request.frames or 1
-            low, high = least - 1, min(self.request.max_frames, self._frames_in_trained_context(pool))
-            while low < high:
-                middle = (low + high + 1) // 2
-                fits = self._fits(self._plan(pool, middle, precision, batch))
-                low, high = (middle, high) if fits else (low, middle - 1)
-            if low < least or (best is not None and low < _frames_to_beat(best, precision, batch)):
+            frames = _most_frames(least, most, partial(self._fits, pool, precision, batch))
+            if frames is None or (best is not None and frames < _frames_to_beat(best, precision, batch)):
                 continue
-            best = self._plan(pool, low, precision, batch)
-            if low == self.request.max_frames:
+            best = self._plan(pool, frames, precision, batch)
+            if frames == self.request.max_frames:
                 break
         return best
 
@@ -206,7 +205,8 @@ class _Planner:
             for precision in self.precisions:
                 yield from ((precision, batch) for batch in batches if (batch < _SLOW_BATCH) == slow)
 
-    def _fits(self, candidate: Plan) -> bool:
+    def _fits(self, pool: tuple[int, ...], precision: str, batch: int, frames: int) -> bool:
+        candidate = self._plan(pool, frames, precision, batch)
         if self.memory is not None and candidate.estimate > self.memory:
             return False
         return self.request.seconds is None or (candidate.seconds_per_frame or 0.0) <= self.request.seconds
@@ -227,12 +227,12 @@ class _Planner:
         least = min(candidate.estimate for candidate in candidates)
         if self.memory is not None and least > self.memory:
             return ResourceError(
-                f"{format_memory(self.memory)} are too little for {_count(frames)} with {self._name}; the least that "
+                f"{format_memory(self.memory)} is too little for {_count(frames)} with {self._name}; the least that "
                 f"is enough is {format_memory(least)}"
             )
         quickest = min(candidate.seconds_per_frame or 0.0 for candidate in candidates)
         return ResourceError(
-            f"{self.request.seconds:g} s are too short for a new frame with {self._name} on this machine, in this "
+            f"{self.request.seconds:g} s is too short for a new frame with {self._name} on this machine, in this "
             f"memory; the least that is enough is {math.ceil(quickest * 100) / 100:g} s"
         )
 
@@ -251,13 +251,9 @@ class _Planner:
 
     def _frames_in_trained_context(self, pool: tuple[int, ...]) -> int:
         """The most frames that the trained context holds."""
-        tokens = self._frame_tokens(pool)
-        low, high = 0, self._trained_context
-        while low < high:
-            middle = (low + high + 1) // 2
-            fits = self.footprint.layout.entries(middle, tokens, self.keep_answers) <= self._trained_context
-            low, high = (middle, high) if fits else (low, middle - 1)
-        return low
+        tokens, context = self._frame_tokens(pool), self._trained_context
+        layout = self.footprint.layout
+        return _most_frames(1, context, lambda count: layout.entries(count, tokens, self.keep_answers) <= context) or 0
 
     def _plan(self, pool: tuple[int, ...], frames: int, precision: str, batch: int) -> Plan:
         layout, rates = self.footprint.layout, self.footprint.rates
@@ -266,8 +262,7 @@ class _Planner:
         visual = visual_tokens(frames, tokens)
         seconds = None
         if rates is not None:
-            # The oldest frame is recomputed as well, after the sink alone; in the pause before the frame, if there is
-            # one.
+            # The next oldest frame is recomputed too, right after the sink; idle time before the frame may hide this.
             oldest = rates.prefill_s(max(tokens), layout.fixed_entries) if frames > 1 else 0.0
             seconds = rates.encode + rates.prefill_s(max(tokens), context) + oldest
         return Plan(
@@ -309,6 +304,12 @@ class _Planner:
             costs += (Cost("the source's process", self.capture),)
         total = sum(cost.bytes for cost in costs)
         return (*costs, Cost("reserve", int(total * _RESERVE) + _RESERVE_BYTES))
+
+
+def _most_frames(least: int, most: int, fits: Callable[[int], bool]) -> int | None:
+    """The largest number of frames from `least` to `most` that fits; None if none does. Fewer frames always fit."""
+    found = bisect_left(range(least, most + 1), True, key=lambda count: not fits(count))
+    return least + found - 1 if found else None
 
 
 def _frames_to_beat(best: Plan, precision: str, batch: int) -> float:

@@ -1,4 +1,4 @@
-"""Amounts of RAM: as people write them, what the system has free, and how to make the C library release it."""
+"""Amounts of RAM: parses and formats them, reads what is free, and makes the C library release freed memory."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ def parse_memory(text: str) -> int:
 
     Raises UsageError for other texts, ResourceError if the system does not say how much memory is free.
     """
+    wrong = UsageError(f"{text!r} is not an amount of memory; give one like 2GB, 1.5GiB, 800MB or 50%")
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]+|%)\s*", text, re.IGNORECASE | re.ASCII)
     if found is None or (found[2] != "%" and found[2].lower() not in _UNITS):
-        raise UsageError(f"{text!r} is not an amount of memory; give one like 2GB, 1.5GiB, 800MB or 50%")
+        raise wrong
     amount = float(found[1])
     if found[2] == "%":
         if not 0 < amount <= 100:
@@ -35,19 +36,19 @@ def parse_memory(text: str) -> int:
         return int(free_memory() * amount / 100)
     size = amount * _UNITS[found[2].lower()]
     if not 1 <= size < 1 << 63:
-        raise UsageError(f"{text!r} is not an amount of memory; give one like 2GB, 1.5GiB, 800MB or 50%")
+        raise wrong
     return int(size)
 
 
 def free_memory() -> int:
-    """Bytes that this process can still take: the system's available memory, or what its control groups leave.
+    """Bytes that this process can still take: the system's available memory, or less if its control groups limit it.
 
     On systems that do not report available memory (macOS), all installed memory. Raises ResourceError if neither is
     known.
     """
     limits = [limit for limit in (_available(), _cgroup_available()) if limit is not None]
     if not limits:
-        raise ResourceError("this system does not say how much memory is free; give an amount like 2GB")
+        raise ResourceError("this system does not report how much memory is free; give an amount like 2GB")
     return min(limits)
 
 

@@ -7,14 +7,14 @@ Order within a message:
 - Without markers and with one text, images and videos come first, in order, as in training.
 - Without markers and with several texts, the parts keep their order.
 
-A video is its frames, one image after another. A trial rendering tells two kinds of templates apart:
+A video becomes its frames, one image after another. A trial rendering distinguishes two kinds of templates:
 
 - *Structured* templates (llava-hf's) take lists of parts and put a message's images before its text. A message in that
   order is passed as parts, and renders as transformers' `apply_chat_template` does. Any other message is passed as one
   text with the markers in place.
 - *Plain* templates (Qwen's) take text. A newline follows each marker, as in LLaVA-NeXT's evaluation.
 
-Special tokens inside a message's text stay text (see `tokenizer`); transformers would obey them.
+Special tokens inside a message's text stay text (see `tokenizer`); transformers would treat them as control tokens.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class PromptBuilder:
         """Whether the template takes lists of parts; otherwise it takes text."""
 
     def build(self, messages: Sequence[Message], counts: Sequence[int] | None = None) -> list[Segment]:
-        """The whole conversation, up to where the model's answer begins.
+        """Return the segments of the whole conversation, up to where the model's answer begins.
 
         `counts`: the number of images for each image (1) and video (its frames) of the messages, in order; None: one
         each. Raises UsageError if markers and images disagree or the template refuses the messages, BundleError if the
@@ -84,10 +84,10 @@ class PromptBuilder:
         return self._segments(text, _images(arranged), first=0)
 
     def follow_up(self, messages: Sequence[Message], counts: Sequence[int] | None = None) -> list[Segment] | None:
-        """The part after the text of the last answer: the end of its turn, the next turn, the next answer's opening.
+        """Return the part after the text of the last answer: its turn's end, the next turn, the next answer's opening.
 
-        None if there is no answer, or if the template changes answers. With a follow-up a conversation grows by its new
-        part only, after the very tokens that the model gave.
+        None if there is no answer, or if the template changes answers. Appending a follow-up keeps the tokens that the
+        model generated, so only the new part of a conversation is prefilled. Errors as `build`.
         """
         answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
         if not answers:
@@ -141,7 +141,7 @@ class PromptBuilder:
             shown = self._template.render([{"role": "user", "content": parts}])
         except (BundleError, UsageError):
             return False
-        # A plain template prints the list as Python does.
+        # A plain template renders the list's Python representation.
         return probe in shown and shown.count(self._image_token) == 1 and "'type'" not in shown
 
 

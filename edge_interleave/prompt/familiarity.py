@@ -1,8 +1,8 @@
-"""Tells whether a question is worded like those a model was trained on.
+"""Decides whether a question is worded like those a model was trained on.
 
-A small model answers nonsense, with confidence, to questions unlike its training. A bundle may hold `questions.json`:
-how often each pair of words follows each other in the questions the model was trained on, and in other questions.
-A question is familiar if it is likelier among the former, by a margin.
+A small model gives confident nonsense for questions unlike its training. A bundle may hold `questions.json`: counts of
+word pairs in the questions the model was trained on, and in other questions. A question is familiar if it is likelier
+among the former, by a margin.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _REMEDY = "convert or pull the model again"
 _START, _END = "<s>", "</s>"
 _MARKS = ".?!,\"'"
 _WORD = re.compile(r"[^\W\d_](?:[^\W\d_]|')*|[0-9]+|[^\s\w]|_")
-# Of a word that was never seen, and the number of such words that are reckoned with.
+# The count assumed for a word that was never seen, and the number of such words assumed to exist.
 _UNSEEN, _UNSEEN_WORDS = 0.1, 5000
 
 Pairs = Mapping[str, Mapping[str, int]]
@@ -58,13 +58,13 @@ class WordPairs:
         return cls(pairs)
 
     def log_likelihood(self, question: str) -> float:
-        """Natural logarithm of the question's probability, per word (its end counts as one)."""
+        """Natural logarithm of the question's probability, per word; the question's end counts as a word."""
         words = _words(question)
         total = 0.0
         for word, after in pairwise(words):
             alone = (self._counts[after] + _UNSEEN) / (self._total + _UNSEEN * (len(self._counts) + _UNSEEN_WORDS))
             seen = self.pairs.get(word, {})
-            # The more different words follow this one, the likelier is one that never did.
+            # The more distinct words follow this one, the likelier a word that never followed it (Witten-Bell).
             kinds = max(len(seen), 1)
             total += math.log((seen.get(after, 0) + kinds * alone) / (self._following.get(word, 0) + kinds))
         return total / (len(words) - 1)
@@ -72,19 +72,19 @@ class WordPairs:
 
 @dataclass(frozen=True)
 class QuestionModel:
-    """What a bundle says about the questions its model was trained on."""
+    """Compares a question with those the model was trained on."""
 
     about: WordPairs = field(repr=False)
     """The questions the model was trained to answer."""
     other: WordPairs = field(repr=False)
     """Other questions."""
     margin: float
-    """How much likelier, as a natural logarithm per word, a familiar question is among the former."""
+    """The least `score` of a familiar question."""
     examples: tuple[str, ...]
-    """Questions the model knows, for messages: one of each kind."""
+    """Examples of familiar questions, one of each kind, for messages."""
 
     def score(self, question: str) -> float:
-        """How much likelier a question is among those the model was trained on: a natural logarithm per word."""
+        """Log-likelihood ratio per word: how much likelier a question is under `about` than under `other`."""
         return self.about.log_likelihood(question) - self.other.log_likelihood(question)
 
     def familiar(self, question: str) -> bool:
@@ -144,6 +144,6 @@ def _pairs(fields: JsonFields, key: str) -> Pairs:
 
 
 def _words(question: str) -> list[str]:
-    """Lower-case words, numbers and signs, between a start and an end; punctuation that people leave out is dropped."""
+    """Lower-case words, numbers and signs between start and end marks, without the punctuation that people omit."""
     text = question.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     return [_START, *(word for word in _WORD.findall(text) if word not in _MARKS), _END]

@@ -1,4 +1,4 @@
-"""Messages of text, images and videos, and the short forms that they may be given in.
+"""Messages of text, images and videos, and the short forms that callers may use for them.
 
     as_messages("Hello")
     as_messages("What changed?", images=["a.png", "b.png"])
@@ -39,11 +39,11 @@ class Image:
 
 @dataclass(frozen=True)
 class Video:
-    """A video, shown to the model as frames taken at even distances."""
+    """A video, shown to the model as evenly spaced frames."""
 
     path: Path | str
     frames: int | None = None
-    """How many frames; None: as the call says."""
+    """How many frames; None: the call's `frames`."""
 
     def __post_init__(self) -> None:
         if self.frames is not None and self.frames < 1:
@@ -80,7 +80,7 @@ _T = TypeVar("_T")
 
 
 def as_messages(content: Content, images: Images = (), videos: Videos = ()) -> list[Message]:
-    """The messages of a call: a list of messages unchanged, anything else as one user message.
+    """Convert the content of a call to messages: a list of messages stays, anything else becomes one user message.
 
     A message is a `Message` or a dict `{"role": ..., "content": ...}`; its content is a text or a list of parts as in
     `parts_of`. `images`, then `videos`, come before the parts of the last message.
@@ -96,7 +96,7 @@ def as_messages(content: Content, images: Images = (), videos: Videos = ()) -> l
 
 
 def parts_of(content: Content) -> tuple[Part, ...]:
-    """The parts of a message: a text, an image, a video, or a list of them.
+    """Convert the content of a message to parts: a text, an image, a video, or a list of them.
 
     A part may be a dict: `{"type": "text", "text": ...}`, `{"type": "image", "image": ...}` or
     `{"type": "video", "video": path, "frames": 8}`. Raises UsageError for anything else, for a list without text or
@@ -194,12 +194,12 @@ def _video(source: object) -> Video:
 
 
 def _is_image_source(item: object) -> TypeGuard[ImageSource]:
-    # Arrays have the attribute, and Pillow images.
+    # Both NumPy arrays and Pillow images have this attribute.
     return isinstance(item, (os.PathLike, bytes)) or hasattr(item, "__array_interface__")
 
 
 def _listed(name: str, given: Sequence[_T]) -> Sequence[_T]:
-    """The list itself. A lone path or array would be taken for a list of characters or rows."""
+    """The list, unchanged. Raises UsageError for a lone path or array, which would pass as a list of items."""
     if isinstance(given, (list, tuple)):
         return given
     raise UsageError(f"{name} must be a list, not of type {type(given).__name__}: {name}=[...]")

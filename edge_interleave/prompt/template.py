@@ -30,7 +30,7 @@ SOURCE_CHARACTERS_MAX = 1 << 18
 OUTPUT_CHARACTERS_MAX = 1 << 22
 STEPS_MAX = 1_000_000
 WIDTH_MAX = 10_000
-CHARACTERS_A_STEP = 16
+CHARACTERS_PER_STEP = 16
 FILTERS = (
     "abs", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float", "int", "items", "join",
     "last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "replace", "reverse", "round",
@@ -66,12 +66,12 @@ QWEN_1_5_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-"""For checkpoints without a template: the conversation `qwen_1_5` of the original LLaVA-NeXT code. Messages are plain
-text, with a newline after each image marker."""
+"""The template for checkpoints without one: the conversation `qwen_1_5` of the original LLaVA-NeXT code. Messages are
+plain text, with a newline after each image marker."""
 
 
 class ChatTemplate:
-    """A compiled template. Threads may share it: it renders one prompt at a time."""
+    """A compiled template. Thread-safe: it renders one prompt at a time."""
 
     def __init__(
         self, source: str, *, bos_token: str | None = None, eos_token: str = "", name: str = "the chat template"
@@ -87,11 +87,11 @@ class ChatTemplate:
             tree = self._environment.parse(source)
             code = self._environment.compile(_bounded(tree, self._environment))
             self._template = jinja2.Template.from_code(self._environment, code, self._environment.globals)
-        except Exception as error:  # Jinja2's own errors, and whatever its parser or Python's raises
-            raise BundleError(f"{name} is not sound ({one_line(error)}); convert again") from error
+        except Exception as error:  # Jinja2's own errors, and others from its parser and Python's
+            raise BundleError(f"{name} is not valid ({one_line(error)}); convert again") from error
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
-        """The prompt's text.
+        """Return the prompt's text.
 
         Raises UsageError if the template refuses the messages (for example roles that do not alternate), BundleError if
         it fails or exceeds a limit.
@@ -109,7 +109,7 @@ class ChatTemplate:
                         raise _BoundsError("its output is too long")
             except _RefusedError as error:
                 raise UsageError(f"{self._name} refuses these messages: {one_line(error)}") from error
-            except Exception as error:  # whatever Python's operators raise
+            except Exception as error:  # Python's operators raise many types
                 raise BundleError(f"{self._name} fails ({one_line(error)}); convert the model again") from error
             return "".join(pieces)
 
@@ -130,7 +130,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=[_Generation, loopcontrols],
-            finalize=lambda value: self._weighed(value),
+            finalize=lambda value: self._count_deep(value),
         )
         self.steps = 0
         del self.globals["lipsum"]
@@ -143,11 +143,11 @@ class _Environment(ImmutableSandboxedEnvironment):
         filters: dict[str, Any] = self.filters
         tests: dict[str, Any] = self.tests
         self.filters = {name: self._guarded(filters[name], name in _SHALLOW_FILTERS) for name in FILTERS}
-        # Our own filters; no template can spell their names.
+        # Filters for `_bounded`. Their names contain a space, so no template can call them.
         self.filters[_COUNTED], self.filters[_JOINED], self.filters[_WEIGHED] = (
             self._counted,
             self._joined,
-            self._weighed,
+            self._count_deep,
         )
         self.tests = {name: self._guarded(test, name not in _COMPARING_TESTS) for name, test in tests.items()}
 
@@ -157,7 +157,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         return not isinstance(obj, (bytes, int, float)) and super().is_safe_attribute(obj, attr, value)
 
     def wrap_str_format(self, value: Any) -> None:
-        """No `format`: its output can have any width."""
+        """Forbid `format`: its output can have any width."""
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         self._count(1)
@@ -167,9 +167,9 @@ class _Environment(ImmutableSandboxedEnvironment):
         for argument in (*args, *kwargs.values()):
             if isinstance(argument, int) and abs(argument) > WIDTH_MAX and obj is not self.globals["range"]:
                 raise _BoundsError(f"a call with the number {argument}")
-        self._spend(*args, *kwargs.values())
+        self._count_flat(*args, *kwargs.values())
         if isinstance(text, str):
-            self._spend(text)
+            self._count_flat(text)
             for argument in (*args, *kwargs.values()):
                 self._check_length(_length(text) * _length(argument))
         return super().call(context, obj, *args, **kwargs)
@@ -182,9 +182,9 @@ class _Environment(ImmutableSandboxedEnvironment):
         elif operator == "%" and isinstance(left, str):
             raise _BoundsError("formatting by '%'")
         elif operator == "*":
-            self._make(left, right, _length(left, number=True) * _length(right, number=True))
+            self._count_result(left, right, _length(left, number=True) * _length(right, number=True))
         else:
-            self._make(left, right, _length(left) + _length(right))
+            self._count_result(left, right, _length(left) + _length(right))
         return super().call_binop(context, operator, left, right)
 
     def _count(self, steps: int) -> None:
@@ -192,25 +192,25 @@ class _Environment(ImmutableSandboxedEnvironment):
         if self.steps > STEPS_MAX:
             raise _BoundsError(f"more than {STEPS_MAX} steps")
 
-    def _make(self, left: Any, right: Any, length: int) -> None:
+    def _count_result(self, left: Any, right: Any, length: int) -> None:
         """Count the steps of making a text or a list of this length."""
         self._check_length(length)
-        self._count(length // (CHARACTERS_A_STEP if isinstance(left, str) or isinstance(right, str) else 1))
+        self._count(length // (CHARACTERS_PER_STEP if isinstance(left, str) or isinstance(right, str) else 1))
 
     def _check_length(self, length: int) -> None:
         if length > OUTPUT_CHARACTERS_MAX:
             raise _BoundsError("a text too long")
 
-    def _spend(self, *values: Any) -> None:
+    def _count_flat(self, *values: Any) -> None:
         """Count the steps of traversing each value once, without recursion."""
         for value in values:
             if isinstance(value, str):
-                self._count(1 + len(value) // CHARACTERS_A_STEP)
+                self._count(1 + len(value) // CHARACTERS_PER_STEP)
             elif isinstance(value, _ONCE):
                 self._count(1 + len(value))
 
-    def _weighed(self, value: Any) -> Any:
-        """The value, after counting everything in it. What occurs twice counts twice: lists can share a list."""
+    def _count_deep(self, value: Any) -> Any:
+        """Count everything in the value, and return it. A list that occurs twice counts twice."""
         waiting, characters = [value], 0
         while waiting:
             item = waiting.pop()
@@ -223,7 +223,7 @@ class _Environment(ImmutableSandboxedEnvironment):
                 waiting += item.values() if isinstance(item, dict) else ()
             elif isinstance(item, Namespace):
                 raise _BoundsError("a namespace as a value")
-        self._count(characters // CHARACTERS_A_STEP)
+        self._count(characters // CHARACTERS_PER_STEP)
         return value
 
     def _guarded(self, function: Callable[..., Any], shallow: bool) -> Callable[..., Any]:
@@ -234,16 +234,16 @@ class _Environment(ImmutableSandboxedEnvironment):
             self._count(1)
             operands = (*args, *kwargs.values())
             if shallow:
-                self._spend(*operands)
+                self._count_flat(*operands)
             else:
-                self._weighed(operands)
+                self._count_deep(operands)
             found = function(*args, **kwargs)
             return self._counting(found) if isinstance(found, Iterator) else found
 
         return guarded
 
     def _counted(self, values: Any) -> Any:
-        """The values of a loop, its rounds counted."""
+        """The values of a loop; its rounds are counted."""
         if isinstance(values, (str, _ONCE)):
             self._count(len(values))
             return values
@@ -255,18 +255,18 @@ class _Environment(ImmutableSandboxedEnvironment):
             yield value
 
     def _joined(self, values: Sequence[Any]) -> str:
-        """The result of `~` on the operands."""
-        self._weighed(values)
+        """The result of joining operands by `~`, within the limits."""
+        self._count_deep(values)
         return "".join(map(str, values))
 
     def _replace(self, text: Any, old: str, new: str, count: int = -1) -> str:
-        self._weighed(text)
+        self._count_deep(text)
         self._check_length(len(str(text)) * _length(new))
         return str(text).replace(old, new, count)
 
     def _join(self, values: Iterable[Any], separator: str = "", attribute: str | int | None = None) -> str:
         items = [value if attribute is None else self.getitem(value, attribute) for value in self._counted(values)]
-        self._weighed([*items, separator])
+        self._count_deep([*items, separator])
         texts = list(map(str, items))
         self._check_length(sum(map(len, texts)) + len(texts) * len(separator))
         return separator.join(texts)
@@ -281,7 +281,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     ) -> str:
         if indent is not None and not 0 <= indent <= INDENT_MAX:
             raise _BoundsError(f"an indent of {indent}")
-        self._weighed(value)
+        self._count_deep(value)
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

@@ -20,6 +20,7 @@ from tokenizers import AddedToken, Tokenizer
 from edge_interleave.bundle.manifest import TOKENIZER_NAME, Bundle
 from edge_interleave.errors import BundleError, one_line
 from edge_interleave.prompt.tokenizer_check import check_tokenizer
+from edge_interleave.util.utf8_path import utf8_text
 
 IMAGE = -1
 """An image marker among token ids."""
@@ -67,7 +68,7 @@ class TextTokenizer:
         return self._specials.sub(lambda match: self._stand_ins[match[0]], text)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids. Special tokens are recognised, an image marker gives IMAGE, and nothing is added at the ends."""
+        """Token ids of text with special tokens. An image marker becomes IMAGE; nothing is added at the ends."""
         ids: list[int] = []
         for token in self._encoded(self._tokenizer, text):
             if token == self._image_id:
@@ -84,7 +85,8 @@ class TextTokenizer:
 
     def _encoded(self, tokenizer: Tokenizer, text: str) -> list[int]:
         try:
-            return list(tokenizer.encode(_unicode(text), add_special_tokens=False).ids)
+            # Arguments that are not UTF-8 contain lone surrogates, which no tokenizer accepts.
+            return list(tokenizer.encode(utf8_text(text), add_special_tokens=False).ids)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a panic in the library's Rust code is not an Exception
@@ -94,7 +96,7 @@ class TextTokenizer:
             ) from error
 
     def json(self) -> str:
-        """The tokenizer as the text of a `tokenizer.json`, without the marker and stand-ins that were added here."""
+        """The tokenizer as the text of a `tokenizer.json`, without the marker and stand-ins added in memory."""
         return str(self._plain.to_str())
 
     def token_id(self, token: str) -> int | None:
@@ -102,7 +104,7 @@ class TextTokenizer:
         return self._plain.token_to_id(token)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, without special tokens."""
+        """The text of token ids, without special tokens."""
         return str(self._plain.decode(list(ids), skip_special_tokens=True))
 
     def stream(self) -> TextStream:
@@ -143,19 +145,19 @@ class TextStream:
         broken = self._bytes.decode(b"", final=True)
         self._held.append(token)
         text = self._text_of_held()
-        return broken if text.endswith("\ufffd") else broken + self._give_out(text)
+        return broken if text.endswith("\ufffd") else broken + self._release(text)
 
     def rest(self) -> str:
-        """The text held back, after the last token; U+FFFD for bytes that form no character."""
+        """The text still held back after the last token; U+FFFD for bytes that form no character."""
         return self._flush_held() + self._bytes.decode(b"", final=True)
 
     def _flush_held(self) -> str:
-        return self._give_out(self._text_of_held()) if self._held else ""
+        return self._release(self._text_of_held()) if self._held else ""
 
     def _text_of_held(self) -> str:
         return self._decoded([*self._before, *self._held])[len(self._decoded(self._before)) :]
 
-    def _give_out(self, text: str) -> str:
+    def _release(self, text: str) -> str:
         self._before = self._held if text else [*self._before, *self._held]
         self._held = []
         return text
@@ -184,8 +186,3 @@ def _read(path: Path) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
-
-
-def _unicode(text: str) -> str:
-    """The text without lone surrogates, which arguments that are not UTF-8 hold and no tokenizer accepts."""
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+from edge_interleave.errors import shown
+
 STEPS_MAX = 16
 TEXT_MAX = 16
 REGEX_MAX = 4096
@@ -23,7 +25,7 @@ _POST_PROCESSORS = ("ByteLevel", "TemplateProcessing")
 
 
 def check_tokenizer(content: bytes) -> None:
-    """Raise ValueError, in one line, if `content` is not such a tokenizer. Nothing in it is run."""
+    """Raise ValueError, with a one-line reason, if `content` is not such a tokenizer."""
     try:
         raw = json.loads(content.decode("utf-8"))
     except RecursionError:
@@ -39,26 +41,26 @@ def check_tokenizer(content: bytes) -> None:
     ):
         for step in _steps(key, raw.get(key), inner):
             if step.get("type") not in known:
-                raise ValueError(f"its {key} is of the unknown type {_shown(step.get('type'))}")
+                raise ValueError(f"its {key} is of the unknown type {shown(step.get('type'))}")
             _check_texts(key, step)
 
 
 def _check_model(model: dict[str, Any]) -> None:
     if model.get("type", "BPE") != "BPE":
-        raise ValueError(f"a model of type {_shown(model['type'])} is not supported (BPE is)")
+        raise ValueError(f"a model of type {shown(model['type'])} is not supported (BPE is)")
     vocabulary = model.get("vocab")
     if not isinstance(vocabulary, dict) or len(vocabulary) > TOKENS_MAX:
         raise ValueError("its model has no vocabulary")
     unknown = model.get("unk_token")
     if unknown is not None and (not isinstance(unknown, str) or unknown not in vocabulary):
-        raise ValueError(f"its unknown token {_shown(unknown)} is not in its vocabulary")
+        raise ValueError(f"its unknown token {shown(unknown)} is not in its vocabulary")
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(key):
             raise ValueError(f"its model has a {key}")
 
 
 def _steps(key: str, raw: Any, inner: str) -> Iterator[dict[str, Any]]:
-    """The steps of a component; of a sequence, each of its steps."""
+    """The steps of a component: the members of a sequence, or the component itself."""
     if raw is None:
         return
     if not isinstance(raw, dict):
@@ -100,8 +102,3 @@ def _repeats_group(regex: str) -> bool:
         elif character == ")" and following in "*+{":
             return True
     return False
-
-
-def _shown(value: Any) -> str:
-    text = ascii(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -1,4 +1,4 @@
-"""An answer that comes from a server, piece by piece, with the figures that can be told from here."""
+"""An answer streamed from a server, with the figures that a client can measure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edge_interleave.util.process_memory import peak_memory_bytes
 
 
 class RemoteAnswerStream(Iterator[str]):
-    """An iterator of pieces of text; afterwards `answer` is the whole. Closing it early ends the answer."""
+    """Iterates over pieces of text; then `answer` is the whole answer. Closing it early ends the answer."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class RemoteAnswerStream(Iterator[str]):
         return self.answer
 
     def close(self) -> None:
-        """End the answer here."""
+        """End the answer; its text so far is kept."""
         self._pieces.close()
         if self._answer is None:
             self._answer = Answer("", CANCELLED, _stats(None, 0, 0.0, 0.0, 0.0))
@@ -70,7 +70,7 @@ class RemoteAnswerStream(Iterator[str]):
         reason: FinishReason = CANCELLED
         failed = False
         try:
-            # A generator, so that leaving it closes the connection and the server stops.
+            # Closing the generator closes the connection, which stops the server.
             with closing(begin()) as chunks:
                 for chunk in chunks:
                     if cancel is not None and cancel.is_set():
@@ -99,7 +99,7 @@ class RemoteAnswerStream(Iterator[str]):
 
 
 def _stats(usage: Any, pieces: int, encode_s: float, first_s: float, whole_s: float) -> Stats:
-    """Figures of an answer. Visual tokens, prefill and memory of the server cannot be seen from here."""
+    """The figures of an answer. What the server does not report is 0; `prefill_s` is the time to the first piece."""
     details = getattr(usage, "prompt_tokens_details", None)
     answered = getattr(usage, "completion_tokens", None) or pieces
     return Stats(

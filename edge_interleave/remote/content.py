@@ -1,4 +1,4 @@
-"""Messages as OpenAI's interface takes them: pictures scaled and written into the request as data URIs."""
+"""Converts messages for OpenAI's interface: pictures are scaled and sent as data URIs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _QUALITY = 90
 
 
 def request_messages(messages: Sequence[Message], options: MediaOptions) -> list[dict[str, Any]]:
-    """The messages with their pictures. Raises MediaError, UsageError.
+    """The messages as OpenAI's objects, with their pictures. Raises MediaError, UsageError.
 
     A pooling stride divides the longer side: servers count visual tokens by pixels. `<image>` markers in a text take
     the message's pictures and videos in order, as for a local model; without markers all parts keep their order.
@@ -31,7 +31,7 @@ def request_messages(messages: Sequence[Message], options: MediaOptions) -> list
 
 
 def picture_part(picture: Pillow.Image, pool: int, *, tiles: bool = False) -> dict[str, Any]:
-    """A picture as a part of a message, scaled down to the budget."""
+    """A picture as a part of a message, scaled down to LONGEST_SIDE / `pool` pixels."""
     side = max(1, LONGEST_SIDE * (2 if tiles else 1) // pool)
     if max(picture.size) > side:
         picture = picture.copy()
@@ -63,11 +63,11 @@ def _content(message: Message, options: MediaOptions) -> str | list[dict[str, An
         for part in message.parts:
             parts += [text_part(part)] if isinstance(part, str) else _pictures(part, options)
         return parts
-    waiting = iter(media)
+    remaining = iter(media)
     first, *others = "\n".join(texts).split(MARKER)
     parts = [text_part(first)] if first.strip() else []
     for text in others:
-        parts += _pictures(next(waiting), options)
+        parts += _pictures(next(remaining), options)
         parts += [text_part(text)] if text.strip() else []
     return parts
 

@@ -1,4 +1,4 @@
-"""The requests to a server with OpenAI's interface, by OpenAI's own client, and its errors in one line."""
+"""Sends requests to a server with OpenAI's interface through OpenAI's client, and converts its errors."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Endpoint:
     """One model of one server. All methods may be called from any thread."""
 
     def __init__(self, url: str, model: str | None, api_key: str | None) -> None:
-        """`url`: up to and with `/v1`. `model`: None takes the first that the server lists.
+        """`url`: up to and including `/v1`. `model`: None means the first one that the server lists.
 
-        Raises UsageError for an address that is none, BackendError if the server cannot be reached or has no model.
+        Raises UsageError for an invalid address, BackendError if the server cannot be reached or has no model.
         """
         if not url.startswith(("http://", "https://")):
             raise UsageError(f"{shown(url)}: not an http(s) address; give one like http://host:8000/v1")
@@ -31,7 +31,7 @@ class Endpoint:
         except ImportError as error:
             raise BackendError(f"--url needs {error.name}; pip install 'edge-interleave[openai]'") from error
         self.name = without_secrets(url)
-        """The address for messages."""
+        """The address without secrets, for messages."""
         self._client: OpenAI = OpenAI(base_url=url, api_key=api_key or "none", timeout=_TIMEOUT_S, max_retries=2)
         self.model = model or self._first_model()
 
@@ -42,7 +42,7 @@ class Endpoint:
             return create(model=self.model, messages=list(messages), **options)
 
     def chunks(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Generator[Any, None, None]:
-        """The chunks of a streamed completion, the last with its usage. Closing the iterator ends the answer there."""
+        """The chunks of a streamed completion, the last with its usage. Closing the iterator ends the answer."""
         create: Any = self._client.chat.completions.create
         wanted = {"stream": True, "stream_options": {"include_usage": True}, **options}
         with _errors(self.name), create(model=self.model, messages=list(messages), **wanted) as stream:
@@ -62,22 +62,22 @@ class Endpoint:
 
 @contextmanager
 def _errors(name: str) -> Iterator[None]:
-    """The client's errors as ours."""
+    """Raise this package's errors instead of the client's: BackendError, ContextFullError, UsageError."""
     import openai
 
     try:
         yield
     except openai.BadRequestError as error:
-        said = _said(error)
-        kind = ContextFullError if error.code == "context_length_exceeded" or "context" in said else UsageError
-        raise kind(f"{name}: {said}") from error
+        message = _message(error)
+        kind = ContextFullError if error.code == "context_length_exceeded" or "context" in message else UsageError
+        raise kind(f"{name}: {message}") from error
     except openai.AuthenticationError as error:
         raise UsageError(f"{name}: the server refuses the API key; name its variable with --api-key-env") from error
     except openai.APIConnectionError as error:
         raise BackendError(f"{name}: no answer; check the address, and that the server runs") from error
     except openai.OpenAIError as error:
-        raise BackendError(f"{name}: {_said(error)}") from error
+        raise BackendError(f"{name}: {_message(error)}") from error
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return " ".join(str(getattr(error, "message", None) or error).split())[:300]

@@ -1,7 +1,7 @@
-"""A window over a stream whose questions are answered by a model behind a URL.
+"""A live window whose questions are answered by a model behind a URL.
 
-The latest frames are kept here as pictures, and go with each question. A server that reuses prompts computes a picture
-once for as long as it stands at the same place; `edge-interleave serve` slides.
+The latest frames are kept as pictures and sent with each question. A server that caches prefixes computes a picture
+once while its position stays the same; `edge-interleave serve` also reuses pictures after older ones have left.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from edge_interleave.media.sources.base import Source
 
 _ALTERNATIVES = 20
-"""First tokens that a server is asked for; OpenAI's interface gives no more."""
+"""Number of likeliest first tokens to request, the maximum of OpenAI's interface."""
 
 
 class RemoteLive:
-    """The methods of `Live` that a model behind a URL can have. All may be called from any thread."""
+    """The methods of `Live` that work with a model behind a URL. Thread-safe."""
 
     def __init__(
         self,
@@ -124,9 +124,9 @@ class RemoteLive:
         return self.stream(question, **options).wait()
 
     def check(self, question: str) -> Choice:
-        """As `Live.check`, from the likeliest first tokens that the server tells.
+        """As `Live.check`, from the likeliest first tokens that the server reports.
 
-        Raises BackendError if it tells none (start vLLM with --max-logprobs 20 or more), or neither yes nor no.
+        Raises BackendError if it reports none (start vLLM with --max-logprobs 20 or more), or neither yes nor no.
         """
         self._questions += 1
         found = self._endpoint.complete(
@@ -135,7 +135,7 @@ class RemoteLive:
         scores = getattr(found.choices[0], "logprobs", None)
         tokens = (scores.content or []) if scores is not None else []
         if not tokens:
-            raise BackendError(f"{self._endpoint.name}: the server tells no token probabilities, which alerts need")
+            raise BackendError(f"{self._endpoint.name}: the server reports no token probabilities, which alerts need")
         sums = {YES: 0.0, NO: 0.0}
         for token in tokens[0].top_logprobs or tokens:
             word = token.token.strip().strip(".").casefold()
@@ -152,7 +152,7 @@ class RemoteLive:
 
     @property
     def frames(self) -> tuple[WindowFrame, ...]:
-        """The frames in the window, oldest first; their visual tokens are not known here."""
+        """The frames in the window, oldest first; their numbers of visual tokens are unknown (0)."""
         with self._changed:
             return tuple(frame for frame, _ in self._frames)
 
@@ -183,7 +183,7 @@ class RemoteLive:
             return self._count
 
     def stats(self) -> LiveStats:
-        """Counts and times so far; those of the server's cache are 0."""
+        """Counts and times so far. Figures of the server's KV cache are 0."""
         return LiveStats(
             frames=self._count,
             window=len(self._frames),

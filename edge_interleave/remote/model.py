@@ -23,8 +23,9 @@ from edge_interleave.remote.live import RemoteLive
 _NO_CHOICES = "--choose and choose() weigh answers by the model's own logits; they need a model on this machine"
 _DEFAULTS = SamplingOptions()
 _NAMES = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed")
-"""Of OpenAI's interface; the others are those that vLLM, SGLang and llama.cpp's server know beyond it."""
+"""Sampling options of OpenAI's interface."""
 _MORE_NAMES = ("top_k", "min_p", "repetition_penalty")
+"""Further ones that vLLM, SGLang and llama.cpp's server accept."""
 
 
 class RemoteModel:
@@ -35,7 +36,7 @@ class RemoteModel:
         self.endpoint = endpoint
         self.name = endpoint.model
         self.questions: QuestionModel | None = None
-        """As `Model.questions`: which questions a server's model knows is not told."""
+        """As `Model.questions`; None, since a server does not report which questions its model knows."""
 
     def ask(self, content: Content, **options: Unpack[AskOptions]) -> Answer:
         """As `Model.ask`."""
@@ -52,11 +53,11 @@ class RemoteModel:
         return RemoteAnswerStream(lambda: self.endpoint.chunks(sent, **wanted), encode_s, options.get("cancel"))
 
     def choose(self, content: Content, options: Sequence[str], **media: Unpack[MediaOptions]) -> list[Choice]:
-        """Not for models behind a URL. Raises UsageError."""
+        """Not supported by models behind a URL. Raises UsageError."""
         raise UsageError(_NO_CHOICES)
 
     def chat(self, system: str | None = None, *, resume: str | Path | None = None) -> RemoteChat:
-        """As `Model.chat`: the whole conversation goes with each question, and the server reuses what it has kept."""
+        """As `Model.chat`: each question sends the whole conversation, of which the server reuses what it cached."""
         if resume is not None:
             raise UsageError("a saved conversation holds the KV cache of a model on this machine; leave out resume")
         return RemoteChat(self.endpoint, system)
@@ -70,7 +71,7 @@ class RemoteModel:
         keep_answers: bool = False,
         system: str | None = None,
     ) -> RemoteLive:
-        """As `Model.live`: the pictures of the window go with each question. `mode` is the server's affair."""
+        """As `Model.live`; each question sends the window's pictures. `mode` is ignored."""
         if keep_answers:
             raise UsageError("keep_answers needs a model on this machine; leave it out")
         strides = (pool,) if isinstance(pool, int) else tuple(pool)
@@ -95,9 +96,9 @@ class RemoteChat:
     def __init__(self, endpoint: Endpoint, system: str | None) -> None:
         """Use `RemoteModel.chat`."""
         self._endpoint = endpoint
-        self._opening = [] if system is None else [Message("system", (system,))]
-        self._messages: tuple[Message, ...] = tuple(self._opening)
-        self._sent: list[dict[str, Any]] = request_messages(self._opening, {})
+        self._system = [] if system is None else [Message("system", (system,))]
+        self._messages: tuple[Message, ...] = tuple(self._system)
+        self._sent: list[dict[str, Any]] = request_messages(self._system, {})
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -127,20 +128,20 @@ class RemoteChat:
         )
 
     def choose(self, content: Content, options: Sequence[str], **media: Unpack[MediaOptions]) -> list[Choice]:
-        """Not for models behind a URL. Raises UsageError."""
+        """Not supported by models behind a URL. Raises UsageError."""
         raise UsageError(_NO_CHOICES)
 
     def reset(self) -> None:
-        """Begin anew, with the system message if there was one."""
-        self._messages = tuple(self._opening)
-        self._sent = request_messages(self._opening, {})
+        """Start a new conversation with the same system message."""
+        self._messages = tuple(self._system)
+        self._sent = request_messages(self._system, {})
 
     def save(self, path: str | Path) -> NoReturn:
-        """Not for models behind a URL. Raises UsageError."""
+        """Not supported by models behind a URL. Raises UsageError."""
         raise UsageError("a conversation is saved with its KV cache; that needs a model on this machine")
 
     def close(self) -> None:
-        """Nothing is held but the messages."""
+        """Do nothing: there is nothing to free."""
 
     def __enter__(self) -> Self:
         return self

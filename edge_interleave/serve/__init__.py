@@ -1,6 +1,6 @@
 """`edge-interleave serve`: the OpenAI interface over HTTP, for apps that reach a model through a URL.
 
-The way of a request: `safety` (keys, hosts, sizes) -> `app` (routes) -> `schema` (what a request may say) ->
-`question` (what is asked, whatever the interface) -> `engine` (a fair queue, one worker a model) -> `timelines` (KV
-caches that requests share) -> `chat_api`, `responses_api` or `live_api` (how the answer is written down).
+A request passes through: `safety` (keys, hosts, sizes) -> `app` (routes) -> `schema` (parsing and validation) ->
+`question` (one form for all interfaces) -> `engine` (a fair queue and one worker per model) -> `timelines` (shared KV
+caches) -> `chat_api`, `responses_api` or `live_api` (the form of the answer).
 """

@@ -1,4 +1,4 @@
-"""The application: routes, and what each of them does with a request. See the package for the way of a request."""
+"""The ASGI application: the routes and their handlers. The package's docstring shows the path of a request."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from edge_interleave.serve.schema import (
 from edge_interleave.serve.settings import Settings
 
 _M = TypeVar("_M", bound=BaseModel)
-_IDLE_LOOK_S = 5.0
+_IDLE_CHECK_S = 5.0
 _GONE = ApiError(499, "the client has gone")
 _IMAGE_TYPES = ("image/", "application/octet-stream")
 
@@ -53,12 +53,12 @@ class Serving:
     """A server's state, and its routes."""
 
     def __init__(self, settings: Settings) -> None:
-        """Reads what the models are. Raises BundleError, BackendError, ResourceError, UsageError."""
+        """Read the models' manifests. Raises BundleError, BackendError, ResourceError, UsageError."""
         self.settings = settings
         self.metrics = Metrics()
         self.hub = Hub(settings, self.metrics)
         self.startup_error: ApiError | None = None
-        """Why the first model could not be loaded."""
+        """The error that kept the first model from loading; None if there was none."""
         self._windows = Windows(settings.limits)
         self.metrics.windows.set_function(lambda: len(self._windows))
         self._reader = MediaReader(settings.limits, fetch_public if settings.remote_images else None)
@@ -83,14 +83,14 @@ class Serving:
             Route("/openapi.json", self._openapi, methods=["GET"]),
         ]
         handlers: dict[Any, Any] = {
-            ApiError: _told,
+            ApiError: _error_response,
             HTTPException: _http_error,
-            ClientDisconnect: _nobody,
-            Exception: _told,
+            ClientDisconnect: _client_gone,
+            Exception: _error_response,
         }
         inner = Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
         inner.router.redirect_slashes = False
-        return Safety(_Counted(inner, self.metrics.request), self.settings, self.metrics.request)
+        return Safety(_RequestCounter(inner, self.metrics.request), self.settings, self.metrics.request)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -108,11 +108,11 @@ class Serving:
 
     async def _close_idle(self) -> None:
         while True:
-            await asyncio.sleep(_IDLE_LOOK_S)
+            await asyncio.sleep(_IDLE_CHECK_S)
             for window in self._windows.idle():
                 await run_in_threadpool(self._windows.remove, window)
 
-    # What OpenAI's clients call.
+    # OpenAI's interface.
 
     async def _chat(self, request: Request) -> Response:
         asked = await _read(request, ChatRequest)
@@ -180,7 +180,7 @@ class Serving:
             "loaded": card.engine.model is not None,
         }
 
-    # What llama.cpp's server tells, and monitors ask.
+    # For clients of llama.cpp's server, and for monitoring.
 
     async def _props(self, request: Request) -> Response:
         card = self.hub.card(request.query_params.get("model"))
@@ -259,12 +259,12 @@ class Serving:
         )
 
     async def _live_socket(self, socket: WebSocket) -> None:
-        """A window for as long as the socket is open. See docs/guides/live.md."""
+        """Serve a live window that closes with its socket. See docs/guides/live.md."""
         await socket.accept()
         window: Window | None = None
         client = socket.scope["edge_interleave.client"]
         try:
-            window = await self._open_window(_valid(LiveRequest, await _text(socket)), client, None)
+            window = await self._open_window(_valid(LiveRequest, await _first_message(socket)), client, None)
             await socket.send_json({"type": "live.opened", **window.state()})
             while True:
                 try:
@@ -309,14 +309,14 @@ class Serving:
         opened: Window | None = None
         try:
 
-            def open_it(model: LoadedModel, handle: Handle) -> None:
+            def open_window(model: LoadedModel, handle: Handle) -> None:
                 nonlocal opened
                 opened = Window(card, model.open_window(asked))
                 handle.emit(Done())
 
-            await self._run(card, client, open_it, receive)
+            await self._run(card, client, open_window, receive)
         finally:
-            # Also where the client has gone meanwhile: the window is then closed when it was idle for long.
+            # Also if the client has gone meanwhile: the window then closes after its idle time.
             self._windows.settle(opened)
         assert opened is not None
         return opened
@@ -334,7 +334,7 @@ class Serving:
         urls = [image if isinstance(image, str) else image.url for image in asked.images]
         return [self._reader.picture(url, "auto", f"images.{number}") for number, url in enumerate(urls)]
 
-    # How jobs are run.
+    # Running jobs.
 
     def _submit(self, card: Card, client: str, run: Callable[[LoadedModel, Handle], None]) -> Handle:
         handle = Handle(self.settings.limits.request_s)
@@ -349,7 +349,7 @@ class Serving:
     async def _run(
         self, card: Card, client: str, run: Callable[[LoadedModel, Handle], None], receive: Receive | None = None
     ) -> Any:
-        """Run a job that ends with `Done`; gives its value."""
+        """Run a job that ends with `Done`; returns its value. Raises ApiError."""
         handle = self._submit(card, client, run)
         watch = _Watch(handle, receive)
         try:
@@ -387,7 +387,7 @@ class Serving:
         return await _stream(lines(), handle, request.receive)
 
     async def _whole(self, handle: Handle, receive: Receive, card: Card) -> tuple[Ended, list[TokenScore]]:
-        """Wait for the whole answer; gives its end, and the scores of its tokens."""
+        """Wait for the whole answer; returns its `Ended` event and the scores of its tokens. Raises ApiError."""
         scores: list[TokenScore] = []
         watch = _Watch(handle, receive)
         try:
@@ -408,15 +408,15 @@ class Serving:
 
 
 class _Watch:
-    """While a job is waited for: has it end when the client goes."""
+    """Ends a job early if its client disconnects."""
 
     def __init__(self, handle: Handle, receive: Receive | None) -> None:
-        """`receive`: the request's, its body read; None: nothing tells that the client goes."""
+        """`receive`: the request's, after its body was read; None: disconnection cannot be detected."""
         self._handle = handle
         self._gone = None if receive is None else asyncio.create_task(self._wait(receive))
 
     def end(self) -> None:
-        """Nothing is waited for any more; a job that still runs ends."""
+        """Stop watching, and end the job if it still runs."""
         if self._gone is not None:
             self._gone.cancel()
         self._handle.close()
@@ -430,7 +430,7 @@ class _Watch:
 
 
 async def _stream(lines: AsyncIterator[bytes], handle: Handle, receive: Receive) -> Response:
-    """A response that begins once the first event is there, so that errors before it have their status."""
+    """A streamed response that starts at the first event, so earlier errors get their own status code."""
     watch = _Watch(handle, receive)
     try:
         await handle.begun()
@@ -441,7 +441,7 @@ async def _stream(lines: AsyncIterator[bytes], handle: Handle, receive: Receive)
 
 
 class _EventStream(Response):
-    """Sends lines as they come."""
+    """Sends lines as they are produced (server-sent events)."""
 
     def __init__(self, lines: AsyncIterator[bytes], watch: _Watch) -> None:
         super().__init__(
@@ -461,8 +461,8 @@ class _EventStream(Response):
             self._watch.end()
 
 
-class _Counted:
-    """Counts answers by route and status."""
+class _RequestCounter:
+    """Counts responses by route and status."""
 
     def __init__(self, app: ASGIApp, count: Callable[[str, int], None]) -> None:
         self._app = app
@@ -483,7 +483,7 @@ class _Counted:
 
 
 async def _read(request: Request, model: type[_M], *, or_default: bool = False) -> _M:
-    """The request's body. Raises ApiError naming a field that is wrong."""
+    """Parse the body; with `or_default` an empty one means all defaults. Raises ApiError naming the wrong field."""
     # Not `request.body()`, which would keep the bytes for as long as the request lives.
     body = bytearray()
     async for chunk in request.stream():
@@ -497,19 +497,19 @@ def _valid(model: type[_M], body: bytes) -> _M:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        # Of the members of a union, the one that got furthest is the one that was meant.
+        # Of a union's members, report the one whose validation got furthest: most likely the one that was meant.
         found = max(error.errors(include_url=False, include_context=False), key=lambda one: len(one["loc"]))
         if found["type"] == "json_invalid":
             raise ApiError(400, f"the body is not JSON: {found['msg']}", None, "invalid_json") from None
-        where = _place(found["loc"])
+        where = _field_path(found["loc"])
         if found["type"] == "extra_forbidden":
             raise wrong(where, f"{where}: this server does not know this field", "unknown_parameter") from None
         given = "" if found["type"] == "missing" else f", not {shown(found['input'], 40)}"
         raise wrong(where, f"{where}: {found['msg']}{given}") from None
 
 
-def _place(parts: tuple[int | str, ...]) -> str:
-    """A field's place as a client knows it, without the members of unions that pydantic names."""
+def _field_path(parts: tuple[int | str, ...]) -> str:
+    """A field's path as the client wrote it, without the names of union members that pydantic adds."""
     named: list[str] = []
     for part in map(str, parts):
         is_type = part in ("str", "int", "float", "bool") or part[:1].isupper() or not part.isidentifier()
@@ -518,7 +518,7 @@ def _place(parts: tuple[int | str, ...]) -> str:
     return ".".join(named) or "body"
 
 
-async def _text(socket: WebSocket) -> bytes:
+async def _first_message(socket: WebSocket) -> bytes:
     message = await socket.receive()
     if message["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(message.get("code", 1000))
@@ -533,21 +533,21 @@ def _fingerprint(card: Card) -> str:
     return f"ei-{digests[0][:12]}" if digests else "ei"
 
 
-async def _told(request: Request, error: Exception) -> Response:
-    told = api_error(error)
-    if told.status >= 500 and not isinstance(error, ApiError):
+async def _error_response(request: Request, error: Exception) -> Response:
+    answer = api_error(error)
+    if answer.status >= 500 and not isinstance(error, ApiError):
         LOG.error("request failed", exc_info=error)
-    return JSONResponse(told.body(), status_code=told.status, headers=dict(told.headers))
+    return JSONResponse(answer.body(), status_code=answer.status, headers=dict(answer.headers))
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
-    said = {404: f"no route {shown(request.url.path, 80)} here", 405: "this route does not take this method"}
-    told = ApiError(error.status_code, said.get(error.status_code, str(error.detail)), None, "not_found")
+    messages = {404: f"no route {shown(request.url.path, 80)} here", 405: "this route does not take this method"}
+    answer = ApiError(error.status_code, messages.get(error.status_code, str(error.detail)), None, "not_found")
     if error.status_code == 405:
-        told.code = "method_not_allowed"
-    headers = {**(error.headers or {}), **told.headers}
-    return JSONResponse(told.body(), status_code=told.status, headers=headers)
+        answer.code = "method_not_allowed"
+    headers = {**(error.headers or {}), **answer.headers}
+    return JSONResponse(answer.body(), status_code=answer.status, headers=headers)
 
 
-async def _nobody(request: Request, error: Exception) -> Response:
+async def _client_gone(request: Request, error: Exception) -> Response:
     return Response(status_code=499)

@@ -15,10 +15,10 @@ from edge_interleave.serve.timelines import Slid
 
 
 class ChatAnswer:
-    """Writes down the events of one answer."""
+    """Turns the events of one answer into OpenAI's objects."""
 
     def __init__(self, model: str, fingerprint: str, *, logprobs: bool = False) -> None:
-        """`model`: as the client shall see it; `fingerprint`: tells bundles apart."""
+        """`model`: the name that the client sees. `fingerprint`: identifies the bundle."""
         self._head = {
             "id": f"chatcmpl-{secrets.token_hex(12)}",
             "created": int(time.time()),
@@ -47,9 +47,10 @@ class ChatAnswer:
     async def chunks(
         self, events: AsyncIterator[Event], *, with_usage: bool, with_timings: bool = False
     ) -> AsyncIterator[dict[str, Any]]:
-        """The chunks of a stream; `with_usage`: a last one tells the usage, as `stream_options` asks.
+        """The chunks of a stream.
 
-        `with_timings`: each chunk tells the speed so far, as `timings_per_token` asks.
+        `with_usage`: add a last chunk with the usage (`stream_options`). `with_timings`: add the timings so far to each
+        chunk (`timings_per_token`).
         """
         async for event in events:
             if isinstance(event, Begun):
@@ -83,10 +84,10 @@ class ChatAnswer:
 
 
 def usage_of(stats: Stats, slid: Slid) -> dict[str, Any]:
-    """Tokens of prompt and answer, and what of the prompt was there already.
+    """OpenAI's `usage`: tokens of prompt and answer, and how many of the prompt were cached.
 
-    Beyond OpenAI's: `visual_tokens`; `evicted_tokens` and `recomputed_tokens` where the history slid;
-    `approximate_tokens`: those of the prompt that still carry traces of what was evicted.
+    Extensions: `visual_tokens`; `evicted_tokens` and `recomputed_tokens`, if the history slid; `approximate_tokens`,
+    those of the prompt that still carry traces of evicted ones.
     """
     details = {
         "cached_tokens": stats.cached_tokens,
@@ -106,7 +107,7 @@ def usage_of(stats: Stats, slid: Slid) -> dict[str, Any]:
 
 
 def timings_of(spent: Timings) -> dict[str, Any]:
-    """As llama.cpp's server gives them, with `encode_ms` for the vision tower."""
+    """The `timings` of llama.cpp's server, and `encode_ms` for the vision tower."""
     return {
         "cache_n": spent.cached,
         **_timed("prompt", spent.computed, spent.prefill_s),
@@ -136,7 +137,7 @@ def logprobs_of(scores: Sequence[TokenScore]) -> dict[str, Any]:
 
 
 def event_line(data: dict[str, Any]) -> bytes:
-    """One event of a stream."""
+    """One server-sent event."""
     return b"data: " + json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode() + b"\n\n"
 
 
@@ -144,6 +145,6 @@ DONE_LINE = b"data: [DONE]\n\n"
 
 
 def _token(text: str, logprob: float) -> dict[str, Any]:
-    # Part of a character has no text of its own, and so no bytes that could be told.
+    # Part of a character has no text, so its bytes are unknown.
     raw = None if "\ufffd" in text else list(text.encode())
     return {"token": text, "logprob": max(logprob, -9999.0), "bytes": raw}

@@ -1,7 +1,7 @@
 """Frames of a video that came in a request.
 
-FFmpeg is only let at regular files (`edge_interleave.stream.video_file`), so the content lies in a temporary file, with
-a name of ours, while its frames are taken.
+FFmpeg only opens regular files (`edge_interleave.media.video.file`), so the content is in a temporary file while its
+frames are decoded.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _NAME = "the video"
 
 
 def clip_frames(clip: Clip, frames: int, most: int) -> tuple[Image, ...]:
-    """Frames of a clip, RGB, spread evenly: as many as it says, or `frames`, or by its `fps`; at most `most`.
+    """Evenly spaced RGB frames of a clip: its own number of frames, or its `fps`, or `frames` if it sets neither.
 
-    Raises MediaError where there are none, or more.
+    Raises MediaError if it has no frames, or if more than `most` are wanted.
     """
     if clip.is_frames:
-        # Frames that come one by one were sampled by the client.
+        # The client has already sampled a clip of single frames.
         wanted = min(clip.frames or len(clip.pieces), len(clip.pieces))
         last = len(clip.pieces) - 1
         return tuple(open_image(clip.pieces[at * last // max(1, wanted - 1)]) for at in range(wanted))
@@ -44,7 +44,7 @@ def clip_frames(clip: Clip, frames: int, most: int) -> tuple[Image, ...]:
 
 
 def _count(path: str, fps: float) -> int:
-    """How many frames a clip has at so many a second."""
+    """Number of frames that a video has at `fps`. Raises MediaError if it has no timestamps."""
     with VideoFile(path) as video:
         table = video.timetable()
         if table is None or not table.times:

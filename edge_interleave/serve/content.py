@@ -1,6 +1,6 @@
-"""Images and videos as requests hold them: data URIs, base64, or addresses where the server may fetch those.
+"""Reads images and videos of requests: data URIs, base64, or addresses if the server may fetch them.
 
-Nothing is decoded here but base64, and no path of a request is ever opened: `file://` and bare paths are refused.
+Only base64 is decoded here. Paths in requests are never opened: `file://` and bare paths are refused.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Clip:
     """One video of a message."""
 
     pieces: tuple[bytes, ...] = field(repr=False)
-    """A video file's content, or that of image files, one a frame."""
+    """The content of a video file, or of one image file for each frame."""
     is_frames: bool
     frames: int | None
     fps: float | None
@@ -44,17 +44,17 @@ class Clip:
     param: str
 
     def most(self, frames: int) -> int:
-        """How many frames are taken at most, as far as the request tells; `frames`: where it does not say."""
+        """Upper bound of the frames taken, as far as the request tells (1 for `fps`). `frames`: the default number."""
         if self.frames is None and self.fps is not None:
             return 1
         return min(self.frames or frames, len(self.pieces)) if self.is_frames else self.frames or frames
 
 
 class Fetch(Protocol):
-    """What gets an address's content."""
+    """Downloads the content of an address."""
 
     def __call__(self, url: str, most_bytes: int, param: str, /) -> bytes:
-        """Raises ApiError where it may not or cannot be had."""
+        """At most `most_bytes` of content. Raises ApiError if it must not or cannot be downloaded."""
         ...
 
 
@@ -62,7 +62,7 @@ class MediaReader:
     """Reads the images and videos of requests."""
 
     def __init__(self, limits: Limits, fetch: Fetch | None) -> None:
-        """`fetch`: what gets addresses; None: they are refused."""
+        """`fetch`: downloads addresses; None: they are refused."""
         self._limits = limits
         self._fetch = fetch
 
@@ -103,7 +103,7 @@ class MediaReader:
         except ValueError:
             scheme = ""
         if scheme not in ("http", "https"):
-            raise wrong(param, f"{shown(url, 40)} is no data URI and no http(s) address; send the content")
+            raise wrong(param, f"{shown(url, 40)} is neither a data URI nor an http(s) address; send the content")
         if self._fetch is None:
             raise wrong(
                 param, "this server fetches no addresses; send a data URI, or start it with --allow-remote-images"

@@ -1,7 +1,7 @@
-"""One model at work: loaded when the first request comes, one worker thread, a fair queue before it.
+"""Runs one model: loads it at the first request, and serves a fair queue with one worker thread.
 
-The worker does everything that takes long, one job after the other: opening pictures, encoding, prefill, drawing
-tokens. Jobs look at their handle's `cancel` between steps, so a client that goes away frees the worker at once.
+The worker runs one job at a time and does all slow work: opening pictures, encoding, prefill, sampling tokens. Jobs
+check their handle's `cancel` between steps, so a client that disconnects frees the worker soon.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ LOG = logging.getLogger("edge_interleave.serve")
 CLOSED = "the server is shutting down"
 _UNLOADED = "the model was unloaded"
 _TYPICAL_S = 2.0
-"""What a request takes, before any has been answered."""
+"""Estimated seconds of a request until the first is answered."""
 
 
 class Observer(Protocol):
-    """What is told about jobs (`metrics`)."""
+    """Receives the events of an engine. `Metrics` implements it."""
 
     def job_ended(self, model: str, waited_s: float, seconds: float) -> None:
-        """A job is through, however it ended."""
+        """Called when a job ends, also by an error."""
         ...
 
     def loaded(self, model: str, loaded: bool) -> None:
-        """A model was loaded or unloaded."""
+        """Called when a model was loaded or unloaded."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Something to do with the model."""
+    """Work for the model."""
 
     handle: Handle
     run: Callable[[LoadedModel], None]
-    """Tells the handle how it went; may raise instead."""
+    """Emits events to the handle; may raise."""
 
 
 class Engine:
-    """A queue and a worker for one model. Safe between threads."""
+    """A queue and a worker thread for one model. Thread-safe."""
 
     def __init__(
         self,
@@ -59,14 +59,14 @@ class Engine:
         keep_alive_s: float | None,
         observer: Observer,
     ) -> None:
-        """`open_model` loads the model, in the worker's thread, and makes room for it before."""
+        """`open_model` makes room for the model and loads it, in the worker's thread."""
         self.name = name
         self._open_model = open_model
         self._queue: FairQueue[Job] = FairQueue(queue)
         self._keep_alive_s = keep_alive_s
         self._observer = observer
         self._state = threading.Lock()
-        """Held by who uses, opens or closes the model."""
+        """Held while the model is used, opened or closed."""
         self._model: LoadedModel | None = None
         self._running: Job | None = None
         self._typical_s = _TYPICAL_S
@@ -92,7 +92,7 @@ class Engine:
 
     @property
     def used(self) -> float:
-        """When the model was last used, of `time.monotonic`."""
+        """When the model was last used, by `time.monotonic`."""
         return self._used
 
     @property
@@ -103,11 +103,11 @@ class Engine:
 
     @property
     def model(self) -> LoadedModel | None:
-        """The model, where it is loaded."""
+        """The model; None if it is not loaded."""
         return self._model
 
     def submit(self, client: str, handle: Handle, run: Callable[[LoadedModel], None]) -> Job:
-        """Put a job into the client's line. Raises ApiError: 429 where too many wait, 503 while shutting down."""
+        """Queue a job of a client. Raises ApiError: 429 if too many wait, 503 while shutting down."""
         job = Job(handle, run)
         try:
             self._queue.put(client, job)
@@ -119,11 +119,11 @@ class Engine:
         return job
 
     def forget(self, job: Job) -> None:
-        """Take a job out of the queue, where it still waits."""
+        """Remove a job from the queue, if it still waits."""
         self._queue.remove(job)
 
     def unload(self) -> bool:
-        """Free the model, unless it is in use; whether it is free now."""
+        """Free the model unless it is in use. Returns whether it is unloaded now."""
         if not self._state.acquire(blocking=False):
             return False
         try:
@@ -137,12 +137,12 @@ class Engine:
             self._state.release()
 
     def stop_taking(self) -> None:
-        """Refuse what waits and what comes; what runs goes on."""
+        """Refuse waiting and new jobs; the running job goes on."""
         for job in self._queue.close():
             job.handle.end(stopping())
 
     def stop(self, grace_s: float) -> None:
-        """End: wait for the running job, break it off after `grace_s` seconds, free the model."""
+        """Wait for the running job, end it after `grace_s` seconds, and free the model."""
         self.stop_taking()
         self._thread.join(grace_s)
         job = self._running
@@ -155,7 +155,7 @@ class Engine:
 
     def _work(self) -> None:
         while True:
-            job = self._queue.get(self._patience())
+            job = self._queue.get(self._wait_s())
             if job is None:
                 if self._queue.closed:
                     break
@@ -178,10 +178,10 @@ class Engine:
                     self._observer.loaded(self.name, True)
                 job.run(self._model)
         except Exception as error:
-            told = api_error(error)
-            if told.status >= 500 and not isinstance(error, ApiError):
+            failure = api_error(error)
+            if failure.status >= 500 and not isinstance(error, ApiError):
                 LOG.exception("request failed")
-            job.handle.emit(Failed(told))
+            job.handle.emit(Failed(failure))
         finally:
             self._running = None
             self._used = time.monotonic()
@@ -189,8 +189,8 @@ class Engine:
             self._typical_s += 0.2 * (seconds - self._typical_s)
             self._observer.job_ended(self.name, started - job.handle.arrived, seconds)
 
-    def _patience(self) -> float | None:
-        """How long to wait for a job before the model is unloaded."""
+    def _wait_s(self) -> float | None:
+        """Seconds to wait for a job before the model is unloaded; None: forever."""
         if self._keep_alive_s is None or self._model is None:
             return None
         return max(0.05, self._used + self._keep_alive_s - time.monotonic())

@@ -1,4 +1,4 @@
-"""What connects a request in the event loop with its job in a model's worker thread."""
+"""Connects a request in the event loop with its job in a model's worker thread."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from edge_interleave.serve.timelines import Slid
 
 @dataclass(frozen=True)
 class Begun:
-    """The request is sound, its images are encoded; the prompt is about to be computed."""
+    """The request is valid and its images are encoded; prefill starts."""
 
     model: str
 
 
 @dataclass(frozen=True)
 class Timings:
-    """What a request has cost so far. Counts are tokens."""
+    """Tokens and seconds of a request so far."""
 
     cached: int = 0
-    """Of the prompt, not computed."""
+    """Prompt tokens that were cached."""
     computed: int = 0
-    """Of the prompt."""
+    """Prompt tokens that were prefilled."""
     answered: int = 0
     encode_s: float = 0.0
     prefill_s: float = 0.0
@@ -41,31 +41,31 @@ class Piece:
 
     text: str
     scores: tuple[TokenScore, ...] = ()
-    """Of the tokens that the text is made of, where they were asked for."""
+    """Scores of the text's tokens, if requested."""
     timings: Timings = field(default_factory=Timings)
 
 
 @dataclass(frozen=True)
 class Ended:
-    """The answer is through."""
+    """The answer is complete."""
 
     answer: Answer
     scores: tuple[TokenScore, ...] = ()
-    """Of tokens that came after the last piece."""
+    """Scores of the tokens after the last piece."""
     slid: Slid = field(default_factory=Slid)
     timings: Timings = field(default_factory=Timings)
 
 
 @dataclass(frozen=True)
 class Done:
-    """Something other than an answer is through."""
+    """A job other than an answer is complete."""
 
     value: object = None
 
 
 @dataclass(frozen=True)
 class Failed:
-    """There is no answer, or no rest of it."""
+    """The job failed, before or within its answer."""
 
     error: ApiError
 
@@ -74,33 +74,33 @@ Event = Begun | Piece | Ended | Done | Failed
 
 
 class Handle:
-    """A request's side of a job: its events, and the way to end it."""
+    """A request's view of its job: receives events, and can end the job."""
 
     def __init__(self, limit_s: float) -> None:
-        """In the event loop. `limit_s`: after so long the job is ended."""
+        """Call it in the event loop. `limit_s`: seconds after which the job is ended."""
         self.cancel = threading.Event()
-        """Set: the job ends at its next step."""
+        """When set, the job ends at its next step."""
         self.arrived = time.perf_counter()
         self.when_closed: Callable[[], object] = lambda: None
-        """Called once nobody waits for the job any more."""
+        """Called when the request is over."""
         self._first: Event | None = None
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(limit_s, lambda: self.end(too_late(limit_s)))
 
     def end(self, reason: ApiError) -> None:
-        """From any thread: have the job end, and its request told the reason. Only the first call counts."""
+        """End the job and fail its request with the reason. Only the first call counts. Safe from any thread."""
         if not self.cancel.is_set():
             self.cancel.set()
             self.emit(Failed(reason))
 
     def emit(self, event: Event) -> None:
-        """From any thread: tell the request something. Nothing is told once the event loop has ended."""
+        """Send an event to the request; ignored after the event loop has closed. Safe from any thread."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
     async def begun(self) -> None:
-        """Wait for the first event, which `next` still gives. Raises ApiError where it is `Failed`."""
+        """Wait for the first event; `next` still returns it. Raises ApiError if it is `Failed`."""
         self._first = await self.next()
 
     async def next(self) -> Event:
@@ -112,7 +112,7 @@ class Handle:
         return event
 
     async def events(self) -> AsyncIterator[Event]:
-        """All events up to the last."""
+        """All events up to `Ended` or `Done`. Raises ApiError instead of `Failed`."""
         while True:
             event = await self.next()
             yield event
@@ -120,7 +120,7 @@ class Handle:
                 return
 
     def close(self) -> None:
-        """The request is over: nothing is told any more, and the job ends."""
+        """End the request, and its job if it still runs."""
         self._timer.cancel()
         self.cancel.set()
         self.when_closed()

@@ -1,4 +1,4 @@
-"""The models of one server: found by name, loaded when asked for, unloaded when idle or when another needs the room."""
+"""The models of one server: finds them by name, loads them on demand, unloads idle ones when memory is needed."""
 
 from __future__ import annotations
 
@@ -25,43 +25,43 @@ from edge_interleave.serve.settings import Settings
 
 _LEAST_CONTEXT = 1024
 _REQUESTS_SHARE = 0.2
-"""Of the memory, for bodies of requests, their pictures, and visual tokens that are kept (`limits_within`)."""
+"""Share of the memory for request bodies, pictures and cached visual tokens (`limits_within`)."""
 _ROOM_WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
 class Card:
-    """What the server tells about a model, loaded or not."""
+    """A served model, loaded or not."""
 
     id: str
     aliases: tuple[str, ...]
     bundle: Bundle
     context: int
-    """Tokens that a prompt with its answer may have."""
+    """Most tokens of a prompt with its answer."""
     engine: Engine
 
 
 @dataclass(frozen=True)
 class _Opening:
-    """How a model is opened in the memory that there is."""
+    """Context and KV caches with which a model fits in the memory."""
 
     context: int | None
     sessions: int
     bytes: int
-    """Estimated; 0 where no limit is set."""
+    """Estimated memory; 0 without a limit."""
 
 
 class Hub:
     """All models of a server."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        """Reads what the models are; loads none. Raises BundleError, BackendError, ResourceError, UsageError."""
+        """Read the models' manifests; load none. Raises BundleError, BackendError, ResourceError, UsageError."""
         self._settings = settings
         self._base = 0
-        """What the process takes without a model."""
+        """Bytes of the process without a model."""
         self._room = threading.Condition()
         self._sizes: dict[str, int] = {}
-        """Of loaded models, estimated."""
+        """Estimated bytes of the loaded models, by name."""
         self._cards: dict[str, Card] = {}
         self._names: dict[str, str] = {}
         keep = settings.keep_alive_s
@@ -98,12 +98,12 @@ class Hub:
         return self._cards[self._names[name]]
 
     def stop_taking(self) -> None:
-        """Refuse new requests and those that wait; answers go on."""
+        """Refuse new and waiting requests; running answers go on."""
         for card in self.cards:
             card.engine.stop_taking()
 
     def stop(self, grace_s: float) -> None:
-        """End all, and free the models; see `Engine.stop`."""
+        """Stop all engines and free their models; see `Engine.stop`."""
         until = time.monotonic() + grace_s
         for card in self.cards:
             card.engine.stop(max(0.0, until - time.monotonic()))
@@ -127,7 +127,7 @@ class Hub:
         return LoadedModel(engine.name, model, opening.sessions, settings.exact, settings.limits)
 
     def _opening(self, bundle: Bundle, runner: Backend) -> _Opening:
-        """The largest context and the most timelines that the memory holds, timelines first."""
+        """The largest context that fits, with as many timelines as fit beside it. Raises ResourceError if none fits."""
         settings = self._settings
         if settings.memory is None:
             return _Opening(settings.context, settings.sessions, 0)
@@ -144,16 +144,16 @@ class Hub:
                 return _Opening(context, sessions, fixed + sessions * each)
             least = fixed + each + self._base
         raise ResourceError(
-            f"{format_memory(settings.memory)} are too little for {bundle.manifest.name}: the least that is enough is "
+            f"{format_memory(settings.memory)} is too little for {bundle.manifest.name}: it needs at least "
             f"{format_memory(int(least / (1 - _REQUESTS_SHARE)))}"
         )
 
     def _room_bytes(self) -> int:
-        """What the memory holds of models, the process and its requests aside."""
+        """Bytes available for models, without the process and its requests."""
         return int((self._settings.memory or 0) * (1 - _REQUESTS_SHARE)) - self._base
 
     def _make_room(self, engine: Engine, size: int) -> None:
-        """Wait until a model of so many bytes has room, unloading idle ones. Raises BackendError."""
+        """Reserve `size` bytes for a model, unloading idle ones. Raises BackendError if they stay in use."""
         if self._settings.memory is None:
             return
         room = self._room_bytes()

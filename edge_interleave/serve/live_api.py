@@ -1,7 +1,7 @@
-"""`/v1/live`: windows over streams of frames, for apps that send pictures all the time and ask now and then.
+"""`/v1/live`: windows over streams of frames, for apps that send pictures steadily and ask from time to time.
 
-A window belongs to who knows its id, which cannot be guessed. It is closed by `DELETE`, when its WebSocket ends, or
-after a time without use.
+A window's id cannot be guessed; knowing it gives access. The window is closed by `DELETE`, with its WebSocket, or after
+an idle time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Window:
     used: float = field(default_factory=time.monotonic)
 
     def state(self) -> dict[str, Any]:
-        """What is told about it."""
+        """The JSON object that describes the window."""
         stats = self.live.stats()
         frames = [{"number": f.number, "time_s": f.time_s, "tokens": f.tokens} for f in self.live.frames]
         return {
@@ -43,7 +43,7 @@ class Window:
 
 
 class Windows:
-    """The live windows of a server. Safe between threads."""
+    """The live windows of a server. Thread-safe."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -52,34 +52,34 @@ class Windows:
         self._opening = 0
 
     def __len__(self) -> int:
-        """Open windows."""
+        """Number of open windows."""
         return len(self._windows)
 
     def reserve(self) -> None:
-        """Take the place of a window that is about to be opened. Raises ApiError (429) where there are enough."""
+        """Reserve a place for a window that is being opened. Raises ApiError (429) if all places are taken."""
         with self._lock:
             if len(self._windows) + self._opening >= self._limits.windows:
                 raise busy(f"{self._limits.windows} live windows are open; close one", self._limits.window_idle_s)
             self._opening += 1
 
     def settle(self, window: Window | None) -> None:
-        """The place is filled, or given back."""
+        """Fill the reserved place with a window, or give it back if the window is None."""
         with self._lock:
             self._opening -= 1
             if window is not None:
                 self._windows[window.id] = window
 
-    def find(self, number: str) -> Window:
-        """The window of that id, which counts as used. Raises ApiError (404)."""
+    def find(self, window_id: str) -> Window:
+        """The window with that id; resets its idle time. Raises ApiError (404)."""
         with self._lock:
-            window = self._windows.get(number)
+            window = self._windows.get(window_id)
             if window is None:
                 raise ApiError(404, "no such live window; it was closed, or idle for too long", "id", "not_found")
             window.used = time.monotonic()
             return window
 
     def remove(self, window: Window) -> bool:
-        """Close a window; whether it was open. Waits for what it computes to break off."""
+        """Close a window, after its running computation stops. Returns whether it was open."""
         with self._lock:
             known = self._windows.pop(window.id, None) is not None
         if known:
@@ -91,7 +91,7 @@ class Windows:
         return known
 
     def idle(self) -> list[Window]:
-        """Windows that nobody has used for too long."""
+        """Windows whose idle time is over."""
         before = time.monotonic() - self._limits.window_idle_s
         with self._lock:
             return [window for window in self._windows.values() if window.used < before]

@@ -1,4 +1,4 @@
-"""A loaded model as the server uses it: its shared timelines, and how a question becomes an answer."""
+"""Answers questions with a loaded model and its shared timelines."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 
 _LOW_STRIDE = 2
 _STRIDES = (1, 2, 3, 4, 6, 9)
-"""That `auto` tries, the finest first."""
+"""Pooling strides that `auto` tries, the finest first."""
 _PLACE = Image(b"")
 
 
 @dataclass(frozen=True)
 class _Shown:
-    """One image or clip, opened or still to be opened."""
+    """One image or clip of a question."""
 
-    of: Picture | Clip
+    media: Picture | Clip
     frames: tuple[Pixels, ...]
-    """Opened; empty: a picture that is opened when it is encoded."""
+    """Its frames; empty for a picture that is opened only when it is encoded."""
 
     @property
     def count(self) -> int:
@@ -52,14 +52,14 @@ class _Shown:
 
 
 class LoadedModel:
-    """An open model. For one thread at a time, `close` aside."""
+    """An open model. For one thread at a time, except for the methods that say otherwise."""
 
     def __init__(self, name: str, model: Model, sessions: int, exact: bool, limits: Limits) -> None:
-        """`sessions`: KV caches that requests share."""
+        """`sessions`: number of KV caches that requests share."""
         self.name = name
         self.model = model
         self.windows = 0
-        """Live windows that are open."""
+        """Number of open live windows."""
         self.timelines = TimelinePool(model.new_session, sessions, exact)
         self._limits = limits
         manifest = model.bundle.manifest
@@ -67,15 +67,15 @@ class LoadedModel:
         self._eos = tuple(manifest.prompt.eos_token_ids)
 
     def answer(self, question: Question, handle: Handle) -> None:
-        """Answer a question, telling the handle. Raises ApiError, EdgeInterleaveError where there is no answer."""
+        """Answer a question; the handle gets the events. Raises ApiError, EdgeInterleaveError."""
         options = self.options(question)
-        shown = [self._opened(item, question, handle.cancel) for item in question.media]
+        shown = [self._open(item, question, handle.cancel) for item in question.media]
         messages = [
             Message(turn.role, tuple(part if isinstance(part, str) else _PLACE for part in turn.parts))
             for turn in question.turns
         ]
         segments = self.model.prompts.build(messages, [item.count for item in shown])
-        encoded = self._encoded(question, shown, segments, handle.cancel)
+        encoded = self._encode(question, shown, segments, handle.cancel)
         if handle.cancel.is_set():
             return
         handle.emit(Begun(self.name))
@@ -83,10 +83,10 @@ class LoadedModel:
         timeline = self.timelines.take(prompt)
         began = time.perf_counter()
         generation = Generation(timeline, self.model.tokenizer, frozenset(self._eos), prompt, options, handle.cancel)
-        told = 0
+        emitted = 0
         for text in generation:
-            scores = tuple(generation.scores[told:])
-            told += len(scores)
+            scores = tuple(generation.scores[emitted:])
+            emitted += len(scores)
             handle.emit(Piece(text, scores, _timings(generation, encoded.seconds, began)))
         answer = generation.answer
         if answer.finish_reason == CANCELLED:
@@ -98,12 +98,12 @@ class LoadedModel:
             encode_images_per_s=rate(len(encoded.images), encoded.seconds),
             vision_provider=encoded.provider,
         )
-        rest = tuple(generation.scores[told:])
+        rest = tuple(generation.scores[emitted:])
         spent = _timings(generation, encoded.seconds, began)
         handle.emit(Ended(replace(answer, stats=stats), rest, timeline.slid, spent))
 
     def options(self, question: Question) -> GenerationOptions:
-        """How the answer is drawn. Raises ApiError naming the field of a schema that cannot be followed."""
+        """The options of the answer. Raises ApiError, naming the field, for a schema that is not supported."""
         return GenerationOptions(
             max_tokens=question.max_tokens,
             stop=question.stop,
@@ -113,7 +113,7 @@ class LoadedModel:
         )
 
     def open_window(self, request: LiveRequest) -> Live:
-        """A live window. Raises UsageError, ContextFullError."""
+        """Open a live window. Raises UsageError, ContextFullError."""
         pool = request.pool if isinstance(request.pool, int) else tuple(request.pool)
         live = self.model.live(
             request.window, pool, mode=request.mode, keep_answers=request.keep_answers, system=request.system
@@ -122,7 +122,7 @@ class LoadedModel:
         return live
 
     def add_frames(self, live: Live, pictures: Sequence[Picture], time_s: float | None, handle: Handle) -> None:
-        """Put pictures into a live window; tells the handle their numbers."""
+        """Add pictures to a live window; the handle gets their numbers. Raises ApiError."""
         numbers = []
         for picture in pictures:
             if handle.cancel.is_set():
@@ -133,7 +133,7 @@ class LoadedModel:
         handle.emit(Done(numbers))
 
     def ask_window(self, live: Live, question: Question, handle: Handle) -> None:
-        """Answer a question about a live window, telling the handle."""
+        """Answer a question about a live window; the handle gets the events."""
         began = time.perf_counter()
         options = self.options(question)
         (text,) = question.turns[0].parts
@@ -150,12 +150,12 @@ class LoadedModel:
             handle.emit(Ended(stream.answer, timings=spent))
 
     def close_window(self, live: Live) -> None:
-        """From any thread: close a live window."""
+        """Close a live window. Safe from any thread."""
         live.close()
         self.windows -= 1
 
     def close(self, reason: str) -> None:
-        """From any thread: break off what is computed and free the model."""
+        """Stop a running computation and free the model. Safe from any thread."""
         self.model.close()
 
     def _grammar(self, wanted: Format) -> Grammar:
@@ -164,7 +164,7 @@ class LoadedModel:
         except UsageError as error:
             raise wrong(wanted.param, str(error), "invalid_schema") from error
 
-    def _opened(self, item: Picture | Clip, question: Question, cancel: threading.Event) -> _Shown:
+    def _open(self, item: Picture | Clip, question: Question, cancel: threading.Event) -> _Shown:
         split = self.model.media_encoder.splits(tiles=question.tiles, alone=_is_alone(question))
         if cancel.is_set() or (isinstance(item, Picture) and not split):
             return _Shown(item, ())
@@ -177,10 +177,10 @@ class LoadedModel:
 
             return _Shown(item, clip_frames(item, question.frames, self._limits.media))
 
-    def _encoded(
+    def _encode(
         self, question: Question, shown: Sequence[_Shown], segments: Sequence[Segment], cancel: threading.Event
     ) -> EncodedMedia:
-        """Visual tokens of all images. Raises ContextFullError before any is encoded where they would not fit."""
+        """Encode all images. Raises ContextFullError, before encoding, if their visual tokens would not fit."""
         from edge_interleave.media.pictures.image import open_image
 
         text = sum(len(segment.ids) for segment in segments if not isinstance(segment, ImageSegment))
@@ -197,9 +197,9 @@ class LoadedModel:
         for item, stride in zip(shown, strides, strict=True):
             if cancel.is_set():
                 return encoded
-            with _naming(item.of):
-                frames = (open_image(item.of.data),) if isinstance(item.of, Picture) else item.frames
-                group = PictureGroup(frames, not isinstance(item.of, Picture))
+            with _naming(item.media):
+                frames = (open_image(item.media.data),) if isinstance(item.media, Picture) else item.frames
+                group = PictureGroup(frames, not isinstance(item.media, Picture))
                 encoded += self.model.media_encoder.encode_pictures(
                     [group], stride=stride, tiles=question.tiles, alone=_is_alone(question)
                 )
@@ -213,17 +213,17 @@ class LoadedModel:
         grid = self.model.bundle.manifest.vision.grid
         strides: list[int] = []
         for auto in [stride for stride in _STRIDES if stride <= grid]:
-            strides = [fixed.get(item.of.detail, auto) for item in shown]
+            strides = [fixed.get(item.media.detail, auto) for item in shown]
             if self._size(shown, strides, question) <= room:
                 break
         return strides
 
     def _size(self, shown: Sequence[_Shown], strides: Sequence[int], question: Question) -> int:
-        """Visual tokens of all images."""
+        """Number of visual tokens of all images."""
         encoder, alone = self.model.media_encoder, _is_alone(question)
         return sum(
             encoder.tokens_for(
-                PictureGroup(item.frames or (None,), not isinstance(item.of, Picture)),
+                PictureGroup(item.frames or (None,), not isinstance(item.media, Picture)),
                 stride,
                 tiles=question.tiles,
                 alone=alone,
@@ -238,7 +238,7 @@ def _is_alone(question: Question) -> bool:
 
 
 def _timings(generation: Generation, encode_s: float, began: float) -> Timings:
-    """What an answer has cost that began then."""
+    """The timings of an answer so far. `began`: when its prefill started, by `time.perf_counter`."""
     found = generation.prefilled
     if found is None:
         return Timings(encode_s=encode_s)
@@ -249,9 +249,9 @@ def _timings(generation: Generation, encode_s: float, began: float) -> Timings:
 
 @contextmanager
 def _naming(item: Picture | Clip) -> Iterator[None]:
-    """Errors about an image or clip name the field of the request that holds it."""
+    """Make errors in the block name the field of the request that holds the image or clip."""
     try:
         yield
     except EdgeInterleaveError as error:
-        told = api_error(error)
-        raise ApiError(told.status, told.message, item.param, told.code, told.kind) from error
+        found = api_error(error)
+        raise ApiError(found.status, found.message, item.param, found.code, found.kind) from error

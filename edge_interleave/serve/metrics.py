@@ -1,4 +1,4 @@
-"""What `GET /metrics` shows, for Prometheus: requests, queue, tokens, seconds by stage, cache, memory."""
+"""The metrics of `GET /metrics`, for Prometheus: requests, queue, tokens, seconds by stage, cache, memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
 class Metrics:
-    """Counters of one server, in a registry of its own."""
+    """The metrics of one server, in a separate registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -31,7 +31,7 @@ class Metrics:
         )
         self._first = Histogram(
             "edge_interleave_first_token_seconds",
-            "From a job's beginning to its first token.",
+            "From a job's start to its first token.",
             ("model",),
             registry=self.registry,
             buckets=_SECONDS,
@@ -48,11 +48,11 @@ class Metrics:
             Gauge(f"edge_interleave_{name}", text, registry=self.registry).set_function(value)
 
     def request(self, route: str, status: int) -> None:
-        """A request was answered."""
+        """Count an answered request."""
         self._requests.labels(route, str(status)).inc()
 
     def watch(self, model: str, engine: Engine) -> None:
-        """Show a model's queue and KV caches."""
+        """Read a model's queue and KV caches at each scrape."""
         self._loaded.labels(model).set(0)
         self._queue.labels(model).set_function(lambda: engine.waiting)
         self._busy.labels(model).set_function(lambda: float(engine.running))
@@ -67,7 +67,7 @@ class Metrics:
         self._loaded.labels(model).set(int(loaded))
 
     def answered(self, model: str, ended: Ended) -> None:
-        """An answer is through."""
+        """Count a complete answer."""
         stats = ended.answer.stats
         for kind, count in (
             ("prompt", stats.prompt_tokens),
@@ -89,7 +89,7 @@ class Metrics:
             self._slid.labels(model, "recomputed").inc(ended.slid.recomputed)
 
     def text(self) -> bytes:
-        """All of it, as Prometheus reads it."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:

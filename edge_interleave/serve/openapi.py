@@ -18,29 +18,31 @@ _MODEL = {"name": "name", "in": "path", "required": True, "schema": {"type": "st
 
 
 def description(*, with_key: bool) -> dict[str, Any]:
-    """The document. `with_key`: whether the server wants an API key."""
+    """The document. `with_key`: whether the server requires an API key."""
     _, schemas = models_json_schema([(model, "validation") for model in _BODIES], ref_template=_REF)
     components: dict[str, Any] = {"schemas": {**schemas["$defs"], "Error": _error()}}
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "edge-interleave", "version": version("edge-interleave")},
         "paths": {
-            "/v1/chat/completions": {"post": _takes(ChatRequest, "An answer to a conversation.", stream=True)},
-            "/v1/responses": {"post": _takes(ResponsesRequest, "An answer, by the newer interface.", stream=True)},
-            "/v1/models": {"get": _gives("The models.")},
-            "/v1/models/{name}": {"get": _gives("One model.", parameters=[_MODEL])},
-            "/v1/live": {"post": _takes(LiveRequest, "Open a live window.", status="201", required=False)},
+            "/v1/chat/completions": {"post": _with_body(ChatRequest, "An answer to a conversation.", stream=True)},
+            "/v1/responses": {"post": _with_body(ResponsesRequest, "An answer, by the newer interface.", stream=True)},
+            "/v1/models": {"get": _without_body("The models.")},
+            "/v1/models/{name}": {"get": _without_body("One model.", parameters=[_MODEL])},
+            "/v1/live": {"post": _with_body(LiveRequest, "Open a live window.", status="201", required=False)},
             "/v1/live/{id}": {
-                "get": _gives("What a live window holds.", parameters=[_ID]),
-                "delete": _gives("Close a live window.", parameters=[_ID]),
+                "get": _without_body("The state of a live window.", parameters=[_ID]),
+                "delete": _without_body("Close a live window.", parameters=[_ID]),
             },
             "/v1/live/{id}/frames": {"post": _frames()},
             "/v1/live/{id}/ask": {
-                "post": _takes(LiveQuestion, "Ask about a live window.", stream=True, parameters=[_ID])
+                "post": _with_body(LiveQuestion, "Ask about a live window.", stream=True, parameters=[_ID])
             },
-            "/props": {"get": _gives("What llama.cpp's server tells about itself.", parameters=[_query("model")])},
-            "/health": {"get": {**_gives("Whether the server runs."), "security": []}},
-            "/metrics": {"get": _gives("Counters for Prometheus.", media="text/plain")},
+            "/props": {
+                "get": _without_body("Properties, as llama.cpp's server reports them.", parameters=[_query("model")])
+            },
+            "/health": {"get": {**_without_body("Whether the server runs."), "security": []}},
+            "/metrics": {"get": _without_body("Counters for Prometheus.", media="text/plain")},
         },
         "components": components,
     }
@@ -50,15 +52,15 @@ def description(*, with_key: bool) -> dict[str, Any]:
     return document
 
 
-def _gives(summary: str, *, parameters: Any = (), media: str = "application/json") -> dict[str, Any]:
+def _without_body(summary: str, *, parameters: Any = (), media: str = "application/json") -> dict[str, Any]:
     return {
         "summary": summary,
         "parameters": list(parameters),
-        "responses": {"200": {"description": "As asked.", "content": {media: {}}}, **_errors()},
+        "responses": {"200": {"description": "The result.", "content": {media: {}}}, **_errors()},
     }
 
 
-def _takes(
+def _with_body(
     model: type[BaseModel],
     summary: str,
     *,
@@ -75,29 +77,29 @@ def _takes(
         "summary": summary,
         "parameters": list(parameters),
         "requestBody": {"required": required, "content": {"application/json": {"schema": schema}}},
-        "responses": {status: {"description": "As asked.", "content": content}, **_errors()},
+        "responses": {status: {"description": "The result.", "content": content}, **_errors()},
     }
 
 
 def _frames() -> dict[str, Any]:
-    found = _takes(FramesRequest, "Put pictures into a live window.", parameters=[_ID])
+    found = _with_body(FramesRequest, "Add pictures to a live window.", parameters=[_ID])
     found["requestBody"]["content"]["image/*"] = {"schema": {"type": "string", "format": "binary"}}
     return found
 
 
 def _errors() -> dict[str, Any]:
     body = {"application/json": {"schema": {"$ref": _REF.format(model="Error")}}}
-    told = {
-        "400": "The request cannot be honoured; `param` names the field.",
+    descriptions = {
+        "400": "The request is wrong or not supported; `param` names the field.",
         "401": "No valid API key.",
-        "403": "This host name or origin is not known.",
+        "403": "This host name or origin is not allowed.",
         "404": "There is no such model, window or route.",
         "413": "The request is too large.",
-        "429": "Too much is going on; see Retry-After.",
+        "429": "The server is busy; see Retry-After.",
         "503": "The server is shutting down, or has no room for the model.",
-        "504": "The time limit is over.",
+        "504": "The request reached its time limit.",
     }
-    return {status: {"description": text, "content": body} for status, text in told.items()}
+    return {status: {"description": text, "content": body} for status, text in descriptions.items()}
 
 
 def _query(name: str) -> dict[str, Any]:

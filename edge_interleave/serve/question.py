@@ -1,4 +1,4 @@
-"""What is asked, whatever interface it came by: turns of text, pictures and clips, and how the answer is drawn."""
+"""Converts requests of all interfaces to one form: turns of text, pictures and clips, and options of the answer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from edge_interleave.serve.schema import (
 from edge_interleave.serve.settings import Limits
 
 MAX_TOKENS = 1024
-"""Of an answer, where the request does not say."""
+"""Most tokens of an answer if the request sets no limit."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Format:
-    """That an answer is JSON."""
+    """Requires a JSON answer."""
 
     schema: dict[str, Any] | None
     """None: any object."""
@@ -64,11 +64,11 @@ class Question:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     format: Format | None = None
     logprobs: int | None = None
-    """How many alternatives each token of the answer is given with; None: no probabilities."""
+    """Number of alternatives listed for each token of the answer; None: no probabilities."""
     pool: int | None = None
-    """Pooling stride of all images; None: by their details."""
+    """Pooling stride of all images; None: by each image's `detail`."""
     frames: int = 8
-    """Of each clip that does not say."""
+    """Frames of a clip that sets no number."""
     tiles: bool = False
 
     @property
@@ -78,7 +78,7 @@ class Question:
 
 
 def chat_question(request: ChatRequest, reader: MediaReader, limits: Limits) -> Question:
-    """What a chat completion asks. Raises ApiError naming the field that cannot be honoured."""
+    """The question of a chat completion. Raises ApiError naming the field that is wrong or not supported."""
     if len(request.messages) > limits.messages:
         raise wrong("messages", f"{len(request.messages)} messages are more than {limits.messages}")
     turns = [_chat_turn(message, index, reader) for index, message in enumerate(request.messages)]
@@ -99,7 +99,7 @@ def chat_question(request: ChatRequest, reader: MediaReader, limits: Limits) -> 
 
 
 def responses_question(request: ResponsesRequest, reader: MediaReader, limits: Limits) -> Question:
-    """What a request to `/v1/responses` asks. Raises ApiError."""
+    """The question of a request to `/v1/responses`. Raises ApiError."""
     turns: list[Turn] = []
     if request.instructions:
         turns.append(Turn("system", (request.instructions,)))
@@ -122,7 +122,7 @@ def responses_question(request: ResponsesRequest, reader: MediaReader, limits: L
 
 
 def live_question(request: LiveQuestion, limits: Limits) -> Question:
-    """What is asked about a live window. Raises ApiError."""
+    """The question of a request about a live window. Raises ApiError."""
     if not request.question.strip():
         raise wrong("question", "the question is empty")
     if len(request.question) > limits.text_characters:
@@ -158,7 +158,7 @@ def _parts(
         elif isinstance(part, RefusalPart):
             parts.append(part.refusal)
         elif role != "user":
-            raise wrong(here, f"images and videos belong into messages of the user, not of the {role}")
+            raise wrong(here, f"images and videos belong in messages of the user, not of the {role}")
         elif isinstance(part, ImagePart):
             image = part.image_url
             url, detail = (image, "auto") if isinstance(image, str) else (image.url, image.detail)
@@ -191,7 +191,7 @@ def _role(role: Literal["system", "developer", "user", "assistant"]) -> Role:
 
 
 def _merged(turns: Sequence[Turn]) -> list[Turn]:
-    """Instructions and a system message right behind them are one message: templates take one."""
+    """Join the instructions with a system message right after them: templates take one system message."""
     merged: list[Turn] = []
     for turn in turns:
         if merged and turn.role == merged[-1].role == "system":

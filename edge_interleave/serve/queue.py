@@ -1,4 +1,4 @@
-"""A bounded line in which clients take turns: who asks a lot waits for itself, not for everybody."""
+"""A bounded queue in which clients take turns, so one busy client delays only itself."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ T = TypeVar("T")
 
 
 class QueueFullError(Exception):
-    """No more can wait."""
+    """The queue is full."""
 
 
 class QueueClosedError(Exception):
-    """Nothing is taken any more."""
+    """The queue is closed."""
 
 
 class FairQueue(Generic[T]):
-    """First come, first served within a client; between clients in turn. Safe between threads."""
+    """First in, first out for each client; round-robin between clients. Thread-safe."""
 
     def __init__(self, most: int) -> None:
-        """`most`: items that wait, of all clients together."""
+        """`most`: greatest number of waiting items, of all clients together."""
         self._most = most
         self._lines: OrderedDict[str, deque[T]] = OrderedDict()
         self._state = threading.Condition()
         self._closed = False
 
     def __len__(self) -> int:
-        """Items that wait."""
+        """Number of waiting items."""
         with self._state:
             return self._count()
 
     @property
     def closed(self) -> bool:
-        """Whether nothing is taken any more."""
+        """Whether the queue is closed."""
         return self._closed
 
     def put(self, client: str, item: T) -> None:
-        """Wait in the client's line. Raises QueueFullError, QueueClosedError."""
+        """Add an item of a client. Raises QueueFullError, QueueClosedError."""
         with self._state:
             if self._closed:
                 raise QueueClosedError
@@ -60,7 +60,7 @@ class FairQueue(Generic[T]):
             return item
 
     def remove(self, item: T) -> bool:
-        """Take an item out that still waits; whether it did."""
+        """Remove a waiting item. Returns whether it was in the queue."""
         with self._state:
             for client, line in self._lines.items():
                 if item in line:
@@ -71,7 +71,7 @@ class FairQueue(Generic[T]):
             return False
 
     def close(self) -> list[T]:
-        """Take nothing any more; gives what still waited."""
+        """Close the queue. Returns the items that still waited."""
         with self._state:
             self._closed = True
             left = [item for line in self._lines.values() for item in line]

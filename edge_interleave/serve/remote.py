@@ -1,8 +1,8 @@
-"""Fetches the images of http(s) addresses, and only from hosts of the public internet (server-side request forgery).
+"""Fetches images from http(s) addresses on the public internet only, against server-side request forgery.
 
-Every address that a name stands for must be public, and the connection goes to the one that was checked, so that a
-name cannot mean another host a moment later. Redirects are followed by hand and checked alike; sizes and times are
-bounded; proxies of the environment, cookies and passwords in addresses are not used.
+Every IP address of a host name must be public, and the connection goes to a checked one, so the name cannot resolve to
+another host a moment later. Redirects are checked likewise. Sizes and times are bounded. Proxies of the environment,
+cookies and passwords in addresses are not used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CHUNK = 1 << 16
 
 
 def fetch_public(url: str, most_bytes: int, param: str) -> bytes:
-    """The content of an address. Raises ApiError, which says what is not allowed or went wrong."""
+    """Download an address. Raises ApiError if that is not allowed or fails."""
     deadline = time.monotonic() + _SECONDS
     try:
         for _ in range(_REDIRECTS + 1):
@@ -34,13 +34,13 @@ def fetch_public(url: str, most_bytes: int, param: str) -> bytes:
     except ApiError:
         raise
     except (OSError, http.client.HTTPException, UnicodeError, ValueError) as error:
-        # Nothing of what the system says: it would tell which hosts and ports answer.
+        # The system's message is left out: it would reveal which hosts and ports answer.
         raise wrong(param, "the address cannot be fetched; send the content as a data URI", "fetch_failed") from error
     raise wrong(param, f"more than {_REDIRECTS} redirects", "fetch_failed")
 
 
 def _get(url: str, most_bytes: int, param: str, deadline: float) -> bytes | str:
-    """The content, or where a redirect leads."""
+    """The content (bytes), or the target of a redirect (str)."""
     parts = urlsplit(url)
     if parts.scheme not in _PORTS or not parts.hostname or parts.username or parts.password:
         raise wrong(param, "only http(s) addresses without a password are fetched", "fetch_refused")
@@ -81,7 +81,7 @@ def _body(
 
 
 def _public_address(host: str, port: int, param: str) -> str:
-    """An address of the host, all of whose addresses are public."""
+    """An IP address of the host. Raises ApiError unless all its addresses are public."""
     found = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     for text in found:
         if not _is_public(ipaddress.ip_address(text.partition("%")[0])):

@@ -1,4 +1,4 @@
-"""`POST /v1/responses`: the answer as OpenAI's newer interface writes it. Nothing is stored."""
+"""`POST /v1/responses`: answers in the form of OpenAI's newer interface. Nothing is stored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edge_interleave.serve.schema import ResponsesRequest
 
 
 class ResponsesAnswer:
-    """Writes down the events of one answer."""
+    """Turns the events of one answer into OpenAI's objects."""
 
     def __init__(self, model: str, request: ResponsesRequest) -> None:
         self._model = model
@@ -63,7 +63,7 @@ class ResponsesAnswer:
                 yield self._event(f"response.{whole['status']}", response=whole)
 
     def failed(self, error: dict[str, Any]) -> dict[str, Any]:
-        """The event that an answer ends with where it breaks off."""
+        """The last event of a stream that fails."""
         return self._event("error", code=error["code"], message=error["message"], param=error["param"])
 
     def _response(self, status: str) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class ResponsesAnswer:
 
 
 def named_event_line(data: dict[str, Any]) -> bytes:
-    """One event of a stream, with its name."""
+    """One server-sent event with its name."""
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False)
     return f"event: {data['type']}\ndata: {text}\n\n".encode()
 

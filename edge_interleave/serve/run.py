@@ -1,4 +1,4 @@
-"""Runs the server: uvicorn, its signals, and what is said when it is ready."""
+"""Runs the server with uvicorn: listening, signals, shutdown."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from edge_interleave.serve.settings import Settings
 
 _FLUSH_S = 1.0
 _MARGIN_S = 5.0
-"""That uvicorn waits longer than the answers' grace, so that they can say why they end."""
+"""Seconds that uvicorn waits beyond the answers' grace, so that ended answers can send their error."""
 
 
 def serve(settings: Settings, ready: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT. `ready` is told the server's address once it can be called.
+    """Serve until SIGTERM or SIGINT. `ready` is called with the server's URL once it accepts requests.
 
     Raises EdgeInterleaveError where a model cannot be loaded or the address cannot be had.
     """
@@ -35,7 +35,7 @@ def serve(settings: Settings, ready: Callable[[str], None]) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
-        # The grace begins at the signal; uvicorn's own limit is for what does not keep to it.
+        # The grace starts at the signal; uvicorn's limit is only a backstop.
         timeout_graceful_shutdown=int(settings.limits.grace_s + _MARGIN_S),
         timeout_keep_alive=75,
         h11_max_incomplete_event_size=1 << 16,
@@ -59,7 +59,7 @@ def serve(settings: Settings, ready: Callable[[str], None]) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Refuses what waits as soon as the end is asked for; what has begun goes on."""
+    """At a signal, refuses waiting requests at once and lets running answers finish."""
 
     def __init__(self, config: uvicorn.Config, serving: Serving, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -73,7 +73,7 @@ class _Server(uvicorn.Server):
             self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal came. The end it asks for is no failure, so the signal is not raised again, as uvicorn does."""
+        """Start the shutdown. Unlike uvicorn, do not raise the signal again afterwards: it is not a failure."""
         if self.should_exit:
             self.force_exit = sig == signal.SIGINT
             return
@@ -83,7 +83,7 @@ class _Server(uvicorn.Server):
 
     def _end(self) -> None:
         self._serving.hub.stop(self._serving.settings.limits.grace_s)
-        # What answers still had to send is sent. Idle connections over TLS would be waited for, up to half a minute.
+        # Time to send the last pieces. After that, do not wait up to half a minute for idle TLS connections.
         time.sleep(_FLUSH_S)
         self.force_exit = True
 

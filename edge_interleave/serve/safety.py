@@ -1,10 +1,9 @@
-"""Who may speak to the server: API keys, host names, origins, sizes. An ASGI layer around the application.
+"""Access control as an ASGI layer around the application: API keys, host names, origins, sizes.
 
-- A browser sends the name of the page's host. A page of a stranger whose name suddenly means 127.0.0.1 (DNS rebinding)
-  so calls the server by that name: only addresses, `localhost`, the machine's own name and names that were given are
-  answered. An address cannot be rebound.
-- A page that sends `Origin` must be the server's own or one that was given; the same ones get CORS headers.
-- Bodies are counted while they are read, each and all together.
+- `Host` must be an IP address, `localhost`, the machine's name or an allowed name. This stops DNS rebinding, in which
+  a hostile page's host name is made to resolve to 127.0.0.1: the browser still sends that name.
+- `Origin`, if present, must be the server's own or an allowed one; these get CORS headers.
+- Bodies are counted while they are read, each one and all together.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from edge_interleave.serve.errors import ApiError
 from edge_interleave.serve.settings import Settings
 
 OPEN_ROUTES = ("/health", "/v1/health")
-"""What is told without a key."""
+"""Routes that need no key."""
 _METHODS = "GET, POST, DELETE, OPTIONS"
 _HEADERS = "authorization, content-type"
 
@@ -33,7 +32,7 @@ class Safety:
     """Checks each request before the application sees it."""
 
     def __init__(self, app: ASGIApp, settings: Settings, count: Callable[[str, int], None]) -> None:
-        """`count` is told route and status of requests that are refused here."""
+        """`count` is called with route and status of each request refused here."""
         self._app = app
         self._count = count
         self._keys = [_digest(key) for key in settings.keys]
@@ -85,7 +84,7 @@ class Safety:
         )
 
     def _checked_origin(self, headers: Headers, scope: Scope) -> str | None:
-        """The origin that may read answers; None where no browser's page asks."""
+        """The origin that may read the answer; None without an `Origin` header. Raises ApiError for others."""
         origin = headers.get("origin")
         if origin is None:
             return None
@@ -100,13 +99,13 @@ class Safety:
         )
 
     def _client(self, scope: Scope, headers: Headers) -> str:
-        """Whom the request is of, for the queue: the key, else the address. Raises ApiError without a right key."""
+        """Identifies the client for the queue: by its key, else its address. Raises ApiError without a valid key."""
         address = scope["client"][0] if scope.get("client") else "local"
         if not self._keys:
             return str(address)
         kind, _, key = headers.get("authorization", "").partition(" ")
         given = _digest(key.strip() if kind.lower() == "bearer" else "")
-        # All are compared, so that the time does not tell which one came close.
+        # All keys are compared, so that timing reveals nothing about them.
         matches = [hmac.compare_digest(given, known) for known in self._keys]
         if any(matches):
             return f"key {matches.index(True)} {address}"
@@ -123,7 +122,7 @@ class Safety:
 
 
 class _Bodies:
-    """Bytes of all bodies in memory."""
+    """Counts the bytes of all bodies in memory."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -131,7 +130,7 @@ class _Bodies:
 
 
 class _Body:
-    """Counts a request's body while it comes."""
+    """Counts a request's body while it is received."""
 
     def __init__(self, receive: Receive, most: int, bodies: _Bodies) -> None:
         self._receive = receive
@@ -140,7 +139,7 @@ class _Body:
         self._bytes = 0
 
     async def receive(self) -> Message:
-        """The next message. Raises ApiError where the body is too large, or all together are."""
+        """The next message. Raises ApiError if the body, or all bodies together, are too large."""
         message = await self._receive()
         if message["type"] == "http.request":
             size = len(message.get("body", b""))
@@ -160,7 +159,7 @@ class _Body:
         return message
 
     def release(self) -> None:
-        """The request is over."""
+        """Uncount the body; call it at the end of the request."""
         self._bodies.bytes -= self._bytes
         self._bytes = 0
 

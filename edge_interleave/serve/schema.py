@@ -1,7 +1,7 @@
-"""What a request may say, as pydantic models: the fields that OpenAI's clients send, and this server's extensions.
+"""The requests as pydantic models: the fields that OpenAI's clients send, and this server's extensions.
 
-A field that changes the answer is honoured or refused by name. Fields that cannot change it (`user`, `metadata`, ...)
-are taken and have no effect; everything else is unknown and refused.
+A field that changes the answer is supported or refused by name. Fields that cannot change it (`user`, `metadata`, ...)
+are accepted and ignored. Unknown fields are refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class _Strict(BaseModel):
 
 
 class _Tolerant(BaseModel):
-    """For parts that clients hand back as they got them, with fields of other servers."""
+    """For parts of histories, which clients may send back with fields of other servers."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
@@ -33,10 +33,10 @@ class TextPart(_Tolerant):
 
 
 class ImageUrl(_Tolerant):
-    """Where an image is."""
+    """The location of an image."""
 
     url: str
-    """`data:image/jpeg;base64,...`; `https://...` where the server allows it."""
+    """`data:image/jpeg;base64,...`; `https://...` if the server allows it."""
     detail: Detail = "auto"
     """`low`: a quarter of the visual tokens; `high`: all; `auto`: as many as fit."""
 
@@ -49,7 +49,7 @@ class ImagePart(_Tolerant):
 
 
 class InputImagePart(_Tolerant):
-    """An image, as `/v1/responses` writes it."""
+    """An image in the form of `/v1/responses`."""
 
     type: Literal["input_image"]
     image_url: str
@@ -57,19 +57,19 @@ class InputImagePart(_Tolerant):
 
 
 class VideoUrl(_Tolerant):
-    """Where a video is."""
+    """The location of a video."""
 
     url: str
     """`data:video/mp4;base64,...`; `data:video/jpeg;base64,A,B,C` for frames, one after the other."""
     frames: _Frames | None = None
-    """How many frames are taken, evenly."""
+    """Number of evenly spaced frames."""
     fps: Annotated[float, Field(gt=0, le=240)] | None = None
-    """Or how many a second."""
+    """Alternatively, frames per second."""
     detail: Detail = "auto"
 
 
 class VideoPart(_Tolerant):
-    """A video of a message, as vLLM and SGLang write it."""
+    """A video of a message, in the form of vLLM and SGLang."""
 
     type: Literal["video_url"]
     video_url: VideoUrl | str
@@ -88,14 +88,14 @@ class InputVideo(_Tolerant):
 
 
 class InputVideoPart(_Tolerant):
-    """A video of a message, as llama.cpp's server writes it."""
+    """A video of a message, in the form of llama.cpp's server."""
 
     type: Literal["input_video"]
     input_video: InputVideo | str
 
 
 class RefusalPart(_Tolerant):
-    """What another model refused, in a history."""
+    """Another model's refusal, in a history."""
 
     type: Literal["refusal"]
     refusal: str
@@ -138,7 +138,7 @@ class TextFormat(_Tolerant):
 
 
 class JsonObjectFormat(_Tolerant):
-    """Any JSON object; llama.cpp's server takes a schema here, too."""
+    """Any JSON object, or one by a schema, as in llama.cpp's server."""
 
     type: Literal["json_object"]
     schema_: dict[str, Any] | None = Field(default=None, alias="schema")
@@ -161,7 +161,7 @@ class TemplateOptions(_Strict):
 
 
 class Sampling(_Strict):
-    """How an answer is drawn. Without a temperature: the likeliest token, always."""
+    """Sampling of the answer. Without a temperature, the likeliest token is always taken."""
 
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -171,7 +171,7 @@ class Sampling(_Strict):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
     repeat_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
-    """llama.cpp's name of `repetition_penalty`."""
+    """llama.cpp's name for `repetition_penalty`."""
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
 
 
@@ -181,7 +181,7 @@ class Pictures(_Strict):
     pool: _Stride | None = None
     """Pooling stride of all images; None: by each one's `detail`."""
     frames: _Frames | None = None
-    """Of each video that does not say."""
+    """Frames of each video that sets no number."""
     tiles: bool = False
     """Large images as overview plus tiles."""
 
@@ -204,7 +204,7 @@ class ChatRequest(Sampling, Pictures):
     timings_per_token: bool | None = None
     """As llama.cpp's server: `timings` in every chunk of a stream."""
 
-    # Refused unless empty: they would change the answer.
+    # Refused unless empty, since they would change the answer.
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     functions: Annotated[list[Any], Field(max_length=0)] | None = None
     tool_choice: Literal["none", "auto"] | None = None
@@ -215,7 +215,7 @@ class ChatRequest(Sampling, Pictures):
     prediction: None = None
     web_search_options: None = None
 
-    # Without effect.
+    # Ignored.
     user: Any = None
     metadata: Any = None
     store: Any = None
@@ -229,7 +229,7 @@ class ChatRequest(Sampling, Pictures):
     cache_prompt: Any = None
     id_slot: Any = None
     context_size: Any = None
-    """Frigate's own setting, which its plugin for llama.cpp sends along."""
+    """Sent by Frigate's plugin for llama.cpp."""
 
 
 class ResponsesMessage(_Tolerant):
@@ -241,7 +241,7 @@ class ResponsesMessage(_Tolerant):
 
 
 class ResponsesSchemaFormat(_Tolerant):
-    """JSON by a schema, as `/v1/responses` writes it."""
+    """JSON by a schema, in the form of `/v1/responses`."""
 
     type: Literal["json_schema"]
     name: str = "answer"
@@ -251,7 +251,7 @@ class ResponsesSchemaFormat(_Tolerant):
 
 
 class ResponsesText(_Tolerant):
-    """How the answer's text is written."""
+    """The format of the answer's text."""
 
     format: Annotated[TextFormat | JsonObjectFormat | ResponsesSchemaFormat, Field(discriminator="type")] | None = None
     verbosity: Any = None
@@ -278,7 +278,7 @@ class ResponsesRequest(Sampling, Pictures):
     include: Annotated[list[Any], Field(max_length=0)] | None = None
     top_logprobs: Literal[0] | None = None
 
-    # Without effect; nothing is stored.
+    # Ignored; nothing is stored.
     store: Any = None
     user: Any = None
     metadata: Any = None
@@ -309,7 +309,7 @@ class FramesRequest(_Strict):
 
     images: Annotated[list[ImageUrl | str], Field(min_length=1)]
     time_s: float | None = None
-    """When the first was taken."""
+    """When the first was taken, in seconds."""
 
 
 class LiveQuestion(Sampling):

@@ -1,4 +1,4 @@
-"""How a server is set up: what the command line says, and the limits that hold for every request."""
+"""A server's settings from the command line, and the limits for every request."""
 
 from __future__ import annotations
 
@@ -8,39 +8,42 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds that no request gets around."""
+    """Limits for every request."""
 
     body_bytes: int = 64 << 20
-    """Of one request."""
+    """Bytes of one request."""
     all_bodies_bytes: int = 512 << 20
-    """Of all requests that are being read or wait for their turn."""
+    """Bytes of all requests that are being read or are queued."""
     media: int = 64
     """Images and frames of one request."""
     messages: int = 1024
     text_characters: int = 1 << 20
-    """Of all texts of a request."""
+    """Characters in all texts of a request."""
     video_bytes: int = 48 << 20
     queue: int = 64
-    """Requests that wait at one model; the next ones get 429."""
+    """Waiting requests per model; further ones get 429."""
     request_s: float = 600.0
-    """From a request's arrival to the end of its answer."""
+    """Seconds from a request's arrival to the end of its answer."""
     grace_s: float = 30.0
-    """After SIGTERM, for answers that have begun."""
+    """Seconds that running answers get after SIGTERM."""
     windows: int = 4
-    """Live windows at a time."""
+    """Open live windows."""
     window_idle_s: float = 300.0
-    """A live window that nobody uses for so long is closed."""
+    """Idle seconds after which a live window is closed."""
     window_frames: int = 64
     embedding_bytes: int = 256 << 20
-    """Of visual tokens that are kept, by content."""
+    """Bytes of cached visual tokens."""
 
 
 def limits_within(memory: int | None) -> Limits:
-    """Limits whose bodies, pictures and visual tokens take a fifth of so many bytes at most; None: the usual ones."""
+    """Limits under which bodies, pictures and cached visual tokens take at most a fifth of `memory` bytes.
+
+    None: the defaults.
+    """
     usual = Limits()
     if memory is None:
         return usual
-    # A body is there up to three times: as it came, as base64 text, and as the pictures' content.
+    # A body is in memory up to three times: as received, as base64 text, and as the pictures' content.
     share = memory // 20
     return replace(
         usual,
@@ -53,30 +56,30 @@ def limits_within(memory: int | None) -> Limits:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line says."""
+    """The settings of a server."""
 
     models: tuple[str | None, ...] = (None,)
-    """Names or folders; None is the embedded model. The first answers requests that name none."""
+    """Names or folders; None: the embedded model. The first one answers requests that name no model."""
     host: str = "127.0.0.1"
     port: int = 8080
     memory: int | None = None
     """Bytes that the whole process may take; None: no limit."""
     sessions: int = 4
-    """KV caches of each model, which requests share."""
+    """KV caches per model, shared by requests."""
     exact: bool = False
-    """Whether a history that lost its oldest turns is computed again instead of sliding."""
+    """Whether a history that lost its oldest turns is recomputed instead of sliding."""
     keep_alive_s: float | None = None
-    """A model that is idle for so long is unloaded; None: never."""
+    """Idle seconds after which a model is unloaded; None: never."""
     backend: str | None = None
     context: int | None = None
     threads: int | None = None
     kv_precision: str = "f16"
     keys: tuple[str, ...] = ()
-    """Any of these API keys opens the server; none: it is open."""
+    """Accepted API keys; empty: no key is needed."""
     hosts: tuple[str, ...] = ()
-    """Names that clients may call this server by, beside addresses and the machine's own."""
+    """Allowed host names, besides IP addresses and the machine's own names."""
     origins: tuple[str, ...] = ()
-    """Web pages (`https://app.example`) that may call it."""
+    """Allowed origins of web pages, such as `https://app.example`."""
     remote_images: bool = False
     """Whether http(s) addresses of images and videos are fetched."""
     tls_cert: Path | None = None

@@ -1,13 +1,13 @@
-"""KV caches that requests share: each prompt goes to the timeline where the least is left to compute.
+"""KV caches that requests share: each prompt goes to the timeline that has the least left to compute.
 
-Two ways of reuse. *The same beginning*: what lies in a timeline up to the first difference stays. *A history that
-slides*: clients that keep the last turns of a conversation send
+A timeline is reused in two ways. *Common prefix*: entries up to the first difference stay. *Sliding history*: a client
+that keeps only the last turns of a conversation sends
 
-    system | turn 2 | turn 3 | turn 4 | question        where        system | turn 1 | turn 2 | turn 3 | turn 4
+    system | turn 2 | turn 3 | turn 4 | question      after      system | turn 1 | turn 2 | turn 3 | turn 4
 
-lies in a timeline. Then turn 1 is evicted in place, turn 2 is computed anew as the first that there is, and only the
-question is prefilled. What lies between still carries traces of turn 1: the approximation of the live window
-(`edge_interleave.window`), with its cost and its remedy. Images count by the digest of their visual tokens.
+Then turn 1 is evicted in place, turn 2 is recomputed as the first turn, and only the question is prefilled. The entries
+in between still carry traces of turn 1. The live window makes the same approximation (`edge_interleave.live`). Images
+are compared by the digest of their visual tokens.
 """
 
 from __future__ import annotations
@@ -28,60 +28,60 @@ from edge_interleave.util.arrays import FloatArray
 
 @dataclass(frozen=True)
 class Reuse:
-    """What of a timeline serves a prompt. Counts are of spans."""
+    """The part of a timeline that a prompt reuses. Counts are spans unless stated otherwise."""
 
     kept: int
-    """The beginning that both have."""
+    """Length of the common prefix."""
     gap: int = 0
-    """Entries behind it that are evicted."""
+    """Spans after the prefix that are evicted."""
     tail: int = 0
-    """Entries behind those that stay."""
+    """Spans after the gap that stay."""
     anew: int = 0
-    """Of the tail's, those at its beginning that are computed anew."""
+    """Spans at the start of the tail that are recomputed."""
     computed: int = 0
-    """KV entries that are left to compute, the ones computed anew included."""
+    """KV entries left to compute, including recomputed ones."""
     reused: int = 0
     """KV entries that stay as they are."""
 
 
 @dataclass(frozen=True)
 class Slid:
-    """What a request's history cost, in KV entries."""
+    """The cost of a sliding history, in KV entries."""
 
     evicted: int = 0
     recomputed: int = 0
     approximate: int = 0
-    """Of the prompt, those that still carry traces of what was evicted."""
+    """Entries of the prompt that still carry traces of evicted ones."""
 
 
 class SharedTimeline:
-    """One session, as an answer uses it (`generation.Appendable`)."""
+    """A session that several requests use in turn. Implements `generation.LogitsSource`."""
 
     def __init__(self, session: Session, exact: bool) -> None:
-        """`exact`: never slide."""
+        """`exact`: reuse common prefixes only, never slide."""
         self.session = session
         self.used = time.monotonic()
         self.slid = Slid()
-        """Of the last prompt."""
+        """The sliding of the last prompt."""
         self._exact = exact
         self._approximate_from: int | None = None
-        """The first entry of the timeline that carries traces of evicted ones; None: none does."""
+        """Index of the first span that carries traces of evicted ones; None: none does."""
 
     @property
     def turn(self) -> int:
-        """See `Appendable`."""
+        """See `LogitsSource`."""
         return self.session.turn
 
     @property
     def length(self) -> int:
-        """KV entries that lie here."""
+        """KV entries in the timeline."""
         return self.session.timeline.length
 
     def reuse(self, prompt_spans: Sequence[PromptSpan]) -> Reuse:
-        """The part of the timeline that serves the prompt best."""
+        """The reuse that leaves the least to compute for the prompt."""
         timeline = self.session.timeline
         keys = [span.key for span in prompt_spans]
-        # The last span is computed even where it is here: its logits are wanted.
+        # The last span is always computed, since its logits are needed.
         kept = min(timeline.common_prefix(keys), len(prompt_spans) - 1)
         before = [0, *accumulate(span.size for span in prompt_spans)]
         plain = Reuse(kept, computed=before[-1] - before[kept], reused=before[kept])
@@ -91,7 +91,7 @@ class SharedTimeline:
         return plain if slide is None or slide.computed >= plain.computed else slide
 
     def prefill(self, prompt: Sequence[Input], cancel: threading.Event | None = None) -> Prefill | None:
-        """Bring the timeline to hold the prompt, computing what is new; None where it was cancelled.
+        """Prefill the parts of the prompt that the timeline lacks; None if cancelled.
 
         Raises ContextFullError, BackendError.
         """
@@ -115,7 +115,7 @@ class SharedTimeline:
         return prefilled
 
     def append_token(self, token: int) -> FloatArray:
-        """Put one token of an answer at the end."""
+        """Append one token of an answer. Returns the next logits, float32 (vocab_size,)."""
         return self.session.append_token(token)
 
     def close(self, reason: str) -> None:
@@ -155,7 +155,7 @@ class SharedTimeline:
         )
 
     def _slide(self, prompt_spans: Sequence[PromptSpan], before: Sequence[int], kept: int) -> Reuse | None:
-        """The longest run of spans further on that equals what the prompt goes on with."""
+        """Reuse by sliding: the longest later run of spans that continues the prompt's prefix; None without images."""
         spans = self.session.timeline.spans[kept:]
         wanted = [span.key for span in prompt_spans[kept:-1]]
         runs = _runs_of(wanted, [span.key for span in spans])
@@ -170,11 +170,11 @@ class SharedTimeline:
         return Reuse(kept, gap, tail, anew, computed, before[-1] - computed)
 
     def _fits(self, prompt_spans: Sequence[PromptSpan]) -> bool:
-        """Whether the prompt and an answer have room in this KV cache as it is."""
+        """Whether the prompt and an answer fit in the KV cache without growing it."""
         return sum(span.size for span in prompt_spans) + ANSWER_ROOM <= self.session.decoder.facts.capacity
 
     def _traces(self, prompt_spans: Sequence[PromptSpan], kept: int) -> int:
-        """KV entries of the kept spans that carry traces."""
+        """KV entries that carry traces of evicted ones, of the first `kept` spans of the prompt."""
         if self._approximate_from is None:
             return 0
         return sum(span.size for span in prompt_spans[self._approximate_from : kept])
@@ -184,14 +184,14 @@ class TimelinePool:
     """The timelines of one model. For one thread at a time."""
 
     def __init__(self, open_session: Callable[[], Session], most: int, exact: bool = False) -> None:
-        """`most`: timelines at a time."""
+        """`most`: greatest number of timelines."""
         self._open_session = open_session
         self._most = most
         self._exact = exact
         self._timelines: list[SharedTimeline] = []
 
     def __len__(self) -> int:
-        """Open timelines."""
+        """Number of open timelines."""
         return len(self._timelines)
 
     @property
@@ -200,10 +200,10 @@ class TimelinePool:
         return sum(timeline.length for timeline in self._timelines)
 
     def take(self, prompt: Sequence[Input]) -> SharedTimeline:
-        """The timeline for a prompt: the one where the least is left to compute, unless that costs another history.
+        """The timeline for a prompt: the one with the least left to compute, unless it would lose more than it reuses.
 
-        A timeline that would lose more than it saves is left alone while another one can be opened, or has been idle
-        longer. Raises BackendError where the first cannot be opened.
+        Otherwise a new timeline or, if none can be opened, the least recently used one. Raises BackendError if the
+        first one cannot be opened.
         """
         prompt_spans = spans_of(prompt)
         found = [(timeline.reuse(prompt_spans), timeline) for timeline in self._timelines]
@@ -221,15 +221,15 @@ class TimelinePool:
         return min(self._timelines, key=lambda timeline: timeline.used)
 
     def close(self, reason: str) -> None:
-        """Free all of them."""
+        """Close all timelines."""
         for timeline in self._timelines:
             timeline.close(reason)
         self._timelines.clear()
 
 
-def _runs_of(wanted: Sequence[Key], there: Sequence[Key]) -> list[int]:
-    """For each place of `there`, how many keys from it on are the first of `wanted`. Linear (the Z-function)."""
-    joined: list[Key | None] = [*wanted, None, *there]
+def _runs_of(wanted: Sequence[Key], stored: Sequence[Key]) -> list[int]:
+    """For each index of `stored`, how many keys from it match the start of `wanted`. Linear (Z-function)."""
+    joined: list[Key | None] = [*wanted, None, *stored]
     runs = [0] * len(joined)
     left = right = 0
     for at in range(1, len(joined)):

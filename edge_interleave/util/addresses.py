@@ -1,4 +1,4 @@
-"""Handles addresses (URLs) that may hold passwords: hides these in messages, and refuses ambiguous ones."""
+"""Handles addresses (URLs) that may contain passwords: hides passwords in messages, and refuses ambiguous addresses."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def check_login(url: str) -> None:
     """Raise UsageError if a name or password holds `/`, `?`, `#` or `@`; the error does not show the address.
 
     The first three end the host (RFC 3986, 3.2), so that a part of the password would be taken for the host or the
-    path. An `@` behind the host is refused as well, because it cannot be told from such a password.
+    path. An `@` after the host is refused as well, because it could be the end of such a password.
     """
     if _is_unclear(url):
         raise UsageError(
-            f"{_scheme(url)}://...: an '@' leaves open which part is the host; in the name, password and path, "
+            f"{_scheme(url)}://...: an '@' makes the host ambiguous; in the name, password and path, "
             "percent-encode / as %2F, ? as %3F, # as %23, @ as %40"
         )
 

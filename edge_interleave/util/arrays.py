@@ -1,4 +1,4 @@
-"""Array types of the whole package."""
+"""Types of NumPy arrays."""
 
 from __future__ import annotations
 

@@ -18,12 +18,12 @@ _ENDING = ".partial"
 def atomic_file(
     path: Path, *, suffix: str = "", private: bool = False, durable: bool = False, remedy: str | None = None
 ) -> Iterator[Path]:
-    """Give the path of a temporary sibling; rename it to `path` if the block succeeds, delete it if the block fails.
+    """Yield the path of a temporary sibling; rename it to `path` if the block succeeds, delete it if the block fails.
 
     The block creates and writes the sibling. Its name is hidden, unique, and ends in `.partial` and `suffix`.
-    `private`: only the owner can read the file. `durable`: the file is on the disk before it is renamed, and its name
-    is on the disk afterwards.
-    OSError passes. With a `remedy` it becomes an InputError, "PATH: cannot be written (REASON); REMEDY", and for a full
+    `private`: only the owner can read the file. `durable`: sync the file to disk before the renaming, and its name
+    afterwards.
+    Raises OSError; with a `remedy` instead an InputError, "PATH: cannot be written (REASON); REMEDY", and for a full
     disk a ResourceError.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_ENDING}{suffix}")
@@ -58,7 +58,7 @@ def is_temporary(path: Path, name: str) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk, if the system can."""
+    """Sync a folder's entries to disk, if the system supports it."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

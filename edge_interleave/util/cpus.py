@@ -1,7 +1,7 @@
-"""Counts the cores that this process may use, within its CPU quota, and says whether they have int8 dot products.
+"""Counts the cores that this process may use, within its CPU quota, and detects int8 dot products.
 
 The quota of a container or a service is in its control groups (cgroups, version 1 or 2). An engine with more threads
-than the quota is suspended again and again, while its other threads wait for the suspended one.
+than its quota allows is suspended repeatedly, and its other threads wait for the suspended ones.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def usable_cores() -> int:
 
 
 def quota_limit() -> int | None:
-    """`usable_cores` if the quota is lower than the number of cores; None if there is no such quota."""
+    """`usable_cores` if the CPU quota is lower than the number of cores, otherwise None."""
     limit = _limit()
     return limit if limit is not None and limit < _cores() else None
 
@@ -40,7 +40,7 @@ def cpu_quota(process: Path = Path("/proc/self"), mount: Path = _SYSTEM_MOUNT) -
         quota
         for group in _groups(process, mount)
         for folder in _up_to_the_mount(group)
-        for quota in [_unified(folder) if group.unified else _legacy(folder)]
+        for quota in [_quota_v2(folder) if group.unified else _quota_v1(folder)]
         if quota is not None
     ]
     return min(quotas, default=None)
@@ -49,7 +49,7 @@ def cpu_quota(process: Path = Path("/proc/self"), mount: Path = _SYSTEM_MOUNT) -
 def has_int8_dot_products() -> bool:
     """Whether the CPU has instructions for sums of int8 products: VNNI on x86, dotprod or i8mm on Arm.
 
-    Linux lists them. Elsewhere an Arm CPU has them, and an x86 CPU is asked through ONNX Runtime.
+    Read from /proc/cpuinfo on Linux. On other systems, Arm CPUs are assumed to have them, and ONNX Runtime tests x86.
     """
     flags = {word for line in _lines(Path("/proc/cpuinfo")) if _FLAGS.match(line) for word in line.split()}
     if flags:
@@ -111,7 +111,7 @@ def _groups(process: Path, mount: Path) -> Iterator[_Group]:
 
 
 def _below(path: str, root: str) -> PurePosixPath:
-    """A group's path relative to a mount that shows the hierarchy from `root` on; empty if it lies outside of that."""
+    """A group's path relative to a mount that shows the hierarchy below `root`; empty if the group is not below it."""
     pure = PurePosixPath(path)
     inside = ".." not in pure.parts and pure.is_relative_to(root)
     return pure.relative_to(root) if inside else PurePosixPath()
@@ -123,13 +123,13 @@ def _up_to_the_mount(group: _Group) -> Iterator[Path]:
         yield group.mount / above
 
 
-def _unified(folder: Path) -> float | None:
+def _quota_v2(folder: Path) -> float | None:
     """The quota in `cpu.max`: quota and period in microseconds, or `max`."""
     parts = " ".join(_lines(folder / "cpu.max")).split()
     return _share(*parts) if len(parts) == 2 else None
 
 
-def _legacy(folder: Path) -> float | None:
+def _quota_v1(folder: Path) -> float | None:
     """The quota by `cpu.cfs_quota_us`, -1 for no limit, and `cpu.cfs_period_us`."""
     quota, period = ("".join(_lines(folder / f"cpu.cfs_{name}_us")).strip() for name in ("quota", "period"))
     return _share(quota, period)

@@ -38,8 +38,8 @@ class LockedError(BlockingIOError):
 def locked_folder(folder: Path, *, wait: bool) -> Iterator[bool]:
     """Create a folder if needed, and hold a lock on it. On Windows nothing is locked.
 
-    Gives whether the locked folder is still at its path: the process that held the lock may have finished and renamed
-    the folder. A folder that is empty at the end is removed. Raises LockedError if another process holds the lock and
+    Yields whether the locked folder is still at its path: the process that held the lock may have renamed the finished
+    folder. A folder that is empty at the end is removed. Raises LockedError if another process holds the lock and
     `wait` is False, and InputError if the folder cannot be locked.
     """
     if sys.platform == "win32":
@@ -49,7 +49,7 @@ def locked_folder(folder: Path, *, wait: bool) -> Iterator[bool]:
     descriptor = _opened(folder)
     try:
         with locked(descriptor, folder, wait=wait):
-            ours = _lies_at(descriptor, folder)
+            ours = _is_at(descriptor, folder)
             try:
                 yield ours
             finally:
@@ -58,23 +58,6 @@ def locked_folder(folder: Path, *, wait: bool) -> Iterator[bool]:
                         folder.rmdir()  # fails unless the folder is empty
     finally:
         os.close(descriptor)
-
-
-def _opened(folder: Path) -> int:
-    """A descriptor of the folder, which is created if needed."""
-    while True:
-        # Another process may remove the empty folder at any moment.
-        with suppress(FileExistsError):
-            folder.mkdir()
-        with suppress(FileNotFoundError):
-            return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-
-
-def _lies_at(descriptor: int, folder: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), folder.stat())
-    except FileNotFoundError:
-        return False
 
 
 @contextmanager
@@ -106,6 +89,24 @@ def lock_file_of(path: Path) -> Path:
     return path.with_name(f".{path.name.lstrip('.')}.lock")
 
 
+def _opened(folder: Path) -> int:
+    """A descriptor of the folder, which is created if needed."""
+    while True:
+        # Another process may remove the empty folder at any moment.
+        with suppress(FileExistsError):
+            folder.mkdir()
+        with suppress(FileNotFoundError):
+            return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+
+
+def _is_at(descriptor: int, folder: Path) -> bool:
+    """Whether the open folder is the one at this path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), folder.stat())
+    except FileNotFoundError:
+        return False
+
+
 @contextmanager
 def _lock_file(path: Path, *, wait: bool) -> Iterator[None]:
     file = lock_file_of(path)
@@ -114,7 +115,7 @@ def _lock_file(path: Path, *, wait: bool) -> Iterator[None]:
     while not _made(file, mine):
         holder = _read(file)
         if holder is not None and _has_ended(holder):
-            _take_away(file, holder)
+            _remove_stale(file, holder)
             continue
         if not wait:
             raise LockedError(_remedy(file, holder))
@@ -168,28 +169,28 @@ def _read(file: Path) -> bytes | None:
 
 
 def _has_ended(holder: bytes) -> bool:
-    """Whether the process of a lock file has ended for certain. That is never known of another machine's process."""
+    """Whether the process of a lock file has certainly ended. Always False for a process on another machine."""
     if not holder:
         return True
-    said = _said(holder)
-    if not _is_here(holder) or type(said.get("pid")) is not int:
+    facts = _facts_of(holder)
+    if not _is_here(holder) or type(facts.get("pid")) is not int:
         return False
     try:
-        os.kill(said["pid"], 0)
+        os.kill(facts["pid"], 0)
     except ProcessLookupError:
         return True
     except OSError:  # it runs, as another user
         return False
     # The id may belong to another process now.
-    started = _started(said["pid"])
-    return bool(started and said.get("started") and started != said["started"])
+    started = _started(facts["pid"])
+    return bool(started and facts.get("started") and started != facts["started"])
 
 
 def _is_here(holder: bytes | None) -> bool:
-    return _said(holder or b"").get("host") == os.uname().nodename
+    return _facts_of(holder or b"").get("host") == os.uname().nodename
 
 
-def _take_away(file: Path, holder: bytes) -> None:
+def _remove_stale(file: Path, holder: bytes) -> None:
     """Remove the lock file of an ended process, unless another process has replaced it. Raises InputError."""
     away = file.with_name(f"{file.name}.{os.getpid()}")
     try:
@@ -207,22 +208,22 @@ def _take_away(file: Path, holder: bytes) -> None:
 
 
 def _remedy(file: Path, holder: bytes | None) -> str:
-    said = _said(holder or b"")
-    if "pid" not in said:
+    facts = _facts_of(holder or b"")
+    if "pid" not in facts:
         return f"wait for it, or delete {file} if nothing runs"
-    return f"wait for it, or delete {file} if process {said['pid']} of {said.get('host')} no longer runs"
+    return f"wait for it, or delete {file} if process {facts['pid']} of {facts.get('host')} no longer runs"
 
 
-def _said(holder: bytes) -> dict[str, Any]:
+def _facts_of(holder: bytes) -> dict[str, Any]:
     try:
-        said = json.loads(holder)
+        facts = json.loads(holder)
     except ValueError:
         return {}
-    return said if isinstance(said, dict) else {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def _started(pid: int) -> str:
-    """When a process started, which tells it from a later one with the same id; empty if the system does not say."""
+    """When a process started, to distinguish it from a later one with the same id; empty if the system does not say."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
         return f"{boot} {Path(f'/proc/{pid}/stat').read_text('utf-8', 'replace').rsplit(')', 1)[1].split()[19]}"

@@ -49,7 +49,7 @@ def writing(path: Path, needed: int | None = None) -> Iterator[None]:
 def check_still_room(path: Path) -> None:
     """Raise the system's OSError if nothing more can be written to a file.
 
-    For libraries that report only that writing failed. The file is restored to its size.
+    For libraries that report only that writing failed. Restores the file's size.
     """
     descriptor = -1
     try:
@@ -79,12 +79,12 @@ def _full(path: Path, error: OSError, needed: int | None) -> ResourceError:
         free = shutil.disk_usage(where).free
     except OSError:
         return ResourceError(f"{path}: {error.strerror}; {_REMEDY}")
-    said = f"{_amount(free)} free"
+    space = f"{_amount(free)} free"
     if needed is not None:
-        said += f" where about {_amount(needed)} are needed"
+        space += f" where about {_amount(needed)} are needed"
     if free > (needed or MARGIN_BYTES):
-        said += ": is there a quota?"
-    return ResourceError(f"{path}: {error.strerror} ({said}); {_REMEDY}")
+        space += ": is there a quota?"
+    return ResourceError(f"{path}: {error.strerror} ({space}); {_REMEDY}")
 
 
 def _amount(count: int) -> str:

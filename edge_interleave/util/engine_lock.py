@@ -44,7 +44,7 @@ def is_forked() -> bool:
 
 
 def when_engines_ended(call: Callable[[], None]) -> None:
-    """Register a call for the program's end, after all threads have stopped using engines."""
+    """Register a function to call at the program's end, after all threads have stopped using engines."""
     _afterwards.append(call)
 
 
@@ -84,9 +84,9 @@ class EngineLock:
             raise UsageError(self._closed) from error
 
     def close(self, reason: str, free: Callable[[], None]) -> None:
-        """Interrupt the engine, wait until no thread uses it, and call `free`. Nobody can use it afterwards.
+        """Interrupt the engine, wait until no thread uses it, and call `free`. Later uses raise UsageError.
 
-        `reason`: the text of the UsageError for current and later users. A signal handler may call this while its own
+        `reason`: the text of the UsageError for running and later uses. A signal handler may call this while its own
         thread uses the engine, which is then freed when that use ends. Does nothing in a forked child, because the
         engine belongs to the parent.
         """

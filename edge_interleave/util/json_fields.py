@@ -1,4 +1,4 @@
-"""Reads JSON objects from untrusted files: each field with its type and range, each error in one line."""
+"""Reads JSON objects from untrusted files: checks each field's type and range, and reports errors in one line."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from edge_interleave.errors import InputError, one_line, shown
 
 
 def read_json(path: Path, error: type[InputError], *, most: int, remedy: str, missing: str | None = None) -> Any:
-    """The JSON value of a file of at most `most` bytes.
+    """Read the JSON value of a file of at most `most` bytes.
 
-    Raises `error` with the `remedy` if the file is too large or not JSON. If there is no file, the remedy is `missing`,
-    or the same.
+    Raises `error` with the `remedy` if the file is too large or not JSON; if the file does not exist, with `missing` in
+    place of the remedy, if given.
     """
     try:
         size = path.stat().st_size
@@ -30,8 +30,8 @@ def read_json(path: Path, error: type[InputError], *, most: int, remedy: str, mi
 class JsonFields:
     """The fields of one JSON object.
 
-    Every method takes a field's name and raises the file's `error` if the field is not what it must be. A `default`
-    counts if the field is missing; without one, the field must be there. `null` is what JSON's null means, if allowed.
+    Every method takes a field's name and raises `error` if the field has a wrong type or value. `default`: the value of
+    a missing field; None: the field is required. `null`: the value for JSON's null; None: null is not allowed.
     """
 
     def __init__(self, path: Path, raw: Any, error: type[InputError], *, remedy: str, prefix: str = "") -> None:
@@ -60,7 +60,7 @@ class JsonFields:
         return {name: inner.object(name) for name in inner.raw}
 
     def nested(self, raw: Any, prefix: str) -> JsonFields:
-        """Another object that messages name as `prefix` of this file."""
+        """Another object of the same file; messages put `prefix` before its fields' names."""
         return JsonFields(self.path, raw, self._error, remedy=self._remedy, prefix=prefix)
 
     def text(self, key: str, default: str | None = None, null: str | None = None) -> str:

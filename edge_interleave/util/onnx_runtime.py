@@ -1,4 +1,4 @@
-"""Settings that every session of ONNX Runtime needs: no log, exact int8 products, and survival of a fork."""
+"""Settings for all sessions of ONNX Runtime: no logging, exact int8 products, and safe forks."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def keep_at_fork(session: Any) -> None:
 def int8_products_saturate() -> bool:
     """Whether sums of uint8 x int8 products overflow on this CPU: x86 without VNNI adds them pairwise in 16 bits.
 
-    ONNX Runtime has an option against that, which converts weights to uint8: exact, but slower. It does not detect VNNI
-    reliably, so a product with a known result is computed instead.
+    ONNX Runtime's remedy, an option that converts weights to uint8, is exact but slower. It does not detect VNNI
+    reliably, so this computes a product with a known result.
     """
     import onnxruntime as ort
 

@@ -7,7 +7,7 @@ import threading
 
 
 def end_with_parent() -> None:
-    """End this process when its standard input is closed: by the parent, or by the system if the parent was killed.
+    """End this process when its standard input closes: the parent closes it, or the system does if the parent dies.
 
     Call it after reading everything that the parent sends.
     """

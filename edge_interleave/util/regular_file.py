@@ -1,4 +1,4 @@
-"""Opens files that users name: only regular files, within a size limit, with one clear line where that fails."""
+"""Opens files that users name: only regular files, within a size limit. Failures become one-line errors."""
 
 from __future__ import annotations
 

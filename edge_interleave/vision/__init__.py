@@ -2,7 +2,7 @@
 
     image ── tiles ── preprocess ── vision tower + projector ── pooling ── merge ── visual tokens
 
-- `tiles`: split a large image into an overview and tiles ("anyres"), if asked for.
+- `tiles`: split a large image into an overview and tiles ("anyres"), on request.
 - `preprocess`: resize and normalise to the tower's pixels, float32 (3, image_size, image_size).
 - `tower`: SigLIP tower and MLP projector, one ONNX graph: (1, 3, H, W) -> (1, grid * grid, hidden).
 - `pooling`: reduce the grid of visual tokens by a stride.

@@ -1,4 +1,4 @@
-"""Caches visual tokens by content, so that the same pixels go through the tower once: an LRU cache bounded in bytes."""
+"""An LRU cache of visual tokens by the image's content, bounded in bytes: equal pixels are encoded only once."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class EmbeddingCache:
             return tokens
 
     def put(self, key: CacheKey, tokens: FloatArray) -> FloatArray:
-        """Store a copy and return it, read-only. It is not stored if it exceeds the capacity by itself."""
+        """Store a copy and return it, read-only. A copy larger than the capacity is returned but not stored."""
         # A copy, because a view into a batch would keep the whole batch alive.
         tokens = np.array(tokens, np.float32)
         tokens.flags.writeable = False

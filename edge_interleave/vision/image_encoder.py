@@ -2,7 +2,7 @@
 
 The cache holds pooled visual tokens rather than the tower's full grid, because a conversation or a live window keeps
 its stride, and at stride 2 four times as many images fit. If it holds an image's full grid (from a question at stride
-1), a pooled one is computed from that without the tower.
+1), that grid is pooled instead of running the tower again.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Tower(Protocol):
 
 
 class ImageEncoder:
-    """Encodes images to visual tokens, each different image once.
+    """Encodes images to visual tokens, equal images only once.
 
     Any thread may call it; `encode` serves one caller at a time. Several encoders may share a cache.
     """
@@ -78,7 +78,7 @@ class ImageEncoder:
     ) -> None:
         """Wrap an open tower.
 
-        `pooling_mode`: of POOLING_MODES. `cache`: None for one of its own. `identity`: the tower's name in a shared
+        `pooling_mode`: one of POOLING_MODES. `cache`: None for one of its own. `identity`: the tower's name in a shared
         cache, such as the SHA-256 of `vision.onnx`; without it, encoders do not share entries. `newline`: the row
         `image_newline`, float32 (hidden,), if the model was trained with it (see `merge`).
         Raises UsageError for an unknown pooling mode.
@@ -180,7 +180,7 @@ class ImageEncoder:
         return merged
 
     def _parts(self, image: Image.Image, shown: Showing) -> tuple[list[Image.Image], VisionInfo]:
-        """The pictures that the tower sees of an image, and how they are preprocessed."""
+        """The pictures of an image that go through the tower, and the settings to preprocess them."""
         if not shown.tiles:
             video = self.info.video if shown.frame else None
             return [image], self.info if video is None else replace(self.info, resize=video.resize)

@@ -1,7 +1,6 @@
-"""Encodes the images and videos of messages: opens files, samples videos, and runs a bundle's vision pipeline.
+"""Encodes the images and videos of messages: opens files, samples videos, and runs a bundle's `ImageEncoder`.
 
-`ImageEncoder` does the encoding; this module adds what it needs from a bundle and from files. The tower opens at the
-first image, so a model that is only asked about text never loads it.
+The tower opens at the first image, so a model that is only asked about text never loads it.
 """
 
 from __future__ import annotations
@@ -66,18 +65,18 @@ class MediaEncoder:
         self._progress = progress
         self._opening = threading.RLock()
         self.cache_bytes: int | None = None
-        """Visual tokens that are kept, in bytes; set it before the first image. None: the cache's own limit."""
+        """The cache's capacity in bytes; set it before the first image. None: `cache.CAPACITY_BYTES`."""
         self._closed: str | None = None
         self._shared_tower: VisionTower | None = None
         self._shared_encoder: ImageEncoder | None = None
         self._read_newline: FloatArray | None = None
 
     def encode(self, media: Sequence[Media], *, frames: int, stride: int, tiles: bool) -> EncodedMedia:
-        """Visual tokens of images and videos, in order.
+        """Encode images and videos to visual tokens, in order.
 
-        `frames`: frames to sample from a video that names no number itself. `stride`: pooling stride. `tiles`: encode
-        each large image as an overview and tiles. Without it, a model that was trained with tiles gets them where it
-        was trained with them: for each image, or only for an image that is alone among `media` (`VisionInfo.tiling`).
+        `frames`: frames to sample from a video that does not name a number. `stride`: pooling stride. `tiles`: encode
+        each large image as an overview and tiles. False: as the model was trained (`VisionInfo.tiling`), so a model
+        that was trained with tiles splits each image, or only an image that is alone among `media`.
         If the model has an `image_newline`, one follows each image and the last frame of each video, as in LLaVA-NeXT
         (llava_arch.py, `one_token`).
         Raises UsageError for `frames` or `stride` below 1 and once closed, MediaError for a file that cannot be
@@ -107,7 +106,7 @@ class MediaEncoder:
     ) -> EncodedMedia:
         """As `encode`, for decoded pictures.
 
-        `alone`: whether an image of these is the only one of its question; None: if it is the only one of `groups`.
+        `alone`: whether the question has one image; None: whether `groups` have one.
         """
         started = time.perf_counter()
         if alone is None:
@@ -124,12 +123,12 @@ class MediaEncoder:
         return EncodedMedia(inputs, counts, time.perf_counter() - started, encoder.provider)
 
     def splits(self, *, tiles: bool, alone: bool) -> bool:
-        """Whether images are split into tiles. `tiles`: asked for. `alone`: whether the question has one image only."""
+        """Whether images are split into tiles. `tiles`: as in `encode`. `alone`: whether the question has one image."""
         tiling = self._bundle.manifest.vision.tiling
         return tiles or (tiling is not None and (tiling.several or alone))
 
     def tokens_for(self, group: PictureGroup, stride: int = 1, *, tiles: bool = False, alone: bool = True) -> int:
-        """The number of visual tokens that `encode_pictures` gives for a group."""
+        """The number of visual tokens that `encode_pictures` returns for a group."""
         encoder = self._encoder()
         return sum(
             encoder.tokens_for(picture, stride, shown)
@@ -140,7 +139,7 @@ class MediaEncoder:
         from edge_interleave.vision.image_encoder import Showing
 
         count = len(group.pictures)
-        # Models trained with tiles see the frames of a video whole. Others get what was asked for.
+        # Models trained with tiles were trained on whole video frames. For others, `tiles` applies to frames, too.
         whole = group.video and self._bundle.manifest.vision.tiling is not None
         split = not whole and self.splits(tiles=tiles, alone=alone)
         return [Showing(split, number == count, group.video) for number in range(1, count + 1)]
@@ -156,7 +155,7 @@ class MediaEncoder:
         )
 
     def close(self, reason: str) -> None:
-        """Make `encode`, running or later, raise UsageError(reason). Any thread; live encoders are not affected."""
+        """Make `encode`, running or later, raise UsageError(reason). Thread-safe. Live encoders stay open."""
         with self._opening:
             self._closed = reason
             encoder = self._shared_encoder

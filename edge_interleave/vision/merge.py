@@ -1,6 +1,6 @@
 """Joins the visual tokens of an image's overview and tiles, and adds the trained row `image_newline`.
 
-LLaVA-NeXT has two ways (`mm_patch_merge_type`, llava/model/llava_arch.py: prepare_inputs_labels_for_multimodal):
+LLaVA-NeXT has two modes (`mm_patch_merge_type`, llava/model/llava_arch.py: prepare_inputs_labels_for_multimodal):
 
 - `flat`: the overview, then the tiles one after another; no `image_newline`.
 - `spatial_unpad`: `image_newline` follows an image without tiles. For an image with tiles: the overview, then the tiles
@@ -35,7 +35,7 @@ def read_newline(path: Path, hidden_size: int) -> FloatArray:
             if dtype != np.dtype("<f4") or shape != (hidden_size,):
                 raise ValueError(f"{dtype} {shape} instead of float32 ({hidden_size},)")
             raw = file.read(4 * hidden_size + 1)
-    except Exception as error:  # NumPy parses the header as a Python literal, and passes on any exception of that
+    except Exception as error:  # NumPy parses the header as a Python literal, which can raise anything
         raise BundleError(
             f"{path}: not a valid image_newline ({one_line(error)}); convert or pull the model again"
         ) from error
@@ -56,11 +56,11 @@ def merge(
     most_tiles: int | None = None,
     ends: bool = True,
 ) -> FloatArray:
-    """An image's visual tokens, float32 (tokens, hidden), read-only.
+    """Join the parts of an image to its visual tokens, float32 (tokens, hidden), read-only.
 
     `parts`: the whole image, or its overview and its tiles row by row; each float32 (side * side, hidden).
     `image_size`: width and height in pixels. `grid`: columns and rows of tiles, or None for the whole image. `newline`:
-    `image_newline`, float32 (hidden,), or None for the flat merge. `most_tiles`: of `TilingInfo`. `ends`: whether
+    `image_newline`, float32 (hidden,), or None for the flat merge. `most_tiles`: see `TilingInfo`. `ends`: whether
     `newline` follows an image without tiles.
     """
     if newline is None or (grid is None and not ends):

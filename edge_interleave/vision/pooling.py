@@ -36,7 +36,7 @@ def frame_stride(vision: VisionInfo, stride: int) -> int:
 
 
 def image_tokens(vision: VisionInfo, stride: int, mode: str) -> int:
-    """The visual tokens of an image without tiles, including `image_newline`. Raises UsageError as `pooled_grid`."""
+    """How many visual tokens an image without tiles has, with `image_newline`. Raises UsageError as `pooled_grid`."""
     return pooled_grid(vision.grid, stride, mode) ** 2 + vision.image_newline
 
 
@@ -76,7 +76,7 @@ def interpolate(cells: FloatArray, side: int, axis: int) -> FloatArray:
 
 
 def _blocks(cells: FloatArray, side: int, stride: int, mode: str) -> FloatArray:
-    """Mean or maximum of each stride x stride block, added up over strided views, which need no reordered copy."""
+    """Mean or maximum of each stride x stride block, accumulated over strided views, which need no reordered copy."""
     edge = side * stride
     combine = np.add if mode == "average" else np.maximum
     pooled = cells[:, :edge:stride, :edge:stride].copy()

@@ -1,8 +1,8 @@
 """Resizes and normalises an image to the vision tower's input, as transformers' image processors do.
 
-An 8-bit resize by Pillow, then scale, mean and std. The ways to resize (`VisionInfo.resize`): `squash` is
-SiglipImageProcessor, `crop` is CLIPImageProcessor, `pad` is LlavaImageProcessor with `do_pad` (`expand2square` in the
-original code).
+Pillow resizes 8-bit pixels; then they are scaled to 0..1 and normalised by mean and std. The modes of resizing
+(`VisionInfo.resize`): `squash` as in SiglipImageProcessor, `crop` as in CLIPImageProcessor, `pad` as in
+LlavaImageProcessor with `do_pad` (`expand2square` in the original code).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WHOLE_PIXELS = 16_000_000
 
 
 def preprocess(image: Image.Image, info: VisionInfo) -> FloatArray:
-    """The tower's input: float32 (3, image_size, image_size), normalised by the tower's mean and std.
+    """Convert an image to the tower's input: float32 (3, image_size, image_size), normalised by its mean and std.
 
     `image`: of any mode and size. Before normalisation, values differ from transformers' image processor by at most
     1/255. Raises MediaError if the image cannot be decoded.
@@ -47,7 +47,7 @@ def _pad(image: Image.Image, resample: Image.Resampling, mean: Sequence[float]) 
     """The image in the middle of a square of the mean colour."""
     long = max(image.size)
     if long * long > WHOLE_PIXELS and image.width != image.height:
-        # Otherwise, a strip of 1 x 170,000,000 pixels would need a square of petabytes.
+        # Without this, a strip of 1 x 170,000,000 pixels would need a square of petabytes.
         scale = math.isqrt(WHOLE_PIXELS) / long
         image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), resample)
         long = max(image.size)
@@ -72,7 +72,7 @@ def _crop(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Im
 def _middle(image: Image.Image, size: int, resample: Image.Resampling, start: float, end: float) -> Image.Image:
     """Resize only the long edge's part from `start` to `end`, with the same result as resizing all of it.
 
-    Otherwise, an image of 1 x 5000 pixels would first become one of 336 x 1,680,000.
+    Without this, an image of 1 x 5000 pixels would first become one of 336 x 1,680,000.
     """
     short, long = min(image.size), max(image.size)
     # The margin of source pixels that matter: Pillow's widest kernel reaches 3 pixels of the smaller image.
@@ -82,6 +82,6 @@ def _middle(image: Image.Image, size: int, resample: Image.Resampling, start: fl
         part, box = image.crop((first, 0, last, short)), (start - first, 0.0, end - first, float(short))
     else:
         part, box = image.crop((0, first, short, last)), (0.0, start - first, float(short), end - first)
-    # In two steps, horizontal first, because Pillow resizes a whole image so and rounds to 8 bits after each.
+    # In two steps, horizontal first, as Pillow resizes a whole image, with rounding to 8 bits after each step.
     rows = part.resize((size, part.height), resample, box=(box[0], 0.0, box[2], float(part.height)))
     return rows.resize((size, size), resample, box=(0.0, box[1], float(size), box[3]))

@@ -25,7 +25,7 @@ GRIDS = ((2, 1), (1, 2), (2, 2), (1, 3), (3, 1))
 MAX_PARTS = 1 + max(columns * rows for columns, rows in GRIDS)
 """The largest number of parts: an overview and the tiles of the largest grid."""
 ON_REQUEST = TilingInfo(GRIDS, small=False)
-"""The tiles of a model that sees images whole unless tiles are asked for."""
+"""The tiles of a model that encodes images whole, unless a call requests tiles."""
 _SHRINKS_ABOVE = 1.1
 """LLaVA-OneVision scales the tiles' grid down where its side exceeds the limit's by more than this factor."""
 
@@ -38,10 +38,10 @@ class TokenCells:
     bottom: int
     left: int
     right: int
-    """The part that shows the image and not its padding: rows top to bottom, columns left to right, ends excluded."""
+    """The part that shows the image, without padding: rows top to bottom, columns left to right, ends excluded."""
     rows: int
     columns: int
-    """What that part is scaled down to; its own size if it is not."""
+    """The size, in cells, to which that part is scaled down; its own size if it is not scaled."""
 
 
 def tile_grid(image_size: tuple[int, int], side: int, tiling: TilingInfo = ON_REQUEST) -> tuple[int, int] | None:
@@ -100,20 +100,20 @@ def token_cells(
 
 
 def most_cells(side: int, tiling: TilingInfo, *, newline: bool) -> int:
-    """An upper bound of the tokens of any image's tiles. `newline`: whether `image_newline` ends each row."""
+    """An upper bound of the visual tokens of an image's tiles. `newline`: whether `image_newline` ends each row."""
     most = math.inf if tiling.most_tiles is None else (_SHRINKS_ABOVE * side) ** 2 * tiling.most_tiles
     return max(int(min(columns * rows * side**2, most)) + newline * rows * side for columns, rows in tiling.grids)
 
 
 def _merit(width: int, height: int, grid_width: int, grid_height: int) -> tuple[int, int]:
-    """For comparing grids: the image's pixels that the grid keeps, then minus the grid's wasted pixels."""
+    """A grid's rank: first by the number of the image's pixels that it keeps, then by minus its unused pixels."""
     scale = min(grid_width / width, grid_height / height)
     kept = min(int(width * scale) * int(height * scale), width * height)
     return kept, kept - grid_width * grid_height
 
 
 def _fit(size: tuple[int, int], width: int, height: int) -> tuple[int, int]:
-    """The image's size when it fills the grid in one direction; rounded up in the other."""
+    """The image's size scaled to fill the grid in one direction, rounded up in the other."""
     across, down = width / size[0], height / size[1]
     if across < down:
         return width, min(math.ceil(size[1] * across), height)

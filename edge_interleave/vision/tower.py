@@ -28,7 +28,7 @@ LOG = logging.getLogger(__name__)
 
 
 class VisionTower:
-    """An open vision tower. Several threads may call `encode`; `another` gives a user a tower that stops alone."""
+    """An open vision tower. Several threads may call `encode`; a handle from `another` can be stopped by itself."""
 
     def __init__(
         self,
@@ -39,9 +39,10 @@ class VisionTower:
     ) -> None:
         """Open `path`, an ONNX graph of pixels (n, 3, H, W) -> visual_tokens (n, tokens, hidden), both float32.
 
-        `threads`: CPU threads; None: ONNX Runtime's choice within the process's CPU quota. `provider`: the CPU runs the
-        operators that it does not support, and the whole graph if it cannot run it at all, which is logged.
-        Raises BundleError if the file is no such graph or does not fit `info`.
+        `threads`: CPU threads; None: ONNX Runtime's choice within the process's CPU quota. `provider`: runs the graph;
+        the CPU runs operators that it does not support. If it cannot run the graph, a warning is logged and the CPU
+        runs all of it.
+        Raises BundleError if the file is not such a graph or does not fit `info`.
         """
         claim_process()
         self._path = Path(path)
@@ -110,7 +111,7 @@ class VisionTower:
         self._provider = str(self._session.get_providers()[0])
 
     def _try_provider(self, provider: Provider, threads: int | None) -> str:
-        """Open the graph with the provider and run it once; returns the error's text, or nothing."""
+        """Open the graph with the provider and run it once; returns the error's text, empty if it runs."""
         import onnxruntime as ort
 
         size = self._info.image_size
@@ -132,7 +133,7 @@ class VisionTower:
             raise BackendError(f"{self._path}: the vision tower failed: {one_line(error, 300)}") from error
         if rows.shape != shape:
             raise BundleError(
-                f"{self._path}: gave visual tokens of shape {rows.shape} where {shape} was promised; "
+                f"{self._path}: gave visual tokens of shape {rows.shape} instead of {shape}; "
                 "convert or pull the model again"
             )
         if not np.isfinite(rows).all():
@@ -141,7 +142,7 @@ class VisionTower:
 
 
 def open_graph(graph: bytes) -> Any:
-    """An ONNX Runtime session on the CPU, with a tower's options, for a trusted graph in memory: it is not checked."""
+    """Open a trusted graph from memory, unchecked: an ONNX Runtime session on the CPU with a tower's options."""
     import onnxruntime as ort
 
     return ort.InferenceSession(graph, _tower_options(None), providers=[CPU_PROVIDER])

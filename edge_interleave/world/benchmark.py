@@ -24,7 +24,7 @@ ALL_TASKS = {**TASKS, **EVERYDAY}
 """The default tasks."""
 _SETTINGS = "settings.json"
 CHANCE_SAMPLES = 200
-"""How many samples estimate a task's chance."""
+"""Number of samples that estimate a task's chance."""
 
 
 def write_benchmark(
@@ -75,7 +75,7 @@ def benchmark_samples(task: str, seed: int, count: int) -> Iterator[tuple[str, S
 def chance_of(task: str) -> float:
     """The share of right answers that always giving the commonest answer gets, 0 to 1.
 
-    Estimated on CHANCE_SAMPLES samples of their own seeds. Answers are compared without the words of their question.
+    Estimated on CHANCE_SAMPLES samples with separate seeds. Answers are compared without the words of their question.
     """
     samples = [_drawn(task, random.Random(f"chance/{task}/{i}"), "") for i in range(CHANCE_SAMPLES)]
     counts: dict[tuple[str, ...], int] = {}

@@ -34,7 +34,7 @@ def draw(scene: Scene) -> Image.Image:
     """The scene as an RGB picture; without a crop its shorter side is `look.side` pixels."""
     look, side = scene.look, scene.look.side
     if scene.unknown:
-        return _saved(unknown_pictures.paint(scene.unknown, look.grain_seed, _canvas(look, side)), look.jpeg)
+        return _jpeg(unknown_pictures.paint(scene.unknown, look.grain_seed, _canvas(look, side)), look.jpeg)
     scale = {"smooth": 2 if side <= 160 else 1, "hard": 1, "soft": 3 if side <= 256 else 2}[look.edges]
     size = _canvas(look, side * scale)
     image = _background(look, size)
@@ -52,7 +52,7 @@ def draw(scene: Scene) -> Image.Image:
         image = image.resize(_canvas(look, side), Image.Resampling.LANCZOS if smooth else Image.Resampling.BOX)
     if look.blur:
         image = image.filter(ImageFilter.GaussianBlur(look.blur * side / 128))
-    return _saved(_cropped(_affected(image, scene), scene), look.jpeg)
+    return _jpeg(_cropped(_with_effect(image, scene), scene), look.jpeg)
 
 
 def item_map(scene: Scene, side: int) -> NDArray[np.uint8]:
@@ -173,7 +173,7 @@ def _letters(text: str, lettering: str) -> Image.Image:
     return Image.fromarray(canvas[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
 
 
-def _affected(image: Image.Image, scene: Scene) -> Image.Image:
+def _with_effect(image: Image.Image, scene: Scene) -> Image.Image:
     effect = scene.effect
     if effect.blur:
         image = image.filter(ImageFilter.GaussianBlur(effect.blur * min(image.size)))
@@ -187,8 +187,8 @@ def _affected(image: Image.Image, scene: Scene) -> Image.Image:
     return image
 
 
-def _saved(image: Image.Image, quality: int) -> Image.Image:
-    """The picture after a JPEG file of that quality; quality 0 leaves it as it is."""
+def _jpeg(image: Image.Image, quality: int) -> Image.Image:
+    """The picture saved as JPEG of that quality and reopened; quality 0 returns it unchanged."""
     if not quality:
         return image
     file = io.BytesIO()

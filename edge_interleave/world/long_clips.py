@@ -1,6 +1,6 @@
 """Long clips and questions about them, to compare numbers of sampled frames.
 
-The right answer is that of the whole clip, whichever frames a model is shown.
+The right answer is that of the whole clip, whichever frames are sampled.
 """
 
 from __future__ import annotations

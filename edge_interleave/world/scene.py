@@ -362,7 +362,7 @@ def tone_of(rng: random.Random, colour: str, look: Look) -> tuple[int, int, int]
 def _random_aspect(seed: int) -> float:
     """Width over height: 1 in four of ten, else from 1:2 to 2:1.
 
-    Drawn from its own seed, so the main random source is left as it is.
+    Drawn from its own seed, so that the main random source is not advanced.
     """
     rng = random.Random(seed)
     return 1.0 if rng.random() < 0.4 else 2 ** rng.uniform(-1, 1)

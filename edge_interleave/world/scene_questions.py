@@ -1,8 +1,8 @@
 """Questions about one scene, each with its one right answer.
 
 Every function takes a random source and a scene, and returns a question and its answer, or None if the scene does not
-allow the question (no item that its name identifies, say). `where` is "" or names the image: " in image 2". A colour
-is asked for only where no thing in its own colours could be meant too.
+allow the question (no item that its name identifies, say). `where` is "" or names the image: " in image 2". Questions
+about a colour are asked only if no thing in its own colours could be meant.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ POSSIBLE_COLOURS: dict[str, tuple[str, ...]] = {
     "key": ("yellow", "orange", "red"),
     "bicycle": ("red", "blue", "black", "green", "orange", "purple"),
 }
-"""Colours that someone may see in a thing in its own colours."""
+"""Colours that a viewer may see in a thing in its own colours."""
 _CLEARLY = 1.45
 """At this ratio of sizes, a thing is clearly bigger than another."""
 
@@ -79,7 +79,7 @@ def shape_of(rng: random.Random, scene: Scene, where: str = "") -> QA | None:
 
 
 def place_of(rng: random.Random, scene: Scene, where: str = "") -> QA | None:
-    """Where an item is; the shape alone may name it, where that is enough."""
+    """Where an item is; named by its shape alone if that is enough."""
     item = _told_apart(rng, scene, "name")
     if item is None:
         return None

@@ -66,7 +66,7 @@ def test_it_grows_by_steps_to_the_capacity_and_no_further(name: str) -> None:
     assert cache.cells.length == 600
 
 
-def test_an_append_larger_than_a_step_takes_as_many_as_it_needs() -> None:
+def test_a_large_append_grows_the_cache_as_needed() -> None:
     cells = Cells(10_000)
     assert len(cells.hold(700)) == 700
     assert len(cells.positions) == 3 * STEP
@@ -96,7 +96,7 @@ def test_entries_are_found_by_position_wherever_they_lie(name: str) -> None:
     assert np.abs(held(cache, "values") - wanted).max() < ROUNDED[name]
 
 
-def test_nobody_sees_a_free_cell_or_a_later_entry() -> None:
+def test_entries_attend_to_no_free_cell_and_no_later_entry() -> None:
     cache = cache_of("f16", 100)
     append(cache, values(10))
     cache.cells.free(cache.cells.within(2, 5))
@@ -113,7 +113,7 @@ def test_nobody_sees_a_free_cell_or_a_later_entry() -> None:
 
 
 @pytest.mark.parametrize("by", [-1, -37, 5])
-def test_a_moved_key_is_what_it_would_have_been_there(name: str, by: int) -> None:
+def test_a_moved_key_equals_one_computed_at_its_new_position(name: str, by: int) -> None:
     moved, afresh = cache_of(name, 100), cache_of(name, 100)
     append(moved, values(20), 50)
     append(afresh, values(20), 50 + by)
@@ -141,7 +141,7 @@ def test_each_entry_moves_by_its_own_distance_and_the_others_stay(name: str) -> 
 # --- Memory
 
 
-def test_it_takes_the_bytes_that_its_precision_says(name: str) -> None:
+def test_its_size_follows_from_its_precision(name: str) -> None:
     cache = cache_of(name, 3 * STEP)
     append(cache, values(3 * STEP))
     assert nbytes(cache) == 2 * LAYERS * 3 * STEP * cache.precision.bytes_for(HEADS * WIDTH)

@@ -83,16 +83,14 @@ def refused(folder: Path, capfd: pytest.CaptureFixture[str]) -> str:
     return said
 
 
-def test_what_is_sound_is_opened_and_nothing_is_printed(
-    plain: Path, quantized: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_valid_folder_opens_without_output(plain: Path, quantized: Path, capfd: pytest.CaptureFixture[str]) -> None:
     use(plain)
     use(quantized)
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(("kind", "name"), [("plain", n) for n in PLAIN] + [("quantized", n) for n in QUANTIZED])
-def test_a_folder_that_makes_no_sense_is_refused(
+def test_an_invalid_folder_is_refused(
     kind: str, name: str, plain: Path, quantized: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     damage, file, says = (PLAIN if kind == "plain" else QUANTIZED)[name]
@@ -109,7 +107,7 @@ def test_a_folder_that_makes_no_sense_is_refused(
     assert mx.get_peak_memory() - before + python < ALLOWED
 
 
-def test_a_refusal_leaves_the_memory_as_it_was(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_refusal_keeps_no_memory(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     PLAIN["weights of NaN"][0](folder)
     limit = mx.set_memory_limit(1 << 40)
     mx.set_memory_limit(limit)
@@ -124,7 +122,7 @@ def test_a_refusal_leaves_the_memory_as_it_was(folder: Path, capfd: pytest.Captu
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
-def test_turned_bits_are_an_answer_or_one_line_and_never_end_the_process(name: str, folder: Path) -> None:
+def test_flipped_bits_never_crash_the_process(name: str, folder: Path) -> None:
     """In a separate process, since MLX reads these files in C++."""
     paths = os.pathsep.join(path for path in (str(TESTS), os.environ.get("PYTHONPATH")) if path)
     command = [sys.executable, "-m", "support.bad_input.mlx_flips", folder, name, "200", "2024"]
@@ -149,7 +147,7 @@ EVIL = "import pathlib\npathlib.Path(__file__).with_name('was-run').touch()\n"
 
 
 @pytest.mark.parametrize("name", ["modeling.py", "qwen2.py", "__init__.py", "base.py", "sitecustomize.py"])
-def test_python_that_lies_in_the_folder_is_never_run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_files_in_the_folder_are_never_run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """mlx-lm runs the file in `model_file`, transformers the one in `auto_map`."""
     (folder / FOLDER / name).write_text(EVIL, "utf-8")
     listed(f"{FOLDER}/{name}")(folder)
@@ -162,7 +160,7 @@ def test_python_that_lies_in_the_folder_is_never_run(name: str, folder: Path, mo
     assert not list(folder.rglob("__pycache__"))
 
 
-def test_what_else_a_config_says_changes_nothing(plain: Path, folder: Path) -> None:
+def test_unknown_config_fields_have_no_effect(plain: Path, folder: Path) -> None:
     """Layer types, windows, other towers: fields that neither decoder has."""
     settled(
         fields(

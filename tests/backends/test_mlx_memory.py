@@ -60,7 +60,7 @@ def limit() -> int:
 
 
 @pytest.mark.parametrize("context", [60, 300])
-def test_a_full_cache_takes_what_was_said(bundle: Bundle, precision: str, context: int) -> None:
+def test_a_full_cache_takes_the_predicted_bytes(bundle: Bundle, precision: str, context: int) -> None:
     options = DecoderOptions(context=context, kv_precision=precision)
     said = find_backend("mlx").memory(bundle, options).cache
     decoder = find_backend("mlx").open(bundle, options)
@@ -70,7 +70,7 @@ def test_a_full_cache_takes_what_was_said(bundle: Bundle, precision: str, contex
     decoder.close()
 
 
-def test_weights_take_what_was_said_and_two_decoders_load_them_once(bundle: Bundle, before: int) -> None:
+def test_weights_take_the_predicted_bytes_and_two_decoders_share_them(bundle: Bundle, before: int) -> None:
     options = DecoderOptions(context=64)
     said = find_backend("mlx").memory(bundle, options).weights
     shared = len(mlx_weights._shared)
@@ -90,7 +90,7 @@ def test_weights_take_what_was_said_and_two_decoders_load_them_once(bundle: Bund
 
 
 @pytest.mark.parametrize("batch", [32, 128])
-def test_what_is_computed_takes_no_more_than_was_said_and_not_much_less(
+def test_compute_buffers_are_close_to_the_prediction_and_never_above(
     bundle: Bundle, precision: str, batch: int
 ) -> None:
     """The peak: batch after batch in a full cache. The prediction has as much again for buffers that MLX keeps."""
@@ -111,7 +111,7 @@ def test_what_is_computed_takes_no_more_than_was_said_and_not_much_less(
     decoder.close()
 
 
-def test_a_closed_decoder_gives_all_back(bundle: Bundle, precision: str, before: int) -> None:
+def test_a_closed_decoder_frees_all_memory(bundle: Bundle, precision: str, before: int) -> None:
     unlimited = limit()
     options = DecoderOptions(context=200, kv_precision=precision)
     decoder = find_backend("mlx").open(bundle, options)
@@ -124,7 +124,7 @@ def test_a_closed_decoder_gives_all_back(bundle: Bundle, precision: str, before:
     assert limit() == unlimited
 
 
-def test_a_forgotten_decoder_gives_all_back(bundle: Bundle, before: int) -> None:
+def test_a_garbage_collected_decoder_frees_all_memory(bundle: Bundle, before: int) -> None:
     decoder = find_backend("mlx").open(bundle, DecoderOptions(context=100))
     decoder.append_tokens([1, 2, 3])
     del decoder
@@ -132,7 +132,7 @@ def test_a_forgotten_decoder_gives_all_back(bundle: Bundle, before: int) -> None
     assert mx.get_active_memory() - before < SMALL
 
 
-def test_the_limit_is_what_the_open_decoders_need(bundle: Bundle) -> None:
+def test_the_memory_limit_is_the_sum_of_the_open_decoders(bundle: Bundle) -> None:
     gc.collect()
     unlimited, backend = limit(), find_backend("mlx")
     needs, decoders = [], []

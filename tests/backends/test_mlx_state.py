@@ -99,7 +99,7 @@ def refused(decoder: Decoder, path: Path, capfd: pytest.CaptureFixture[str]) -> 
     return said
 
 
-def test_what_was_forged_without_a_change_is_what_was_saved(decoder: Decoder, saved: Path) -> None:
+def test_a_rewritten_file_without_changes_loads(decoder: Decoder, saved: Path) -> None:
     forge(saved, lambda arrays, words: None)
     decoder.load(saved)
     assert (decoder.length, decoder.position) == (8, 10)
@@ -191,7 +191,7 @@ RANGES = {
 
 
 @pytest.mark.parametrize("name", RANGES)
-def test_ranges_that_make_no_sense_are_refused(
+def test_invalid_ranges_are_refused(
     name: str, decoder: Decoder, saved: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     text = RANGES[name]
@@ -217,7 +217,7 @@ def test_more_entries_than_the_context_holds_are_refused(
         ({"sha256": "0" * 64}, "SHA-256"),
     ],
 )
-def test_other_words_are_refused(
+def test_other_metadata_is_refused(
     words: Words, says: str, decoder: Decoder, saved: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     forge(saved, lambda arrays, held: held.update(words))
@@ -225,7 +225,7 @@ def test_other_words_are_refused(
 
 
 @pytest.mark.parametrize("metadata", [None, [1], {"kind": 1}, "text"], ids=["null", "list", "number", "text"])
-def test_metadata_that_is_none_is_refused(
+def test_missing_metadata_is_refused(
     metadata: Any, decoder: Decoder, saved: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     raw = saved.read_bytes()

@@ -120,7 +120,7 @@ def test_the_suite_fails_for_a_backend_that_is_not_installed(site: Path) -> None
 
 
 @pytest.mark.usefixtures("visible")
-def test_it_takes_no_more_memory_than_it_says(tmp_path: Path) -> None:
+def test_it_takes_no_more_memory_than_predicted(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path / "tiny", context_length=4096)
     options = DecoderOptions(context=4096)
     backend = find_backend(NAME)
@@ -140,7 +140,7 @@ def test_it_takes_no_more_memory_than_it_says(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("visible")
 @pytest.mark.parametrize("field", ["hidden_size", "vocab_size", "layers", "kv_heads"])
-def test_a_decoder_other_than_the_manifest_says_is_refused(tmp_path: Path, field: str) -> None:
+def test_a_decoder_that_differs_from_the_manifest_is_refused(tmp_path: Path, field: str) -> None:
     bundle = tiny_bundle(tmp_path / "tiny")
     change_manifest(bundle.folder, "decoder", **{field: 1})
     with pytest.raises(BundleError, match=r"tensor .*convert it"):

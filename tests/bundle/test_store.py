@@ -75,7 +75,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(tiny: Bundle, home: Pat
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "a/b", "", ".", "..", ".x", "a\nb", "a b", "embedded", "é", "-x"])
-def test_names_that_lead_elsewhere_are_refused(name: str, home: Path) -> None:
+def test_names_that_lead_out_of_the_store_are_refused(name: str, home: Path) -> None:
     with pytest.raises(UsageError):
         store.check_name(name)
     with pytest.raises((UsageError, BundleError)):
@@ -93,7 +93,7 @@ def test_short_names(repository: str, name: str) -> None:
     assert store.short_name(repository) == name
 
 
-def test_models_are_listed_with_sizes_and_what_is_wrong_with_them(tiny: Bundle, home: Path) -> None:
+def test_models_are_listed_with_sizes_and_problems(tiny: Bundle, home: Path) -> None:
     copied(tiny, home / "whole")
     damaged = copied(tiny, home / "damaged")
     (damaged / "tokenizer.json").unlink()
@@ -120,7 +120,7 @@ def test_remove_deletes_a_model_even_a_damaged_one_and_no_other_folder(tiny: Bun
         store.remove("damaged")
 
 
-def test_remove_unlinks_a_linked_model_and_leaves_what_it_points_to(tiny: Bundle, home: Path, tmp_path: Path) -> None:
+def test_remove_deletes_a_link_but_not_its_target(tiny: Bundle, home: Path, tmp_path: Path) -> None:
     target = copied(tiny, tmp_path / "target")
     home.mkdir()
     (home / "linked").symlink_to(target)
@@ -129,7 +129,7 @@ def test_remove_unlinks_a_linked_model_and_leaves_what_it_points_to(tiny: Bundle
     verify(open_bundle(target))
 
 
-def test_a_built_bundle_is_whole_and_leaves_nothing_beside(tiny: Bundle, tmp_path: Path) -> None:
+def test_a_built_bundle_is_complete_and_leaves_no_temporary_files(tiny: Bundle, tmp_path: Path) -> None:
     out = tmp_path / "new" / "bundle"
     built = build(out, tiny)
     verify(built)
@@ -139,7 +139,7 @@ def test_a_built_bundle_is_whole_and_leaves_nothing_beside(tiny: Bundle, tmp_pat
     assert sorted(files) == sorted([*tiny.manifest.files, MANIFEST_NAME])
 
 
-def test_an_interrupted_build_keeps_what_was_finished(tiny: Bundle, tmp_path: Path) -> None:
+def test_an_interrupted_build_keeps_its_finished_files(tiny: Bundle, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     made: list[str] = []
 
@@ -245,7 +245,7 @@ def test_a_replacement_cut_between_its_two_renames_is_undone(tiny: Bundle, tmp_p
     assert left_beside(out) == []
 
 
-def test_two_builds_of_one_bundle_do_not_meet(tiny: Bundle, tmp_path: Path) -> None:
+def test_two_builds_of_one_bundle_exclude_each_other(tiny: Bundle, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     hold = (
         "import sys, time; from pathlib import Path; from edge_interleave.bundle.writer import build_bundle\n"

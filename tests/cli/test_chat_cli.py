@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from support.command_line import environment, run, told
+from support.command_line import environment, error_line, run
 from support.terminal import Shown, on_terminal
 
 from edge_interleave.cli.demo import tour_folder
@@ -41,7 +41,7 @@ def answered(shown: Shown, question: str) -> str:
     return shown.until("\n> ").strip("\r\n> ")
 
 
-def test_the_banner_says_which_pictures_are_loaded(env: Mapping[str, str], folder: Path) -> None:
+def test_the_banner_names_the_pictures(env: Mapping[str, str], folder: Path) -> None:
     with on_terminal(*CHAT, "-i", "cat.png", "--image", "star.png", env=env, cwd=folder) as shown:
         shown.until("embedded; /help lists the commands")
         shown.until("with the next question: cat.png, star.png")
@@ -50,7 +50,7 @@ def test_the_banner_says_which_pictures_are_loaded(env: Mapping[str, str], folde
         assert shown.ended() == 0
 
 
-def test_a_picture_that_is_not_there_is_told_before_the_conversation(env: Mapping[str, str], folder: Path) -> None:
+def test_a_missing_picture_is_refused_before_the_conversation(env: Mapping[str, str], folder: Path) -> None:
     with on_terminal(*CHAT, "-i", "cta.png", env=env, cwd=folder) as shown:
         shown.until("error: cta.png: no such file")
         assert shown.ended() == 3
@@ -101,11 +101,11 @@ def test_a_question_of_several_lines(env: Mapping[str, str], folder: Path) -> No
 
 
 def test_a_question_of_several_lines_must_end(env: Mapping[str, str]) -> None:
-    assert '"""' in told(run(*CHAT, env=env, stdin='"""Describe\nthe image.\n'), 2)
+    assert '"""' in error_line(run(*CHAT, env=env, stdin='"""Describe\nthe image.\n'), 2)
 
 
 @pytest.mark.parametrize("word", ["exit", "quit", "/exit", "/quit", "/bye"])
-def test_words_that_end_it(word: str, env: Mapping[str, str]) -> None:
+def test_words_that_end_the_conversation(word: str, env: Mapping[str, str]) -> None:
     done = run(*CHAT, env=env, stdin=f"{word}\nHello?\n")
     assert (done.returncode, done.stdout) == (0, "")
 
@@ -129,7 +129,7 @@ def test_each_answer_is_one_object_for_a_program(env: Mapping[str, str], folder:
     assert first["finish_reason"] == second["finish_reason"] == "stop"
 
 
-def test_a_saved_conversation_goes_on(env: Mapping[str, str], folder: Path) -> None:
+def test_a_saved_conversation_can_be_resumed(env: Mapping[str, str], folder: Path) -> None:
     first = run(*CHAT, "-i", "cat.png", "--save", "talk", env=env, cwd=folder, stdin="Describe the image.\n")
     assert first.stdout.startswith("There is a cat")
     assert "--resume talk" in first.stderr
@@ -160,15 +160,15 @@ def test_a_conversation_that_an_error_ends_is_saved_too(env: Mapping[str, str], 
     ],
     ids=["missing", "other", "unwritable"],
 )
-def test_a_wrong_file_is_told_before_the_conversation(
+def test_a_wrong_file_is_refused_before_the_conversation(
     options: list[str], code: int, said: str, env: Mapping[str, str], folder: Path
 ) -> None:
     done = run(*CHAT, *options, env=env, cwd=folder, stdin="Hello\n")
-    assert said in told(done, code)
+    assert said in error_line(done, code)
     assert not done.stdout
 
 
-def test_what_was_typed_is_there_in_the_next_conversation(env: Mapping[str, str], folder: Path) -> None:
+def test_the_history_is_kept_for_the_next_conversation(env: Mapping[str, str], folder: Path) -> None:
     with on_terminal(*CHAT, env=env, cwd=folder) as shown:
         shown.until("> ")
         shown.type("/stats\n")
@@ -186,7 +186,7 @@ def test_what_was_typed_is_there_in_the_next_conversation(env: Mapping[str, str]
 
 
 @pytest.mark.parametrize("where", ["", "off", "/dev/null/nowhere/history"])
-def test_no_history_is_kept_where_it_is_not_wanted_or_cannot_be_written(
+def test_no_history_is_kept_if_disabled_or_not_writable(
     where: str, env: Mapping[str, str], folder: Path, tmp_path: Path
 ) -> None:
     env = {**env, "EDGE_INTERLEAVE_HISTORY": where, "XDG_STATE_HOME": str(tmp_path / "state")}
@@ -210,7 +210,7 @@ def test_a_history_that_two_chats_write_loses_nothing(tmp_path: Path) -> None:
     assert len(path.read_text().splitlines()) == 1000
 
 
-def test_the_history_lies_in_the_state_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_history_is_in_the_state_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("EDGE_INTERLEAVE_HISTORY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     path = history_file()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from random_checkpoint import model_config, write_random_checkpoint
-from support.command_line import PROGRAM, environment, run, told
+from support.command_line import PROGRAM, environment, error_line, run
 from support.terminal import on_terminal
 
 from edge_interleave.bundle.manifest import Bundle, open_bundle
@@ -160,7 +160,7 @@ def test_a_question_from_stdin(env: dict[str, str], converted: Bundle) -> None:
     assert piped["answer"] == json.loads(run("ask", "What is it?", *fixed, env=env).stdout)["answer"]
 
 
-def test_given_answers_are_weighed(env: dict[str, str], converted: Bundle) -> None:
+def test_choose_shows_the_probability_of_each_answer(env: dict[str, str], converted: Bundle) -> None:
     result = run("ask", "Yes?", "--choose", "yes", "--choose", "no", "--model", converted.folder, env=env)
     shares = [float(line.split("%")[0]) for line in result.stdout.splitlines()]
     assert sum(shares) == pytest.approx(100, abs=0.2)
@@ -184,12 +184,12 @@ def test_bad_input_is_one_line_and_code_3(
     else:
         arguments += [f"--{what}", bad]
     arguments += ["--model", model]
-    line = told(run(*arguments, env=env), 3)
+    line = error_line(run(*arguments, env=env), 3)
     told_as_json = run(*arguments, "--json", env=env)
     assert json.loads(told_as_json.stdout) == {"error": line.removeprefix("error: "), "exit_code": 3}
 
 
-def test_an_error_of_our_own_is_one_line_and_code_70(env: dict[str, str]) -> None:
+def test_an_internal_error_is_one_line_and_code_70(env: dict[str, str]) -> None:
     script = (
         "import click; from edge_interleave.cli.errors import run\n"
         "@click.command()\n"
@@ -198,13 +198,13 @@ def test_an_error_of_our_own_is_one_line_and_code_70(env: dict[str, str]) -> Non
     )
     command = [sys.executable, "-c", script]
     result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert "internal error (ValueError: some thing); please report it" in told(result, 70)
+    assert "internal error (ValueError: some thing); please report it" in error_line(result, 70)
     debug = {**env, "EDGE_INTERLEAVE_DEBUG": "1"}
     result = subprocess.run(command, env=debug, capture_output=True, text=True, check=False)
     assert "Traceback" in result.stderr
 
 
-def test_a_reader_that_goes_away_is_no_error(env: dict[str, str], converted: Bundle) -> None:
+def test_a_closed_pipe_on_stdout_is_no_error(env: dict[str, str], converted: Bundle) -> None:
     command = [*PROGRAM, "info", str(converted.folder), "--json"]
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -231,12 +231,12 @@ def test_convert_models_info_and_remove(env: dict[str, str], random_checkpoint: 
     assert run("models", "remove", "small", env=env, stdin="n\n").returncode == 130
     assert out.exists()
     (out / "tokenizer.json").write_text("{}".ljust((out / "tokenizer.json").stat().st_size))
-    assert "SHA-256" in told(run("info", "small", "--verify", env=env), 3)
+    assert "SHA-256" in error_line(run("info", "small", "--verify", env=env), 3)
     assert run("models", "remove", "small", env=env, stdin="y\n").returncode == 0
     assert not out.exists()
 
 
-def test_info_tells_what_is_installed(env: dict[str, str]) -> None:
+def test_info_lists_what_is_installed(env: dict[str, str]) -> None:
     facts = json.loads(run("info", "--json", env=env).stdout)
     assert facts["backends"]["onnx"] == facts["backends"]["llama-cpp"] == "ready"
     assert facts["default_backend"] == f"{choice().name}: {choice().reason}"
@@ -259,7 +259,7 @@ def test_a_conversation_through_a_pipe(env: dict[str, str], converted: Bundle, m
 @pytest.mark.parametrize("line", ["/image /no/such.png", "/dance", "/image"])
 def test_the_first_error_ends_a_conversation_through_a_pipe(line: str, env: dict[str, str], converted: Bundle) -> None:
     result = run("chat", "--model", converted.folder, env=env, stdin=f"{line}\nWhat is it?\n")
-    assert told(result, 3 if "no/such" in line else 2)
+    assert error_line(result, 3 if "no/such" in line else 2)
     assert result.stdout == ""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support.command_line import PROGRAM, environment, run, told
+from support.command_line import PROGRAM, environment, error_line, run
 
 from edge_interleave.cli.demo import tour_folder
 
@@ -60,7 +60,7 @@ def test_every_way_to_give_three_pictures(arguments: tuple[str, ...], env: Mappi
     assert answer["stats"]["visual_tokens"] == 3 * IMAGE_TOKENS  # type: ignore[index]
 
 
-def test_a_pattern_is_not_one_where_a_file_has_that_name(env: Mapping[str, str], folder: Path) -> None:
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(env: Mapping[str, str], folder: Path) -> None:
     shutil.copy(folder / "f2.png", folder / "f[1].png")
     assert asked("Is there a dog?", "-i", "f[1].png", env=env, cwd=folder)["stats"]["visual_tokens"] == IMAGE_TOKENS  # type: ignore[index]
 
@@ -88,10 +88,10 @@ def test_patterns_keep_their_place_among_videos(env: Mapping[str, str], folder: 
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_what_is_no_picture_is_told_before_a_model_is_loaded(
+def test_a_file_that_is_no_picture_is_refused_before_a_model_is_loaded(
     arguments: tuple[str, ...], code: int, said: str, env: Mapping[str, str], folder: Path
 ) -> None:
-    line = told(run("ask", *arguments, "--model", "no-such-model", env=env, cwd=folder), code)
+    line = error_line(run("ask", *arguments, "--model", "no-such-model", env=env, cwd=folder), code)
     assert said in line
 
 
@@ -121,9 +121,9 @@ def test_stdin_that_is_no_picture(kind: str, env: Mapping[str, str]) -> None:
     assert line.startswith("error: stdin: ")
 
 
-def test_chat_takes_what_a_shell_makes_of_a_pattern(env: Mapping[str, str], folder: Path) -> None:
+def test_chat_accepts_a_pattern_that_the_shell_expanded(env: Mapping[str, str], folder: Path) -> None:
     asked = "Which image contains a dog?\n"
     done = run("chat", "-i", "f1.png", "f2.png", "f10.png", "--threads", 1, env=env, cwd=folder, stdin=asked)
     assert done.stdout == "Image 2 contains a dog.\n"
-    assert "stdin is the conversation" in told(run("chat", "-i", "-", env=env, cwd=folder, stdin="x"), 2)
-    assert "type the questions, or pipe them in" in told(run("chat", "hello", env=env, cwd=folder), 2)
+    assert "stdin is the conversation" in error_line(run("chat", "-i", "-", env=env, cwd=folder, stdin="x"), 2)
+    assert "type the questions, or pipe them in" in error_line(run("chat", "hello", env=env, cwd=folder), 2)

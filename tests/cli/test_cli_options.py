@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
-from support.command_line import PROGRAM, environment, run, told
+from support.command_line import PROGRAM, environment, error_line, run
 from support.paths import ROOT
 
 from edge_interleave.bundle import store
@@ -70,7 +70,7 @@ def test_help_fits_a_terminal_and_imports_neither_numpy_nor_an_engine(name: str,
     assert max(map(len, shown)) <= 80
 
 
-def test_what_is_written_twice_to_spare_an_import_is_the_same() -> None:
+def test_names_copied_to_avoid_an_import_match_the_originals() -> None:
     assert options.KV_PRECISIONS == KV_PRECISIONS
     assert set(options.SAMPLING) == set(SamplingOptions.__dataclass_fields__)
 
@@ -94,13 +94,13 @@ def test_what_is_written_twice_to_spare_an_import_is_the_same() -> None:
         (("watch", "x.mp4", "--when", "Q", "--above", "2"), "'--above'"),
         (("watch", "x.mp4", "--when", "Q", "--below", "0.9"), "--below must be at most --above"),
         (("watch", "x.mp4", "--when", "Q", "--for", "0"), "'--for'"),
-        (("watch", "x.mp4", "--when", "Q", "--max-tokens", "9"), "--max-tokens is about answers"),
+        (("watch", "x.mp4", "--when", "Q", "--max-tokens", "9"), "--max-tokens concerns answers"),
         (("eval", "--world", "--out", "x", "--samples", "0"), "'--samples'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_messages_name_the_option(arguments: tuple[str, ...], said: str, env: Mapping[str, str]) -> None:
-    assert said in told(run(*arguments, env=env), 2)
+    assert said in error_line(run(*arguments, env=env), 2)
 
 
 def test_watch_takes_the_options_of_ask(env: Mapping[str, str], tmp_path: Path) -> None:
@@ -119,25 +119,27 @@ def test_watch_takes_the_options_of_ask(env: Mapping[str, str], tmp_path: Path) 
 )
 def test_the_kv_precision_reaches_the_engine(command: tuple[object, ...], env: Mapping[str, str]) -> None:
     # The embedded model's heads are too narrow for it.
-    line = told(run(*command, "--kv-precision", "q8_0", "--backend", "llama-cpp", "--threads", 1, env=env), 4)
+    line = error_line(run(*command, "--kv-precision", "q8_0", "--backend", "llama-cpp", "--threads", 1, env=env), 4)
     assert "keys in q8_0" in line
 
 
-def test_models_list_and_rm_are_other_names(env: Mapping[str, str]) -> None:
+def test_models_list_and_rm_are_aliases(env: Mapping[str, str]) -> None:
     listed = [run("models", *arguments, "--json", env=env).stdout for arguments in ((), ("list",))]
     assert listed[0] == listed[1] != ""
     for command in ("remove", "rm"):
-        assert "no model or folder named 'nowhere'" in told(run("models", command, "nowhere", env=env, stdin="y\n"), 3)
+        assert "no model or folder named 'nowhere'" in error_line(
+            run("models", command, "nowhere", env=env, stdin="y\n"), 3
+        )
     assert "models list --json" in run("models", "--json", "list", env=env).stderr
 
 
-def test_models_remove_looks_before_it_asks(env: Mapping[str, str]) -> None:
+def test_models_remove_checks_the_model_before_it_asks_for_confirmation(env: Mapping[str, str]) -> None:
     home = Path(env["EDGE_INTERLEAVE_HOME"])
     (home / "photos").mkdir(parents=True)
     (home / "photos" / "cat.png").touch()
-    assert "not a bundle" in told(run("models", "remove", "photos", env=env, stdin="y\n"), 3)
+    assert "not a bundle" in error_line(run("models", "remove", "photos", env=env, stdin="y\n"), 3)
     assert (home / "photos" / "cat.png").exists()
-    assert "cannot be removed" in told(run("models", "rm", "embedded", env=env), 2)
+    assert "cannot be removed" in error_line(run("models", "rm", "embedded", env=env), 2)
 
 
 def completed(words: str, env: Mapping[str, str]) -> list[str]:
@@ -151,7 +153,7 @@ def completed(words: str, env: Mapping[str, str]) -> list[str]:
     return [line.partition(",")[2] for line in done.stdout.splitlines()]
 
 
-def test_a_shell_completes_commands_options_and_models(env: Mapping[str, str]) -> None:
+def test_shell_completion_covers_commands_options_and_models(env: Mapping[str, str]) -> None:
     (Path(env["EDGE_INTERLEAVE_HOME"]) / "llava-small").mkdir(parents=True)
     assert completed("", env) == list(COMMANDS)
     assert completed("pl", env) == ["plan"]
@@ -164,7 +166,7 @@ def test_a_shell_completes_commands_options_and_models(env: Mapping[str, str]) -
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_each_shell_gets_a_script(shell: str, env: Mapping[str, str]) -> None:
+def test_each_shell_has_a_completion_script(shell: str, env: Mapping[str, str]) -> None:
     variables = {"_EDGE_INTERLEAVE_COMPLETE": f"{shell}_source"}
     done = subprocess.run(PROGRAM, env={**env, **variables}, capture_output=True, text=True, check=True)
     assert "_EDGE_INTERLEAVE_COMPLETE" in done.stdout
@@ -181,7 +183,7 @@ def test_every_environment_variable_is_documented() -> None:
     assert [name for name in sorted(named) if f"`{name}`" not in page] == []
 
 
-def test_model_names_are_those_that_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_names_match_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(store.HOME_VARIABLE, str(tmp_path))
     (tmp_path / "a").mkdir()
     (tmp_path / ".b.partial").mkdir()

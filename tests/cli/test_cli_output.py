@@ -51,7 +51,7 @@ def redirected(redirection: str, *arguments: object, env: Mapping[str, str], cwd
     ids=lambda value: " ".join(map(str, value)).replace(str(CARD), "card.png"),
 )
 @needs_full
-def test_a_full_disk_is_one_line_and_a_code_of_its_own(
+def test_a_full_disk_is_one_line_and_code_4(
     arguments: tuple[object, ...], env: Mapping[str, str], tmp_path: Path
 ) -> None:
     code, said = redirected(">/dev/full", *arguments, env=env, cwd=tmp_path)
@@ -75,7 +75,7 @@ def test_a_file_that_is_opened_does_not_become_stdout(env: Mapping[str, str], tm
     assert subprocess.run(["sh", "-c", command], env=env, cwd=tmp_path, check=False).returncode == 0
 
 
-def test_a_closed_stdin_and_stderr_are_no_fault_of_ours(env: Mapping[str, str], tmp_path: Path) -> None:
+def test_a_closed_stdin_or_stderr_does_no_harm(env: Mapping[str, str], tmp_path: Path) -> None:
     code, said = redirected("<&-", "ask", "-", env=env, cwd=tmp_path)
     assert (code, said) == (2, "error: the question on stdin is empty\n")
     assert redirected("2>&-", "ask", "Q", "--image", "nowhere.png", env=env, cwd=tmp_path)[0] == 3
@@ -96,7 +96,7 @@ def test_a_command_that_prints_no_result_needs_no_stdout(env: Mapping[str, str],
 
 @needs_full
 @pytest.mark.parametrize("json_option", [(), ("--json",)], ids=["lines", "json"])
-def test_a_watch_goes_on_where_its_alerts_are_kept(
+def test_a_watch_outlasts_stdout_if_its_alerts_are_saved(
     json_option: tuple[str, ...], env: Mapping[str, str], tmp_path: Path
 ) -> None:
     watch = ("watch", tour_folder() / "clip.mp4", "--when", "Is there a red circle?", "--above", 0, "--for", 5)
@@ -111,7 +111,7 @@ def test_a_watch_goes_on_where_its_alerts_are_kept(
 
 
 @needs_full
-def test_a_watch_whose_answers_go_nowhere_else_ends(env: Mapping[str, str], tmp_path: Path) -> None:
+def test_a_watch_ends_with_stdout_if_its_answers_are_not_saved(env: Mapping[str, str], tmp_path: Path) -> None:
     watch = ("watch", tour_folder() / "clip.mp4", "--ask", "Describe the image.", "--threads", 1)
     code, said = redirected(">/dev/full", *watch, env=env, cwd=tmp_path)
     assert (code, len(said.splitlines())) == (LOST, 1), said
@@ -174,11 +174,11 @@ def test_a_reader_of_stderr_that_goes_away_changes_nothing(env: Mapping[str, str
     assert (tmp_path / "out").read_text().startswith("There is a cat")
 
 
-def test_what_is_waited_for_is_shown_on_a_terminal_and_goes_away(env: Mapping[str, str], tmp_path: Path) -> None:
+def test_a_terminal_shows_a_status_line_until_the_answer(env: Mapping[str, str], tmp_path: Path) -> None:
     script = (
         "import time\n"
         "from edge_interleave.cli import status_line\n"
-        "status_line.PATIENCE_S = 0\n"
+        "status_line.SHOW_AFTER_S = 0\n"
         "with status_line.StatusLine() as shown:\n"
         "    for step in (('encode', 0, 2), ('encode', 1, 2), ('prefill', 0, 1460), ('prefill', 730, 1460)):\n"
         "        shown(*step)\n"
@@ -220,7 +220,7 @@ def test_scripts_without_spaces_are_wrapped_too_and_nothing_is_lost() -> None:
     assert max(map(len, lines)) == 5
 
 
-def test_elsewhere_an_answer_is_written_as_it_comes() -> None:
+def test_without_a_terminal_an_answer_is_not_wrapped() -> None:
     written: list[str] = []
     answer = AnswerText(None, written.append)
     for piece in ("There ", "is a ", "cat"):
@@ -228,7 +228,7 @@ def test_elsewhere_an_answer_is_written_as_it_comes() -> None:
     assert written == ["There ", "is a ", "cat"]
 
 
-def test_a_cut_answer_is_said_to_be_cut(env: Mapping[str, str]) -> None:
+def test_a_cut_off_answer_is_noted(env: Mapping[str, str]) -> None:
     cut = run(*ASK, "--max-tokens", 3, env=env)
     assert (cut.stdout, cut.stderr) == ("There is a\n", "(cut off: after 3 tokens; --max-tokens allows more)\n")
     whole = run(*ASK, env=env)

@@ -35,7 +35,7 @@ def tour(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_stop_is_asked_told_and_put_on_the_sheet(
+def test_every_stop_is_asked_printed_and_put_on_the_sheet(
     tour: Path, converted: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "sheet.png"
@@ -61,7 +61,7 @@ def test_every_stop_is_asked_told_and_put_on_the_sheet(
 @pytest.mark.parametrize(
     ("name", "format_"), [("s.jpg", "JPEG"), ("s.JPEG", "JPEG"), ("s.webp", "WEBP"), ("s.png", "PNG")]
 )
-def test_a_sheet_has_the_format_that_its_name_says(name: str, format_: str, tmp_path: Path) -> None:
+def test_the_suffix_sets_the_format_of_the_sheet(name: str, format_: str, tmp_path: Path) -> None:
     part = pictures.SheetPart("One", [Image.new("RGB", (40, 30), "red")], [("What is it?", "A red picture.")])
     pictures.save_sheet(tmp_path / name, "A sheet", [part])
     with Image.open(tmp_path / name) as sheet:
@@ -81,7 +81,7 @@ def test_a_sheet_has_the_format_that_its_name_says(name: str, format_: str, tmp_
         ("pipe.png", 3, "not a file"),
     ],
 )
-def test_a_sheet_that_cannot_be_written_is_told_before_the_tour(
+def test_an_unwritable_sheet_is_refused_before_the_tour(
     name: str, code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
@@ -101,7 +101,7 @@ def test_the_tour_fits_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "The car is red." in done.stdout
 
 
-def test_a_tour_that_is_not_sound_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_tour_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="reinstall"):
         read_tour(tmp_path)
     (tmp_path / "tour.json").write_text('[{"title": "x"}]')
@@ -109,7 +109,7 @@ def test_a_tour_that_is_not_sound_is_refused(tmp_path: Path) -> None:
         read_tour(tmp_path)
 
 
-def test_pictures_are_shown_in_the_way_the_terminal_knows() -> None:
+def test_pictures_use_the_terminals_own_protocol() -> None:
     picture = pictures.row([Image.new("RGB", (300, 200), "red"), Image.new("L", (5, 500))])
     assert picture.size == (2 * pictures.TILE + 8, pictures.TILE)
 
@@ -129,9 +129,7 @@ def test_pictures_are_shown_in_the_way_the_terminal_knows() -> None:
 
 
 @pytest.mark.parametrize(("colours", "shown"), [("truecolor", True), (None, False)])
-def test_half_blocks_where_there_is_colour_and_nothing_where_there_is_none(
-    colours: str | None, shown: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_half_blocks_need_colour(colours: str | None, shown: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("KITTY_WINDOW_ID", "TERM_PROGRAM", "LC_TERMINAL", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -145,7 +143,7 @@ def test_half_blocks_where_there_is_colour_and_nothing_where_there_is_none(
         assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in file.getvalue().splitlines()) <= 40
 
 
-def test_nothing_but_text_where_the_output_is_no_terminal() -> None:
+def test_only_text_is_written_without_a_terminal() -> None:
     file = io.StringIO()
     assert pictures.show(Console(file=file), Image.new("RGB", (10, 10))) is False
     assert file.getvalue() == ""
@@ -161,7 +159,7 @@ def test_the_tour_that_ships_runs_with_the_embedded_model(tmp_path: Path, capsys
     assert all(exchange["answer"] for stop in stops for exchange in stop["exchanges"])
 
 
-def test_the_pictures_are_saved_for_questions_of_ones_own(tmp_path: Path) -> None:
+def test_the_tours_pictures_can_be_saved(tmp_path: Path) -> None:
     saved = tmp_path / "new" / "pictures"
     for _ in range(2):  # a second time they are there already
         save_pictures(tour_folder(), read_tour(tour_folder()), saved)
@@ -169,16 +167,16 @@ def test_the_pictures_are_saved_for_questions_of_ones_own(tmp_path: Path) -> Non
     assert {path.suffix for path in saved.iterdir()} == {".png", ".mp4"}
 
 
-def test_a_file_of_ones_own_is_never_replaced_by_a_picture_of_the_tour(tmp_path: Path) -> None:
+def test_saving_pictures_never_replaces_another_file(tmp_path: Path) -> None:
     mine = tmp_path / "sign-2.png"
     mine.write_bytes(b"mine")
-    with pytest.raises(InputError, match=r"sign-2\.png: a different file of this name is there"):
+    with pytest.raises(InputError, match=r"sign-2\.png: a different file of this name exists"):
         save_pictures(tour_folder(), read_tour(tour_folder()), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["sign-2.png"]
     assert mine.read_bytes() == b"mine"
 
 
-def test_a_folder_that_cannot_be_made_is_told_before_the_tour(
+def test_a_folder_that_cannot_be_created_is_refused_before_the_tour(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()

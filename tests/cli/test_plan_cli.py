@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from support.command_line import environment, run, told
+from support.command_line import environment, error_line, run
 
 
 @pytest.fixture
@@ -35,8 +35,8 @@ def test_json_has_the_same_figures(env: Mapping[str, str]) -> None:
 
 
 def test_too_little_memory_names_the_least_that_is_enough(env: Mapping[str, str]) -> None:
-    line = told(run("plan", "--memory", "20MB", "--threads", 1, env=env), 4)
-    assert re.search(r"20MB are too little .* the least that is enough is \d+MB$", line)
+    line = error_line(run("plan", "--memory", "20MB", "--threads", 1, env=env), 4)
+    assert re.search(r"20MB is too little .* the least that is enough is \d+MB$", line)
 
 
 @pytest.mark.parametrize(
@@ -54,4 +54,4 @@ def test_too_little_memory_names_the_least_that_is_enough(env: Mapping[str, str]
 def test_a_wrong_call_is_refused_before_the_model_runs(
     env: Mapping[str, str], arguments: tuple[str, ...], hint: str
 ) -> None:
-    assert hint in told(run("plan", *arguments, env=env), 2)
+    assert hint in error_line(run("plan", *arguments, env=env), 2)

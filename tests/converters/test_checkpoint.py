@@ -75,7 +75,7 @@ def test_narrow_types_are_widened_exactly(tmp_path: Path, dtype: str, bits: int)
             assert not np.any(mantissa * 2 ** (bits + 1) % 1)
 
 
-def test_shards_give_what_one_file_gives_and_rows_what_the_tensor_gives(tmp_path: Path) -> None:
+def test_shards_equal_one_file_and_rows_equal_their_tensor(tmp_path: Path) -> None:
     one = write_random_checkpoint(tmp_path / "one", model_config())
     many = write_random_checkpoint(tmp_path / "many", model_config(), Options(shard_bytes=50_000))
     assert len(list(many.glob("*.safetensors"))) > 2
@@ -256,7 +256,7 @@ def test_a_repository_id_is_fetched_from_the_hub_with_progress_and_then_found_of
     assert run("http://127.0.0.1:9", HF_HUB_OFFLINE="1").startswith("someone/tiny 81")
 
 
-def test_a_repository_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_repository_is_one_line(tmp_path: Path) -> None:
     script = (
         "from edge_interleave.converters.checkpoint.reader import open_checkpoint\n"
         "from edge_interleave.errors import CheckpointError\n"
@@ -508,7 +508,7 @@ def checkpoint_folder(sound: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_checkpoint_that_is_not_sound_is_refused_in_one_line(checkpoint_folder: Path, name: str) -> None:
+def test_a_damaged_checkpoint_is_refused_in_one_line(checkpoint_folder: Path, name: str) -> None:
     damage, expected = DAMAGES[name]
     damage(checkpoint_folder)
     with pytest.raises(CheckpointError) as caught:
@@ -554,7 +554,7 @@ def test_an_original_checkpoint_of_another_kind_is_refused(
 
 
 @pytest.mark.parametrize("place", ["grid", "frame", "no_token"])
-def test_newlines_in_other_places_are_refused_where_the_checkpoint_has_any(tmp_path: Path, place: str) -> None:
+def test_newline_positions_that_are_not_supported_are_refused(tmp_path: Path, place: str) -> None:
     folder = write_random_checkpoint(tmp_path / "c", model_config(), Options("original"))
     edit_config(folder, lambda c: c.update(mm_newline_position=place))
     open_checkpoint(folder).close()  # its images are merged flat
@@ -564,7 +564,7 @@ def test_newlines_in_other_places_are_refused_where_the_checkpoint_has_any(tmp_p
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_values_that_are_no_numbers_are_refused_when_they_are_read(tmp_path: Path, value: float) -> None:
+def test_values_that_are_not_finite_are_refused_when_read(tmp_path: Path, value: float) -> None:
     folder = write_random_checkpoint(tmp_path / "c", model_config(), Options(dtype="f32"))
     raw = np.full((64, 32), value, "<f4").tobytes()
     rewrite(folder / "model.safetensors", lambda tensors: tensors.update({PROJECTOR: ("F32", [64, 32], raw)}))
@@ -582,7 +582,7 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["no/such/folder", "nothing-here", "../x", ""])
-def test_what_is_neither_folder_nor_repository_is_refused(
+def test_a_source_that_is_neither_folder_nor_repository_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

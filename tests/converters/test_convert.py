@@ -52,7 +52,7 @@ def hidden_beside(out: Path) -> list[str]:
     return [path.name for path in out.parent.iterdir() if path.name.startswith(".")]
 
 
-def test_the_bundle_says_what_it_is_made_of(converted: Bundle) -> None:
+def test_the_manifest_describes_the_checkpoint(converted: Bundle) -> None:
     verify(converted)
     manifest = converted.manifest
     assert sorted(manifest.files) == ["decoder.gguf", "tokenizer.json", "vision.onnx"]
@@ -114,7 +114,7 @@ def test_original_checkpoints_get_a_tokenizer_file_and_the_prompt_they_were_eval
 @pytest.mark.parametrize(
     ("ratio", "siglip", "clip"), [("anyres", "squash", "squash"), ("pad", "pad", "pad"), (None, "squash", "crop")]
 )
-def test_an_original_checkpoint_says_how_a_picture_becomes_a_square(
+def test_an_original_checkpoints_config_sets_the_resize(
     tmp_path: Path, vision: str, ratio: str | None, siglip: str, clip: str
 ) -> None:
     source = write_random_checkpoint(tmp_path / "c", model_config(vision=vision), Options("original"))
@@ -125,9 +125,7 @@ def test_an_original_checkpoint_says_how_a_picture_becomes_a_square(
         (source / "preprocessor_config.json").unlink(missing_ok=True)
 
 
-def test_the_padding_of_a_hugging_face_processor_is_done_where_it_is_to_a_square(
-    checkpoint: Path, tmp_path: Path
-) -> None:
+def test_padding_to_a_square_is_read_from_a_hugging_face_processor(checkpoint: Path, tmp_path: Path) -> None:
     edit(checkpoint / "preprocessor_config.json", do_pad=True, image_processor_type="LlavaImageProcessorFast")
     assert convert(checkpoint, tmp_path / "bundle").manifest.vision.resize == "pad"
     # LLaVA-NeXT's fills a batch of tiles.
@@ -163,9 +161,7 @@ TURNS = {
     ("turns", "generation"),
     [*((turns, "a number") for turns in TURNS), ("Llama 3", "a list"), ("Llama 3", "null")],
 )
-def test_an_answer_ends_where_the_template_ends_a_turn(
-    checkpoint: Path, tmp_path: Path, turns: str, generation: str
-) -> None:
+def test_the_templates_turn_end_ends_an_answer(checkpoint: Path, tmp_path: Path, turns: str, generation: str) -> None:
     """Even if the configs name another end: a Llama 3 whose `eos_token_id` ends a text only would never stop."""
     for path in checkpoint.glob("*.json"):
         path.write_text(path.read_text().replace("<|im_end|>", "<|eot_id|>").replace("<|im_start|>", "<|other|>"))
@@ -188,9 +184,7 @@ def test_an_answer_ends_where_the_template_ends_a_turn(
     assert ends == [text_end, turn_end]
 
 
-def test_an_end_that_only_a_second_config_names_counts_where_it_is_a_special_token(
-    checkpoint: Path, tmp_path: Path
-) -> None:
+def test_an_end_token_of_a_second_config_counts_if_it_is_special(checkpoint: Path, tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     end, plain = tokenizer.token_to_id("<|endoftext|>"), tokenizer.token_to_id("a")
     edit(checkpoint / "config.json", eos_token_id=[plain, end])
@@ -217,9 +211,7 @@ def test_a_broken_chat_template_is_refused(checkpoint: Path, tmp_path: Path) -> 
         convert(checkpoint, tmp_path / "bundle")
 
 
-def test_preprocessing_is_read_where_either_generation_of_transformers_puts_it(
-    checkpoint: Path, tmp_path: Path
-) -> None:
+def test_preprocessing_is_read_from_both_generations_of_transformers(checkpoint: Path, tmp_path: Path) -> None:
     (checkpoint / "preprocessor_config.json").unlink()
     processor = {"size": {"height": 28, "width": 28}, "image_mean": [0.1, 0.2, 0.3], "resample": 2}
     edit(checkpoint / "processor_config.json", image_processor=processor)
@@ -248,9 +240,7 @@ def test_preprocessing_is_read_where_either_generation_of_transformers_puts_it(
     ],
     ids=str,
 )
-def test_preprocessing_that_the_runtime_does_not_do_is_refused(
-    changes: dict[str, Any], checkpoint: Path, tmp_path: Path
-) -> None:
+def test_unsupported_preprocessing_is_refused(changes: dict[str, Any], checkpoint: Path, tmp_path: Path) -> None:
     edit(checkpoint / "preprocessor_config.json", **changes)
     with pytest.raises(CheckpointError, match=next(iter(changes))):
         convert(checkpoint, tmp_path / "bundle")
@@ -317,7 +307,7 @@ def test_a_bad_checkpoint_leaves_the_old_bundle_and_nothing_else(
     assert hidden_beside(out) == []
 
 
-def test_a_disk_without_room_is_told_before_the_work(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_disk_without_room_is_refused_before_the_work(checkpoint: Path, tmp_path: Path) -> None:
     hidden, rows = 1 << 16, 1 << 22
     wide: dict[str, Any] = {"hidden_size": hidden, "vocab_size": rows, "head_dim": 1024}
     config = model_config()

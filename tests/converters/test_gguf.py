@@ -322,7 +322,7 @@ def test_added_tokens_have_the_flags_that_transformers_gives_them(
         assert ours.decode(ids) == theirs.backend_tokenizer.decode(ids)
 
 
-def test_the_flags_of_the_tokenizers_config_go_before_those_of_its_file(tmp_path: Path) -> None:
+def test_flags_in_tokenizer_config_have_priority_over_tokenizer_json(tmp_path: Path) -> None:
     plain = tokenizer_of(make(tmp_path / "plain")).tokenizer
     stripping = tokenizer_of(flagged(tmp_path / "strips", "<|im_end|>", {}, {"rstrip": True})).tokenizer
     keeping = tokenizer_of(flagged(tmp_path / "keeps", "<|im_end|>", {"rstrip": True}, {"rstrip": False})).tokenizer
@@ -331,7 +331,7 @@ def test_the_flags_of_the_tokenizers_config_go_before_those_of_its_file(tmp_path
     assert stripping.encode(text).ids == plain.encode(text.replace("\n", "")).ids
 
 
-def test_what_a_gguf_cannot_say_of_a_token_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_token_flags_that_gguf_cannot_store_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     convert(make(tmp_path / "plain"), tmp_path / "plain.gguf")
     assert not caplog.text
     convert(flagged(tmp_path / "c", "<|im_end|>", {}, {"rstrip": True, "single_word": True}), tmp_path / "d.gguf")
@@ -401,7 +401,7 @@ def _without_ends(folder: Path) -> tuple[()]:
 
 
 @pytest.mark.parametrize("name", TOKENIZER_DAMAGES)
-def test_a_tokenizer_that_is_not_sound_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
+def test_a_damaged_tokenizer_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
     damage, expected = TOKENIZER_DAMAGES[name]
     folder = make(tmp_path / "c")
     damage(folder)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from random_checkpoint import Options, model_config, write_random_checkpoint
-from support.command_line import PROGRAM, environment, run, told
+from support.command_line import PROGRAM, environment, error_line, run
 from support.hub_server import COMMIT, Hub, serve_hub
 
 from edge_interleave.bundle.manifest import MANIFEST_NAME, Bundle, open_bundle, verify
@@ -62,14 +62,14 @@ def test_a_checkpoint_is_pulled_converted_stored_and_asked(
     assert [model["source"] for model in listed if model["name"] == NAME] == [REPOSITORY]
     answer = run("ask", "What is it?", "--model", NAME, "--max-tokens", "2", "--json", env=env)
     assert json.loads(answer.stdout)["finish_reason"] in ("stop", "length"), answer.stderr
-    assert "already exists" in told(run("pull", REPOSITORY, env=env), 3)
+    assert "already exists" in error_line(run("pull", REPOSITORY, env=env), 3)
     offline = run("pull", REPOSITORY, "--force", env={**env, "HF_HUB_OFFLINE": "1"})
     assert offline.returncode == 0, offline.stderr
     assert run("models", "remove", NAME, "--yes", env=env).returncode == 0
     assert not stored(env).exists()
 
 
-def test_a_connection_that_is_cut_is_taken_up_where_it_broke(hub: Hub, env: dict[str, str], large: Path) -> None:
+def test_an_interrupted_download_resumes(hub: Hub, env: dict[str, str], large: Path) -> None:
     hub.repositories[REPOSITORY] = large
     hub.cut_after["model.safetensors"] = CHUNK + CHUNK // 2
     pulled = run("pull", REPOSITORY, env=env)
@@ -98,9 +98,7 @@ def test_a_pull_that_was_killed_fetches_no_finished_file_again(hub: Hub, env: di
     verify(open_bundle(stored(env)))
 
 
-def test_a_sharded_checkpoint_of_a_revision_under_a_name_of_ones_own(
-    hub: Hub, env: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_sharded_checkpoint_of_a_revision_under_a_given_name(hub: Hub, env: dict[str, str], tmp_path: Path) -> None:
     folder = write_random_checkpoint(tmp_path / "checkpoint", model_config(), Options("hf-5", shard_bytes=50_000))
     hub.repositories["someone/tiny"] = folder
     options = ("--name", "mine", "--revision", COMMIT, "--quantization", "q8_0", "--vision-precision", "fp32")
@@ -115,13 +113,13 @@ def test_a_bundle_without_the_decoder_that_is_asked_for_is_refused(
     hub: Hub, env: dict[str, str], converted: Bundle
 ) -> None:
     hub.repositories["someone/bundle"] = converted.folder
-    refused = told(run("pull", "someone/bundle", "--backend", "mlx", env=env), 3)
+    refused = error_line(run("pull", "someone/bundle", "--backend", "mlx", env=env), 3)
     assert "edge-interleave pull random --backend mlx" in refused
     assert not hub.downloads("decoder.gguf")
     assert not stored(env, "bundle").exists()
 
 
-def test_a_repository_that_is_a_bundle_is_taken_as_it_is(hub: Hub, env: dict[str, str], converted: Bundle) -> None:
+def test_a_repository_that_is_a_bundle_is_stored_unconverted(hub: Hub, env: dict[str, str], converted: Bundle) -> None:
     hub.repositories["someone/bundle"] = converted.folder
     pulled = run("pull", "someone/bundle", env=env)
     assert pulled.returncode == 0, pulled.stderr
@@ -131,7 +129,7 @@ def test_a_repository_that_is_a_bundle_is_taken_as_it_is(hub: Hub, env: dict[str
 
 
 @pytest.mark.parametrize("wrong", ["digest", "path", "missing"])
-def test_a_bundle_that_is_not_what_it_says_is_refused(
+def test_a_bundle_that_differs_from_its_manifest_is_refused(
     wrong: str, hub: Hub, env: dict[str, str], converted: Bundle, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(converted.folder, tmp_path / "bundle"))
@@ -145,7 +143,7 @@ def test_a_bundle_that_is_not_what_it_says_is_refused(
     (folder / MANIFEST_NAME).write_text(json.dumps(manifest))
     hub.repositories["someone/bundle"] = folder
     what = {"digest": "tokenizer.json does not match", "path": "leads out of", "missing": "more.bin"}[wrong]
-    assert what in told(run("pull", "someone/bundle", env=env), 3)
+    assert what in error_line(run("pull", "someone/bundle", env=env), 3)
     assert not stored(env, "bundle").exists()
     assert [path for path in tmp_path.rglob("*.partial") if path.is_dir()] == []
     assert list(tmp_path.rglob("escaped")) == []
@@ -186,10 +184,10 @@ class TestACacheWithoutAHub:
         names = sorted({path.name for path in random_checkpoint.iterdir()} - left_out)
         subprocess.run([sys.executable, "-c", self.FETCH, REPOSITORY, *names], env=env, check=True)
         for unreachable in (offline, {**env, "HF_ENDPOINT": "http://127.0.0.1:9"}):
-            line = told(run("pull", REPOSITORY, env=unreachable), 3)
+            line = error_line(run("pull", REPOSITORY, env=unreachable), 3)
             assert "may be incomplete" in line
             assert "run again when it can" in line
-        assert "may be incomplete" in told(run("convert", REPOSITORY, stored(env), env=offline), 3)
+        assert "may be incomplete" in error_line(run("convert", REPOSITORY, stored(env), env=offline), 3)
         assert not stored(env).exists()
 
     def test_that_lost_a_shard_or_whose_weights_are_cut_off_makes_none(
@@ -202,15 +200,15 @@ class TestACacheWithoutAHub:
         blob = shard.resolve()
         whole = blob.read_bytes()
         blob.write_bytes(whole[:-100])
-        line = told(run("pull", REPOSITORY, "--force", env=offline), 3)
+        line = error_line(run("pull", REPOSITORY, "--force", env=offline), 3)
         assert f"{len(whole) - 100} bytes where the Hub has {len(whole)}; delete {blob}" in line
         blob.unlink()
-        assert "may be incomplete" in told(run("pull", REPOSITORY, "--force", env=offline), 3)
+        assert "may be incomplete" in error_line(run("pull", REPOSITORY, "--force", env=offline), 3)
         shard.unlink()
-        assert "may be incomplete" in told(run("pull", REPOSITORY, "--force", env=offline), 3)
+        assert "may be incomplete" in error_line(run("pull", REPOSITORY, "--force", env=offline), 3)
         assert run("pull", REPOSITORY, "--force", env=env).returncode == 0
 
-    def test_that_a_client_filled_which_keeps_no_list_of_files_makes_one_where_it_is_whole(
+    def test_without_a_list_of_files_makes_a_bundle_if_it_is_complete(
         self, hub: Hub, env: dict[str, str], offline: dict[str, str], cache: Path, random_checkpoint: Path
     ) -> None:
         hub.repositories[REPOSITORY] = random_checkpoint
@@ -223,7 +221,7 @@ class TestACacheWithoutAHub:
         assert not (cache / "trees").exists()
         assert pull(offline).returncode == 0
         (cache / "snapshots" / COMMIT / "chat_template.json").unlink()
-        assert "chat_template.json is missing" in told(pull(offline), 3)
+        assert "chat_template.json is missing" in error_line(pull(offline), 3)
 
 
 def test_a_cache_that_cannot_be_written_is_named_with_its_variable(
@@ -231,29 +229,31 @@ def test_a_cache_that_cannot_be_written_is_named_with_its_variable(
 ) -> None:
     hub.repositories[REPOSITORY] = random_checkpoint
     (tmp_path / "file").touch()
-    line = told(run("pull", REPOSITORY, env={**env, "HF_HOME": str(tmp_path / "file" / "hub")}), 3)
+    line = error_line(run("pull", REPOSITORY, env={**env, "HF_HOME": str(tmp_path / "file" / "hub")}), 3)
     assert f"{tmp_path / 'file'}" in line
     assert "set HF_HOME to a folder that can be written" in line
 
 
-def test_what_the_hub_refuses_is_told_in_one_line(hub: Hub, env: dict[str, str], random_checkpoint: Path) -> None:
+def test_the_hubs_refusals_are_one_line(hub: Hub, env: dict[str, str], random_checkpoint: Path) -> None:
     hub.repositories["someone/gated"] = hub.repositories["someone/model"] = random_checkpoint
     hub.gated.add("someone/gated")
-    assert "no such repository" in told(run("pull", "someone/nothing", env=env), 3)
-    assert "HF_TOKEN" in told(run("pull", "someone/gated", env=env), 3)
-    assert "no revision 'v9'" in told(run("pull", "someone/model", "--revision", "v9", env=env), 3)
+    assert "no such repository" in error_line(run("pull", "someone/nothing", env=env), 3)
+    assert "HF_TOKEN" in error_line(run("pull", "someone/gated", env=env), 3)
+    assert "no revision 'v9'" in error_line(run("pull", "someone/model", "--revision", "v9", env=env), 3)
     assert json.loads(run("pull", "someone/nothing", "--json", env=env).stdout)["exit_code"] == 3
     assert list(Path(env["EDGE_INTERLEAVE_HOME"]).glob("*")) == []
 
 
 def test_without_a_hub_the_error_says_so(env: dict[str, str]) -> None:
-    assert "cannot be reached" in told(run("pull", REPOSITORY, env={**env, "HF_HUB_OFFLINE": "1"}), 3)
-    assert "cannot be reached" in told(run("pull", REPOSITORY, env={**env, "HF_ENDPOINT": "http://127.0.0.1:9"}), 3)
+    assert "cannot be reached" in error_line(run("pull", REPOSITORY, env={**env, "HF_HUB_OFFLINE": "1"}), 3)
+    assert "cannot be reached" in error_line(
+        run("pull", REPOSITORY, env={**env, "HF_ENDPOINT": "http://127.0.0.1:9"}), 3
+    )
 
 
 @pytest.mark.parametrize("repository", ["just-a-name", "../etc", "a/b/c", "/tmp"])
-def test_what_is_no_repository_is_a_wrong_call(repository: str, env: dict[str, str], hub: Hub) -> None:
-    assert "not a Hub repository" in told(run("pull", repository, env=env), 2)
+def test_an_invalid_repository_id_is_a_usage_error(repository: str, env: dict[str, str], hub: Hub) -> None:
+    assert "not a Hub repository" in error_line(run("pull", repository, env=env), 2)
     assert hub.requests == []
 
 
@@ -263,7 +263,7 @@ def test_a_repository_of_pickles_leaves_nothing(
     folder = Path(shutil.copytree(random_checkpoint, tmp_path / "pickles"))
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     hub.repositories["someone/pickles"] = folder
-    line = told(run("pull", "someone/pickles", env=env), 3)
+    line = error_line(run("pull", "someone/pickles", env=env), 3)
     assert "safetensors" in line
     assert hub.downloads("pytorch_model.bin") == []
     assert list(Path(env["EDGE_INTERLEAVE_HOME"]).glob("*")) == []

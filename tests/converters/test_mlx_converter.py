@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from random_checkpoint import Options, model_config, write_random_checkpoint
-from support.command_line import environment, run, told
+from support.command_line import environment, error_line, run
 from support.hub_server import serve_hub
 from support.safetensors_edit import rewrite
 
@@ -93,7 +93,7 @@ def both(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.mark.parametrize("recipe", MLX_RECIPES)
-def test_every_matrix_is_what_mlx_makes_of_it_whole_though_it_came_in_chunks(
+def test_matrices_converted_in_chunks_equal_those_converted_whole(
     recipe: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mlx_module, "CHUNK_BYTES", 5 * 4 * 64)  # 5 rows, or 2 of the wider ones; 643 = 128 x 5 + 3
@@ -128,7 +128,7 @@ def test_every_matrix_is_what_mlx_makes_of_it_whole_though_it_came_in_chunks(
         ("mixed_2_6", 0.3, 0.55),
     ],
 )
-def test_what_is_stored_is_as_near_to_the_checkpoint_as_its_bits_allow(
+def test_stored_weights_are_as_close_to_the_checkpoint_as_their_bits_allow(
     recipe: str, least: float, most: float, checkpoint: Path, tmp_path: Path
 ) -> None:
     arrays = stored(write(checkpoint, tmp_path / "mlx", recipe))
@@ -153,7 +153,7 @@ def test_all_that_is_not_quantized_has_one_type_of_16_bits(tmp_path: Path) -> No
         assert {array.dtype for array in arrays.values()} == {mx.uint32, kind}
 
 
-def test_rows_that_are_no_multiple_of_a_group_are_left_as_they_are(tmp_path: Path) -> None:
+def test_rows_that_do_not_fit_the_groups_are_not_quantized(tmp_path: Path) -> None:
     source = make(tmp_path / "c", decoder(intermediate_size=96))
     folder = write(source, tmp_path / "mlx")
     plain = {name for name, array in stored(folder).items() if name.endswith(".weight") and array.dtype != mx.uint32}
@@ -168,7 +168,7 @@ def test_a_tied_head_is_not_stored_twice(tied: bool, tmp_path: Path) -> None:
     assert config_of(folder)["tie_word_embeddings"] is tied
 
 
-def test_files_are_cut_where_they_would_be_too_large(
+def test_large_models_are_split_into_several_files(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = write(checkpoint, tmp_path / "whole")
@@ -212,7 +212,7 @@ def test_memory_stays_at_some_rows_and_one_file(tmp_path: Path, monkeypatch: pyt
 # --- What is said about it
 
 
-def test_the_config_says_what_each_recipe_did(checkpoint: Path, tmp_path: Path) -> None:
+def test_the_config_records_each_recipes_quantization(checkpoint: Path, tmp_path: Path) -> None:
     configs = {recipe: config_of(write(checkpoint, tmp_path / recipe, recipe)) for recipe in MLX_RECIPES}
     said = {recipe: config.get("quantization") for recipe, config in configs.items()}
     for recipe, bits in (("4bit", 4), ("8bit", 8), ("6bit", 6), ("3bit", 3)):
@@ -224,7 +224,7 @@ def test_the_config_says_what_each_recipe_did(checkpoint: Path, tmp_path: Path) 
     assert said["mixed_4_6"] == {"group_size": 64, "bits": 4, "mode": "affine", **dict.fromkeys(high, more)}
 
 
-def test_the_config_has_what_mlx_lm_reads_of_a_decoder(tmp_path: Path) -> None:
+def test_the_config_has_the_fields_that_mlx_lm_reads(tmp_path: Path) -> None:
     scaling = RopeScaling("llama3", 8.0, 1.0, 4.0, 32)
     config = decoder("llama", rope_scaling=scaling, head_dim=32, attention_bias=True, mlp_bias=True)
     said = config_of(write(make(tmp_path / "c", config, tokenizer="llama3"), tmp_path / "mlx"))
@@ -264,7 +264,7 @@ def test_one_call_makes_both_decoders(both: Bundle, checkpoint: Path, tmp_path: 
     assert same(stored(both.folder / "decoder-mlx"), stored(write(checkpoint, tmp_path / "mlx")))
 
 
-def test_the_command_line_makes_both_and_says_what_a_bundle_holds(checkpoint: Path, tmp_path: Path) -> None:
+def test_the_command_line_makes_both_and_lists_the_bundles_files(checkpoint: Path, tmp_path: Path) -> None:
     env = environment(tmp_path)
     backends = ("--backend", "llama-cpp", "--backend", "mlx")
     result = run("convert", checkpoint, tmp_path / "b", *backends, "--mlx-quantization", "mixed_4_6", env=env)
@@ -277,11 +277,11 @@ def test_the_command_line_makes_both_and_says_what_a_bundle_holds(checkpoint: Pa
     shown = run("info", tmp_path / "b", env=env).stdout
     assert "mixed_4_6" in shown
     assert "q4_k_m" in shown
-    refused = told(run("convert", checkpoint, tmp_path / "c", "--mlx-quantization", "5bit", env=env), 2)
+    refused = error_line(run("convert", checkpoint, tmp_path / "c", "--mlx-quantization", "5bit", env=env), 2)
     assert "mixed_4_6" in refused
 
 
-def test_such_a_bundle_is_pulled_listed_and_removed(both: Bundle, tmp_path: Path) -> None:
+def test_a_bundle_with_both_decoders_is_pulled_listed_and_removed(both: Bundle, tmp_path: Path) -> None:
     with serve_hub() as hub:
         hub.repositories["someone/both"] = both.folder
         env = environment(tmp_path, HF_ENDPOINT=hub.url)
@@ -298,7 +298,7 @@ def test_such_a_bundle_is_pulled_listed_and_removed(both: Bundle, tmp_path: Path
 
 
 @pytest.mark.parametrize(("first", "then"), [("llama-cpp", "mlx"), ("mlx", "llama-cpp")])
-def test_a_bundle_that_is_there_gets_the_decoder_it_lacks(
+def test_an_existing_bundle_gets_the_decoder_it_lacks(
     first: str, then: str, both: Bundle, checkpoint: Path, tmp_path: Path
 ) -> None:
     bundle = convert(checkpoint, tmp_path / "bundle", backends=[first])
@@ -314,7 +314,7 @@ def test_a_bundle_that_is_there_gets_the_decoder_it_lacks(
         convert(checkpoint, tmp_path / "bundle", backends=["mlx", "llama-cpp"])
 
 
-def test_but_not_to_one_of_other_precisions_and_never_over_other_files(
+def test_nothing_is_added_to_other_precisions_or_over_other_files(
     both: Bundle, checkpoint: Path, tmp_path: Path
 ) -> None:
     bundle = convert(checkpoint, tmp_path / "bundle", backends=["llama-cpp"])
@@ -331,7 +331,7 @@ def test_but_not_to_one_of_other_precisions_and_never_over_other_files(
     assert convert(checkpoint, bundle.folder, backends=["mlx"]).manifest == both.manifest
 
 
-def test_backends_follow_from_what_is_named_and_then_from_the_machine(
+def test_backends_follow_from_named_quantizations_then_from_the_machine(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def made(out: str, **options: Any) -> set[str]:
@@ -358,7 +358,7 @@ def test_backends_follow_from_what_is_named_and_then_from_the_machine(
     ],
     ids=str,
 )
-def test_what_does_not_go_together_is_refused(
+def test_contradicting_options_are_refused(
     options: dict[str, Any], message: str, checkpoint: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=message):
@@ -442,7 +442,7 @@ def test_an_interrupted_addition_leaves_the_bundle_and_is_taken_up(
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_values_that_are_no_numbers_leave_nothing(checkpoint: Path, tmp_path: Path) -> None:
+def test_values_that_are_not_finite_leave_no_files(checkpoint: Path, tmp_path: Path) -> None:
     source = Path(shutil.copytree(checkpoint, tmp_path / "checkpoint"))
     raw = np.full(64, np.nan, np.float32).tobytes()
     norm = "language_model.model.norm.weight"
@@ -452,7 +452,7 @@ def test_values_that_are_no_numbers_leave_nothing(checkpoint: Path, tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
-def test_a_full_disk_is_the_systems_own_error_and_leaves_nothing(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_full_disk_raises_oserror_and_leaves_no_files(checkpoint: Path, tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with open_checkpoint(checkpoint) as source:
@@ -472,7 +472,7 @@ def test_a_full_disk_is_the_systems_own_error_and_leaves_nothing(checkpoint: Pat
 @pytest.mark.oracle
 @pytest.mark.parametrize("layers", [2, 7, 24, 28, 32])
 @pytest.mark.parametrize("recipe", ["mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6"])
-def test_mixed_recipes_give_every_matrix_what_mlx_lm_gives_it(recipe: str, layers: int) -> None:
+def test_mixed_recipes_match_those_of_mlx_lm(recipe: str, layers: int) -> None:
     mlx_lm_convert = pytest.importorskip("mlx_lm.convert")
     modules = ["lm_head", "model.embed_tokens"]
     for layer in range(layers):

@@ -13,7 +13,7 @@ import pytest
 from mtmd import Mtmd
 from PIL import Image
 from random_checkpoint import Options, model_config, write_random_checkpoint
-from support.command_line import environment, run, told
+from support.command_line import environment, error_line, run
 from support.safetensors_edit import rewrite
 from support.tiny_tower import cosines
 from tokenizers import Tokenizer
@@ -82,7 +82,7 @@ def assert_mtmd_sees_what_we_see(source: Path, decoder: Path, precision: str, le
 
 
 @pytest.mark.parametrize("name", TOWERS)
-def test_mtmd_sees_what_our_tower_sees(name: str, decoder: Path, tmp_path: Path) -> None:
+def test_mtmds_visual_tokens_equal_ours(name: str, decoder: Path, tmp_path: Path) -> None:
     source = tower_checkpoint(tmp_path / "checkpoint", **TOWERS[name])
     assert_mtmd_sees_what_we_see(source, decoder, "f16", least=0.9999)
 
@@ -127,7 +127,7 @@ def test_a_clip_tower_is_refused_in_one_line_before_anything_is_written(tmp_path
         (lambda raw: raw.update(vision_feature_layer=0), "first block"),
     ],
 )
-def test_what_mtmd_has_no_operator_for_is_refused(change: Any, what: str, tmp_path: Path) -> None:
+def test_operators_that_mtmd_lacks_are_refused(change: Any, what: str, tmp_path: Path) -> None:
     source = tower_checkpoint(tmp_path / "checkpoint")
     edit(source / "config.json", change)
     with open_checkpoint(source) as checkpoint, pytest.raises(CheckpointError, match=what):
@@ -154,7 +154,7 @@ def test_memory_stays_at_some_rows_of_a_tensor(precision: str, tmp_path: Path) -
     assert peak < 8 * 2048 * 512 * 4 < weights
 
 
-def test_an_interrupted_write_leaves_what_was_there(random_checkpoint: Path, tmp_path: Path) -> None:
+def test_an_interrupted_write_leaves_the_old_file(random_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "mmproj.gguf").write_bytes(b"older")
 
     def interrupt(stage: str, done: int, total: int) -> None:
@@ -172,7 +172,7 @@ def bundle(converted: Bundle, tmp_path: Path) -> Path:
     return Path(shutil.copytree(converted.folder, tmp_path / "bundle"))
 
 
-def test_a_new_bundle_has_it_as_one_of_its_files(random_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_new_bundle_contains_mmproj(random_checkpoint: Path, tmp_path: Path) -> None:
     made = convert(random_checkpoint, tmp_path / "bundle", mmproj="q8_0")
     verify(made)
     assert made.manifest.precisions["mmproj.gguf"] == "q8_0"
@@ -186,7 +186,7 @@ def test_a_new_bundle_has_it_as_one_of_its_files(random_checkpoint: Path, tmp_pa
     assert np.isfinite(logits).all()
 
 
-def test_llama_cpp_says_what_we_say_about_two_pictures(random_checkpoint: Path, tmp_path: Path) -> None:
+def test_llama_cpp_answers_about_two_pictures_as_we_do(random_checkpoint: Path, tmp_path: Path) -> None:
     """Compare llama.cpp's tokenizer, tower and prefill of whole prompts with ours, from the same bundle."""
     made = convert(random_checkpoint, tmp_path / "bundle", quantization="f16", vision_precision="fp32", mmproj="f16")
     pictures = [np.random.default_rng(seed).integers(0, 256, (28, 28, 3), dtype=np.uint8) for seed in (1, 2)]
@@ -209,7 +209,7 @@ def test_llama_cpp_says_what_we_say_about_two_pictures(random_checkpoint: Path, 
     assert cosines(logits, ours.logits) > 0.999 > cosines(other, ours.logits)
 
 
-def test_the_same_command_adds_it_to_a_bundle_that_is_there(
+def test_the_same_command_adds_mmproj_to_an_existing_bundle(
     random_checkpoint: Path, bundle: Path, tmp_path: Path
 ) -> None:
     before = open_bundle(bundle).manifest
@@ -230,7 +230,7 @@ def test_the_same_command_adds_it_to_a_bundle_that_is_there(
 
 
 @pytest.mark.parametrize("given", [(), ("f16",), ("Q8_0",)], ids=" ".join)
-def test_it_may_stand_before_the_source_and_takes_the_precisions_of_the_bundle(
+def test_the_option_may_precede_the_source_and_keeps_the_bundles_precisions(
     given: tuple[str, ...], random_checkpoint: Path, tmp_path: Path
 ) -> None:
     convert(random_checkpoint, tmp_path / "bundle", quantization="q8_0", vision_precision="fp16")
@@ -244,10 +244,10 @@ def test_it_may_stand_before_the_source_and_takes_the_precisions_of_the_bundle(
     }
     # What is given goes before what the bundle has, and does not fit.
     result = run("convert", random_checkpoint, tmp_path / "bundle", "--mmproj", "-q", "q4_0", env=env)
-    assert "already has decoder.gguf" in told(result, 3)
+    assert "already has decoder.gguf" in error_line(result, 3)
 
 
-def test_only_to_a_bundle_that_the_same_command_would_make(
+def test_mmproj_is_only_added_to_a_bundle_of_the_same_conversion(
     random_checkpoint: Path, bundle: Path, tmp_path: Path
 ) -> None:
     other = tower_checkpoint(tmp_path / "other")

@@ -138,7 +138,7 @@ def test_progress_ends_at_the_size_of_the_file(tmp_path: Path) -> None:
         (Tower(act="swish"), "activation 'swish'"),
     ],
 )
-def test_what_cannot_be_exported_is_refused(tmp_path: Path, tower: Tower, says: str) -> None:
+def test_unsupported_towers_are_refused(tmp_path: Path, tower: Tower, says: str) -> None:
     with pytest.raises(CheckpointError, match=says) as caught:
         export(tmp_path, tower, "fp32")
     assert str(tmp_path) in str(caught.value)

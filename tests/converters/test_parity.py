@@ -212,7 +212,7 @@ ROPES: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.oracle
 @pytest.mark.parametrize("engine", BACKENDS)
 @pytest.mark.parametrize("name", ROPES)
-def test_rotary_fields_mean_what_they_mean_to_transformers(tmp_path: Path, name: str, engine: str) -> None:
+def test_rotary_fields_are_read_as_in_transformers(tmp_path: Path, name: str, engine: str) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     kind, fields = ROPES[name]
@@ -254,7 +254,7 @@ def test_a_follow_up_about_the_same_images_computes_only_itself(ours: Ours) -> N
     chat.close()
 
 
-def test_asking_anew_about_the_same_images_computes_only_the_question(ours: Ours) -> None:
+def test_a_new_question_about_the_same_images_computes_only_the_question(ours: Ours) -> None:
     ours.model.ask([picture(0), picture(1), "What changed?"], max_tokens=3)
     again = ours.model.ask([picture(0), picture(1), "Which is brighter?"], max_tokens=3)
     assert again.stats.prompt_tokens - again.stats.cached_tokens < 40
@@ -283,7 +283,7 @@ def test_a_folder_of_frames_is_a_video(ours: Ours, tmp_path: Path) -> None:
     )
 
 
-def test_options_are_weighed_with_images(ours: Ours) -> None:
+def test_choose_works_with_images(ours: Ours) -> None:
     choices = ours.model.choose([picture(0), picture(1), "Are they the same?"], ["yes", "no"])
     swapped = ours.model.choose([picture(1), picture(0), "Are they the same?"], ["yes", "no"])
     assert sum(choice.probability for choice in choices) == pytest.approx(1)

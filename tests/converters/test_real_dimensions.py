@@ -140,7 +140,7 @@ def ours(checkpoint: Path, theirs: object) -> Iterator[Ours]:
     ours.session.close()
 
 
-def test_the_comparison_says_something(theirs: dict[str, tuple[list[int], np.ndarray]]) -> None:
+def test_the_comparison_detects_a_difference(theirs: dict[str, tuple[list[int], np.ndarray]]) -> None:
     (tokens, logits), (swapped, swapped_logits) = (theirs[order] for order in ORDERS)
     assert len(set(tokens)) >= STEPS // 2
     assert tokens != swapped

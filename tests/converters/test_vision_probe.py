@@ -100,7 +100,7 @@ def test_every_token_of_an_int8_tower_is_nearly_that_of_fp32(
         assert cosines(rounded.encode(pixels), exact.encode(pixels)).min() >= 0.99
 
 
-def test_what_is_planted_is_what_papers_describe(embedded: Checkpoint) -> None:
+def test_the_planted_outliers_match_published_ones(embedded: Checkpoint) -> None:
     """The test above needs values of 100 to 1,000 times the median behind the block, and none before it."""
     for size in (1000, 6000):
         states = hidden_states(Planted(embedded, massive_tokens(embedded, BLOCK, size, projected=True)))
@@ -163,7 +163,7 @@ def far_channel(folder: Path, scale: float) -> Path:
 
 
 @pytest.mark.parametrize("scale", [3e3, 5e4])
-def test_a_tower_that_int8_cannot_hold_is_refused_with_what_to_take(scale: float, tmp_path: Path) -> None:
+def test_a_tower_beyond_int8_is_refused_naming_a_better_precision(scale: float, tmp_path: Path) -> None:
     source = far_channel(tmp_path / "checkpoint", scale)
     with pytest.raises(CheckpointError, match=r"int8 is too coarse .* cosine .* --vision-precision fp32") as refused:
         convert(source, tmp_path / "bundle", quantization="q4_k_m")
@@ -174,7 +174,7 @@ def test_a_tower_that_int8_cannot_hold_is_refused_with_what_to_take(scale: float
     assert made.manifest.parts["vision.onnx"].cosine is None
 
 
-def test_fp16_is_refused_where_values_pass_its_range(tmp_path: Path) -> None:
+def test_fp16_is_refused_if_values_exceed_its_range(tmp_path: Path) -> None:
     source = far_channel(tmp_path / "checkpoint", 1e7)
     with pytest.raises(CheckpointError, match=r"reaches 8\.\d+e\+06, beyond fp16's 65504; use .* fp32"):
         convert(source, tmp_path / "bundle", quantization="q4_k_m", vision_precision="fp16")
@@ -200,14 +200,14 @@ def test_mmproj_stays_finite(scale: float, precision: str, tmp_path: Path) -> No
     assert ("mm.0" in apart.get("f32", ())) is (scale >= 5e4)
 
 
-def test_mmproj_is_refused_where_mtmd_itself_would_overflow(embedded: Checkpoint, tmp_path: Path) -> None:
+def test_mmproj_is_refused_if_mtmd_would_overflow(embedded: Checkpoint, tmp_path: Path) -> None:
     planted: Any = Planted(embedded, loud_value(embedded, BLOCK, 1e5))
     with pytest.raises(CheckpointError, match=r"v_proj\.out .* mtmd rounds to f16.* without --mmproj"):
         write_mmproj(planted, tmp_path / "mmproj.gguf")
     assert not list(tmp_path.iterdir())
 
 
-def test_the_manifest_and_info_say_what_was_found(random_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_manifest_and_info_show_the_probes_results(random_checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     result = run("convert", random_checkpoint, out, "--mmproj=q8_0", env=environment(tmp_path))
     assert result.returncode == 0, result.stderr
@@ -243,7 +243,7 @@ def test_mlx_matrices_that_are_not_quantized_are_named(tmp_path: Path) -> None:
     assert matrices["bf16"].count == 13
 
 
-def test_an_interrupted_conversion_keeps_what_it_found(random_checkpoint: Path, tmp_path: Path) -> None:
+def test_an_interrupted_conversion_keeps_the_probes_results(random_checkpoint: Path, tmp_path: Path) -> None:
     def interrupt(stage: str, done: int, total: int) -> None:
         if stage == "decoder":
             raise KeyboardInterrupt
@@ -258,7 +258,7 @@ def test_an_interrupted_conversion_keeps_what_it_found(random_checkpoint: Path, 
     assert made.manifest.parts["vision.onnx"].cosine is not None
 
 
-def test_a_bundle_of_before_there_were_parts_opens(converted: Bundle, tmp_path: Path) -> None:
+def test_an_old_bundle_without_parts_opens(converted: Bundle, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(converted.folder, tmp_path / "old"))
     manifest = json.loads((folder / "bundle.json").read_text("utf-8"))
     del manifest["parts"]

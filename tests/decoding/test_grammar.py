@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
-from support.command_line import environment, run, told
+from support.command_line import environment, error_line, run
 
 import edge_interleave as ei
 from edge_interleave.decoding.grammar import Grammar
@@ -128,5 +128,5 @@ def test_the_commands_take_a_file(tmp_path: Path) -> None:
     found = run("ask", "How many?", "--schema", file, env=env)
     assert set(json.loads(found.stdout)) == {"count"}
     file.write_text("[]")
-    assert "not a JSON object" in told(run("ask", "How many?", "--schema", file, env=env), 3)
-    assert "no-such" in told(run("watch", "x", "--ask", "?", "--schema", tmp_path / "no-such", env=env), 3)
+    assert "not a JSON object" in error_line(run("ask", "How many?", "--schema", file, env=env), 3)
+    assert "no-such" in error_line(run("watch", "x", "--ask", "?", "--schema", tmp_path / "no-such", env=env), 3)

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.command_line import PROGRAM, environment, run, told
+from support.command_line import PROGRAM, environment, error_line, run
 from support.eval_files import colour_samples, draw, results, sample, write
 
 from edge_interleave.cli import cli, errors
@@ -37,7 +37,7 @@ def file(tmp_path: Path) -> Path:
     return write(tmp_path, [*colour_samples(4), two])
 
 
-def test_one_command_scores_and_keeps_and_says_what_it_did(file: Path, tmp_path: Path, env: dict[str, str]) -> None:
+def test_one_command_scores_and_stores_and_reports(file: Path, tmp_path: Path, env: dict[str, str]) -> None:
     out = tmp_path / "out"
     done = run("eval", file, "--out", out, *FAST, env=env)
     assert done.returncode == 0, done.stderr
@@ -60,7 +60,7 @@ def test_json_is_the_summary(file: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert json.loads((tmp_path / "out" / "summary.json").read_text("utf-8")) == summary
 
 
-def test_what_lies_there_is_summarised_again_and_compared(
+def test_stored_results_are_summarised_again_and_compared(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert here(file, "--out", tmp_path / "a", *FAST) == 0
@@ -97,7 +97,7 @@ def test_limit_and_shards_divide_the_work(file: Path, tmp_path: Path, capsys: py
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["samples"] == 5
 
 
-def test_a_part_without_samples_is_told(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_shard_without_samples_is_refused(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert here(file, "--out", tmp_path / "out", "--shard", "6/6", *FAST) == 2
     assert "there are no samples in this shard" in capsys.readouterr().err
 
@@ -111,13 +111,13 @@ def test_a_part_without_samples_is_told(file: Path, tmp_path: Path, capsys: pyte
         (("--out", "{out}", "--pool", "2"), 2, "--pool needs samples"),
         (("{file}", "--out", "{out}", "--seed", "2"), 2, "--seed has no effect with FILE"),
         (("--world", "--out", "{out}", "--images", "."), 2, "--images has no effect with --world"),
-        (("{file}", "--out", "{out}", "--shard", "3/2"), 2, "'3/2' is not a part"),
-        (("{file}", "--out", "{out}", "--shard", "half"), 2, "'half' is not a part"),
+        (("{file}", "--out", "{out}", "--shard", "3/2"), 2, "'3/2' is not a shard"),
+        (("{file}", "--out", "{out}", "--shard", "half"), 2, "'half' is not a shard"),
         (("{file}", "--out", "{out}", "--limit", "0"), 2, "'--limit': 0 is not a whole number of at least 1"),
         (("{file}", "--out", "{out}", "--pool", "0"), 2, "'--pool': 0 is not a whole number of at least 1"),
         (("{file}", "--out", "{out}", "--images", "nowhere"), 2, "nowhere: no such folder"),
         (("gone.json", "--out", "{out}"), 3, "gone.json: no such file"),
-        (("{file}", "--out", "{file}"), 3, "cannot be made"),
+        (("{file}", "--out", "{file}"), 3, "cannot be created"),
         (("{file}", "--out", "{out}", "--model", "nowhere"), 3, "nowhere"),
     ],
 )
@@ -149,12 +149,12 @@ def test_a_wrong_call_is_one_line(
 )
 def test_rubbish_is_one_line_and_no_traceback(tmp_path: Path, env: dict[str, str], content: bytes, said: str) -> None:
     (tmp_path / "bench.json").write_bytes(content)
-    line = told(run("eval", tmp_path / "bench.json", "--out", tmp_path / "out", *FAST, env=env), 3)
+    line = error_line(run("eval", tmp_path / "bench.json", "--out", tmp_path / "out", *FAST, env=env), 3)
     assert "bench.json" in line
     assert said in line
 
 
-def test_progress_says_how_much_is_done_and_how_long_it_takes(
+def test_progress_shows_the_share_done_and_the_time_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from edge_interleave.cli import output
@@ -175,7 +175,7 @@ def test_progress_says_how_much_is_done_and_how_long_it_takes(
     ]
 
 
-def test_on_a_terminal_there_is_a_bar_with_numbers(file: Path, tmp_path: Path, env: dict[str, str]) -> None:
+def test_a_terminal_shows_a_progress_bar_with_numbers(file: Path, tmp_path: Path, env: dict[str, str]) -> None:
     own, theirs = pty.openpty()
     command = [*PROGRAM, "eval", str(file), "--out", str(tmp_path / "out"), *map(str, FAST)]
     going = subprocess.Popen(command, env={**env, "TERM": "xterm"}, stdout=subprocess.DEVNULL, stderr=theirs)

@@ -76,9 +76,7 @@ class TestARunThatGoesOn:
         turned(other)
         self.refused(images, half, model, r"red\.png", other)
 
-    def test_with_images_that_are_not_there_is_refused(
-        self, images: Path, half: Path, model: ei.Model, tmp_path: Path
-    ) -> None:
+    def test_with_missing_images_is_refused(self, images: Path, half: Path, model: ei.Model, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
         self.refused(images, half, model, "no such file", tmp_path / "empty")
 
@@ -94,9 +92,7 @@ class TestARunThatGoesOn:
         with pytest.raises(InputError, match=r"red\.bmp has changed"):
             run(file, model, tmp_path / "out")
 
-    def test_with_a_link_that_leads_elsewhere_now_is_refused(
-        self, images: Path, tmp_path: Path, model: ei.Model
-    ) -> None:
+    def test_with_a_link_to_another_file_is_refused(self, images: Path, tmp_path: Path, model: ei.Model) -> None:
         link = images / "link.png"
         link.symlink_to(images / "pictures" / "red.png")
         file = write(images, [{**sample("x", QUESTION), "image": ["link.png"]}], "links.json")
@@ -118,7 +114,7 @@ class TestARunThatGoesOn:
             os.utime(path, (1, 1))
         assert run(images / "bench.json", model, half).done == 4
 
-    def test_reads_no_picture_again_that_is_as_it_was(
+    def test_does_not_read_unchanged_pictures_again(
         self, images: Path, half: Path, model: ei.Model, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         read: list[Path] = []
@@ -130,15 +126,13 @@ class TestARunThatGoesOn:
         assert run(images / "bench.json", model, half).done == 4
         assert [path.name for path in read] == ["green.png", "yellow.png"]
 
-    def test_may_find_the_pictures_of_what_it_has_not_asked_yet_changed(
-        self, images: Path, half: Path, model: ei.Model
-    ) -> None:
+    def test_accepts_changed_pictures_of_unanswered_samples(self, images: Path, half: Path, model: ei.Model) -> None:
         shutil.copy(images / "pictures" / "red.png", images / "pictures" / "yellow.png")
         assert run(images / "bench.json", model, half).done == 4
         assert results(half)[-1]["pred_response"] == "The circle is red."
 
     @pytest.mark.parametrize("media", [None, [], {"pictures/red.png": "x"}, {"pictures/red.png": ["1", 2]}])
-    def test_over_results_that_do_not_say_what_they_are_about_is_refused(
+    def test_over_results_without_fingerprints_is_refused(
         self, images: Path, half: Path, model: ei.Model, media: Any
     ) -> None:
         lines = results(half)
@@ -147,7 +141,7 @@ class TestARunThatGoesOn:
         with pytest.raises(InputError, match="the result names no pictures"):
             run(images / "bench.json", model, half)
 
-    def test_of_clips_is_refused_where_one_frame_of_one_changed(self, tmp_path: Path, model: ei.Model) -> None:
+    def test_of_clips_is_refused_if_one_frame_changed(self, tmp_path: Path, model: ei.Model) -> None:
         draw(tmp_path)
         clip = tmp_path / "clip"
         shutil.copytree(tmp_path / "pictures", clip)
@@ -161,7 +155,7 @@ class TestARunThatGoesOn:
         with pytest.raises(InputError, match="clip has changed"):
             run(file, model, tmp_path / "out")
 
-    def test_of_a_video_is_refused_where_another_lies_under_its_name(self, tmp_path: Path, model: ei.Model) -> None:
+    def test_of_a_video_is_refused_if_the_file_was_replaced(self, tmp_path: Path, model: ei.Model) -> None:
         from edge_interleave.cli.demo import tour_folder
 
         shutil.copy(tour_folder() / "clip.mp4", tmp_path / "clip.mp4")
@@ -208,13 +202,13 @@ class TestAnotherModel:
             ({"pooling_mode": "max"}, "pooling mode"),
         ],
     )
-    def test_of_the_same_files_used_otherwise_is_refused_by_what_differs(
+    def test_with_other_settings_of_the_same_files_is_refused_naming_the_difference(
         self, half: Path, images: Path, remade: Callable[..., Path], change: dict[str, Any], named: str
     ) -> None:
         with ei.load(remade(**change), threads=1) as other, pytest.raises(InputError, match=f"other: {named}"):
             run(images / "bench.json", other, half)
 
-    def test_that_differs_in_what_changes_no_answer_goes_on(
+    def test_with_differences_that_change_no_answer_goes_on(
         self, half: Path, images: Path, remade: Callable[..., Path]
     ) -> None:
         precisions = {**open_bundle(embedded_folder()).manifest.precisions, "other": "f16"}
@@ -223,7 +217,7 @@ class TestAnotherModel:
 
 
 class TestAComparison:
-    def test_says_where_the_pictures_were_others(
+    def test_reports_samples_with_other_pictures(
         self, images: Path, model: ei.Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         a, b = tmp_path / "a", tmp_path / "b"
@@ -242,7 +236,7 @@ class TestAComparison:
         assert errors.run(cli, ["eval", "--out", str(a), "--against", str(b), "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["comparison"]["other_media"] == 1
 
-    def test_says_in_what_the_models_differ(self, images: Path, model: ei.Model, tmp_path: Path) -> None:
+    def test_names_the_parts_in_which_the_models_differ(self, images: Path, model: ei.Model, tmp_path: Path) -> None:
         run(images / "bench.json", model, tmp_path / "a")
         folder = tmp_path / "bundle"
         shutil.copytree(embedded_folder(), folder)
@@ -256,7 +250,7 @@ class TestAComparison:
         assert "the models of a and b differ in preprocessing" in said
 
 
-def test_answers_that_are_no_bare_letter_are_counted(tmp_path: Path, model: ei.Model) -> None:
+def test_answers_that_are_not_a_bare_letter_are_counted(tmp_path: Path, model: ei.Model) -> None:
     asked = sample("x", ("<image>Which? A or B.", "A"), images=("red",), dataset="BLINK", question_type="multi-choice")
     run(write(tmp_path, [asked]), model, tmp_path / "out")
     lines = results(tmp_path / "out")

@@ -96,7 +96,7 @@ def test_a_later_turn_begins_with_the_system_message_again(bundle: Bundle) -> No
     assert [part.index for part in later if isinstance(part, ImageSegment)] == [2]
 
 
-def test_the_embedded_models_own_template_gives_the_same_where_images_come_first(embedded: Bundle) -> None:
+def test_the_embedded_models_template_gives_the_same_prompt_if_images_come_first(embedded: Bundle) -> None:
     own = PromptBuilder(embedded, TextTokenizer.open(embedded))
     for question in ("<image><image>What changed?", "<image>What is this?", "What is this?"):
         said = messages([("user", question)])
@@ -104,7 +104,7 @@ def test_the_embedded_models_own_template_gives_the_same_where_images_come_first
 
 
 @pytest.mark.parametrize("question", ["<image>\nWhat is this?", "In <image> is there a star?"])
-def test_where_a_template_leaves_a_newline_out_the_original_code_does_not(embedded: Bundle, question: str) -> None:
+def test_the_original_code_keeps_a_newline_that_the_template_drops(embedded: Bundle, question: str) -> None:
     own = PromptBuilder(embedded, TextTokenizer.open(embedded))
     said = messages([("user", question)])
     assert len(tokens(prompts(embedded).build(said))) == len(tokens(own.build(said))) + 1
@@ -126,7 +126,7 @@ def test_special_tokens_in_a_question_stay_text(embedded: Bundle) -> None:
     assert built.count(end or 0) == 2  # the system message's and the question's own
 
 
-def test_what_it_cannot_make_a_prompt_of_is_refused(embedded: Bundle) -> None:
+def test_messages_that_do_not_fit_the_prompt_are_refused(embedded: Bundle) -> None:
     with pytest.raises(UsageError, match="markers in the text: 1, images and videos: 0"):
         prompts(embedded).build([Message("user", ("<image>?",))])
     with pytest.raises(UsageError, match="has its own system message"):

@@ -66,7 +66,7 @@ TWO_TURNS = sample(
 )
 
 
-def test_answers_are_kept_with_what_they_are_to(tmp_path: Path, model: ei.Model) -> None:
+def test_answers_are_stored_with_their_questions(tmp_path: Path, model: ei.Model) -> None:
     samples = [*colour_samples(4), TWO_TURNS, sample("text", ("Hello?", "Hi."), dataset="talk")]
     seen: list[tuple[str, int, int]] = []
     outcome = run(write(tmp_path, samples), model, tmp_path / "out", report=lambda *told: seen.append(told))
@@ -95,7 +95,7 @@ def test_no_answer_depends_on_the_samples_before_it(tmp_path: Path, model: ei.Mo
     assert {(len(samples) - 1 - index, turn): text for (index, turn), text in back.items()} == forth
 
 
-def test_a_run_goes_on_where_it_was_and_a_larger_limit_goes_further(tmp_path: Path, model: ei.Model) -> None:
+def test_a_run_resumes_and_a_larger_limit_extends_it(tmp_path: Path, model: ei.Model) -> None:
     file, out = write(tmp_path, colour_samples(6)), tmp_path / "out"
     assert run(file, model, out, limit=2).of == 2
     before = (out / "results.jsonl").read_bytes()
@@ -135,7 +135,7 @@ def test_a_sample_that_lost_its_last_turns_is_done_again_whole(tmp_path: Path, m
         assert said(out) == whole
 
 
-def test_damage_before_the_end_is_not_mended_in_silence(tmp_path: Path, model: ei.Model) -> None:
+def test_damage_before_the_end_is_not_silently_repaired(tmp_path: Path, model: ei.Model) -> None:
     file, out = write(tmp_path, colour_samples(4)), tmp_path / "out"
     run(file, model, out)
     lines = (out / "results.jsonl").read_bytes().splitlines(keepends=True)
@@ -175,7 +175,7 @@ def test_an_interrupted_run_stops_between_samples_and_goes_on(tmp_path: Path, mo
     assert run(file, model, out).done == 5
 
 
-def test_parts_make_a_whole(tmp_path: Path, model: ei.Model) -> None:
+def test_shards_together_give_the_whole_run(tmp_path: Path, model: ei.Model) -> None:
     file, out = write(tmp_path, colour_samples(7)), tmp_path / "out"
     run(file, model, tmp_path / "whole")
     assert run(file, model, out, shard=Shard(1, 2)).done == 4
@@ -268,7 +268,7 @@ class TestWhatCannotBeAnswered:
 
 
 class TestAnotherRunsResults:
-    def test_are_refused_naming_what_differs(self, tmp_path: Path, model: ei.Model) -> None:
+    def test_are_refused_naming_the_difference(self, tmp_path: Path, model: ei.Model) -> None:
         file, out = write(tmp_path, colour_samples(2)), tmp_path / "out"
         run(file, model, out)
         kept = (out / "results.jsonl").read_bytes()
@@ -309,7 +309,7 @@ class TestAnotherRunsResults:
             run(file, model, out)
 
 
-def test_a_damaged_file_is_refused_before_anything_is_asked_and_what_was_answered_stays(
+def test_a_damaged_file_is_refused_before_any_question_and_earlier_answers_stay(
     tmp_path: Path, model: ei.Model
 ) -> None:
     file, out = write(tmp_path, colour_samples(3)), tmp_path / "out"
@@ -322,7 +322,7 @@ def test_a_damaged_file_is_refused_before_anything_is_asked_and_what_was_answere
     assert summarise(out).samples == 2
 
 
-def test_a_full_disk_ends_the_run_with_what_was_answered(
+def test_a_full_disk_ends_the_run_and_keeps_its_answers(
     tmp_path: Path, model: ei.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, out = write(tmp_path, colour_samples(4)), tmp_path / "out"
@@ -346,7 +346,7 @@ def test_a_full_disk_ends_the_run_with_what_was_answered(
     assert len(said(out)) == 4
 
 
-def test_videos_are_clips_or_folders_of_frames_and_may_leave_the_ending_out(tmp_path: Path, model: ei.Model) -> None:
+def test_videos_are_clips_or_folders_of_frames_with_an_optional_extension(tmp_path: Path, model: ei.Model) -> None:
     import cv2
 
     draw(tmp_path)
@@ -365,7 +365,7 @@ def test_videos_are_clips_or_folders_of_frames_and_may_leave_the_ending_out(tmp_
     assert "no such file" in lines[3]["error"]
 
 
-def test_a_bundle_of_another_chat_format_is_asked_through_its_own_template(tmp_path: Path, model: ei.Model) -> None:
+def test_a_bundle_with_another_chat_format_uses_its_own_template(tmp_path: Path, model: ei.Model) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(embedded_folder(), folder)
     manifest = open_bundle(folder).manifest
@@ -385,7 +385,7 @@ def test_a_bundle_of_another_chat_format_is_asked_through_its_own_template(tmp_p
     assert prompts == ["the bundle's own", "qwen_1_5"]
 
 
-def test_an_engine_that_fails_once_fails_a_sample_and_twice_ends_the_run(
+def test_one_engine_failure_fails_a_sample_and_two_in_a_row_end_the_run(
     tmp_path: Path, model: ei.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, out, ask = write(tmp_path, colour_samples(6)), tmp_path / "out", Chat.ask
@@ -408,7 +408,7 @@ def test_an_engine_that_fails_once_fails_a_sample_and_twice_ends_the_run(
     assert sorted(said(out)) == [(index, 0) for index in range(6)]
 
 
-def test_settings_that_make_no_sense_are_refused(tmp_path: Path, model: ei.Model) -> None:
+def test_invalid_settings_are_refused(tmp_path: Path, model: ei.Model) -> None:
     file = write(tmp_path, colour_samples(1))
     for wrong in ({"pool": 0}, {"frames": 0}, {"max_tokens": 0}):
         with pytest.raises(UsageError, match="must be a whole number of at least 1"):
@@ -422,5 +422,5 @@ def test_settings_that_make_no_sense_are_refused(tmp_path: Path, model: ei.Model
     with pytest.raises(InputError, match="no such file"):
         run(tmp_path / "gone.json", model, tmp_path / "out")
     (tmp_path / "taken").write_text("")
-    with pytest.raises(InputError, match="cannot be made"):
+    with pytest.raises(InputError, match="cannot be created"):
         run(file, model, tmp_path / "taken")

@@ -98,12 +98,12 @@ def test_the_forms_that_published_files_have_are_understood() -> None:
         ({"conversations": [{"value": " "}, {"value": "a"}]}, "a question is empty"),
     ],
 )
-def test_a_sample_of_another_shape_is_told_and_not_the_end(change: dict[str, Any], problem: str) -> None:
+def test_a_sample_of_another_shape_is_reported_without_ending_the_run(change: dict[str, Any], problem: str) -> None:
     assert problem in bad({**RAVEN, **change})
 
 
 @pytest.mark.parametrize("raw", [5, "text", None, [1]])
-def test_what_is_no_sample_at_all_is_told(raw: Any) -> None:
+def test_a_value_that_is_no_sample_is_reported(raw: Any) -> None:
     assert "not an object" in bad(raw)
 
 
@@ -136,7 +136,7 @@ DEEP = b'{"a":' * 100 + b"1" + b"}" * 100
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_damaged_file_is_told_by_name_and_sample(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_damaged_file_is_refused_naming_file_and_sample(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "bench.json"
     path.write_bytes(content)
     with pytest.raises(InputError) as error:
@@ -146,7 +146,7 @@ def test_a_damaged_file_is_told_by_name_and_sample(tmp_path: Path, content: byte
     assert "\n" not in str(error.value)
 
 
-def test_what_comes_before_the_damage_is_read(tmp_path: Path) -> None:
+def test_samples_before_the_damage_are_read(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
     path.write_text(json.dumps([RAVEN] * 5)[:-40])
     seen = []
@@ -169,7 +169,7 @@ print(count, peak_memory_bytes() - before)
 
 @pytest.mark.parametrize(("name", "count"), [("many.json", 60_000), ("many.jsonl", 40_000)])
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
-def test_a_file_of_many_samples_is_never_held_whole(tmp_path: Path, name: str, count: int) -> None:
+def test_a_large_file_is_never_in_memory_whole(tmp_path: Path, name: str, count: int) -> None:
     path = tmp_path / name
     one = json.dumps(sample(1, ("<image>What is this? " + "x" * 150, "A dog."), images=("a",)))
     size = _write_many(path, itertools.repeat(one, count))
@@ -190,7 +190,7 @@ def _write_many(path: Path, samples: Iterable[str]) -> int:
     return path.stat().st_size
 
 
-def test_the_registry_knows_every_set_once_and_says_where_numbers_are_from() -> None:
+def test_every_set_is_listed_once_with_the_source_of_its_numbers() -> None:
     for sets in (BENCH, M4_INSTRUCT):
         assert len({info.name.casefold() for info in sets}) == len(sets)
         assert all((info.samples is None) == (info.source is None) for info in sets)

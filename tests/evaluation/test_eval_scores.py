@@ -50,7 +50,7 @@ def f(common: int, said: int, wanted: int) -> float:
         ("٣,٤-x", "٣٤x"),  # digits of any script
     ],
 )
-def test_texts_are_normalised_as_worked_by_hand(text: str, normalised: str) -> None:
+def test_normalised_texts_match_values_worked_by_hand(text: str, normalised: str) -> None:
     assert normalise(text) == normalised
     assert normal(text) == normalised
 
@@ -73,7 +73,7 @@ def test_texts_are_normalised_as_worked_by_hand(text: str, normalised: str) -> N
         ("x:h", "H", True),
     ],
 )
-def test_choices_are_judged_as_worked_by_hand(prediction: str, reference: str, right: bool) -> None:
+def test_choice_matches_equal_those_worked_by_hand(prediction: str, reference: str, right: bool) -> None:
     assert choice_match(prediction, reference) is right
     assert right_choice(prediction, reference) == right
     assert score(ACCURACY, prediction, reference) == float(right)
@@ -97,7 +97,7 @@ def test_choices_are_judged_as_worked_by_hand(prediction: str, reference: str, r
         ("one two three four", "one. two. three. four", f(4, 4, 4)),
     ],
 )
-def test_rouge_l_is_what_was_worked_by_hand(prediction: str, reference: str, value: float | None) -> None:
+def test_rouge_l_matches_values_worked_by_hand(prediction: str, reference: str, value: float | None) -> None:
     assert rouge_l(prediction, reference) == value
     assert rouge(prediction, reference) == value
 
@@ -107,7 +107,7 @@ def test_rouge_l_is_what_was_worked_by_hand(prediction: str, reference: str, val
     [("." * 40, "a dog"), ("a dog", "." * 40), (" ".join(["a"] * 200), " ".join(["b"] * 30000))],
     ids=["nothing but periods said", "nothing but periods wanted", "a reference beyond reason"],
 )
-def test_where_the_official_script_would_end_an_error_says_so(prediction: str, reference: str) -> None:
+def test_an_answer_that_crashes_the_official_script_is_unscorable(prediction: str, reference: str) -> None:
     with pytest.raises(UnscorableError):
         rouge_l(prediction, reference)
 

@@ -141,7 +141,7 @@ def test_sets_have_the_official_scores_to_the_last_digit(out: Path) -> None:
         assert one.exact == mean(said.strip() == wanted.strip() for said, wanted in answers)
 
 
-def test_stored_scores_are_what_scoring_again_gives(tmp_path: Path) -> None:
+def test_stored_scores_equal_recomputed_ones(tmp_path: Path) -> None:
     from edge_interleave.evaluation.scores import ACCURACY, ROUGE_L, score
 
     again = summarise(keep(tmp_path / "again", recorded(400))).sets
@@ -179,7 +179,7 @@ def test_a_set_is_scored_by_its_first_sample_of_the_file(tmp_path: Path) -> None
     assert (mixed.metric, mixed.score) == ("accuracy", 2 / 3)
 
 
-def test_a_question_type_that_the_official_script_does_not_know_has_no_score(tmp_path: Path) -> None:
+def test_a_question_type_unknown_to_the_official_script_has_no_score(tmp_path: Path) -> None:
     out = keep(tmp_path / "out", [line(0, "A", "A", "odd", question_type="essay"), line(1, "a", "A")])
     summary = summarise(out)
     odd = by_name(summary.sets)["odd"]
@@ -218,7 +218,7 @@ def test_intervals_are_wilsons_and_the_normal_one(tmp_path: Path) -> None:
     assert summarise(keep(tmp_path / "one", [line(0, "A", "A")])).sets[0].interval is None
 
 
-def test_chance_and_what_was_held_out_are_told_apart(tmp_path: Path) -> None:
+def test_chance_and_held_out_samples_are_reported_separately(tmp_path: Path) -> None:
     about = {"category": "counting", "scenario": "multi-image", "chance": 0.25}
     lines = [
         line(number, "A", "A" if number % 4 else "B", "count", held_out="pair" if number >= 8 else "", **about)
@@ -236,7 +236,7 @@ def test_chance_and_what_was_held_out_are_told_apart(tmp_path: Path) -> None:
     assert "held out" in as_markdown(summary)
 
 
-def test_parts_in_several_files_are_one(tmp_path: Path, out: Path) -> None:
+def test_shards_in_several_files_are_one_run(tmp_path: Path, out: Path) -> None:
     info = dataclasses.replace(INFO, shards=3)
     for number in (3, 1, 2):
         lines = [one for one in recorded(400) if one["index"] % 3 == number - 1]
@@ -288,7 +288,7 @@ class TestComparing:
 
 
 class TestReports:
-    def test_say_what_is_not_in_the_numbers(self, tmp_path: Path) -> None:
+    def test_explain_what_the_numbers_leave_out(self, tmp_path: Path) -> None:
         lines = [line(number, "." * 40 + "a", "a dog", "VIST", finish_reason="length") for number in range(3)]
         lines += [line(3, "a", "?", "VIST"), line(4, "." * 40, "a dog", "VIST")]
         lines += [{**line(number, "", ""), "error": "gone"} for number in range(5, 30)]
@@ -305,7 +305,7 @@ class TestReports:
         ):
             assert part in said
 
-    def test_hold_no_markup_of_strangers(self, tmp_path: Path) -> None:
+    def test_escape_untrusted_markup(self, tmp_path: Path) -> None:
         name = "a|b\n# <script>\x1b[31m"
         page = as_markdown(summarise(keep(tmp_path / "out", [line(0, "A", "A", name)])))
         assert "\x1b" not in page
@@ -348,20 +348,20 @@ class TestReports:
         lambda one: [one],
     ],
 )
-def test_results_that_are_not_results_are_told_by_line(tmp_path: Path, damage: Callable[[dict[str, Any]], Any]) -> None:
+def test_damaged_results_are_refused_naming_the_line(tmp_path: Path, damage: Callable[[dict[str, Any]], Any]) -> None:
     lines = [line(number, "A", "A") for number in range(3)]
     out = keep(tmp_path / "out", [lines[0], damage(lines[1]), lines[2]])
     with pytest.raises(InputError, match=r"results\.jsonl: line [23] is "):
         summarise(out)
 
 
-def test_stored_scores_that_are_no_scores_are_not_taken(tmp_path: Path) -> None:
+def test_invalid_stored_scores_are_ignored(tmp_path: Path) -> None:
     lines = [line(number, "A", "A", metric="accuracy", score=wrong) for number, wrong in enumerate((7, "1", -1, [1]))]
     (one,) = summarise(keep(tmp_path / "out", lines)).sets
     assert one.score == 1.0
 
 
-def test_a_folder_without_results_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no run\.json"):
         summarise(tmp_path)
     with pytest.raises(InputError, match="holds no results yet"):

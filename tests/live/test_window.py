@@ -597,7 +597,8 @@ class TestPrompt:
         one.window.close()
 
     @pytest.mark.parametrize(
-        ("template", "complaint"), [(NUMBERING_TEMPLATE, "alike"), (FORGETFUL_TEMPLATE, "as it was given")]
+        ("template", "complaint"),
+        [(NUMBERING_TEMPLATE, "images differently"), (FORGETFUL_TEMPLATE, "changes the model's answers")],
     )
     def test_a_template_that_cannot_run_live_is_refused(self, tmp_path: Path, template: str, complaint: str) -> None:
         bundle = with_template(tmp_path / "odd", template)

@@ -126,7 +126,7 @@ class TestRefusals:
     def test_too_little_memory_names_the_least_that_is_enough(
         self, large: Bundle, goal: str, frames: int | None
     ) -> None:
-        with pytest.raises(ResourceError, match=r"1MB are too little") as caught:
+        with pytest.raises(ResourceError, match=r"1MB is too little") as caught:
             plan(large, 1 * MB, goal, frames=frames, footprint=FOOTPRINT)
         least = parse_memory(str(caught.value).rpartition(" ")[2])
         made = plan(large, least, goal, frames=frames, footprint=FOOTPRINT)
@@ -177,7 +177,7 @@ class TestLatency:
         assert plan(large, None, "latency", seconds=0.5, pool=4, footprint=FOOTPRINT).pool == (4,)
 
     def test_too_little_time_names_the_least_that_is_enough(self, large: Bundle) -> None:
-        with pytest.raises(ResourceError, match=r"0\.01 s are too short") as caught:
+        with pytest.raises(ResourceError, match=r"0\.01 s is too short") as caught:
             plan(large, None, "latency", seconds=0.01, footprint=FOOTPRINT)
         least = float(str(caught.value).split()[-2])
         assert (plan(large, None, "latency", seconds=least, footprint=FOOTPRINT).seconds_per_frame or 9) <= least

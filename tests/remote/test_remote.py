@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from support.command_line import environment, run, told
+from support.command_line import environment, error_line, run
 from support.serving import DEMO, Server, serving
 
 import edge_interleave as ei
@@ -89,7 +89,7 @@ def test_markers_videos_pools_and_options_travel(remote: RemoteModel) -> None:
     assert set(json.loads(remote.ask("Is there a rabbit?", images=[BEFORE], schema=schema).text)) == {"seen"}
 
 
-def test_a_chat_remembers(remote: RemoteModel) -> None:
+def test_a_chat_sends_its_history(remote: RemoteModel) -> None:
     with remote.chat("You are a helpful assistant.") as chat:
         first = chat.ask("What animal is this?", images=[BEFORE])
         second = chat.ask("Where is it?")
@@ -111,7 +111,7 @@ def test_a_window_over_a_stream(remote: RemoteModel) -> None:
         assert live.stats().frames == live.number > 3
 
 
-def test_an_answer_that_is_left_ends_at_the_server(server: Server, remote: RemoteModel) -> None:
+def test_closing_a_stream_ends_the_answer_at_the_server(server: Server, remote: RemoteModel) -> None:
     many = {"type": "array", "items": {"type": "integer"}, "minItems": 2000}
     cancel = threading.Event()
     stream = remote.stream("How many?", schema=many, max_tokens=3000, cancel=cancel)
@@ -128,7 +128,7 @@ def test_an_answer_that_is_left_ends_at_the_server(server: Server, remote: Remot
     assert time.monotonic() < until
 
 
-def test_what_goes_wrong_is_one_line(server: Server, remote: RemoteModel) -> None:
+def test_server_errors_are_one_line(server: Server, remote: RemoteModel) -> None:
     with pytest.raises(UsageError, match="API key"):
         ei.load(url=f"{server.url}/v1")
     with pytest.raises(BackendError, match="no answer"):
@@ -158,8 +158,8 @@ def test_the_commands_take_a_url(server: Server, tmp_path: Path) -> None:
     assert "answer" in watched.stdout
     alerts = run("watch", CLIP, "--when", "Is there a circle?", "--fps", 1, "--out", tmp_path / "out", *where, env=env)
     assert alerts.returncode == 0, alerts.stderr
-    assert "no such variable" in told(run("ask", "?", *where[:3], "NONE", env=env), 2)
-    assert "on this machine" in told(
+    assert "no such variable" in error_line(run("ask", "?", *where[:3], "NONE", env=env), 2)
+    assert "on this machine" in error_line(
         run("eval", "--world", "--samples", 1, "--out", tmp_path / "e", *where, env=env), 2
     )
 

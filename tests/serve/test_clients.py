@@ -42,7 +42,7 @@ def test_every_request_is_tested() -> None:
     assert all(f'"{file.stem}"' in text for file in REQUESTS.glob("*.json"))
 
 
-def test_frigate_finds_its_model_and_what_it_takes(server: Server) -> None:
+def test_frigate_finds_its_model_and_modalities(server: Server) -> None:
     (model,) = server.get("/v1/models").json()["data"]
     assert "embedded" in {model["id"], *model["aliases"]}
     assert "image" in model["architecture"]["input_modalities"]
@@ -60,7 +60,7 @@ def test_frigate_describes_frames_as_json(server: Server) -> None:
     assert set(json.loads(found["choices"][0]["message"]["content"])) == {"title", "potential_threat_level"}
 
 
-def test_frigate_measures_what_an_image_costs(server: Server) -> None:
+def test_frigate_measures_the_tokens_of_an_image(server: Server) -> None:
     assert answer(server, "frigate-llama-cpp-probe")["usage"]["prompt_tokens"] > 36
 
 

@@ -76,7 +76,7 @@ def test_one_websocket_is_one_window(server: Server) -> None:
     assert server.metric("live_windows") == 0
 
 
-def test_a_page_of_a_stranger_opens_no_websocket(server: Server) -> None:
+def test_a_foreign_web_page_cannot_open_a_websocket(server: Server) -> None:
     async def run() -> None:
         url = f"{server.url.replace('http', 'ws')}/v1/live/ws"
         async with websockets.connect(url, origin="https://evil.example") as socket:  # type: ignore[arg-type]
@@ -96,7 +96,7 @@ def test_windows_are_counted_and_bounded(server: Server) -> None:
     assert server.metric("live_windows") == 0
 
 
-def test_what_is_wrong_with_a_frame_is_named_and_the_window_goes_on(server: Server) -> None:
+def test_a_bad_frame_is_named_and_the_window_goes_on(server: Server) -> None:
     place = f"/v1/live/{server.post('/v1/live', None).json()['id']}"
     wrong = server.post(f"{place}/frames", {"images": [data_uri(FRAMES[0]), "data:image/png;base64,AAAA"]})
     assert wrong.status_code == 400

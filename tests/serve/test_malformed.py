@@ -136,7 +136,7 @@ def test_requests_that_are_changed_at_random(attacked: Server, secret: Path) -> 
 
 
 @pytest.mark.slow
-def test_ten_thousand_of_them(attacked: Server, secret: Path) -> None:
+def test_ten_thousand_malformed_requests(attacked: Server, secret: Path) -> None:
     attack(attacked, 2, 10_000, secret)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.command_line import environment, run, told
+from support.command_line import environment, error_line, run
 from support.serving import Server, serving, user
 
 from edge_interleave.bundle.store import embedded_folder
@@ -37,7 +37,7 @@ def ask(server: Server, model: str) -> str:
     return str(server.client().chat.completions.create(model=model, messages=MESSAGES, max_tokens=4).model)
 
 
-def test_a_model_is_loaded_when_it_is_asked_for_and_unloaded_when_idle(two: Server) -> None:
+def test_a_model_is_loaded_on_demand_and_unloaded_when_idle(two: Server) -> None:
     assert ask(two, "other") == "other"
     assert loaded(two)["other"]
     until = time.monotonic() + 15
@@ -49,7 +49,7 @@ def test_a_model_is_loaded_when_it_is_asked_for_and_unloaded_when_idle(two: Serv
 
 def test_two_models_that_do_not_fit_together_take_turns(other: Path, tmp_path: Path) -> None:
     """The memory holds either of them; a request for the one unloads the other."""
-    refused = told(run("serve", "--memory", "1MB", env=environment(tmp_path)), 4)
+    refused = error_line(run("serve", "--memory", "1MB", env=environment(tmp_path)), 4)
     least = int(refused.split()[-1].removesuffix("MB"))
     memory = f"{least + 12}MB"
     with serving(tmp_path, "--model", "embedded", "--model", other, "--memory", memory, "--sessions", "1") as server:
@@ -59,7 +59,7 @@ def test_two_models_that_do_not_fit_together_take_turns(other: Path, tmp_path: P
         assert server.metric("peak_memory_bytes") <= (least + 12) * 1_000_000
 
 
-def test_a_name_without_a_model_is_told_with_those_that_there_are(two: Server) -> None:
+def test_an_unknown_model_is_refused_naming_the_known_ones(two: Server) -> None:
     answer = two.post("/v1/chat/completions", {"model": "nothing", "messages": MESSAGES})
     assert answer.status_code == 404
     assert "embedded, other" in answer.json()["error"]["message"]

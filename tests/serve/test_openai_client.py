@@ -102,7 +102,7 @@ def test_a_seed_repeats_a_random_answer(server: Server) -> None:
     assert len({drawn(seed) for seed in range(5)}) > 1
 
 
-def test_penalties_change_what_is_said(server: Server) -> None:
+def test_penalties_change_the_answer(server: Server) -> None:
     # The embedded model repeats digits where it must write a number.
     number = {"n": {"type": "integer"}}
     digits = {"type": "object", "properties": number, "required": ["n"], "additionalProperties": False}
@@ -193,7 +193,7 @@ def test_details_choose_how_many_visual_tokens_an_image_has(server: Server) -> N
     assert tokens("high", pool=3) == 4
 
 
-def test_auto_pools_what_would_not_fit(server: Server) -> None:
+def test_auto_pools_images_that_would_not_fit(server: Server) -> None:
     many = [image_part(BEFORE) for _ in range(60)]
     full = ask(server, *many, "What?", max_tokens=1).usage.prompt_tokens_details.visual_tokens
     assert full == 60 * 36
@@ -222,7 +222,7 @@ def test_a_prompt_that_is_too_long_is_refused_by_its_code(server: Server) -> Non
         ("unheard_of", 1),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_by_name(server: Server, field: str, value: Any) -> None:
+def test_unsupported_fields_are_refused_by_name(server: Server, field: str, value: Any) -> None:
     with pytest.raises(BadRequestError) as refused:
         ask(server, "Hello", extra_body={field: value})
     assert refused.value.param == field
@@ -241,7 +241,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(server: Server, field: str, 
         ("https://example.com/a.png", "--allow-remote-images"),
     ],
 )
-def test_an_image_that_cannot_be_had_is_named(server: Server, url: str, said: str, stream: bool) -> None:
+def test_an_unreadable_image_is_named(server: Server, url: str, said: str, stream: bool) -> None:
     part = {"type": "image_url", "image_url": {"url": url}}
     with pytest.raises(BadRequestError, match=said) as refused:
         ask(server, image_part(BEFORE), part, "What?", stream=stream)
@@ -256,7 +256,7 @@ def test_a_bad_schema_is_named(server: Server) -> None:
         assert refused.value.param == "response_format.json_schema.schema"
 
 
-def test_models_are_listed_with_what_they_take(server: Server) -> None:
+def test_models_are_listed_with_their_modalities(server: Server) -> None:
     (model,) = server.client().models.list().data
     found = model.model_dump()
     assert found["id"] == "embedded"
@@ -277,7 +277,7 @@ def test_props_and_health_are_as_llama_servers(server: Server) -> None:
     assert server.get("/health").json() == {"status": "ok"}
 
 
-def test_metrics_count_what_was_done(server: Server) -> None:
+def test_metrics_count_requests_and_tokens(server: Server) -> None:
     before = server.metric("tokens_total")
     found = ask(server, BEFORE, "What is this?")
     usage = found.usage

@@ -75,7 +75,7 @@ def test_a_queue_is_bounded_and_can_be_closed() -> None:
     assert queue.get() is None
 
 
-def test_a_client_that_goes_in_mid_answer_frees_the_engine(server: Server) -> None:
+def test_a_client_that_disconnects_in_mid_answer_frees_the_engine(server: Server) -> None:
     connection = begin(server, LONG)
     started = time.monotonic()
     connection.close()
@@ -85,7 +85,7 @@ def test_a_client_that_goes_in_mid_answer_frees_the_engine(server: Server) -> No
     assert time.monotonic() - started < 2.0
 
 
-def test_a_client_that_goes_while_it_waits_is_forgotten(server: Server) -> None:
+def test_a_client_that_disconnects_while_waiting_is_dropped(server: Server) -> None:
     running = begin(server, LONG)
     try:
         with pytest.raises(httpx.ReadTimeout):
@@ -114,7 +114,7 @@ def test_too_many_get_429_and_the_others_their_answer(server: Server) -> None:
     assert statuses.count(200) == 90 - statuses.count(429)
 
 
-def test_answers_that_have_begun_are_finished_after_sigterm_and_waiting_ones_say_why_not(tmp_path: Path) -> None:
+def test_after_sigterm_running_answers_finish_and_waiting_ones_are_refused(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         body = {**LONG, "max_tokens": 400}
 

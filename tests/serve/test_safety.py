@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 from openai import AuthenticationError, OpenAI
-from support.command_line import environment, run, told
+from support.command_line import environment, error_line, run
 from support.serving import DEMO, Server, serving, user
 
 from edge_interleave.serve.errors import ApiError
@@ -19,26 +19,28 @@ from edge_interleave.serve.remote import fetch_public
 KEY = "secret-of-the-house"
 
 
-def test_an_address_beyond_this_machine_needs_a_key_or_the_word_for_none(tmp_path: Path) -> None:
+def test_listening_beyond_this_machine_needs_a_key_or_no_auth(tmp_path: Path) -> None:
     env = environment(tmp_path)
-    assert "--api-key" in told(run("serve", "--host", "0.0.0.0", env=env), 2)
-    assert "--api-key" in told(run("serve", "--host", "::", env=env), 2)
-    assert "--api-key" in told(run("serve", "--host", "example.org", env=env), 2)
+    assert "--api-key" in error_line(run("serve", "--host", "0.0.0.0", env=env), 2)
+    assert "--api-key" in error_line(run("serve", "--host", "::", env=env), 2)
+    assert "--api-key" in error_line(run("serve", "--host", "example.org", env=env), 2)
 
 
 def test_a_wrong_start_is_one_line(tmp_path: Path, server: Server) -> None:
     env = environment(tmp_path)
     port = server.url.rpartition(":")[2]
-    assert f"127.0.0.1:{port}" in told(run("serve", "--port", port, env=env), 2)
-    assert "nowhere" in told(run("serve", "--model", "nowhere", env=env), 3)
-    assert "belong together" in told(run("serve", "--tls-cert", __file__, env=env), 2)
-    assert "certificate" in told(run("serve", "--port", 0, "--tls-cert", __file__, "--tls-key", __file__, env=env), 3)
-    assert "too little" in told(run("serve", "--memory", "50MB", env=env), 4)
+    assert f"127.0.0.1:{port}" in error_line(run("serve", "--port", port, env=env), 2)
+    assert "nowhere" in error_line(run("serve", "--model", "nowhere", env=env), 3)
+    assert "belong together" in error_line(run("serve", "--tls-cert", __file__, env=env), 2)
+    assert "certificate" in error_line(
+        run("serve", "--port", 0, "--tls-cert", __file__, "--tls-key", __file__, env=env), 3
+    )
+    assert "too little" in error_line(run("serve", "--memory", "50MB", env=env), 4)
     (tmp_path / "keys").write_text("\n\n")
-    assert "holds no key" in told(run("serve", "--api-key-file", tmp_path / "keys", env=env), 3)
+    assert "holds no key" in error_line(run("serve", "--api-key-file", tmp_path / "keys", env=env), 3)
 
 
-def test_keys_open_the_server_and_nothing_else_does(tmp_path: Path) -> None:
+def test_only_valid_keys_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(f"other\n{KEY}\n")
     with serving(tmp_path, "--api-key-file", tmp_path / "keys") as server:
         for given in ("none", KEY[:-1], f"{KEY}x", "other2"):
@@ -52,7 +54,7 @@ def test_keys_open_the_server_and_nothing_else_does(tmp_path: Path) -> None:
         assert server.get("/health").status_code == 200
 
 
-def test_a_name_that_is_not_the_servers_is_not_answered(server: Server) -> None:
+def test_a_foreign_host_name_is_refused(server: Server) -> None:
     port = server.url.rpartition(":")[2]
     for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "localhost.evil.example", ""):
         answer = server.get("/v1/models", headers={"Host": host})
@@ -62,7 +64,7 @@ def test_a_name_that_is_not_the_servers_is_not_answered(server: Server) -> None:
         assert server.get("/v1/models", headers={"Host": host}).status_code == 200, host
 
 
-def test_pages_of_strangers_may_not_call_and_those_that_were_named_may(tmp_path: Path, server: Server) -> None:
+def test_only_allowed_web_pages_may_call(tmp_path: Path, server: Server) -> None:
     for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
         answer = server.get("/v1/models", headers={"Origin": origin})
         assert answer.status_code == 403
@@ -79,7 +81,7 @@ def test_pages_of_strangers_may_not_call_and_those_that_were_named_may(tmp_path:
         assert named.get("/v1/models", headers={"Origin": "https://app.example.evil"}).status_code == 403
 
 
-def test_bodies_are_counted_while_they_come(server: Server) -> None:
+def test_bodies_are_counted_while_being_received(server: Server) -> None:
     def endless() -> object:
         for _ in range(65):
             yield b" " * (1 << 20)

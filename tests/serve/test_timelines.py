@@ -54,7 +54,7 @@ def history(turns: range, question: int = 0) -> list[Input]:
     return [*parts, TextInput((90, 91, 92 + question))]
 
 
-def test_the_same_beginning_is_kept(session: Session) -> None:
+def test_a_common_prefix_is_kept(session: Session) -> None:
     timeline = SharedTimeline(session, exact=False)
     first = timeline.prefill(history(range(3)))
     again = timeline.prefill(history(range(3), question=1))
@@ -89,7 +89,7 @@ def test_a_history_that_lost_its_oldest_turn_computes_the_new_turn_and_the_oldes
         ]
 
 
-def test_what_was_recomputed_knows_nothing_of_what_left(session: Session, model: Model) -> None:
+def test_recomputed_entries_carry_no_traces_of_evicted_ones(session: Session, model: Model) -> None:
     timeline = SharedTimeline(session, exact=False)
     timeline.prefill(history(range(4)))
     timeline.prefill(history(range(1, 5)))
@@ -105,7 +105,7 @@ def test_what_was_recomputed_knows_nothing_of_what_left(session: Session, model:
     assert np.abs(slid.logits - expected.logits).max() < 0.02 * np.abs(expected.logits).max()
 
 
-def test_several_turns_may_leave_at_once_and_text_may_differ_behind(session: Session) -> None:
+def test_several_turns_may_leave_at_once_and_later_text_may_differ(session: Session) -> None:
     timeline = SharedTimeline(session, exact=False)
     timeline.prefill(history(range(6)))
     slid = timeline.prefill(history(range(3, 6), question=5))
@@ -114,7 +114,7 @@ def test_several_turns_may_leave_at_once_and_text_may_differ_behind(session: Ses
     assert slid.prompt_tokens - slid.cached_tokens == TURN + 1
 
 
-def test_exact_computes_all_again(session: Session) -> None:
+def test_exact_recomputes_everything(session: Session) -> None:
     timeline = SharedTimeline(session, exact=True)
     timeline.prefill(history(range(4)))
     found = timeline.prefill(history(range(1, 5)))
@@ -132,7 +132,7 @@ def test_text_alone_does_not_slide(session: Session) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_whatever_leaves_the_timeline_holds_the_prompt(session: Session, seed: int) -> None:
+def test_the_timeline_always_holds_the_prompt(session: Session, seed: int) -> None:
     """Histories that lose and gain turns anywhere, kept beginnings of any length."""
     chance = random.Random(seed)
     timeline = SharedTimeline(session, exact=False)
@@ -151,7 +151,7 @@ def test_whatever_leaves_the_timeline_holds_the_prompt(session: Session, seed: i
         numbers.append(new)
 
 
-def test_conversations_have_timelines_of_their_own(model: Model) -> None:
+def test_each_conversation_has_its_own_timeline(model: Model) -> None:
     pool = TimelinePool(model.new_session, 2)
     one, other = history(range(3)), history(range(10, 13))
     first = pool.take(one)

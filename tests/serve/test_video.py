@@ -35,7 +35,7 @@ def test_llama_servers_way_of_writing_a_video(server: Server) -> None:
     assert visual_tokens(server, {"type": "input_video", "input_video": CONTENT}, frames=2) == 2 * 36
 
 
-def test_frames_a_second_count_by_the_clips_length(server: Server) -> None:
+def test_fps_sets_the_number_of_frames_by_the_clips_length(server: Server) -> None:
     def frames(fps: float) -> int:
         part = {"type": "video_url", "video_url": {"url": data_uri(CLIP), "fps": fps}}
         return visual_tokens(server, part) // 36
@@ -61,7 +61,7 @@ def test_frames_that_the_client_sampled_are_a_video(server: Server) -> None:
         ({"url": data_uri(CLIP), "fps": 200}, "more than 64"),
     ],
 )
-def test_a_video_that_cannot_be_had_is_named(server: Server, video: dict[str, Any], said: str) -> None:
+def test_an_unreadable_video_is_named(server: Server, video: dict[str, Any], said: str) -> None:
     with pytest.raises(BadRequestError, match=said) as refused:
         visual_tokens(server, {"type": "video_url", "video_url": video})
     assert refused.value.param.startswith("messages")

@@ -36,7 +36,7 @@ def run(
     )
 
 
-def told(result: subprocess.CompletedProcess[str], code: int) -> str:
+def error_line(result: subprocess.CompletedProcess[str], code: int) -> str:
     """The error line of a failed run. Asserts the exit code, and that stderr holds one line besides progress."""
     assert result.returncode == code, result.stderr
     lines = [line for line in result.stderr.splitlines() if not re.fullmatch(r"[a-z]+: \d+ %", line)]

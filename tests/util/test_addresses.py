@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.command_line import environment, run, told
+from support.command_line import environment, error_line, run
 
 from edge_interleave.alerts.webhook import Webhook
 from edge_interleave.errors import UsageError
@@ -55,12 +55,12 @@ def test_an_unparsable_address_is_not_shown(address: str) -> None:
 def test_watch_refuses_an_ambiguous_login_in_one_line(tmp_path: Path) -> None:
     address = "rtsp://admin:12/geheim@127.0.0.1:9/s"
     done = run("watch", address, "--ask", "x", env=environment(tmp_path))
-    assert "percent-encode" in told(done, 2)
+    assert "percent-encode" in error_line(done, 2)
     assert "geheim" not in done.stdout + done.stderr
     done = run(
         "watch", "clip.mp4", "--when", "x", "--webhook", "http://a:ge#heim@h/", "--json", env=environment(tmp_path)
     )
-    assert "percent-encode" in told(done, 2)
+    assert "percent-encode" in error_line(done, 2)
     assert "heim" not in done.stdout + done.stderr
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.command_line import environment, told
+from support.command_line import environment, error_line
 from support.paths import CHECKPOINT
 
 from edge_interleave.bundle.writer import build_bundle
@@ -57,7 +57,7 @@ def test_convert_names_the_file_that_did_not_fit(
         pytest.importorskip("mlx")
     else:
         options = (*options, "--backend", "llama-cpp")
-    line = told(limited(most, MAIN, "convert", CHECKPOINT, tmp_path / "bundle", *options), 4)
+    line = error_line(limited(most, MAIN, "convert", CHECKPOINT, tmp_path / "bundle", *options), 4)
     assert line.startswith(f"error: {tmp_path}/.bundle.partial/")
     assert f"/{file}: File too large (" in line
     assert " MB are needed" in line
@@ -86,7 +86,7 @@ def test_a_world_and_a_summary_that_do_not_fit_are_named(
     limited: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    line = told(limited(400, MAIN, "eval", "--world", "--samples", 1, "--out", out), 4)
+    line = error_line(limited(400, MAIN, "eval", "--world", "--samples", 1, "--out", out), 4)
     assert f"{out}/.world.partial: File too large" in line
 
     def full(*_: object) -> None:

@@ -112,7 +112,7 @@ def test_the_map_of_a_scene_shows_each_thing_at_its_place() -> None:
 
 
 @pytest.mark.parametrize("aspect", [16 / 9, 3 / 4])
-def test_in_a_picture_that_is_not_square_circles_stay_round_and_lie_where_the_map_says(aspect: float) -> None:
+def test_in_wide_pictures_circles_stay_round_and_match_the_map(aspect: float) -> None:
     look = Look(120, "plain", (255, 255, 255), (255, 255, 255), 0.0, 0, aspect)
     red = TONES["red"][0]
     circles = tuple(Item("circle", "red", x, y, 0.25, red) for x, y in ((0.2, 0.2), (0.8, 0.5), (0.5, 0.8)))
@@ -145,7 +145,7 @@ def test_pictures_are_square_wide_and_tall_and_those_of_one_place_alike() -> Non
             assert len({scene.look.aspect for scene in sample.scenes}) == 1
 
 
-def test_a_signs_letters_are_where_the_map_says() -> None:
+def test_the_map_matches_a_signs_letters() -> None:
     for sample in drawn("reading", 12):
         scene = sample.scenes[0]
         code = len(scene.items) + 1
@@ -270,7 +270,7 @@ def test_kinds_are_single_words_that_differ() -> None:
 
 
 @pytest.mark.parametrize("task", KINDS_OF_VIDEOS)
-def test_a_long_clip_shows_what_its_answer_says(task: str) -> None:
+def test_a_long_clip_matches_its_answer(task: str) -> None:
     for seed in range(12):
         clip = draw_video(task, random.Random(f"{task}/{seed}"), TRAIN)
         assert len(clip.scenes) == LONG_CLIP

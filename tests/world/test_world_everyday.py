@@ -77,7 +77,7 @@ def test_a_blank_scene_is_one_background() -> None:
 
 
 @pytest.mark.parametrize("kind", unknown_pictures.UNKNOWN_KINDS)
-def test_held_out_unknown_pictures_need_nothing_but_the_package(kind: str) -> None:
+def test_held_out_unknown_pictures_ship_with_the_package(kind: str) -> None:
     first, second = (unknown_pictures.paint(unknown_pictures.HELD_OUT + kind, seed, (120, 90)) for seed in (1, 2))
     assert first.size == (120, 90)
     assert first.mode == "RGB"
@@ -100,7 +100,7 @@ def test_counts_are_of_as_many_as_asked_for() -> None:
             assert f" {NUMBERS[number]} " in sample.answer
 
 
-def test_a_colour_is_not_asked_for_where_a_thing_in_its_own_colours_might_be_meant() -> None:
+def test_no_colour_question_if_a_thing_in_its_own_colours_could_be_meant() -> None:
     for index in range(200):
         rng = random.Random(index)
         scene = groups.free(rng, TRAIN).scenes[0]

@@ -58,7 +58,7 @@ def test_every_thing_fills_its_cell_alike_in_every_style(thing: str, style: str)
     assert 0.15 < opaque(picture).mean() < 0.9
 
 
-def test_no_thing_looks_like_another() -> None:
+def test_all_things_look_different() -> None:
     pictures = {
         (thing, style): np.asarray(Image.alpha_composite(Image.new("RGBA", (24, 24), "gray"), sprite(thing, style, 24)))
         for thing in THINGS
@@ -133,11 +133,11 @@ def test_a_turned_thing_is_whole(angle: float) -> None:
 
 
 @pytest.mark.parametrize("side", [1, 24, 240])
-def test_any_side_can_be_had(side: int) -> None:
+def test_sprites_have_any_size(side: int) -> None:
     assert sprite("dog", "twemoji", side, tone=(255, 0, 0), mirrored=True, angle=3.0).size == (side, side)
 
 
-def test_a_caller_may_draw_on_what_it_gets() -> None:
+def test_a_returned_sprite_is_a_copy() -> None:
     picture = sprite("dog", "noto", CELL)
     before = picture.tobytes()
     picture.paste((0, 0, 0, 0), (0, 0, CELL, CELL))
@@ -152,7 +152,7 @@ def test_a_caller_may_draw_on_what_it_gets() -> None:
         ("dog", "noto", 0, r"0 pixels a side"),
     ],
 )
-def test_what_cannot_be_drawn_is_named(thing: str, style: str, side: int, message: str) -> None:
+def test_an_unknown_thing_or_style_is_named(thing: str, style: str, side: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sprite(thing, style, side)
 

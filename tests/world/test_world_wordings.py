@@ -50,7 +50,7 @@ def test_a_kind_has_forty_wordings_and_keeps_some_from_training(kind: str) -> No
     assert not set(wordings(kind, held_out=False)) & set(wordings(kind, held_out=True))
 
 
-def test_wordings_hold_no_marks_of_the_grammar() -> None:
+def test_wordings_contain_no_marks_of_the_grammar() -> None:
     for question in questions():
         for held_out in (False, True):
             text = reworded(random.Random(question), question, held_out)
@@ -58,7 +58,7 @@ def test_wordings_hold_no_marks_of_the_grammar() -> None:
             assert text == text.strip()
 
 
-def test_what_a_question_names_is_still_named() -> None:
+def test_rewording_keeps_the_names_in_a_question() -> None:
     for index in range(60):
         rng = random.Random(index)
         assert re.search(r"red (car|auto)", reworded(rng, "What colour is the red car?").lower()) or index % 7
@@ -84,7 +84,7 @@ def test_held_out_words_are_in_no_wording_of_training() -> None:
         assert not words & set(re.findall(r"[a-z]+", text.lower())), text
 
 
-def test_choices_stay_as_they_are() -> None:
+def test_rewording_leaves_choices_unchanged() -> None:
     question = "What completes the puzzle? A: red star B: blue star C: red heart D: pink moon"
     for index in range(50):
         text = reworded(random.Random(index), question, held_out=index % 2 == 1)

@@ -1,6 +1,6 @@
 """Measures the memory of a capture process (OpenCV for a camera, PyAV for a stream), for memory plans.
 
-It is measured with the demo's clip, which the package contains, because libraries differ from machine to machine.
+It is measured, with the clip of the demo, because libraries differ from machine to machine.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from edge_interleave.media.capture.process import CaptureFailed, CaptureLost, Ca
 _FRAMES = 4
 """The number of frames that are read before measuring."""
 _TIMEOUT_S = 60.0
-_BYTES_A_PIXEL = 3 * 3 + 10 * 1.5
+_BYTES_PER_PIXEL = 3 * 3 + 10 * 1.5
 """Three RGB copies of a frame at 3 bytes, and ten decoded frames at 1.5 bytes that a decoder holds."""
-_ELSEWHERE = 110_000_000
+_FALLBACK_BYTES = 110_000_000
 """The value for systems that do not report a process's memory: the largest measured on Linux."""
 
 
@@ -26,7 +26,7 @@ def capture_process_bytes(width: int, height: int, *, camera: bool) -> int:
 
     `camera`: True for a camera, False for an address. The first call for each takes half a second.
     """
-    return _peak(camera) + int((width * height - math.prod(DEMO_CLIP_SIZE)) * _BYTES_A_PIXEL)
+    return _peak(camera) + int((width * height - math.prod(DEMO_CLIP_SIZE)) * _BYTES_PER_PIXEL)
 
 
 @lru_cache(maxsize=2)
@@ -47,8 +47,8 @@ def _peak(camera: bool) -> int:
         # The process waits after each frame until it is read, so it still runs afterwards.
         for _ in range(_FRAMES):
             process.read()
-        return process.peak_memory_bytes or _ELSEWHERE
+        return process.peak_memory_bytes or _FALLBACK_BYTES
     except (CaptureFailed, CaptureLost):
-        return _ELSEWHERE
+        return _FALLBACK_BYTES
     finally:
         process.close()

@@ -27,7 +27,7 @@ from edge_interleave.util.process_memory import peak_memory_of
 MAX_STREAM_PIXELS = 7680 * 4320
 """The largest frame: 8K video."""
 _START_S = 20.0
-"""The time that a slow machine may take to start Python and import OpenCV or PyAV."""
+"""How long a slow machine may take to start Python and import OpenCV or PyAV."""
 
 
 class CaptureFailed(Exception):
@@ -35,7 +35,7 @@ class CaptureFailed(Exception):
 
 
 class CaptureLost(Exception):
-    """The process ended, or sent nothing in time."""
+    """The process ended, or sent no data in time."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class CaptureProcess:
             with selectors.DefaultSelector() as selector:
                 selector.register(pipe, selectors.EVENT_READ)
                 if not selector.select(timeout_s):
-                    raise CaptureLost("nothing came in time")
+                    raise CaptureLost("no data in time")
             kind, time_s, height, width = HEAD.unpack(_exactly(pipe, HEAD.size))
             if kind == DAMAGED:
                 return Captured(None, time_s)

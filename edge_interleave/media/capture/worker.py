@@ -6,7 +6,7 @@ Input, one line of JSON on standard input:
     {"url": "rtsp://...", "options": {...}, "open_s": 10, "read_s": 10, "recorded": false}
     {"file": "clip.mp4"}
 
-`recorded`: the address is that of a recording. `file`: only for measuring the process's memory.
+`recorded`: whether the address is that of a recording. `file`: only for measuring the process's memory.
 Output, on standard output: records of a HEAD (kind, seconds, height, width), followed by the RGB pixels for a FRAME.
 The process ends with the stream, or when its standard input is closed.
 """
@@ -34,13 +34,13 @@ from edge_interleave.util.parent_process import end_with_parent
 
 HEAD = struct.Struct("<cdII")
 FRAME, DAMAGED, END, FAILED = b"F", b"D", b"E", b"X"
-"""The kinds of records. FAILED: it could not be opened, or has no first frame. END: no more frames."""
+"""The kinds of records. FAILED: the source could not be opened, or has no first frame. END: no more frames."""
 _Timed = tuple[float, npt.NDArray[np.uint8] | None]
 
 
 def main() -> None:
     """Serve one request."""
-    # Libraries may print to descriptor 1; that must not mix with the records.
+    # Libraries may print to descriptor 1, which must not mix with the records.
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     request = json.loads(sys.stdin.buffer.readline())

@@ -15,7 +15,7 @@ _Address = tuple[int, int, int, str, Any]
 
 
 def dial(host: str, port: int, deadline: float, stop: threading.Event) -> socket.socket:
-    """Connect to the first of the host's addresses that answers, tried one after the other.
+    """Connect to the first of the host's addresses that accepts, trying one after the other.
 
     `deadline`: by `time.monotonic`. Raises OSError, TimeoutError at the deadline, InterruptedError once `stop` is set.
     """
@@ -38,7 +38,7 @@ def dial(host: str, port: int, deadline: float, stop: threading.Event) -> socket
 
 
 def _look_up(host: str, port: int, deadline: float, stop: threading.Event) -> list[_Address]:
-    """Resolve the host in a thread, because the system's look-up cannot be aborted; the thread ends with it."""
+    """Resolve the host in a thread, because the system's look-up cannot be aborted; the thread ends by itself."""
     found: list[_Address] = []
     failed: list[OSError] = []
 
@@ -51,10 +51,10 @@ def _look_up(host: str, port: int, deadline: float, stop: threading.Event) -> li
         except UnicodeError as error:
             failed.append(OSError(str(error)))
 
-    asking = threading.Thread(target=ask, name="edge-interleave name look-up", daemon=True)
-    asking.start()
-    while asking.is_alive():
-        asking.join(_TICK_S)
+    thread = threading.Thread(target=ask, name="edge-interleave name look-up", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_TICK_S)
         _check(deadline, stop)
     if failed:
         raise failed[0]

@@ -21,7 +21,7 @@ _LENGTH = re.compile(rb"(?im)^content-length[ \t]*:[ \t]*([0-9]{1,18})[ \t]*\r?$
 
 
 class PartError(MediaError):
-    """A part is malformed; the next call of `next` continues behind it."""
+    """A part is malformed; the next call of `next` continues after it."""
 
 
 class MultipartParser:
@@ -31,7 +31,7 @@ class MultipartParser:
         """`boundary`: from the Content-Type. Raises PartError if it consists of dashes only or is too long."""
         core = boundary.strip(b" \t\"'").lstrip(b"-")
         if not 0 < len(core) <= 200:
-            raise PartError("names no boundary between its pictures")
+            raise PartError("its Content-Type has no usable boundary")
         self._delimiter = b"--" + core
         self._buffer = bytearray()
         self._searched = 0
@@ -55,7 +55,7 @@ class MultipartParser:
         return None
 
     def _enter(self) -> bool:
-        """Skip the next boundary and the headers behind it. False if more bytes are needed."""
+        """Skip the next boundary and the headers after it. False if more bytes are needed."""
         start = self._find(len(self._buffer))
         if start < 0:
             # Bytes between parts are dropped at once.
@@ -70,17 +70,17 @@ class MultipartParser:
             return False
         del self._buffer[:start]
         self._searched = 0
-        behind = len(self._delimiter)
-        if self._buffer[behind : behind + 2] == b"--":
+        after = len(self._delimiter)
+        if self._buffer[after : after + 2] == b"--":
             self.ended = True
             return False
-        end = _HEAD_END.search(self._buffer, behind, MAX_HEAD_BYTES)
+        end = _HEAD_END.search(self._buffer, after, MAX_HEAD_BYTES)
         if end is None:
             if len(self._buffer) >= MAX_HEAD_BYTES:
-                del self._buffer[:behind]
+                del self._buffer[:after]
                 raise PartError(f"a head of more than {MAX_HEAD_BYTES} bytes")
             return False
-        length = _LENGTH.search(self._buffer, behind, end.end())
+        length = _LENGTH.search(self._buffer, after, end.end())
         self._length = None if length is None else int(length[1])
         del self._buffer[: end.end()]
         self._inside = True

@@ -29,7 +29,7 @@ class HttpStream:
 
     def __init__(self, url: str, name: str, open_timeout_s: float) -> None:
         self.url = url
-        """The address after redirects, without name and password if they led to another host."""
+        """The address after redirects; without name and password after a redirect to another host."""
         self.content_type = ""
         """The Content-Type in lower case, without parameters."""
         self.boundary = ""
@@ -112,7 +112,7 @@ class HttpStream:
         secure = parts.scheme.lower() == "https"
         host, port = parts.hostname, parts.port or (443 if secure else 80)
         if not host:
-            raise ValueError("names no host")
+            raise ValueError("the address has no host")
         plain = dial(host, port, deadline, self._stop)
         self._hold(plain)
         plain.settimeout(self._open_timeout_s)
@@ -133,23 +133,23 @@ class HttpStream:
         return self._response
 
     def _redirect(self, parts: SplitResult, location: str) -> None:
-        there = urlsplit(urljoin(_without_login(parts), location))
-        if not location or there.scheme not in ("http", "https") or len(location) > MAX_URL:
+        target = urlsplit(urljoin(_without_login(parts), location))
+        if not location or target.scheme not in ("http", "https") or len(location) > MAX_URL:
             raise MediaError(
                 f"{self._name}: redirects to an address that is not http(s); give the stream's own address"
             )
-        same = (there.scheme, there.hostname, there.port) == (parts.scheme.lower(), parts.hostname, parts.port)
+        same = (target.scheme, target.hostname, target.port) == (parts.scheme.lower(), parts.hostname, parts.port)
         login = parts.netloc.rpartition("@")[0] if same else ""
-        bare = there.netloc.rpartition("@")[2]
-        self.url = urlunsplit(there._replace(netloc=f"{login}@{bare}" if login else bare))
+        bare = target.netloc.rpartition("@")[2]
+        self.url = urlunsplit(target._replace(netloc=f"{login}@{bare}" if login else bare))
 
     def _refused(self, response: http.client.HTTPResponse) -> MediaError:
         status = response.status
         if status == 401:
             return MediaError(f"{self._name}: needs a name and a password; give them as in http://name:password@host/")
         reason = " ".join(response.reason.split())[:80]
-        said = f"{status} {reason}" if reason.isprintable() else str(status)
-        return MediaError(f"{self._name}: answers {said}; check the address")
+        answer = f"{status} {reason}" if reason.isprintable() else str(status)
+        return MediaError(f"{self._name}: answers {answer}; check the address")
 
     def _hold(self, channel: socket.socket) -> None:
         with self._sockets:
@@ -209,6 +209,6 @@ def _reason(error: Exception, late: bool) -> str:
         return "no answer in time"
     if isinstance(error, ssl.SSLCertVerificationError):
         return "its certificate is not trusted"
-    # An OSError's text also has its number; `strerror` does not.
+    # Without the error number that an OSError's text contains.
     text = getattr(error, "strerror", None)
     return f"cannot be reached ({text or one_line(error, 160)})"

@@ -77,7 +77,7 @@ class PngFrames:
     def _frame(self, control: bytes) -> _Frame:
         width, height, left, top, number, of, disposal, blend = struct.unpack_from(">4xIIIIHHBB", control)
         if left + width > self.size[0] or top + height > self.size[1] or width < 1 or height < 1:
-            raise PictureError("a frame of the animation lies outside of the picture; the file is damaged")
+            raise PictureError("a frame of the animation extends beyond the picture; the file is damaged")
         if len(self._frames) >= MAX_FRAMES:
             raise PictureError(f"an animation of more than {MAX_FRAMES} frames; the file is damaged")
         kept = _DISPOSALS.get(disposal, Disposal.KEEP)

@@ -10,7 +10,7 @@ from pathlib import Path
 from edge_interleave.errors import MediaError
 from edge_interleave.media.files import open_media_file
 from edge_interleave.media.pictures.formats import HEAD_BYTES, picture_format, unreadable_format
-from edge_interleave.media.pictures.jpeg import is_film
+from edge_interleave.media.pictures.jpeg import is_motion_jpeg
 from edge_interleave.util.natural_order import natural_order
 from edge_interleave.util.regular_file import display_name
 
@@ -23,10 +23,10 @@ _RAW = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", 
 _UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".download")
 """Files that are still being written or downloaded; they are renamed when complete."""
 _NAMED = 5
-"""At most this many files are named in the log line about files left out."""
+"""The most files that the log line about left-out files names."""
 
 _Stamp = tuple[int, int]
-"""A file's size and modification time in ns: if both are the same, the file has not changed."""
+"""A file's size and its modification time in nanoseconds: if both are equal, the file has not changed."""
 
 
 @dataclass(frozen=True)
@@ -121,5 +121,5 @@ def is_picture(path: Path | str) -> bool:
     with open_media_file(path) as file:
         head = file.read(HEAD_BYTES)
         if picture_format(head) == "JPEG":
-            return not is_film(file)
+            return not is_motion_jpeg(file)
     return picture_format(head) not in (None, "PPM") or unreadable_format(head) is not None

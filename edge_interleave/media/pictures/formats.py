@@ -1,4 +1,4 @@
-"""The picture formats that are supported, and how to tell a file's format from its first bytes."""
+"""The supported picture formats, and how to recognise a file's format by its first bytes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STARTS = (
 )
 _PPM = re.compile(rb"P[1-6]\s+(#|[0-9])")
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
-"""Header sizes that exist, including OS/2's. They tell a bitmap from a text that begins with BM."""
+"""The header sizes that exist, including OS/2's. They distinguish a bitmap from a text that begins with BM."""
 _AVIF_BRANDS = (b"avif", b"avis")
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1")
 

@@ -122,7 +122,7 @@ def _palette(file: IO[bytes], flags: int) -> bytes:
 
 
 def _sub_block(file: IO[bytes]) -> bytes | None:
-    """A block of up to 255 bytes; None behind the last one."""
+    """A block of up to 255 bytes; None after the last one."""
     size = file.read(1)
     return file.read(size[0]) if size and size[0] else None
 

@@ -1,7 +1,7 @@
 """Decodes untrusted image files, bytes and arrays to upright RGB pictures.
 
-Only common raster formats are tried, none that runs an interpreter, such as EPS or PDF. Sizes are checked before pixels
-are decoded, and anything that Pillow raises becomes one MediaError that names the file.
+Only common raster formats are tried, and none that needs an interpreter, such as EPS or PDF. Sizes are checked before
+pixels are decoded, and anything that Pillow raises becomes one MediaError that names the file.
 
 Modes become RGB as in `convert_to_rgb` of transformers' image processors, so that a model gets the pixels that it was
 trained on: transparency (alpha, or a transparent palette entry or colour) is composited over white, and Pillow converts
@@ -55,7 +55,7 @@ _MAJOR_BRAND = 8
 _PILLOWS_BRANDS = (b"avif", b"avis", b"mif1", b"msf1")
 """Pillow recognises an AVIF by its first brand only, which must be one of these."""
 _LEVELS_APART = {"L;2": 85, "L;4": 17}
-"""Pillow multiplies a PNG's grey values of 2 and 4 bits by this."""
+"""The factors by which Pillow multiplies a PNG's grey values of 2 and 4 bits."""
 
 
 def open_image(source: ImageSource) -> Image.Image:
@@ -63,7 +63,7 @@ def open_image(source: ImageSource) -> Image.Image:
 
     `source`: a file's path, a file's bytes, a Pillow image of any mode, or a uint8 array of shape (h, w), (h, w, 3) or
     (h, w, 4) with grey, RGB or RGBA values. An animation gives its first frame. An RGB image without metadata is
-    returned as is. Raises MediaError, and nothing else, if there is no usable picture.
+    returned as is. Raises MediaError, and nothing else, if the picture is unusable.
     """
     if type(source) is Image.Image and source.mode == "RGB" and not source.info and min(source.size) > 0:
         return source
@@ -73,7 +73,7 @@ def open_image(source: ImageSource) -> Image.Image:
 
 @contextmanager
 def opened(source: ImageSource) -> Iterator[Image.Image]:
-    """Open a picture and check its size; the pixels are decoded when the block uses them.
+    """Open a picture and check its size, without decoding its pixels.
 
     Failures inside the block become a MediaError, as in `decoding`.
     """
@@ -112,7 +112,7 @@ def decoding(name: str) -> Iterator[None]:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Decode the current frame of a Pillow image: RGB, upright, without metadata. Call it inside `decoding`."""
     if image.format == "GIF" or isinstance(image, TiffImagePlugin.TiffImageFile):
-        image = _as_meant(image)
+        image = _corrected(image)
     shown = to_rgba(image)
     orientation = _orientation(image)
     if shown.mode == "RGBA":
@@ -120,7 +120,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         shown = Image.alpha_composite(white, shown).convert("RGB")
     if orientation in _ORIENTATIONS:
         shown = shown.transpose(_ORIENTATIONS[orientation])
-    # With the metadata left in, a second conversion would rotate or composite again.
+    # If the metadata stayed, a second conversion would rotate or composite again.
     shown.info = {}
     return shown
 
@@ -163,11 +163,11 @@ def open_lazily(file: BinaryIO) -> Image.Image:
             image.info["icc_profile"] = profile
         return image
     if kind == "WEBP" and head[12:16] == b"VP8X" and head[_WEBP_FLAGS] & _WEBP_ANIMATED:
-        # Pixels that no frame covers are transparent, even if the header claims no transparency.
-        return Image.open(_changed(file, _WEBP_FLAGS, bytes([head[_WEBP_FLAGS] | _WEBP_ALPHA])), formats=["WEBP"])
+        # Pixels that no frame covers are transparent, even if the header says that there is no transparency.
+        return Image.open(_patched(file, _WEBP_FLAGS, bytes([head[_WEBP_FLAGS] | _WEBP_ALPHA])), formats=["WEBP"])
     if kind == "AVIF" and head[_MAJOR_BRAND : _MAJOR_BRAND + 4] not in _PILLOWS_BRANDS:
         brand = b"avis" if b"avis" in head else b"avif"
-        return Image.open(_changed(file, _MAJOR_BRAND, brand), formats=["AVIF"])
+        return Image.open(_patched(file, _MAJOR_BRAND, brand), formats=["AVIF"])
     return Image.open(file, formats=formats)
 
 
@@ -175,7 +175,7 @@ def check_size(size: tuple[int, int]) -> None:
     """Raise PictureError if a picture of (width, height) pixels is empty or larger than MAX_PIXELS."""
     width, height = size
     if width < 1 or height < 1:
-        raise PictureError(f"{width} x {height} holds no pixels; give at least one")
+        raise PictureError(f"{width} x {height} has no pixels; give at least one")
     if width * height > MAX_PIXELS:
         raise PictureError(f"{width} x {height} is more than {MAX_PIXELS // 10**6} megapixels; scale it down")
 
@@ -213,11 +213,11 @@ def _from_array(array: npt.NDArray[np.uint8], name: str) -> Image.Image:
     if array.ndim != 2 and (array.ndim != 3 or array.shape[2] not in (3, 4)):
         raise MediaError(f"{name}: shape {array.shape} where (h, w), (h, w, 3) or (h, w, 4) is needed")
     if 0 in array.shape:
-        raise MediaError(f"{name}: shape {array.shape} holds no pixels; give at least one")
+        raise MediaError(f"{name}: shape {array.shape} has no pixels; give at least one")
     return Image.fromarray(array)
 
 
-def _as_meant(image: Image.Image) -> Image.Image:
+def _corrected(image: Image.Image) -> Image.Image:
     """The current frame of a GIF or TIFF, corrected if Pillow would misread it; other images unchanged."""
     file: IO[bytes] | None = getattr(image, "fp", None)
     # An image without tiles has been decoded already, and the caller may have edited it.
@@ -233,7 +233,7 @@ def _as_meant(image: Image.Image) -> Image.Image:
     return next(canvas for at, (canvas, _) in enumerate(frames) if at == number)
 
 
-def _changed(file: BinaryIO, at: int, new: bytes) -> BinaryIO:
+def _patched(file: BinaryIO, at: int, new: bytes) -> BinaryIO:
     """A copy of the file with the bytes at one position replaced."""
     content = bytearray(file.read())
     content[at : at + len(new)] = new
@@ -241,9 +241,9 @@ def _changed(file: BinaryIO, at: int, new: bytes) -> BinaryIO:
 
 
 def _clear_pixels(image: Image.Image) -> npt.NDArray[np.bool_] | None:
-    """Which pixels have the picture's transparent colour, (height, width); None if it has no such colour.
+    """Which pixels have the picture's transparent colour, bool (height, width); None if it has no such colour.
 
-    Decodes the pixels. A PNG's transparent colour may have 16 bits, while Pillow keeps 8 bits of RGB pixels.
+    Decodes the pixels. A PNG's transparent colour may have 16 bits, but Pillow keeps only 8 bits of RGB pixels.
     """
     key: Any = image.info.get("transparency")
     tiles = getattr(image, "tile", None)
@@ -294,7 +294,7 @@ def _without_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]
 
 
 def _orientation(image: Image.Image) -> object:
-    """The EXIF orientation; None if it is missing or the metadata are damaged, which does not spoil the picture."""
+    """The EXIF orientation; None if it is missing or the metadata are damaged, because the pixels may still be good."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
     except Exception:

@@ -1,4 +1,4 @@
-"""Tells a film of concatenated JPEGs (`.mjpeg`, as cameras write it) from one JPEG with previews of itself."""
+"""Distinguishes a video of concatenated JPEGs (`.mjpeg`, as cameras write it) from one JPEG with previews of itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _END, _SCAN, _APP2 = 0xD9, 0xDA, 0xE2
 _PADDING = b"\0\r\n"
 
 
-def is_film(file: IO[bytes]) -> bool:
+def is_motion_jpeg(file: IO[bytes]) -> bool:
     """Whether a second JPEG of the same size follows the first one and is not a preview of it."""
     file.seek(0)
     data = file.read(_READ_BYTES)
@@ -29,7 +29,7 @@ def is_film(file: IO[bytes]) -> bool:
 def _picture(data: bytes, start: int) -> tuple[tuple[int, int] | None, int]:
     """Height and width of the JPEG at `start`, and the position of its end.
 
-    The size is None if it has none, or if it says that further views of itself follow (CIPA DC-007).
+    The size is None if the JPEG has none, or if its header announces further views of the same picture (CIPA DC-007).
     """
     size: tuple[int, int] | None = None
     at = start + 2

@@ -1,4 +1,4 @@
-"""Strips a PNG of its texts and colour profile, because Pillow refuses files in which these are large.
+"""Strips texts and colour profile from a PNG, because Pillow refuses files in which these are large.
 
 Pillow's limit is one megabyte when inflated, and programs that generate pictures store whole workflows as text. This
 module drops all texts except the two that may hold the orientation, and returns the profile separately, within a limit
@@ -28,7 +28,7 @@ _LEFT_OUT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 
 
 def lean_png(file: BinaryIO) -> tuple[BinaryIO, bytes | None]:
-    """The PNG without texts and profile, and the ICC profile if it has one; `file` itself if it has neither.
+    """Return the PNG without texts and profile, and its ICC profile or None; `file` itself if it has neither.
 
     `file` must be seekable. The returned file is at its start. Raises PictureError if texts or profile inflate beyond
     their limits.
@@ -50,7 +50,7 @@ def lean_png(file: BinaryIO) -> tuple[BinaryIO, bytes | None]:
             key, _, rest = chunk[8:-4].partition(b"\0")
             packed = _packed(kind, rest)
             text_bytes = len(rest) if packed is None else _inflated_bytes(packed, MAX_TEXT_BYTES - inflated)
-            # An uncompressed text is as large as in the file, so it cannot be a bomb.
+            # An uncompressed text does not grow, so it cannot be a bomb.
             inflated += 0 if packed is None else text_bytes
             if inflated > MAX_TEXT_BYTES:
                 raise PictureError(

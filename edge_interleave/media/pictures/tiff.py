@@ -112,10 +112,10 @@ def _by_opencv(file: IO[bytes], number: int, tags: Tags) -> Image.Image | None:
     file.seek(0)
     content = np.frombuffer(file.read(), np.uint8)
     try:
-        there, pages = cv2.imdecodemulti(content, cv2.IMREAD_UNCHANGED, range=(number, number + 1))
+        decoded, pages = cv2.imdecodemulti(content, cv2.IMREAD_UNCHANGED, range=(number, number + 1))
     except cv2.error:
         return None
-    if not there or not pages or not (pages[0].ndim == 2 or pages[0].shape[2] == 3):
+    if not decoded or not pages or not (pages[0].ndim == 2 or pages[0].shape[2] == 3):
         return None
     values: npt.NDArray[Any] = pages[0] if pages[0].ndim == 2 else pages[0][..., ::-1]
     levels = eight_bits(values)

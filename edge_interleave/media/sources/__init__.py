@@ -1,5 +1,5 @@
 """Sources of frames: cameras, videos, folders, network streams, iterables.
 
 To add a kind of source, implement the `Source` protocol (`base`) in a module here and have `open.open_source` return it
-for its kind of name. A library that can block or crash belongs into a capture process (`media.capture`).
+for its kind of name. A library that can block or crash belongs in a capture process (`media.capture`).
 """

@@ -13,7 +13,7 @@ class SourceLost(MediaError):
 
 
 class FrameDamaged(MediaError):
-    """One frame cannot be decoded. The next `read` continues behind it."""
+    """One frame cannot be decoded. The next `read` continues after it."""
 
     def __init__(self, message: str, file: str | None = None) -> None:
         """`file`: the damaged file's name, if the source is a folder."""

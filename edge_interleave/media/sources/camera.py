@@ -77,7 +77,7 @@ class CameraSource:
 
 
 def _hint() -> str:
-    """What the user can check, or which cameras exist."""
+    """The end of an error message: what the user can check, or which cameras exist."""
     if sys.platform != "linux":
         return "check the number, and that this program may use the camera"
     found = sorted(int(path.name[5:]) for path in Path("/dev").glob("video*") if path.name[5:].isdigit())

@@ -2,7 +2,7 @@
 
 Files stay until they are read, so the source is not live. The rules:
 
-- A name is read again whenever another picture lies behind it: replaced, rewritten in place, or linked anew.
+- A name is read again whenever it stands for another picture: replaced, rewritten in place, or linked to another file.
 - A file that is being written is read once it has not changed for SETTLED_S. If it keeps changing, it is read whenever
   it can be decoded completely.
 - A damaged file is skipped, and read again if it changes.
@@ -32,8 +32,8 @@ from edge_interleave.util.regular_file import display_name
 
 POLL_S = 0.25
 SETTLED_S = 1.0
-"""A file is complete if it last changed this long ago by the file system's clock, or stayed the same this long by
-ours."""
+"""A file is complete if its last change is this old by the file system's clock, or if it has not changed for this long
+by ours."""
 _LISTING_SHARE = 0.1
 """At most this share of the time is spent on listing: a folder of 100,000 files takes half a second."""
 _COARSE_S = 3.0
@@ -172,20 +172,20 @@ class FolderSource:
         """
         started = time.monotonic()
         names = self._listed.names()
-        there = set(names)
-        self._known = {name: known for name, known in self._known.items() if name in there}
-        self._waiting = {name: waiting for name, waiting in self._waiting.items() if name in there}
-        # One name may stand for ever new files, so the table is bounded.
+        present = set(names)
+        self._known = {name: known for name, known in self._known.items() if name in present}
+        self._waiting = {name: waiting for name, waiting in self._waiting.items() if name in present}
+        # One name may stand for any number of files in turn, so the table is bounded.
         while len(self._taken) > 2 * len(names) + 100:
             del self._taken[next(iter(self._taken))]
-        came: list[tuple[str, _FileState]] = []
+        due: list[tuple[str, _FileState]] = []
         for name in names:
             state = _state_of(self._folder / name)
             if state is not None and self._is_due(name, state):
-                came.append((name, state))
+                due.append((name, state))
         if self._initial is not None:
-            came.sort(key=lambda picture: (picture[1].changed_ns, natural_order(picture[0])))
-        self._ready.extend(came)
+            due.sort(key=lambda picture: (picture[1].changed_ns, natural_order(picture[0])))
+        self._ready.extend(due)
         self._pause_s = max(POLL_S, (time.monotonic() - started) / _LISTING_SHARE)
         return names
 

@@ -65,7 +65,7 @@ class MjpegReader:
 
 def _decode(name: str, data: bytes) -> Image.Image:
     if not data.startswith(b"\xff\xd8\xff"):
-        raise FrameDamaged(f"{name}: sent something that is no JPEG")
+        raise FrameDamaged(f"{name}: sent a part that is not a JPEG")
     try:
         if _END not in data[-_TAIL_BYTES:]:
             return _decode_without_end(name, data)
@@ -80,7 +80,7 @@ def _decode_without_end(name: str, data: bytes) -> Image.Image:
     """Decode a JPEG without an end marker. Raises FrameDamaged if more than the marker is missing.
 
     A decoder silently fills missing data with arbitrary pixels. So the picture is decoded a second time with different
-    bytes behind its data: they change the pixels if data are missing, and are skipped if not. They include restart
+    bytes after its data: they change the pixels if data are missing, and are skipped if not. They include restart
     markers, because a decoder that waits for one skips everything else.
     """
     data = data.removesuffix(b"\xff")

@@ -22,7 +22,7 @@ from edge_interleave.media.capture.process import CaptureFailed, CaptureLost, Ca
 from edge_interleave.media.frame import Frame
 from edge_interleave.media.http.dial import dial
 from edge_interleave.media.http.multipart import PartError
-from edge_interleave.media.http.stream import HttpStream
+from edge_interleave.media.http.stream import MAX_URL, HttpStream
 from edge_interleave.media.sources.base import FrameDamaged, SourceLost
 from edge_interleave.media.sources.mjpeg import MjpegReader
 from edge_interleave.media.sources.playback import PlaybackClock
@@ -59,12 +59,12 @@ class NetworkSource:
         check_login(url)
         try:
             parts = urlsplit(url)
-            sensible = bool(parts.hostname) and parts.port != 0 and url.isprintable() and len(url) <= 8192
+            valid = bool(parts.hostname) and parts.port != 0 and url.isprintable() and len(url) <= MAX_URL
         except ValueError:
-            sensible = False
-        if not sensible:
+            valid = False
+        if not valid:
             raise UsageError(
-                f"{display_name(without_secrets(url))}: not an address; give it as in http://host:port/path"
+                f"{display_name(without_secrets(url))}: not an address; give one like http://host:port/path"
             )
         self.name = display_name(without_secrets(url))
         self.live = True
@@ -120,7 +120,7 @@ class NetworkSource:
             self._release()
             if self._stop.is_set():
                 return None
-            why = "nothing came in time" if isinstance(error, TimeoutError) else str(error) or "the connection broke"
+            why = "no data in time" if isinstance(error, TimeoutError) else str(error) or "the connection broke"
             raise SourceLost(f"{self.name}: the stream is lost ({why})") from error
         if frame is None or self._stop.is_set():
             self._release()
@@ -147,10 +147,10 @@ class NetworkSource:
             try:
                 return MjpegReader(self.name, stream, READ_TIMEOUT_S)
             except PartError as error:
-                raise MediaError(f"{self.name}: {error}; this is no usable MJPEG stream") from error
+                raise MediaError(f"{self.name}: {error}; this is not a usable MJPEG stream") from error
         if stream.content_type.startswith(_NO_STREAMS):
             raise MediaError(
-                f"{self.name}: sends {display_name(stream.content_type)}, which is no stream; give the address of "
+                f"{self.name}: sends {display_name(stream.content_type)}, which is not a stream; give the address of "
                 "an MJPEG stream or a video"
             )
         stream.close()
@@ -178,8 +178,8 @@ class NetworkSource:
         try:
             dial(parts.hostname or "", port, time.monotonic() + OPEN_TIMEOUT_S, self._stop).close()
         except OSError as error:
-            said = "no answer in time" if isinstance(error, TimeoutError) else error.strerror or str(error)
-            raise MediaError(f"{self.name}: cannot be reached ({said}); check the address and that it is on") from error
+            why = "no answer in time" if isinstance(error, TimeoutError) else error.strerror or str(error)
+            raise MediaError(f"{self.name}: cannot be reached ({why}); check the address and that it is on") from error
 
     def _hold(self, handle: _Closable) -> None:
         with self._state:
@@ -212,13 +212,13 @@ class _CaptureReader:
         if captured is None:
             if self.recorded:
                 return None
-            raise EOFError("it ended, or nothing came in time")
+            raise EOFError("it ended, or sent no data in time")
         if captured.pixels is None:
-            raise FrameDamaged(f"{self._name}: a frame is damaged, or builds on lost data")
+            raise FrameDamaged(f"{self._name}: a frame is damaged, or depends on lost data")
         return Image.fromarray(captured.pixels), captured.time_s if self.recorded else time.monotonic()
 
 
 def _tls_options() -> dict[str, str]:
-    """FFmpeg's options that make it check certificates, off by default, against the ones that Python trusts."""
+    """FFmpeg options that make it check certificates, as it does not by default, against those that Python trusts."""
     known = ssl.get_default_verify_paths().cafile
     return {"tls_verify": "1", **({"ca_file": known} if known else {})}

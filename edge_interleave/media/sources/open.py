@@ -78,7 +78,7 @@ def may_need_capture_process(spec: str | Path | Iterable[Any] | Source) -> bool:
 def _pictures(spec: object) -> Iterable[Any]:
     # Iterating over a single picture would yield its rows, which look like grey pictures.
     if isinstance(spec, np.ndarray) and (spec.ndim not in (3, 4) or (spec.ndim == 3 and spec.shape[-1] in (3, 4))):
-        raise UsageError(f"an array of shape {spec.shape} is no sequence of pictures; give (n, h, w, 3), or a list")
+        raise UsageError(f"an array of shape {spec.shape} is not a sequence of pictures; give (n, h, w, 3), or a list")
     if isinstance(spec, (bytes, bytearray)) or not isinstance(spec, Iterable):
         raise UsageError(f"{type(spec).__name__}: not a source; give a name, a path, or an iterable of pictures")
     return spec

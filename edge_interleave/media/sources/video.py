@@ -31,7 +31,7 @@ class VideoSource:
         self._read_one = False
 
     def open(self) -> None:
-        """Open the file. Raises MediaError if it is no video."""
+        """Open the file. Raises MediaError if it is not a video."""
         if is_picture(self._path):
             raise MediaError(f"{self.name}: a picture, not a video; give a video, or a folder of pictures")
         video = VideoFile(self._path, MAX_PIXELS)

@@ -9,14 +9,14 @@ from __future__ import annotations
 KEYLESS_S = 60.0
 """A stream without a key frame for this long uses intra refresh: frames without errors count as whole again."""
 _REMEMBERED = 64
-"""At least as many packets as a decoder may delay: up to 16 frames in H.264 and H.265, of up to two fields each."""
+"""More packets than a decoder may delay: up to 16 frames in H.264 and H.265, of up to two fields each."""
 
 
 class DamageGate:
     """Tells whole frames from frames that depend on lost data.
 
     A whole key frame starts a run of whole frames, which ends at the next lost packet or decoding error. Demuxers may
-    flag the packet before or behind the damaged one (parsers delay packets by one), so both neighbours count as
+    flag the packet before or after the damaged one (parsers delay packets by one), so both neighbours count as
     damaged. A packet without a time stamp, in a stream that has them, has lost its start.
     """
 

@@ -1,4 +1,4 @@
-"""Restricts what FFmpeg may open, as options for it.
+"""FFmpeg options that restrict what it may open.
 
 A playlist inside a "video" can make FFmpeg open other files and addresses. So files are restricted to the protocol
 `file`, streams to network protocols, and both to containers that hold their own frames: no playlists, no file name

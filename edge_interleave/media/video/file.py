@@ -1,4 +1,4 @@
-"""Decodes one track of a video file or stream with FFmpeg (PyAV): upright RGB frames, in order or from a key frame on.
+"""Decodes one track of a video file or stream to upright RGB frames with FFmpeg (PyAV); can seek to key frames.
 
 Only regular files are opened, by their absolute path, and FFmpeg is restricted by `ffmpeg_options`.
 Why PyAV and not OpenCV: docs/decisions/0002-video-reading.md.
@@ -43,7 +43,7 @@ _JUMP_S = 10.0
 _REORDERED = 16
 """The largest number of frames by which a codec delays a frame."""
 _BACK_S = (0.0, 2.0, 10.0)
-"""How far before a key frame to seek: tried in turn while the container lands behind the key frame."""
+"""How far before a key frame to seek, in seconds: tried in turn while the container lands after the key frame."""
 _TRACK_PACKETS = 500
 """The number of packets to read to find out which tracks hold more than one frame; containers interleave tracks."""
 _BT709 = 1
@@ -62,7 +62,7 @@ _TURNS = {
 
 
 class PacketDamaged(Exception):
-    """A packet cannot be decoded, or a live stream's frame is damaged. The next `read` continues behind it."""
+    """A packet cannot be decoded, or a live stream's frame is damaged. The next `read` continues after it."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class VideoFile:
     def __init__(self, path: Path | str, max_pixels: int = MAX_PIXELS) -> None:
         """Open a file.
 
-        Raises MediaError if it is no video or its frames exceed `max_pixels`, BackendError without PyAV.
+        Raises MediaError if it is not a video or its frames exceed `max_pixels`, BackendError without PyAV.
         """
         open_media_file(path).close()
         # An absolute path cannot be taken for a protocol (`concat:`).
@@ -149,8 +149,7 @@ class VideoFile:
                     return frame
                 try:
                     packet = next(self._packets, None)
-                # The file is cut off, or its index is wrong.
-                except (self._av.FFmpegError, ValueError):
+                except (self._av.FFmpegError, ValueError):  # the file is cut off, or its index is wrong
                     packet = None
                 if packet is None:
                     if self._flushed:
@@ -402,7 +401,7 @@ def _flagged(packets: Iterator[av.Packet[VideoStream]], gate: DamageGate) -> Ite
 
 
 def _tracks(container: InputContainer) -> list[VideoStream]:
-    """The tracks that can be decoded and are no cover pictures; default tracks first."""
+    """The tracks that can be decoded, without cover pictures; default tracks first."""
     tracks = [
         track
         for track in container.streams.video
@@ -412,7 +411,7 @@ def _tracks(container: InputContainer) -> list[VideoStream]:
 
 
 def _turn(frame: av.VideoFrame) -> Image.Transpose | None:
-    """The transpose that makes the picture upright, by its display matrix; None for none or for an odd angle."""
+    """The transpose that makes the picture upright, by its display matrix; None without one and for odd angles."""
     data: Any = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return None

@@ -45,8 +45,8 @@ class Capture:
         """The pixels of the grabbed frame, RGB, (height, width, 3); None if it cannot be decoded. Raises MediaError."""
         with self._lock:
             try:
-                there, bgr = (False, None) if self._released else self._raw.retrieve()
-                return self._cv2.cvtColor(bgr, self._cv2.COLOR_BGR2RGB) if there else None
+                decoded, bgr = (False, None) if self._released else self._raw.retrieve()
+                return self._cv2.cvtColor(bgr, self._cv2.COLOR_BGR2RGB) if decoded else None
             except self._cv2.error as error:
                 raise self._failed(error) from error
 
@@ -81,9 +81,9 @@ class Capture:
 
 
 def open_video(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> Capture:
-    """Open a regular file; its frames come upright.
+    """Open a regular file. OpenCV rotates its frames upright.
 
-    Raises MediaError if it is no video or its frames exceed `max_pixels`, BackendError without OpenCV.
+    Raises MediaError if it is not a video or its frames exceed `max_pixels`, BackendError without OpenCV.
     """
     open_media_file(path).close()
     cv2 = opencv()

@@ -140,7 +140,7 @@ def test_a_png_frame_outside_of_the_picture_is_refused(tmp_path: Path) -> None:
     outside = ApngFrame(np.zeros((2, 2, 4), np.uint8), WIDTH, 0, 0, 0)
     path = tmp_path / "outside.png"
     path.write_bytes(apng(WIDTH, HEIGHT, [frame, outside], None))
-    with pytest.raises(MediaError, match=r"outside\.png: a frame of the animation lies outside"):
+    with pytest.raises(MediaError, match=r"outside\.png: a frame of the animation extends beyond"):
         sample_clip(path, 2)
 
 
