@@ -168,9 +168,9 @@ class Chat:
 
     def _after(self, before: _History, question: Sequence[Message], new_media: EncodedMedia) -> _Turn:
         messages, media = (*before.messages, *question), before.media + new_media
-        more = self._prompts.follow_up(messages, media.counts) if before.inputs else None
-        segments = self._prompts.build(messages, media.counts) if more is None else more
-        prompt = (*(() if more is None else before.inputs), *as_inputs(segments, media.images))
+        follow_up = self._prompts.follow_up(messages, media.counts) if before.inputs else None
+        segments = self._prompts.build(messages, media.counts) if follow_up is None else follow_up
+        prompt = (*(() if follow_up is None else before.inputs), *as_inputs(segments, media.images))
         return _Turn(before, question, new_media, messages, media, prompt)
 
 

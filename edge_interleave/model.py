@@ -116,17 +116,6 @@ def load(
     return Model(bundle, backend_for(bundle, backend), options, may_grow=context is None, progress=progress)
 
 
-def _remote(model: str | Path | None, backend: str | None, url: str | None, api_key: str | None) -> RemoteModel:
-    if backend not in (None, REMOTE):
-        raise UsageError(f"url names a server, but backend {backend!r} runs on this machine; give only one of them")
-    if url is None:
-        raise UsageError(f"backend {REMOTE!r} needs the server's url, such as http://host:8000/v1")
-    from edge_interleave.remote.endpoint import Endpoint
-    from edge_interleave.remote.model import RemoteModel
-
-    return RemoteModel(Endpoint(url, None if model is None else str(model), api_key))
-
-
 class Model:
     """An open model. Chats and live windows share its weights.
 
@@ -225,7 +214,7 @@ class Model:
     ) -> Chat:
         """Open a conversation with a KV cache of its own.
 
-        `system`: a message before the conversation. `resume`: a file that `Chat.save` wrote; the conversation goes on
+        `system`: a message before the conversation. `resume`: a file that `Chat.save` wrote; the conversation continues
         without computing its images and text again, with the same bundle, backend and KV precision. `prompts`: turns
         messages into tokens; None: the model's own chat template.
         Raises UsageError for `system` together with `resume`, InputError for a file that is damaged or was saved with
@@ -360,3 +349,14 @@ class Model:
             return self._open_decoder(size)
         decoder, self._spare = self._spare, None
         return decoder
+
+
+def _remote(model: str | Path | None, backend: str | None, url: str | None, api_key: str | None) -> RemoteModel:
+    if backend not in (None, REMOTE):
+        raise UsageError(f"url names a server, but backend {backend!r} runs on this machine; give only one of them")
+    if url is None:
+        raise UsageError(f"backend {REMOTE!r} needs the server's url, such as http://host:8000/v1")
+    from edge_interleave.remote.endpoint import Endpoint
+    from edge_interleave.remote.model import RemoteModel
+
+    return RemoteModel(Endpoint(url, None if model is None else str(model), api_key))

@@ -20,7 +20,7 @@ def answer() -> ei.Answer:
     return ei.Answer("a red star", "stop", STATS, (5, 6, 7))
 
 
-def test_it_is_used_as_its_text(answer: ei.Answer) -> None:
+def test_an_answer_is_a_string(answer: ei.Answer) -> None:
     assert isinstance(answer, str)
     assert answer == "a red star"
     assert (len(answer), "red" in answer, answer.upper(), answer[2:5]) == (10, True, "A RED STAR", "red")

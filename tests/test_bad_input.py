@@ -54,7 +54,7 @@ def test_a_bad_checkpoint_is_refused_and_the_old_bundle_stays(
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_a_bundle_that_its_manifest_gives_away_is_refused(
+def test_a_bundle_with_an_unsafe_manifest_is_refused(
     name: str, bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     damage, says = MANIFESTS[name]
@@ -99,7 +99,7 @@ def test_a_bad_image_or_video_is_refused(
 
 
 @pytest.mark.parametrize("kind", FLIPS)
-def test_turned_bits_give_an_answer_or_one_line_and_never_end_the_process(
+def test_flipped_bits_never_crash_the_process_that_answers(
     kind: str, random_checkpoint: Path, converted: Bundle, tmp_path: Path
 ) -> None:
     chance = random.Random(2024)
@@ -173,7 +173,7 @@ def test_damaged_models_in_the_store_are_listed_as_such(
     assert here(capfd, "models").code == 0
 
 
-def test_what_a_bad_checkpoint_left_does_not_stop_the_next_conversion(
+def test_a_failed_conversion_does_not_block_the_next_one(
     checkpoint: Path, random_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     CHECKPOINTS["NaN in a decoder matrix"][0](checkpoint)

@@ -41,7 +41,7 @@ def model(tiny: Bundle) -> Iterator[ei.Model]:
 
 
 class TestChat:
-    def test_a_turn_computes_only_what_is_new(self, model: ei.Model, tiny: Bundle) -> None:
+    def test_a_turn_computes_only_new_entries(self, model: ei.Model, tiny: Bundle) -> None:
         chat = model.chat()
         first = chat.ask("A rather long question about nothing at all?", max_tokens=8, sampling=LIVELY)
         second = chat.ask("And?", max_tokens=8, sampling=LIVELY)
@@ -53,7 +53,7 @@ class TestChat:
         assert [message.role for message in chat.messages] == ["user", "assistant"] * 2
         assert chat.messages[1].parts == (first.text,)
 
-    def test_sees_its_own_words_as_it_said_them(self, model: ei.Model, tiny: Bundle) -> None:
+    def test_keeps_the_exact_tokens_of_its_answers(self, model: ei.Model, tiny: Bundle) -> None:
         chat = model.chat("Be brief.")
         first = chat.ask("One?", max_tokens=8, sampling=SamplingOptions(temperature=3.0, seed=0))
         second = chat.ask("Two?", max_tokens=8)
@@ -68,7 +68,7 @@ class TestChat:
         assert second.token_ids == expected.answer.token_ids
         session.close()
 
-    def test_remembers_an_answer_cut_by_a_stop_text_as_it_was_said(self, model: ei.Model) -> None:
+    def test_keeps_the_exact_tokens_of_an_answer_cut_by_a_stop_text(self, model: ei.Model) -> None:
         chat = model.chat()
         full = chat.ask("Hello", max_tokens=30, sampling=LIVELY).text
         chat.reset()
@@ -76,14 +76,14 @@ class TestChat:
         assert chat.messages[-1].parts == (answer.text,)
         assert chat.ask("And?", max_tokens=3).stats.prompt_tokens < 100
 
-    def test_an_answer_left_early_is_remembered_as_far_as_it_went(self, model: ei.Model) -> None:
+    def test_a_closed_answer_stays_in_the_history_as_far_as_it_went(self, model: ei.Model) -> None:
         chat = model.chat()
         with chat.stream("Hello", max_tokens=50, sampling=LIVELY) as stream:
             said = next(stream)
         assert chat.messages[-1].parts == (said,)
         assert chat.ask("Go on", max_tokens=3).stats.cached_tokens > 20
 
-    def test_an_error_leaves_the_conversation_as_it_was(self, model: ei.Model) -> None:
+    def test_an_error_leaves_the_conversation_unchanged(self, model: ei.Model) -> None:
         chat = model.chat()
         chat.ask("One?", max_tokens=4, sampling=LIVELY)
         before = chat.messages
@@ -95,7 +95,7 @@ class TestChat:
         chat.ask("Two?", max_tokens=4)
         assert len(chat.messages) == 4
 
-    def test_reset_begins_anew(self, model: ei.Model) -> None:
+    def test_reset_starts_a_new_conversation(self, model: ei.Model) -> None:
         chat = model.chat("Be brief.")
         first = chat.ask("One?", max_tokens=5)
         chat.reset()
@@ -115,7 +115,7 @@ class TestChat:
 
 
 class TestSaved:
-    def test_goes_on_without_computing_its_images_again(self, backend: str, tmp_path: Path) -> None:
+    def test_resumes_without_computing_its_images_again(self, backend: str, tmp_path: Path) -> None:
         path, expected = saved(backend, tmp_path)
         stages: set[str] = set()
         with ei.load(backend=backend, threads=1, progress=lambda stage, *_: stages.add(stage)) as model:
@@ -129,7 +129,7 @@ class TestSaved:
             chat.reset()
             assert [message.role for message in chat.messages] == ["system"]
 
-    def test_holds_what_it_takes_to_compute_its_kv_cache_again(self, backend: str, tmp_path: Path) -> None:
+    def test_contains_what_is_needed_to_recompute_its_kv_cache(self, backend: str, tmp_path: Path) -> None:
         path, _ = saved(backend, tmp_path)
         with ei.load(backend=backend, threads=1) as model:
             anew = Anew(model.bundle)
@@ -141,7 +141,7 @@ class TestSaved:
         assert answer.token_ids == expected.token_ids
         assert answer.stats.cached_tokens < answer.stats.prompt_tokens - answer.stats.visual_tokens
 
-    def test_does_not_hold_the_options_that_were_asked_about(self, tmp_path: Path) -> None:
+    def test_does_not_contain_the_options_of_choose(self, tmp_path: Path) -> None:
         path, expected = saved("llama-cpp", tmp_path)
         with ei.load(threads=1, backend="llama-cpp") as model:
             with model.chat(resume=path) as chat:
@@ -157,7 +157,7 @@ class TestSaved:
             assert [message.role for message in chat.messages] == ["system"]
             assert chat.ask("Describe the image.", images=PICTURES[:1])
 
-    def test_is_for_its_owner_only_and_replaced_as_a_whole(self, tmp_path: Path) -> None:
+    def test_is_readable_by_its_owner_only_and_replaced_atomically(self, tmp_path: Path) -> None:
         path = tmp_path / "chat"
         path.write_text("an older file")
         with ei.load(threads=1) as model:
@@ -194,7 +194,7 @@ class TestSaved:
                 path.write_bytes(wrong)
                 check_refused(model, path)
 
-    def test_a_header_by_a_stranger_is_checked(self, tmp_path: Path) -> None:
+    def test_an_untrusted_header_is_checked(self, tmp_path: Path) -> None:
         path, _ = saved("llama-cpp", tmp_path)
         content = path.read_bytes()
         size = int.from_bytes(content[len(MAGIC) : HEADER_AT - 32], "little")

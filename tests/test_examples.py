@@ -66,7 +66,7 @@ def test_doorbell_rings_once_a_visit_and_keeps_the_pictures(clip: Path, tmp_path
     assert len(event["frames"]) == 2
 
 
-def test_webcam_live_answers_without_a_window_where_it_is_told_to(clip: Path, tmp_path: Path) -> None:
+def test_webcam_live_answers_without_a_window_on_request(clip: Path, tmp_path: Path) -> None:
     done = example("webcam_live.py", clip, "--headless", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
@@ -100,7 +100,7 @@ def test_webcam_live_says_what_to_do_without_a_display(clip: Path, tmp_path: Pat
         ("webcam_live.py", ["nowhere.mp4", "--headless"]),
     ],
 )
-def test_what_cannot_be_opened_is_said_in_one_line(name: str, arguments: list[str], tmp_path: Path) -> None:
+def test_an_unreadable_file_is_one_line(name: str, arguments: list[str], tmp_path: Path) -> None:
     done = example(name, *arguments, stdin="What is this?\n", cwd=tmp_path)
     assert done.returncode == 3
     assert len(done.stderr.splitlines()) == 1

@@ -89,7 +89,7 @@ stream.close()
     ["pass", "[one.close() for one in (stream, live, chat, model)]", "globals().update(dropped), gc.collect()"],
     ids=["ends", "closes", "drops"],
 )
-def test_a_child_may_end_and_close_and_drop_what_is_not_its_own(backend: str, work: str) -> None:
+def test_a_child_may_exit_and_close_and_drop_its_parents_models(backend: str, work: str) -> None:
     fork(
         f"""
 stream = chat.stream("Hello", max_tokens=3)

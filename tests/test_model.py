@@ -49,13 +49,13 @@ class TestModel:
     @pytest.mark.parametrize(
         "wrong", [{"context": 0}, {"threads": 0}, {"backend": "no-such"}, {"model": "no-such-model"}]
     )
-    def test_loading_wrongly_is_one_line(self, tiny: Bundle, wrong: dict) -> None:
+    def test_wrong_arguments_of_load_are_one_line(self, tiny: Bundle, wrong: dict) -> None:
         with pytest.raises(ei.EdgeInterleaveError) as caught:
             ei.load(**{"model": tiny.folder, **wrong})
         assert "\n" not in str(caught.value)
 
     @pytest.mark.parametrize("wrong", [{"frames": 0}, {"pool": 0}, {"max_tokens": 0}])
-    def test_asking_wrongly_is_a_usage_error(self, model: ei.Model, wrong: dict) -> None:
+    def test_wrong_arguments_of_ask_are_usage_errors(self, model: ei.Model, wrong: dict) -> None:
         with pytest.raises(UsageError, match=next(iter(wrong))):
             model.ask("Hello", **wrong)
 
@@ -63,7 +63,7 @@ class TestModel:
         with pytest.raises(BundleError, match=r"vision\.onnx"):
             model.ask([np.zeros((8, 8, 3), np.uint8), "What?"])
 
-    def test_a_closed_one_says_so(self, tiny: Bundle) -> None:
+    def test_a_closed_model_says_so(self, tiny: Bundle) -> None:
         model = ei.load(tiny.folder, context=64, threads=1)
         chat = model.chat()
         model.close()
@@ -98,12 +98,12 @@ def test_an_unknown_keyword_argument_is_a_type_error(model: ei.Model, call: str)
             getattr(asked, call)("Hello", *options, max_tokes=3)
 
 
-def test_options_of_an_answer_are_refused_where_none_is_drawn(model: ei.Model) -> None:
+def test_choose_refuses_options_of_an_answer(model: ei.Model) -> None:
     with pytest.raises(TypeError, match="max_tokens"):
         model.choose("Hello", ["yes", "no"], max_tokens=3)
 
 
-def test_progress_is_told_before_each_image_and_each_part_of_the_prompt() -> None:
+def test_progress_is_reported_before_each_image_and_each_part_of_the_prompt() -> None:
     steps: list[tuple[str, int, int]] = []
     red, blue = (Image.new("RGB", (96, 96), colour) for colour in ("red", "blue"))
     with ei.load(threads=1, progress=lambda *step: steps.append(step)) as model:
@@ -122,7 +122,7 @@ def test_progress_is_told_before_each_image_and_each_part_of_the_prompt() -> Non
         assert steps == [("prefill", 0, stats.prompt_tokens - stats.cached_tokens)]
 
 
-def test_what_progress_raises_ends_the_question(tiny: Bundle) -> None:
+def test_an_exception_in_progress_ends_the_question(tiny: Bundle) -> None:
     class Enough(Exception):
         pass
 
@@ -133,7 +133,7 @@ def test_what_progress_raises_ends_the_question(tiny: Bundle) -> None:
         model.ask("Hello?")
 
 
-def test_a_program_that_ends_in_the_middle_of_an_answer_ends_in_silence() -> None:
+def test_a_program_that_exits_in_mid_answer_prints_no_error() -> None:
     code = """if True:
         from PIL import Image
         import edge_interleave as ei

@@ -46,7 +46,7 @@ def homeless(tmp_path: Path) -> Run:
 
 
 class TestWithoutAHomeFolder:
-    def test_models_lists_the_embedded_one_and_says_what_to_set(self, homeless: Run) -> None:
+    def test_models_lists_the_embedded_one_and_names_the_variable_to_set(self, homeless: Run) -> None:
         done = homeless("models")
         assert done.returncode == 0, done.stderr
         assert "embedded" in done.stdout
@@ -74,14 +74,16 @@ class TestWithoutAHomeFolder:
         ],
         ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
     )
-    def test_what_needs_one_says_so(self, homeless: Run, arguments: tuple[str, ...], code: int, said: str) -> None:
+    def test_commands_that_need_a_home_folder_say_so(
+        self, homeless: Run, arguments: tuple[str, ...], code: int, said: str
+    ) -> None:
         assert said in error_line(homeless(*arguments), code)
 
-    def test_a_variable_that_begins_with_it_says_so(self, homeless: Run) -> None:
+    def test_a_variable_that_begins_with_a_tilde_is_refused(self, homeless: Run) -> None:
         line = error_line(homeless("pull", "acme/tiny", EDGE_INTERLEAVE_HOME="~/models"), 2)
         assert "~/models: its home folder is not known" in line
 
-    def test_the_cache_of_the_hub_needs_a_place_as_well(self, homeless: Run, tmp_path: Path) -> None:
+    def test_the_hubs_cache_needs_a_folder_too(self, homeless: Run, tmp_path: Path) -> None:
         models = str(tmp_path / "models")
         line = error_line(homeless("pull", "acme/tiny", EDGE_INTERLEAVE_HOME=models, HF_HUB_OFFLINE="1"), 3)
         assert "no home folder for the Hub's cache; set HF_HOME to a folder" in line
@@ -109,7 +111,7 @@ def test_a_home_that_cannot_be_written_names_the_variable(
     assert "set EDGE_INTERLEAVE_HOME to a folder that can be written" in line
 
 
-def test_a_path_in_the_home_of_nobody_is_a_wrong_call() -> None:
+def test_a_path_in_an_unknown_users_home_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="give the full path"):
         store.expand_home("~no-such-user-anywhere/pictures")
     assert store.expand_home("plain") == Path("plain")

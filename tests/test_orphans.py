@@ -94,7 +94,7 @@ def test_llama_cpps_worker_ends_with_ctrl_c(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_what_measures_a_model_ends_with_plan(tmp_path: Path, how: signal.Signals) -> None:
+def test_the_process_that_measures_a_model_ends_with_plan(tmp_path: Path, how: signal.Signals) -> None:
     # An engine that takes for ever to import.
     (tmp_path / "onnxruntime.py").write_text("import time; time.sleep(600)")
     env = environment(tmp_path, PYTHONPATH=str(tmp_path))

@@ -69,7 +69,7 @@ def attempts(command: list[str], home: Path, **more: str) -> int:
 
 @isolated
 @pytest.mark.parametrize("code", [LOOKUP, CONNECT], ids=["lookup", "connection"])
-def test_what_is_tried_is_counted(code: str, tmp_path: Path) -> None:
+def test_attempted_connections_are_counted(code: str, tmp_path: Path) -> None:
     assert attempts([sys.executable, "-c", code], tmp_path) > 0
 
 
@@ -116,7 +116,7 @@ def test_no_library_leaves_an_id_behind(tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_children_are_told_too() -> None:
+def test_child_processes_inherit_the_settings() -> None:
     code = "import edge_interleave, subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
     child = "import os; print(os.environ['ORT_DISABLE_TELEMETRY'], os.environ['HF_HUB_DISABLE_TELEMETRY'])"
     env = {name: value for name, value in os.environ.items() if not name.endswith("DISABLE_TELEMETRY")}

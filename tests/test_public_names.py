@@ -27,7 +27,7 @@ def test_unknown_names_are_attribute_errors() -> None:
 
 
 @pytest.mark.parametrize("name", ei.__all__)
-def test_every_public_name_is_there(name: str) -> None:
+def test_every_public_name_can_be_imported(name: str) -> None:
     assert getattr(ei, name) is not None
     assert name in dir(ei)
 

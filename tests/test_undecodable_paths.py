@@ -63,7 +63,7 @@ def test_a_checkpoint_is_converted_into_one(backend: str, odd: Callable[[str], P
     assert result.stdout.strip(), result.stderr
 
 
-def test_an_evaluation_is_kept_and_goes_on(odd: Callable[[str], Path], bundle: Path, env: dict[str, str]) -> None:
+def test_an_evaluation_is_stored_and_resumes(odd: Callable[[str], Path], bundle: Path, env: dict[str, str]) -> None:
     images, out = odd("images"), odd("out")
     file = write(images, colour_samples(3))
     call = ("eval", file, "--out", out, "--model", bundle, "--threads", 1, "--json")
@@ -95,7 +95,7 @@ def test_a_saved_timeline_is_loaded_again(backend: str, bundle: Path, odd: Calla
 
 
 class TestTheLink:
-    def test_is_made_where_it_is_needed_only(self, tmp_path: Path, odd: Callable[[str], Path]) -> None:
+    def test_is_created_only_if_needed(self, tmp_path: Path, odd: Callable[[str], Path]) -> None:
         with utf8_path(tmp_path / "plain") as name:
             assert name == str(tmp_path / "plain")
         odd("file").write_text("read")
@@ -108,9 +108,7 @@ class TestTheLink:
         with utf8_path(odd("file")) as name:
             assert Path(name).read_text() == "read"
 
-    def test_that_cannot_be_made_gives_the_advice_to_rename(
-        self, bundle: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_that_cannot_be_created_advises_to_rename(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def refused(*_: object, **__: object) -> None:
             raise PermissionError(1, "Operation not permitted")
 
@@ -126,5 +124,5 @@ class TestTheLink:
             VisionTower(opened.file("vision.onnx"), opened.manifest.vision, 1)
 
 
-def test_names_in_text_hold_no_half_characters() -> None:
+def test_names_in_text_contain_no_lone_surrogates() -> None:
     assert utf8_text("caf\udce9 é") == "caf? é"

@@ -105,3 +105,5 @@ class ModelConfig:
     """`VisionInfo.resize`, if the family or `config.json` names it; None leaves it to the image processor."""
     tiling: TilingInfo | None = None
     video: VideoInfo | None = None
+    mistral: bool = False
+    """Whether the original layout names Mistral's class; its decoder is Llama's, but not its prompt."""

@@ -78,9 +78,9 @@ _FAMILIES = {
 _REFUSED = {
     "llava_next_video": "LLaVA-NeXT-Video pools the frames of a video before the projector",
     "vipllava": "ViP-LLaVA joins the features of several layers",
-    "video_llava": "Video-LLaVA has a tower of its own for video",
+    "video_llava": "Video-LLaVA has a separate tower for video",
 }
-"""Related model types, with what they do that has no code here."""
+"""Related model types, and the feature of each that is not supported."""
 _DECODERS = ("qwen2", "llama", "mistral")
 _NEXT_GRIDS = ((2, 1), (1, 2), (2, 2), (1, 3), (3, 1))
 _ONEVISION_GRIDS = tuple((columns, rows) for rows in range(1, 7) for columns in range(1, 7))

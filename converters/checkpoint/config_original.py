@@ -3,8 +3,8 @@
 Facts from the LLaVA-NeXT code: a SigLIP tower loses its last block, its features are the last hidden state of the rest,
 and `mm_vision_select_layer` is ignored. A CLIP tower uses that field, and `mm_vision_select_feature` says whether the
 CLS token is dropped (`patch`) or kept (`cls_patch`). The tower's weights are in the checkpoint.
-LLaVA-OneVision, LLaVA-Video and the resamplers of LLaVA-NeXT-Video use the same classes with other fields. Fields that
-the runtime does not support are refused.
+LLaVA-OneVision, LLaVA-NeXT, LLaVA-Video and the resamplers of LLaVA-NeXT-Video use the same classes with other fields.
+Fields that the runtime does not support are refused, LLaVA-Video's and the resamplers among them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from edge_interleave.bundle.manifest import TilingInfo, VideoInfo
 from edge_interleave.converters.checkpoint.config import ModelConfig, VisionConfig
 from edge_interleave.converters.checkpoint.config_parts import (
     more_token_ids,
@@ -23,6 +24,7 @@ from edge_interleave.converters.checkpoint.config_parts import (
     token_ids,
 )
 from edge_interleave.converters.checkpoint.json_files import read_json
+from edge_interleave.converters.checkpoint.tiling import most_tiles, read_grids
 from edge_interleave.errors import CheckpointError, shown
 from edge_interleave.util.json_fields import JsonFields
 
@@ -65,7 +67,7 @@ def parse_original(fields: JsonFields, generation: Any = None) -> ModelConfig:
     if fields.integer("mm_hidden_size", vision.hidden_size) != vision.hidden_size:
         raise fields.error("mm_hidden_size", f"{vision.hidden_size}, the vision tower's hidden size")
     bos = token_ids("bos_token_id", generation, fields.raw)
-    return ModelConfig(
+    config = ModelConfig(
         layout="original",
         decoder=parse_decoder(fields, _decoder_type(fields)),
         vision=vision,
@@ -76,29 +78,54 @@ def parse_original(fields: JsonFields, generation: Any = None) -> ModelConfig:
         more_eos_token_ids=more_token_ids("eos_token_id", generation, fields.raw),
         image_newline=_has_newline(fields),
         resize=_resize(fields),
+        mistral=_class_name(fields) in ("LlavaMistralForCausalLM", "llava_mistral"),
     )
+    return _with_tiles(config, fields)
+
+
+def _with_tiles(config: ModelConfig, fields: JsonFields) -> ModelConfig:
+    """The config with the tiles and the video of LLaVA-OneVision (`anyres_max_N`) or LLaVA-NeXT (CLIP and `anyres`).
+
+    LLaVA-NeXT-Interleave names `anyres` too, but its evaluation shows images whole; its tiles come on request.
+    """
+    side = config.vision.image_size
+    most = most_tiles(fields, "image_aspect_ratio")
+    if most is not None:
+        fields.expect("mm_patch_merge_type", config.image_newline, "'spatial_unpad' for tiles of 'anyres_max'")
+        grids = read_grids(fields, side, (), width_first=True)
+        # llava_arch.py: get_2dPool halves a video's grid; lmms-eval pads several images to squares.
+        return replace(
+            config, resize="pad", tiling=TilingInfo(grids, most, several=False), video=VideoInfo(2, "squash")
+        )
+    if config.vision.type == "clip" and config.image_newline and fields.raw.get("image_aspect_ratio") == "anyres":
+        return replace(config, tiling=TilingInfo(read_grids(fields, side, (), width_first=True)))
+    return config
 
 
 def _decoder_type(fields: JsonFields) -> str:
-    named = fields.raw.get("architectures") or [fields.text("model_type", "")]
-    name = str(named[0]) if isinstance(named, list) and named else shown(named)
+    name = _class_name(fields)
     if name in ("LlavaQwenForCausalLM", "LlavaQwen2ForCausalLM", "llava_qwen", "llava_qwen2"):
         return "qwen2"
     if name in ("LlavaLlamaForCausalLM", "llava_llama"):
         return "llama"
+    if name in ("LlavaMistralForCausalLM", "llava_mistral"):
+        return "mistral"
     raise CheckpointError(
         f"{fields.path}: architecture {shown(name)} is not supported "
-        "(LlavaQwenForCausalLM, LlavaLlamaForCausalLM and LlavaForConditionalGeneration are)"
+        "(LlavaQwenForCausalLM, LlavaLlamaForCausalLM, LlavaMistralForCausalLM and LlavaForConditionalGeneration are)"
     )
+
+
+def _class_name(fields: JsonFields) -> str:
+    named = fields.raw.get("architectures") or [fields.text("model_type", "")]
+    return str(named[0]) if isinstance(named, list) and named else shown(named)
 
 
 def _resize(fields: JsonFields) -> str | None:
     said = fields.raw.get("image_aspect_ratio")
-    if said not in (*_RESIZES,):
-        raise fields.error(
-            "image_aspect_ratio", "'anyres', 'pad' or 'square' (LLaVA-OneVision and LLaVA-Video are not supported)"
-        )
-    return _RESIZES[said]
+    if most_tiles(fields, "image_aspect_ratio") is None and said not in (*_RESIZES,):
+        raise fields.error("image_aspect_ratio", "'anyres', 'anyres_max_' and a number, 'pad' or 'square'")
+    return _RESIZES.get(said)
 
 
 def _has_newline(fields: JsonFields) -> bool:

@@ -121,7 +121,7 @@ def parse_vision(
 
 
 def refuse_changes(fields: JsonFields) -> None:
-    """Refuse fields of either layout that change the tower, the visual tokens or the prompt in a way that has no code.
+    """Refuse fields of either layout that change tower, visual tokens or prompt in a way that is not supported.
 
     Raises CheckpointError that names the field.
     """

@@ -13,10 +13,11 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from edge_interleave.converters.checkpoint.conversations import CONVERSATIONS, conversation_name
 from edge_interleave.converters.checkpoint.json_files import read_json
 from edge_interleave.converters.checkpoint.reader import Checkpoint
 from edge_interleave.errors import BundleError, CheckpointError, UsageError, one_line, shown
-from edge_interleave.prompt.template import QWEN_1_5_TEMPLATE, ChatTemplate
+from edge_interleave.prompt.template import ChatTemplate
 from edge_interleave.prompt.tokenizer_check import check_tokenizer
 
 IMAGE_TOKEN = "<image>"
@@ -54,8 +55,8 @@ class TokenizerFiles:
     text_template: str | None
     """Chat template for messages whose content is a string."""
     prompt_template: str | None
-    """Chat template that handles images: the image processor's, or the tokenizer's if it does. Without one, Qwen models
-    get the prompt of LLaVA-NeXT-Interleave's evaluation, and others None."""
+    """Chat template that handles images: the image processor's, or the tokenizer's if it does; otherwise the original
+    code's conversation (see `conversations`), or None if none is known."""
 
 
 def read_tokenizer(checkpoint: Checkpoint) -> TokenizerFiles:
@@ -85,7 +86,7 @@ def read_tokenizer(checkpoint: Checkpoint) -> TokenizerFiles:
     bos = _token(config, "bos_token")
     bos_id = None if bos is None else tokenizer.token_to_id(bos)
     text = _text_template(folder, config, tokenizer)
-    prompt = _prompt_template(folder, text, tokenizer)
+    prompt = _prompt_template(checkpoint, text, tokenizer)
     special = {"bos_token": bos or "", "eos_token": eos}
     behind = [_turn_end(template, tokenizer, special) for template in (prompt, text) if template is not None]
     turn_ends = [end for end in behind if end is not None and end not in (image_id, bos_id)]
@@ -236,13 +237,15 @@ def _text_template(folder: Path, config: Mapping[str, Any], tokenizer: Tokenizer
     return CHATML_TEMPLATE if tokenizer.token_to_id("<|im_start|>") is not None else None
 
 
-def _prompt_template(folder: Path, text: str | None, tokenizer: Tokenizer) -> str | None:
+def _prompt_template(checkpoint: Checkpoint, text: str | None, tokenizer: Tokenizer) -> str | None:
     """The processor's template, or the tokenizer's if it handles images; a text model's does not."""
-    processor = _processor_template(folder)
+    processor = _processor_template(checkpoint.folder)
     if processor is not None:
         return processor
-    if (text is None or "image" not in text) and tokenizer.token_to_id("<|im_start|>") is not None:
-        return QWEN_1_5_TEMPLATE
+    if text is None or "image" not in text:
+        name = conversation_name(checkpoint.config, tokenizer, has_template=text is not None)
+        if name is not None:
+            return CONVERSATIONS[name]
     return text
 
 

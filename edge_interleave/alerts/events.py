@@ -87,7 +87,7 @@ class Alert(Event):
 class EventFolder:
     """A folder with `events.jsonl`, and pictures in `frames/`. Use it from one process and one thread at a time.
 
-    A later write that fails (a full disk) is reported once and counted; the watch goes on.
+    A later write that fails (a full disk) is reported once and counted; the watch continues.
     """
 
     def __init__(self, folder: Path, on_failure: Callable[[str], None] = lambda line: None) -> None:

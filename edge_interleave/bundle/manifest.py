@@ -80,7 +80,7 @@ class TilingInfo:
     most_tiles: int | None = None
     """If the tiles' visual tokens exceed this many tiles' worth, their grid is scaled down (`anyres_max_9`: 9)."""
     several: bool = True
-    """Whether each of several images is split. Otherwise only an image that is alone is (LLaVA-OneVision)."""
+    """Whether each of several images is split; if not, only a single image is (LLaVA-OneVision)."""
     small: bool = True
     """Whether an image no larger than one tile is split, too, which magnifies it."""
 

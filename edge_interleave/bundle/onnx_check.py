@@ -1,8 +1,8 @@
 """Checks an untrusted ONNX file before ONNX Runtime parses it: a graph with a loop can run for ever.
 
-A vision tower and a decoder need no loops, branches or functions, so a file that has any is refused. Weights in another
-file must lie within the one that belongs to the graph. The check walks the protobuf fields and skips the weights. ONNX
-Runtime reports all other errors of a graph itself.
+A vision tower and a decoder need no loops, branches or functions, so a file with any of them is refused. Weights in
+another file must lie within the file that belongs to the graph. The check walks the protobuf fields and skips the
+weights. ONNX Runtime reports all other errors of a graph itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 def check_onnx(path: Path, data: Path | None = None) -> None:
     """Raise BundleError if the file has control flow, functions or too many nodes, or is no protobuf message.
 
-    `data`: the file beside it with the weights. A file with weights elsewhere is refused.
+    `data`: the file with the weights, in the same folder. A graph with weights elsewhere is refused.
     """
     try:
         with path.open("rb") as file:
@@ -61,7 +61,7 @@ class _UnsoundError(Exception):
 
 
 def _refused(path: Path, what: str) -> BundleError:
-    return BundleError(f"{path}: not a vision tower or decoder, for it {what}; convert or pull the model again")
+    return BundleError(f"{path}: not a vision tower or decoder, since it {what}; convert or pull the model again")
 
 
 def _holds_graph(file: BinaryIO, start: int, end: int) -> bool:
@@ -75,7 +75,7 @@ def _holds_graph(file: BinaryIO, start: int, end: int) -> bool:
 
 
 def _check_place(path: Path, external: dict[str, str], data: Path | None) -> None:
-    """Raise BundleError where a weight in another file does not lie within `data`."""
+    """Raise BundleError if a weight in another file does not lie within `data`."""
     if not external:
         return
     if data is None:
@@ -87,7 +87,7 @@ def _check_place(path: Path, external: dict[str, str], data: Path | None) -> Non
 
 
 def _external(file: BinaryIO, start: int, end: int) -> dict[str, str]:
-    """Where a tensor's values lie, by `location`, `offset` and `length`; empty where they lie in the graph."""
+    """`location`, `offset` and `length` of a tensor's values in another file; empty if they are in the graph."""
     found: dict[str, str] = {}
     apart = False
     for field, first, last in _fields(file, start, end):

@@ -60,31 +60,29 @@ def ask(
     Images and videos come before the question, in the order given. An <image> marker in the question puts one in its
     place. --image also takes patterns ('pics/*.png'). Nothing is fetched from the network.
 
-    Without --model the small embedded model answers. It knows drawn shapes and nothing else.
+    Without --model the small embedded model answers. It knows drawn shapes, everyday things and signs, and no
+    photographs.
     """
     if options and settings.schema is not None:
         raise UsageError("give --choose or --schema, not both")
+    if options and with_stats:
+        raise UsageError("--stats has figures of a written answer, which --choose has not; give one of them")
     media = media_in_order(ctx, image, video, stdin_is="the question" if question == STDIN else None)
     text = checked_text(_from_stdin() if question == STDIN else question)
+    if not text.strip():
+        raise UsageError("the question is empty; type one, or pipe it in with -")
     content: list[Any] = [Message("user", (*media, text))]
     if system is not None:
         content.insert(0, Message("system", (checked_text(system),)))
-    media_settings: dict[str, Any] = {"frames": settings.frames, "pool": settings.pool, "tiles": settings.tiles}
     with StatusLine() as status, model_choice.open(status) as opened:
         if options:
-            found = opened.choose(content, [checked_text(option) for option in options], **media_settings)
+            answers = [checked_text(option) for option in options]
+            found = opened.choose(content, answers, **settings.media_options())
             status.stop()
             _show_choices(found, as_json)
             note_if_unfamiliar(text, opened.questions)
             return
-        stream = opened.stream(
-            content,
-            max_tokens=settings.max_tokens,
-            stop=settings.stop,
-            sampling=settings.sampling,
-            schema=settings.schema,
-            **media_settings,
-        )
+        stream = opened.stream(content, **settings.ask_options())
         if as_json:
             answer = stream.wait()
         else:

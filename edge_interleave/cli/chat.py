@@ -215,17 +215,8 @@ class _Repl:
         """Answer a question and write the answer piece by piece."""
         try:
             with self.status, interrupt_event() as cancel:
-                stream = self.talk.stream(
-                    Message("user", (*self.pending, question)),
-                    max_tokens=self.settings.max_tokens,
-                    stop=self.settings.stop,
-                    sampling=self.settings.sampling,
-                    schema=self.settings.schema,
-                    frames=self.settings.frames,
-                    pool=self.settings.pool,
-                    tiles=self.settings.tiles,
-                    cancel=cancel,
-                )
+                message = Message("user", (*self.pending, question))
+                stream = self.talk.stream(message, **self.settings.ask_options(cancel))
                 if self.as_json:
                     output.print_json(answer_json(stream.wait()))
                 else:

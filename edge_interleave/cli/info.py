@@ -120,7 +120,7 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
 
 
 def _trained_for(manifest: Manifest) -> dict[str, Any]:
-    """How a model of the wider LLaVA family sees tiles and video; nothing for the others."""
+    """How a model of the wider LLaVA family sees tiles and video; empty for other models."""
     from edge_interleave.vision.merge import most_merged_tokens
     from edge_interleave.vision.pooling import frame_stride, image_tokens
 
@@ -172,9 +172,9 @@ def _rows(facts: dict[str, Any], indent: str = "") -> list[tuple[str, str]]:
         if name == "parts":
             rows += [(name, ""), *_part_rows(value)] if value else []
         elif isinstance(value, dict):
-            rows += [(indent + name, ""), *_rows(value, indent + "  ")]
+            rows += [(indent + name.replace("_", " "), ""), *_rows(value, indent + "  ")]
         elif isinstance(value, list):
-            rows.append((indent + name, ", ".join(value)))
+            rows.append((indent + name.replace("_", " "), ", ".join(value)))
         elif name == "bytes":
             rows.append((indent + "size", output.size(value)))
         elif name == "parameters":

@@ -117,6 +117,8 @@ def named_media(kind: str, name: str) -> Iterator[Media]:
     for path in paths:
         if not os.path.lexists(path):
             raise MediaError(f"{path}: no such file; check the path")
+        if kind == IMAGE and os.path.isdir(path):
+            raise MediaError(f"{path}: is a folder; give its pictures ('{path}/*.png'), or show it as a video")
         yield make(Path(path))
 
 

@@ -15,9 +15,12 @@ from click.shell_completion import CompletionItem
 from edge_interleave.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    import threading
+
     from edge_interleave.cli.status_line import StatusLine
     from edge_interleave.decoding.sampling import SamplingOptions
     from edge_interleave.model import Model
+    from edge_interleave.options import AskOptions, MediaOptions
     from edge_interleave.remote.model import RemoteModel
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -41,6 +44,21 @@ class AnswerSettings:
     pool: int
     tiles: bool
     schema: dict[str, Any] | None
+
+    def media_options(self) -> MediaOptions:
+        """The keyword arguments for images and videos."""
+        return {"frames": self.frames, "pool": self.pool, "tiles": self.tiles}
+
+    def ask_options(self, cancel: threading.Event | None = None) -> AskOptions:
+        """All keyword arguments of `ask` and `stream`. `cancel`: ends the answer when set."""
+        return {
+            **self.media_options(),
+            "max_tokens": self.max_tokens,
+            "stop": self.stop,
+            "sampling": self.sampling,
+            "schema": self.schema,
+            "cancel": cancel,
+        }
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def pull(
     out = store.models_folder() / stored
     check_target(out, force=force)
     store.make_models_folder()
-    # A bundle has bundle.json, a checkpoint has config.json; asking for both never downloads nothing.
+    # A bundle has bundle.json and a checkpoint has config.json, so at least one file is found.
     found = hub.download(repository, revision, None, (MANIFEST_NAME, "config.json"))
     with output.progress() as progress:
         if (found / MANIFEST_NAME).is_file():

@@ -114,7 +114,7 @@ class Decoder(Protocol):
     def recompute(self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray]) -> None:
         """Compute the KV entries at positions start <= p < end again, without traces of evicted ones.
 
-        `parts`: the token ids or embeddings they were appended from, end - start entries in all. They attend to the
+        `parts`: the token ids or embeddings they were appended from, end - start entries in total. They attend to the
         entries before `start` and are computed as if they followed those without a gap; then their keys are re-rotated
         to the old positions. Later entries do not change.
         Raises ValueError for a range that is not stored or parts of another length; BackendError, with the range

@@ -154,12 +154,12 @@ class Session:
         """Prefetch scratch entries for `recompute(first, inputs)` after the spans `leaving` are evicted.
 
         `leaving`: first <= index < last, all before `first`. Computes at most `rows` KV entries; returns whether a
-        further call would compute more. The timeline does not change, and an open answer goes on.
+        further call would compute more. The timeline does not change, and an open answer continues.
         Raises BackendError if the engine fails.
         """
-        gone = self.timeline.spans[slice(*leaving)]
+        leaving_spans = self.timeline.spans[slice(*leaving)]
         start, end = self._range_of(first, inputs)
-        return self._decoder.prefetch(start, end, _parts(inputs), (gone[0].start, gone[-1].end), rows)
+        return self._decoder.prefetch(start, end, _parts(inputs), (leaving_spans[0].start, leaving_spans[-1].end), rows)
 
     def stream(
         self,

@@ -56,11 +56,11 @@ class Timeline:
 
     def evict(self, first: int, last: int) -> tuple[int, int]:
         """Remove the spans first <= index < last; returns the range of positions that the decoder must evict."""
-        gone = self.spans[first:last]
-        if not gone:
+        evicted = self.spans[first:last]
+        if not evicted:
             raise ValueError(f"no spans from {first} to {last}")
         del self.spans[first:last]
-        return gone[0].start, gone[-1].end
+        return evicted[0].start, evicted[-1].end
 
     def rebase(self) -> None:
         """Close the gaps, as the decoder does."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -80,7 +81,7 @@ class JsonStream:
             for _ in events:
                 raise self.error("there is text after the array's end")
         except (ijson.JSONError, ValueError) as error:  # ValueError: not UTF-8
-            raise self.error(f"not JSON, or cut off ({_one_line(error)}); download the file again") from error
+            raise self.error(f"not JSON, or cut off ({_one_line(error)}); {_remedy(error)}") from error
 
     def _build_values(self, events: Iterator[tuple[str, Any]]) -> Iterator[Any]:
         """The array's values, built from the parser's events."""
@@ -125,7 +126,7 @@ class JsonStream:
             except RecursionError:
                 raise self.error("nested too deep; this is not a sample") from None
             except ValueError as error:  # also: not UTF-8
-                raise self.error(f"not JSON, or cut off ({_one_line(error)}); download the file again") from error
+                raise self.error(f"not JSON, or cut off ({_one_line(error)}); {_remedy(error)}") from error
             yield value
 
 
@@ -177,6 +178,10 @@ class _Bounded:
         more = self._file.readline(VALUE_BYTES_MAX - len(ahead))
         self._items.digest(more)
         return ahead + more
+
+
+def _remedy(error: Exception) -> str:
+    return "save the file as UTF-8" if re.search("utf-?8", str(error), re.IGNORECASE) else "download the file again"
 
 
 def _one_line(error: BaseException) -> str:

@@ -24,7 +24,7 @@ class StepResult(Enum):
     DONE = "done"
     """There is no work left."""
     LATER = "later"
-    """Foreground work runs, or the step failed. `IdleWorker.begin` is called when a retry makes sense."""
+    """Foreground work runs, or the step failed. The next `IdleWorker.begin` retries."""
 
 
 class IdleWorker:

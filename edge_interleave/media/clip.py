@@ -159,5 +159,5 @@ class _Budget:
         if self._left < 0:
             raise MediaError(
                 f"{display_name(self._path)}: frames of {size[0]} x {size[1]} exceed {MAX_CLIP_PIXELS // 10**6} "
-                "megapixels in all; ask for fewer frames"
+                "megapixels in total; ask for fewer frames"
             )

@@ -76,19 +76,19 @@ class FramePipeline(Generic[T]):
             # Take a frame only after the previous one has left the queue, so that the newest frame is encoded.
             if not self._room.acquire(timeout=_TICK_S):
                 continue
-            frame, made = None, None
-            while made is None and not self._stop.is_set():
+            frame, encoded = None, None
+            while encoded is None and not self._stop.is_set():
                 frame = self.reader.next(_TICK_S)
                 if frame is not None and frame.unchanged:
                     break
                 if frame is not None:
-                    made = self._encode(frame)
+                    encoded = self._encode(frame)
                 elif self.reader.ended:
                     self.error = self.error or self.reader.error
                     self._ready.put(None)
                     return
-            if frame is not None and (made is not None or frame.unchanged):
-                self._ready.put((frame, made))
+            if frame is not None and (encoded is not None or frame.unchanged):
+                self._ready.put((frame, encoded))
 
     def _append_all(self) -> None:
         while not self._stop.is_set():
@@ -99,11 +99,11 @@ class FramePipeline(Generic[T]):
             if item is None:
                 return
             self._room.release()
-            frame, made = item
-            if made is None:
+            frame, encoded = item
+            if encoded is None:
                 self._on_unchanged(frame)
             else:
-                self._append(frame, made)
+                self._append(frame, encoded)
 
     def _guarded(self, step: Callable[[], None]) -> None:
         """Run one thread's loop; an exception ends both threads and is kept in `error`."""

@@ -24,7 +24,7 @@ LAST_RETRY_S = 30.0
 """The first and the longest pause before a lost source is reopened; pauses double in between."""
 _JOIN_S = 1.0
 _HELD_S = 2.0
-"""A dark first frame is handed out after all if no other frame follows for this long."""
+"""A dropped dark frame is returned after all if no other frame follows within this time, in seconds."""
 _RECENT = 50
 """The number of latest frames that `capture_fps` is computed from."""
 FROZEN_S = 30.0
@@ -185,7 +185,7 @@ class FrameReader:
         """
         self._stop.set()
         with self._condition:
-            self._late += self._waits()
+            self._late += self._has_waiting_frame()
             self._slot = None
             self._condition.notify_all()
         self._source.close()
@@ -237,10 +237,10 @@ class FrameReader:
 
     def _offer(self, frame: Frame) -> None:
         if self._lost_at is not None:
-            away, self._lost_at, self._retry_s = time.monotonic() - self._lost_at, None, FIRST_RETRY_S
+            lost_s, self._lost_at, self._retry_s = time.monotonic() - self._lost_at, None, FIRST_RETRY_S
             with self._condition:
                 self._reconnects += 1
-            self._report("back", away, f"{self._source.name}: back after {away:.0f} s")
+            self._report("back", lost_s, f"{self._source.name}: back after {lost_s:.0f} s")
         if self._damaged_since is not None:
             broken_s, self._damaged_since = time.monotonic() - self._damaged_since, None
             if self._broken:
@@ -279,9 +279,9 @@ class FrameReader:
                 self._late += changed
                 return
             # An unchanged frame does not overwrite a changed one.
-            if not changed and self._waits():
+            if not changed and self._has_waiting_frame():
                 return
-            self._late += self._waits()
+            self._late += self._has_waiting_frame()
             self._slot = frame
             self._condition.notify_all()
 
@@ -293,7 +293,7 @@ class FrameReader:
             self._condition.notify_all()
         self._held = None
 
-    def _waits(self) -> bool:
+    def _has_waiting_frame(self) -> bool:
         """Whether a frame waits that is not marked as unchanged."""
         return self._slot is not None and not self._slot.unchanged
 

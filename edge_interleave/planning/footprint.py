@@ -95,6 +95,18 @@ def measure(bundle: Bundle, backend: str, threads: int | None = None, *, rates: 
     return _measured(bundle.folder.resolve(), digest, backend, threads, rates, parent_modules)
 
 
+def main() -> None:
+    """Run in the separate process: read the request from stdin, print the footprint as a line of JSON."""
+    limit_allocator()
+    folder, backend, threads, rates, parent_modules = json.loads(sys.stdin.buffer.readline())
+    end_with_parent()
+    try:
+        found: dict[str, Any] = asdict(_run(Path(folder), backend, threads, rates, parent_modules))
+    except EdgeInterleaveError as error:
+        found = {"error": str(error), "kind": type(error).__name__}
+    print(json.dumps(found), flush=True)
+
+
 @lru_cache(maxsize=32)
 def _measured(
     folder: Path, digest: object, backend: str, threads: int | None, rates: bool, parent_modules: tuple[str, ...]
@@ -131,18 +143,6 @@ def _ask(command: list[str], request: str) -> tuple[int, str, str]:
                 process.kill()
                 raise
     return process.returncode, out, err
-
-
-def main() -> None:
-    """Run in the separate process: read the request from stdin, print the footprint as a line of JSON."""
-    limit_allocator()
-    folder, backend, threads, rates, parent_modules = json.loads(sys.stdin.buffer.readline())
-    end_with_parent()
-    try:
-        found: dict[str, Any] = asdict(_run(Path(folder), backend, threads, rates, parent_modules))
-    except EdgeInterleaveError as error:
-        found = {"error": str(error), "kind": type(error).__name__}
-    print(json.dumps(found), flush=True)
 
 
 def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, parent_modules: list[str]) -> Footprint:

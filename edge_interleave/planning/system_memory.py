@@ -54,6 +54,8 @@ def free_memory() -> int:
 
 def format_memory(size: int) -> str:
     """Write bytes as an amount that `parse_memory` reads, rounded up."""
+    if size < 1_000_000:
+        return f"{math.ceil(size / 1e3)}KB"
     return f"{math.ceil(size / 1e6)}MB" if size < 10_000_000_000 else f"{math.ceil(size / 1e8) / 10:.1f}GB"
 
 

@@ -12,7 +12,8 @@ A video becomes its frames, one image after another. A trial rendering distingui
 - *Structured* templates (llava-hf's) take lists of parts and put a message's images before its text. A message in that
   order is passed as parts, and renders as transformers' `apply_chat_template` does. Any other message is passed as one
   text with the markers in place.
-- *Plain* templates (Qwen's) take text. A newline follows each marker, as in LLaVA-NeXT's evaluation.
+- *Plain* templates (Qwen's) take text. A newline follows each marker, as in LLaVA-NeXT's evaluation. The frames of a
+  video share one newline, after the last, if the model was trained so (LLaVA-OneVision).
 
 Special tokens inside a message's text stay text (see `tokenizer`); transformers would treat them as control tokens.
 """
@@ -60,6 +61,7 @@ class PromptBuilder:
         info = bundle.manifest.prompt
         self._image_token = info.image_token
         self._bos_token = info.bos_token
+        self._video_in_a_row = bundle.manifest.vision.video is not None
         self._tokenizer = tokenizer
         self._name = f"{bundle.folder / MANIFEST_NAME}: the chat template"
         self._template = ChatTemplate(
@@ -107,7 +109,8 @@ class PromptBuilder:
     def _message(self, message: _Arranged) -> dict[str, Any]:
         parts = [self._tokenizer.shield(part) if isinstance(part, str) else part for part in message.parts]
         if not self.structured:
-            return {"role": message.role, "content": _joined(parts, f"{self._image_token}\n")}
+            marker, end = (self._image_token, "\n") if self._video_in_a_row else (f"{self._image_token}\n", "")
+            return {"role": message.role, "content": _joined(parts, marker, end)}
         texts = [part for part in parts if isinstance(part, str)]
         leading = parts[: len(parts) - len(texts)]
         if any(isinstance(part, str) for part in leading):
@@ -206,12 +209,15 @@ def _spaced(parts: Sequence[str | int]) -> tuple[str | int, ...]:
     return tuple(spaced)
 
 
-def _joined(parts: Sequence[str | int], marker: str) -> str:
-    """One text with a marker for each image. A newline separates texts; a second newline after a marker is dropped."""
+def _joined(parts: Sequence[str | int], marker: str, end: str = "") -> str:
+    """One text with a marker for each image and `end` after each image or video.
+
+    A newline separates texts; a second newline after a marker is dropped.
+    """
     text = ""
     for index, part in enumerate(parts):
         if isinstance(part, int):
-            text += marker * part
+            text += marker * part + end
         elif index and isinstance(parts[index - 1], str):
             text += f"\n{part}"
         else:

@@ -3,7 +3,7 @@
 Templates get the environment of Hugging Face transformers: trimmed blocks, loop controls, `raise_exception`, `tojson`,
 `strftime_now`, and `{% generation %}` blocks, which only group here. Only the filters and string methods that chat
 templates use are available. The limits bound the length of the source, of the output and of every intermediate text or
-list, the numbers given to calls, and the steps in all: loop rounds, calls, and the values that filters, tests, slices
+list, the numbers given to calls, and the total of steps: loop rounds, calls, and the values that filters, tests, slices
 and comparisons traverse.
 """
 

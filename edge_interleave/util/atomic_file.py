@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edge_interleave.errors import InputError
 from edge_interleave.util.disk_space import writing
+from edge_interleave.util.regular_file import display_name
 
 _ENDING = ".partial"
 
@@ -45,7 +46,12 @@ def atomic_file(
 
 
 def check_writable(path: Path, remedy: str) -> None:
-    """Raise InputError if `atomic_file` could not write `path`. Writes and deletes an empty sibling."""
+    """Raise InputError if `path` is a folder, or `atomic_file` could not write it.
+
+    Writes and deletes an empty sibling.
+    """
+    if path.is_dir():
+        raise InputError(f"{display_name(path)}: is a folder and cannot be replaced; {remedy}")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_ENDING}")
     with _refusals(path, remedy):
         temporary.touch()

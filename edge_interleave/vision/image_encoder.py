@@ -30,18 +30,18 @@ STOPPED = "the vision encoder is stopped; open another one"
 
 
 @dataclass(frozen=True)
-class Showing:
+class PictureOptions:
     """How one picture is encoded."""
 
     tiles: bool = False
-    """Split the picture into an overview and tiles, as `VisionInfo.tiling` says or, without it, `tiles.ON_REQUEST`."""
+    """Split the picture into an overview and tiles, as `VisionInfo.tiling` says, otherwise by `tiles.ON_REQUEST`."""
     ends: bool = True
     """Whether `image_newline` follows a picture without tiles, if the model has one."""
     frame: bool = False
     """The picture is a frame of a video: it is resized and pooled as `VisionInfo.video` says, if the model has one."""
 
 
-_WHOLE = Showing()
+_WHOLE = PictureOptions()
 
 
 class Tower(Protocol):
@@ -106,12 +106,12 @@ class ImageEncoder:
         images: Sequence[Image.Image],
         *,
         stride: int = 1,
-        showing: Showing | Sequence[Showing] = _WHOLE,
+        options: PictureOptions | Sequence[PictureOptions] = _WHOLE,
         progress: QuestionProgress | None = None,
     ) -> list[FloatArray]:
         """Visual tokens of each image, float32 (tokens, hidden), read-only, in order.
 
-        `stride`: pooling stride. `showing`: how each image is encoded, or one for all. `progress`: called before each
+        `stride`: pooling stride. `options`: how each image is encoded, or one for all. `progress`: called before each
         run of the tower.
         Raises UsageError for a stride that leaves no token, once stopped, and in a forked child; MediaError for an
         image that cannot be decoded.
@@ -120,18 +120,18 @@ class ImageEncoder:
         with self._engine:
             started = time.perf_counter()
             try:
-                each = [showing] * len(images) if isinstance(showing, Showing) else showing
+                each = [options] * len(images) if isinstance(options, PictureOptions) else options
                 return self._encode(images, stride, each, progress)
             finally:
                 self.encode_seconds += time.perf_counter() - started
 
-    def tokens_for(self, image: Image.Image | None = None, stride: int = 1, showing: Showing = _WHOLE) -> int:
+    def tokens_for(self, image: Image.Image | None = None, stride: int = 1, options: PictureOptions = _WHOLE) -> int:
         """The number of visual tokens that `encode` returns for an image; for None, an upper bound over all images."""
-        if showing.frame:
+        if options.frame:
             stride = frame_stride(self.info, stride)
         side, newline = pooled_grid(self.info.grid, stride, self.pooling_mode), self._newline is not None
-        if not showing.tiles:
-            return side * side + (newline and showing.ends)
+        if not options.tiles:
+            return side * side + (newline and options.ends)
         if image is None:
             return max(side * side + newline, most_merged_tokens(side, self._tiling, newline=newline))
         grid = tile_grid(image.size, self.info.image_size, self._tiling)
@@ -152,15 +152,15 @@ class ImageEncoder:
         self,
         images: Sequence[Image.Image],
         stride: int,
-        showing: Sequence[Showing],
+        options: Sequence[PictureOptions],
         progress: QuestionProgress | None,
     ) -> list[FloatArray]:
         done: dict[CacheKey, FloatArray] = {}
         keys: list[list[CacheKey]] = []
-        for number, (image, shown) in enumerate(zip(images, showing, strict=True)):
+        for number, (image, option) in enumerate(zip(images, options, strict=True)):
             keys.append([])
-            parts, info = self._parts(image, shown)
-            pooling = frame_stride(info, stride) if shown.frame else stride
+            parts, info = self._parts(image, option)
+            pooling = frame_stride(info, stride) if option.frame else stride
             for part in parts:
                 pixels = preprocess(part, info)
                 key = cache_key(pixels, self._identity, pooling, self.pooling_mode)
@@ -172,17 +172,17 @@ class ImageEncoder:
                     progress("encode", number, len(images))
                 done[key] = self._through_tower(key, pixels) if held is None else held
         merged = []
-        for image, of_image, shown in zip(images, keys, showing, strict=True):
+        for image, of_image, option in zip(images, keys, options, strict=True):
             grid = tile_grid(image.size, self.info.image_size, self._tiling) if len(of_image) > 1 else None
             parts_tokens = [done[key] for key in of_image]
             most = self._tiling.most_tiles
-            merged.append(merge(parts_tokens, image.size, grid, self._newline, most_tiles=most, ends=shown.ends))
+            merged.append(merge(parts_tokens, image.size, grid, self._newline, most_tiles=most, ends=option.ends))
         return merged
 
-    def _parts(self, image: Image.Image, shown: Showing) -> tuple[list[Image.Image], VisionInfo]:
+    def _parts(self, image: Image.Image, option: PictureOptions) -> tuple[list[Image.Image], VisionInfo]:
         """The pictures of an image that go through the tower, and the settings to preprocess them."""
-        if not shown.tiles:
-            video = self.info.video if shown.frame else None
+        if not option.tiles:
+            video = self.info.video if option.frame else None
             return [image], self.info if video is None else replace(self.info, resize=video.resize)
         parts = split_tiles(image, self.info.image_size, self.info.resample, self._tiling)
         # Tiles and overviews already have the tower's size.

@@ -21,7 +21,7 @@ from edge_interleave.util.progress import QuestionProgress
 if TYPE_CHECKING:
     from PIL.Image import Image as Pixels
 
-    from edge_interleave.vision.image_encoder import ImageEncoder, Showing
+    from edge_interleave.vision.image_encoder import ImageEncoder, PictureOptions
     from edge_interleave.vision.tower import VisionTower
 
 
@@ -112,12 +112,12 @@ class MediaEncoder:
         if alone is None:
             alone = sum(not group.video for group in groups) == 1
         pictures = [picture for group in groups for picture in group.pictures if picture is not None]
-        showing = [shown for group in groups for shown in self._showing(group, tiles, alone)]
+        options = [option for group in groups for option in self._options(group, tiles, alone)]
         encoder, newline = self._encoder(), self._newline()
-        tokens = encoder.encode(pictures, stride=stride, showing=showing, progress=self._progress)
+        tokens = encoder.encode(pictures, stride=stride, options=options, progress=self._progress)
         inputs = tuple(
-            VisualInput(image[:-1], newline) if _ends_with(image, newline, shown) else VisualInput(image)
-            for image, shown in zip(tokens, showing, strict=True)
+            VisualInput(image[:-1], newline) if _ends_with(image, newline, option) else VisualInput(image)
+            for image, option in zip(tokens, options, strict=True)
         )
         counts = tuple(len(group.pictures) for group in groups)
         return EncodedMedia(inputs, counts, time.perf_counter() - started, encoder.provider)
@@ -131,18 +131,18 @@ class MediaEncoder:
         """The number of visual tokens that `encode_pictures` returns for a group."""
         encoder = self._encoder()
         return sum(
-            encoder.tokens_for(picture, stride, shown)
-            for picture, shown in zip(group.pictures, self._showing(group, tiles, alone), strict=True)
+            encoder.tokens_for(picture, stride, option)
+            for picture, option in zip(group.pictures, self._options(group, tiles, alone), strict=True)
         )
 
-    def _showing(self, group: PictureGroup, tiles: bool, alone: bool) -> list[Showing]:
-        from edge_interleave.vision.image_encoder import Showing
+    def _options(self, group: PictureGroup, tiles: bool, alone: bool) -> list[PictureOptions]:
+        from edge_interleave.vision.image_encoder import PictureOptions
 
         count = len(group.pictures)
         # Models trained with tiles were trained on whole video frames. For others, `tiles` applies to frames, too.
         whole = group.video and self._bundle.manifest.vision.tiling is not None
         split = not whole and self.splits(tiles=tiles, alone=alone)
-        return [Showing(split, number == count, group.video) for number in range(1, count + 1)]
+        return [PictureOptions(split, number == count, group.video) for number in range(1, count + 1)]
 
     def live_encoder(self) -> ImageEncoder:
         """A second encoder on the same tower, which can be stopped alone. It caches nothing: frames do not repeat."""
@@ -213,6 +213,6 @@ class MediaEncoder:
         return tower
 
 
-def _ends_with(image: FloatArray, newline: FloatArray | None, shown: Showing) -> bool:
+def _ends_with(image: FloatArray, newline: FloatArray | None, option: PictureOptions) -> bool:
     """Whether an image's visual tokens end with `newline`. Tiles of a very narrow image keep no row, and so do not."""
-    return newline is not None and shown.ends and bool((image[-1] == newline).all())
+    return newline is not None and option.ends and bool((image[-1] == newline).all())

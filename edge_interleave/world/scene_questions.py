@@ -61,7 +61,7 @@ def describe(rng: random.Random, scene: Scene, where: str = "") -> QA:
 
 def colour_of(rng: random.Random, scene: Scene, where: str = "") -> QA | None:
     """The colour of an item whose shape identifies it."""
-    item = _told_apart(rng, scene, "shape")
+    item = _unique_item(rng, scene, "shape")
     if item is None or not item.colour:
         return None
     question = rng.choice(
@@ -72,7 +72,7 @@ def colour_of(rng: random.Random, scene: Scene, where: str = "") -> QA | None:
 
 def shape_of(rng: random.Random, scene: Scene, where: str = "") -> QA | None:
     """The shape of an item whose colour identifies it."""
-    item = _told_apart(rng, scene, "colour")
+    item = _unique_item(rng, scene, "colour")
     if item is None or has_natural(scene):
         return None
     return f"What shape is the {item.colour} object{where}?", f"The {item.colour} object is a {item.shape}."
@@ -80,7 +80,7 @@ def shape_of(rng: random.Random, scene: Scene, where: str = "") -> QA | None:
 
 def place_of(rng: random.Random, scene: Scene, where: str = "") -> QA | None:
     """Where an item is; named by its shape alone if that is enough."""
-    item = _told_apart(rng, scene, "name")
+    item = _unique_item(rng, scene, "name")
     if item is None:
         return None
     name = _shortest_name(rng, item, scene)
@@ -181,7 +181,7 @@ def anything(rng: random.Random, scene: Scene, where: str = "") -> QA | None:
     asked = _colour(rng, scene)
     if asked is None:
         return None
-    return f"Is there anything {asked}{where}?", "Yes." if _of(scene, asked) else "No."
+    return f"Is there anything {asked}{where}?", "Yes." if _of_colour(scene, asked) else "No."
 
 
 def what_is(rng: random.Random, scene: Scene, where: str = "") -> QA | None:
@@ -189,11 +189,11 @@ def what_is(rng: random.Random, scene: Scene, where: str = "") -> QA | None:
     asked = _colour(rng, scene)
     if asked is None:
         return None
-    counts = Counter(item.shape for item in _of(scene, asked)).most_common()
+    counts = Counter(item.shape for item in _of_colour(scene, asked)).most_common()
     if not counts:
         return f"What is {asked}{where}?", f"Nothing is {asked}."
     parts = [f"the {NUMBERS[number]} {plural(kind)}" if number > 1 else f"the {kind}" for kind, number in counts]
-    verb = "are" if len(_of(scene, asked)) > 1 else "is"
+    verb = "are" if len(_of_colour(scene, asked)) > 1 else "is"
     return f"What is {asked}{where}?", f"{join(parts)} {verb} {asked}.".capitalize()
 
 
@@ -280,7 +280,7 @@ def colours(rng: random.Random, scene: Scene, where: str = "") -> QA | None:
         return f"What colours do you see{where}?", EMPTY
     if any(not item.colour for item in scene.items):
         return None
-    seen = [colour for colour in COLOURS if _of(scene, colour)]
+    seen = [colour for colour in COLOURS if _of_colour(scene, colour)]
     return f"What colours do you see{where}?", f"{join(seen)}.".capitalize()
 
 
@@ -376,7 +376,8 @@ def _kinds(rng: random.Random, split: Split) -> list[str]:
     return [split.kind(rng) for _ in range(8)]
 
 
-def _told_apart(rng: random.Random, scene: Scene, by: str) -> Item | None:
+def _unique_item(rng: random.Random, scene: Scene, by: str) -> Item | None:
+    """An item whose `shape`, `colour` or `name` (`by`) no other item has; None if there is none."""
     counts = Counter(getattr(item, by) for item in scene.items)
     alone = [item for item in scene.items if counts[getattr(item, by)] == 1]
     return rng.choice(alone) if alone else None
@@ -388,7 +389,7 @@ def _shortest_name(rng: random.Random, item: Item, scene: Scene) -> str:
     return item.name
 
 
-def _of(scene: Scene, colour: str) -> list[Item]:
+def _of_colour(scene: Scene, colour: str) -> list[Item]:
     return [item for item in scene.items if item.colour == colour]
 
 
@@ -396,11 +397,11 @@ def _colour(rng: random.Random, scene: Scene) -> str | None:
     """A colour that can be asked about; about half of the time one that is in the scene."""
     unsure = {colour for item in scene.items for colour in POSSIBLE_COLOURS.get(item.shape, ())}
     sure = [colour for colour in COLOURS if colour not in unsure]
-    here = [colour for colour in sure if _of(scene, colour)]
+    here = [colour for colour in sure if _of_colour(scene, colour)]
     if here and rng.random() < 0.55:
         return rng.choice(here)
-    gone = [colour for colour in sure if colour not in here]
-    return rng.choice(gone) if gone else None
+    absent_colours = [colour for colour in sure if colour not in here]
+    return rng.choice(absent_colours) if absent_colours else None
 
 
 def _alone(scene: Scene) -> list[Item]:

@@ -21,11 +21,11 @@ COLUMNS = 6
 
 _REC_601 = np.array([0.299, 0.587, 0.114])
 _DEPTH = 0.75
-"""How far shadow goes towards black and shine towards white; below 1, so every part keeps the hue."""
+"""Most that a shadow darkens towards black and a shine lightens towards white; below 1 to keep the hue."""
 _SHINE_RANGE = 0.6
 """Luminance above the body's at which shine reaches its full strength."""
 _BODY_LUMA = {("bus", "noto"): 0.5}
-"""The body's luminance where it is not the commonest one: most of this bus is windows."""
+"""The body's luminance, if it is not the commonest one: most of this bus is windows."""
 
 
 def sprite(
@@ -44,7 +44,7 @@ def sprite(
     to fit. Raises ValueError for an unknown thing or style, and for a side below 1.
     """
     if side < 1:
-        raise ValueError(f"A picture of {side} pixels a side cannot be drawn; give 1 or more.")
+        raise ValueError(f"a picture needs a side of at least 1 pixel, not {side}")
     picture = _cell(thing, style) if tone is None else _repainted(thing, style, tone)
     if mirrored:
         picture = ImageOps.mirror(picture)
@@ -56,7 +56,7 @@ def sprite(
 @cache
 def _cell(thing: str, style: str) -> Image.Image:
     if thing not in THINGS:
-        raise ValueError(f"There is no picture of '{thing}'; there are: {', '.join(THINGS)}.")
+        raise ValueError(f"no picture of '{thing}'; choose one of {', '.join(THINGS)}")
     row, column = divmod(THINGS.index(thing), COLUMNS)
     left, top = column * CELL, row * CELL
     return _sheet(style).crop((left, top, left + CELL, top + CELL))
@@ -65,7 +65,7 @@ def _cell(thing: str, style: str) -> Image.Image:
 @cache
 def _sheet(style: str) -> Image.Image:
     if style not in STYLES:
-        raise ValueError(f"There is no style '{style}'; there are: {', '.join(STYLES)}.")
+        raise ValueError(f"no style '{style}'; choose one of {', '.join(STYLES)}")
     with resources.files(__package__).joinpath("sprites", f"{style}.png").open("rb") as file:
         return Image.open(file).convert("RGBA")
 

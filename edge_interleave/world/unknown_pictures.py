@@ -35,7 +35,7 @@ _TRAINING_PHOTOGRAPHS = (
 )  # fmt: skip
 """Files of scikit-image's wheel."""
 CELL, COLUMNS = 56, 12
-"""Of the emoji sheets: a cell's side in pixels, cells in a row."""
+"""The emoji sheets: side of a cell in pixels, and cells in a row."""
 Size = tuple[int, int]
 Rgb = tuple[int, int, int]
 training_folder: Path | None = None
@@ -50,7 +50,7 @@ def paint(kind: str, seed: int, size: Size) -> Image.Image:
     held_out = kind.startswith(HELD_OUT)
     name = kind.removeprefix(HELD_OUT)
     if name not in _PAINTERS:
-        raise ValueError(f"there are no unknown pictures of '{kind}'; there are: {', '.join(UNKNOWN_KINDS)}")
+        raise ValueError(f"unknown pictures have no kind '{kind}'; choose one of {', '.join(UNKNOWN_KINDS)}")
     rng = random.Random(f"{name}/{seed}")
     return _PAINTERS[name](rng, size, held_out)
 
@@ -133,7 +133,7 @@ def _toned(rng: random.Random, values: NDArray[np.float32]) -> Image.Image:
 
 
 def _landscape(rng: random.Random, size: Size) -> Image.Image:
-    """Something like a photograph: layers of coloured fractal noise, sometimes blurred."""
+    """A picture like a photograph: layers of coloured fractal noise, sometimes blurred."""
     picture = _toned(rng, _octaves(rng, size, rng.choice((16, 64, 128)), rng.uniform(0.4, 0.75)))
     for _ in range(rng.randint(1, 5)):
         mask = _octaves(rng, size, rng.choice((4, 8, 32)), 0.5)

@@ -185,8 +185,8 @@ def test_bad_input_is_one_line_and_code_3(
         arguments += [f"--{what}", bad]
     arguments += ["--model", model]
     line = error_line(run(*arguments, env=env), 3)
-    told_as_json = run(*arguments, "--json", env=env)
-    assert json.loads(told_as_json.stdout) == {"error": line.removeprefix("error: "), "exit_code": 3}
+    result = run(*arguments, "--json", env=env)
+    assert json.loads(result.stdout) == {"error": line.removeprefix("error: "), "exit_code": 3}
 
 
 def test_an_internal_error_is_one_line_and_code_70(env: dict[str, str]) -> None:
@@ -290,5 +290,5 @@ def test_a_question_unlike_those_of_training_is_followed_by_questions_the_model_
     assert "\n  Describe the image." in odd.stderr
     usual = run("ask", "what's in this?", "--image", picture, env=env)
     assert (usual.returncode, usual.stderr) == (0, "")
-    told_so = json.loads(run("ask", "How old is this person?", "--image", picture, "--json", env=env).stdout)
-    assert told_so["familiar"] is False
+    answered = json.loads(run("ask", "How old is this person?", "--image", picture, "--json", env=env).stdout)
+    assert answered["familiar"] is False

@@ -79,6 +79,7 @@ def test_patterns_keep_their_place_among_videos(env: Mapping[str, str], folder: 
         (("What", "is", "it?"), 2, "put the question in quotes"),
         (("What is it?", "-i", "*.jpg"), 3, "*.jpg: no file matches"),
         (("What is it?", "-i", "f3.png"), 3, "f3.png: no such file"),
+        (("What is it?", "-i", "."), 3, ".: is a folder; give its pictures ('./*.png'), or show it as a video"),
         (("What is it?", "-i", "https://example.com/a.png"), 3, "https://example.com/a.png: is an address"),
         (("What is it?", "--video", "HTTP://example.com/a.mp4"), 3, "nothing is fetched"),
         (("What is it?", "-i", "file:///a.png"), 3, "give the file"),

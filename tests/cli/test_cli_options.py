@@ -80,6 +80,8 @@ def test_names_copied_to_avoid_an_import_match_the_originals() -> None:
     [
         (("ask", "Q", "--max-tokens", "0"), "'--max-tokens': 0 is not a whole number of at least 1"),
         (("ask", "Q", "--frames", "x"), "'--frames': x is not"),
+        (("ask", " "), "the question is empty; type one"),
+        (("ask", "Q", "--choose", "yes", "--choose", "no", "--stats"), "--stats has figures of a written answer"),
         (("chat", "--context", "0"), "'--context'"),
         (("ask", "Q", "--threads", "-2"), "'--threads'"),
         (("ask", "Q", "--pool", "0"), "'--pool'"),

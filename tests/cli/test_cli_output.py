@@ -77,7 +77,7 @@ def test_a_file_that_is_opened_does_not_become_stdout(env: Mapping[str, str], tm
 
 def test_a_closed_stdin_or_stderr_does_no_harm(env: Mapping[str, str], tmp_path: Path) -> None:
     code, said = redirected("<&-", "ask", "-", env=env, cwd=tmp_path)
-    assert (code, said) == (2, "error: the question on stdin is empty\n")
+    assert (code, said) == (2, "error: the question on stdin is empty; type or pipe a question\n")
     assert redirected("2>&-", "ask", "Q", "--image", "nowhere.png", env=env, cwd=tmp_path)[0] == 3
     assert redirected(">out 2>/dev/null", *ASK, "--stats", env=env, cwd=tmp_path)[0] == 0
 

@@ -39,6 +39,10 @@ def test_too_little_memory_names_the_least_that_is_enough(env: Mapping[str, str]
     assert re.search(r"20MB is too little .* the least that is enough is \d+MB$", line)
 
 
+def test_a_tiny_amount_is_shown_as_it_was_given(env: Mapping[str, str]) -> None:
+    assert "1KB is too little" in error_line(run("plan", "--memory", "1KB", "--threads", 1, env=env), 4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [

@@ -410,7 +410,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "grid of another tower": (
         config(model_type="llava_next", image_grid_pinpoints=[[28, 56], [30, 60]]),
-        "field 'image_grid_pinpoints' must be a list of (height, width), each a multiple of 28 pixels",
+        "field 'image_grid_pinpoints' must be a list of pairs of pixels, each a multiple of 28 pixels",
     ),
     "too many tiles": (
         config(model_type="llava_next", image_grid_pinpoints=[[28, 2800]]),
@@ -527,8 +527,8 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(checkpoint_folder: Path, na
         ("mm_projector_type", "resampler", "mm_projector_type"),
         ("mm_hidden_size", 7, "mm_hidden_size"),
         ("mm_vision_select_feature", "slicefour_patch", "mm_vision_select_feature"),
-        ("architectures", ["LlavaMistralForCausalLM"], "LlavaMistralForCausalLM"),
-        ("image_aspect_ratio", "anyres_max_9", "field 'image_aspect_ratio' must be 'anyres', 'pad' or 'square'"),
+        ("architectures", ["LlavaGemmaForCausalLM"], "LlavaGemmaForCausalLM"),
+        ("image_aspect_ratio", "anyres_max_9", "field 'mm_patch_merge_type' must be 'spatial_unpad'"),
         ("image_aspect_ratio", "highres", "field 'image_aspect_ratio'"),
         ("image_aspect_ratio", ["pad"], "field 'image_aspect_ratio'"),
         ("mm_patch_merge_type", "mosaic", "field 'mm_patch_merge_type'"),

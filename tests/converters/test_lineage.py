@@ -1,11 +1,12 @@
 """The families beside LLaVA-NeXT-Interleave, from checkpoint to answer, against transformers on the same weights.
 
-Random weights of small dimensions, decoder in f16 and tower in fp32, on llama.cpp.
+Random weights of small dimensions, decoder in f16 and tower in fp32.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,16 +15,25 @@ import numpy as np
 import pytest
 from PIL import Image
 from random_checkpoint import Options, model_config, write_random_checkpoint
+from support.command_line import environment, run
 from support.paths import GOLDEN_FOLDER
-from support.tiny import LLAVA_TEMPLATE
+from support.tiny import LLAVA_TEMPLATE, change_manifest
 
 import edge_interleave as ei
+from edge_interleave.bundle.manifest import open_bundle
+from edge_interleave.converters.checkpoint.conversations import CONVERSATIONS
+from edge_interleave.converters.checkpoint.reader import open_checkpoint
+from edge_interleave.converters.checkpoint.tokenizer import read_tokenizer
 from edge_interleave.converters.convert import convert
 from edge_interleave.decoding.generation import GenerationOptions
 from edge_interleave.decoding.inputs import TextInput, as_inputs
 from edge_interleave.decoding.session import Session
+from edge_interleave.errors import BundleError, CheckpointError
 from edge_interleave.model import Model, load
+from edge_interleave.prompt.builder import ImageSegment, TextSegment
 from edge_interleave.prompt.messages import Message, as_messages, media_of
+from edge_interleave.prompt.template import ChatTemplate
+from edge_interleave.vision.media_encoder import PictureGroup
 
 GOLDEN = GOLDEN_FOLDER / "lineage.npz"
 STEPS = 16
@@ -46,6 +56,7 @@ KINDS = {
     "next-llama": Kind("llava_next", "llama", "clip", "llama3"),
     "next-qwen": Kind("llava_next", "qwen2", "clip", "qwen2"),
     "joycaption": Kind("llava", "llama", "siglip", "llama3"),
+    "next-vicuna": Kind("llava_next", "llama", "clip", "llama2"),
     "llava-1.5": Kind("llava", "llama", "clip", "llama3"),
 }
 
@@ -97,9 +108,18 @@ def pictures(case: Case) -> tuple[list[Image.Image], list[Image.Image]]:
     return images, [picture(10 + number, (64, 48)) for number in range(case.frames)]
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+RUNS = [*((kind, "llama-cpp") for kind in KINDS), ("onevision", "mlx"), ("next-mistral", "mlx")]
+
+
+@pytest.fixture(scope="module", params=RUNS, ids=" on ".join)
+def run_of(request: pytest.FixtureRequest) -> tuple[str, str]:
+    kind, backend = request.param
+    return str(kind), str(backend)
+
+
+@pytest.fixture(scope="module")
+def kind(run_of: tuple[str, str]) -> str:
+    return run_of[0]
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +128,10 @@ def checkpoint(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(checkpoint: Path) -> Iterator[Model]:
-    bundle = convert(checkpoint, checkpoint.parent / "bundle", quantization="f16", vision_precision="fp32")
-    with load(bundle.folder, context=4096, threads=1) as opened:
+def model(checkpoint: Path, run_of: tuple[str, str]) -> Iterator[Model]:
+    exact = {"quantization": "f16"} if run_of[1] == "llama-cpp" else {"mlx_quantization": "f16"}
+    bundle = convert(checkpoint, checkpoint.parent / "bundle", vision_precision="fp32", **exact)
+    with load(bundle.folder, backend=run_of[1], context=4096, threads=1) as opened:
         yield opened
 
 
@@ -183,3 +204,215 @@ def test_features_prompt_logits_and_answer_are_those_of_transformers(
         if has_case(kind, name):
             theirs = oracle.answer(case.question, *pictures(case), LLAVA_TEMPLATE, STEPS)
             compare(computed(model, case, tmp_path), theirs)
+
+
+def original(folder: Path, **fields: object) -> Path:
+    """The checkpoint `onevision` in the original layout: the same weights, as LLaVA-NeXT's code writes them."""
+    config = model_config("tiny")
+    decoder = replace(config.decoder, tie_word_embeddings=False, context_length=4096)
+    write_random_checkpoint(folder, replace(config, decoder=decoder), Options("original", seed=4, scale=1.5))
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**raw, **ONEVISION, **fields}))
+    return folder
+
+
+ONEVISION = {
+    "image_aspect_ratio": "anyres_max_9",
+    "image_grid_pinpoints": "(1x1),...,(6x6)",
+    "mm_patch_merge_type": "spatial_unpad",
+    "mm_newline_position": "one_token",
+    "mm_spatial_pool_mode": "bilinear",
+}
+"""Fields of lmms-lab/llava-onevision-qwen2-0.5b-ov."""
+
+
+@pytest.fixture(scope="module")
+def onevision(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    folder = tmp_path_factory.mktemp("onevision")
+    bundle = convert(write_kind(folder / "c", "onevision"), folder / "b", quantization="f16", vision_precision="fp32")
+    with load(bundle.folder, context=4096, threads=1) as opened:
+        yield opened
+
+
+class TestRunning:
+    """LLaVA-OneVision through the public interface. A part has 4 x 4 tokens, a newline is one more."""
+
+    def test_an_image_alone_is_seen_in_tiles_and_several_are_seen_whole(self, onevision: Model) -> None:
+        large = picture(0, (165, 170))
+        alone = onevision.ask([large, "What?"], max_tokens=1).stats.visual_tokens
+        assert alone == 16 + 12 * (12 + 1)
+        assert onevision.ask([large, large, "What?"], max_tokens=1).stats.visual_tokens == 2 * (16 + 1)
+        assert onevision.ask([large, large, "What?"], max_tokens=1, tiles=True).stats.visual_tokens == 2 * alone
+
+    def test_an_image_beside_a_video_is_alone(self, onevision: Model, tmp_path: Path) -> None:
+        messages = message(CASES["video"], tmp_path)
+        parts = [picture(0, (165, 170)), *messages[0].parts]
+        assert onevision.ask(parts, max_tokens=1).stats.visual_tokens == 16 + 12 * (12 + 1) + 8 * 4 + 1
+
+    def test_tokens_are_counted_as_they_are_encoded(self, onevision: Model) -> None:
+        encoder = onevision.media_encoder
+        image = PictureGroup([picture(0, (165, 170))])
+        video = PictureGroup([picture(number, (64, 48)) for number in range(3)], video=True)
+        for stride in (1, 2, 3):
+            for groups in ([image], [image, image], [video], [image, video], [image, image, video]):
+                alone = groups.count(image) == 1
+                encoded = encoder.encode_pictures(groups, stride=stride, tiles=False)
+                counted = sum(encoder.tokens_for(group, stride, alone=alone) for group in groups)
+                assert sum(visual.size for visual in encoded.images) == counted
+
+    def test_a_live_window_pools_frames_at_least_as_the_model_was_trained(self, onevision: Model) -> None:
+        entries = {}
+        for stride in (1, 2, 4):
+            with onevision.live(window=2, pool=stride) as live:
+                for number in range(2):
+                    live.add(picture(number, (64, 48)))
+                entries[stride] = live.ask("What?", max_tokens=1).stats.prompt_tokens
+        assert entries[1] == entries[2] == entries[4] + 2 * (4 - 1)
+
+    def test_info_says_what_the_model_was_trained_for(self, onevision: Model, tmp_path: Path) -> None:
+        told = run("info", onevision.bundle.folder, "--json", env=environment(tmp_path))
+        vision = json.loads(told.stdout)["vision"]
+        assert vision["tiles"] == "an image that is alone"
+        assert vision["tokens_per_image_in_tiles_at_most"] >= 16 + 12 * (12 + 1)
+        assert vision["tokens_per_video_frame"] == 4
+
+    def test_an_older_program_refuses_the_bundle(self, onevision: Model) -> None:
+        assert onevision.bundle.manifest.schema_version == 2
+
+    @pytest.mark.parametrize(
+        ("part", "value"),
+        [
+            ("tiling", {"grids": [], "several": True, "small": True}),
+            ("tiling", {"grids": [[1, 99]], "several": True, "small": True}),
+            ("tiling", {"grids": [[1, 1.5]], "several": True, "small": True}),
+            ("tiling", {"grids": "all", "several": True, "small": True}),
+            ("tiling", {"grids": [[1, 1]], "several": 1, "small": True}),
+            ("tiling", 7),
+            ("video", {"stride": 0, "resize": "squash"}),
+            ("video", {"stride": 2, "resize": "melt"}),
+        ],
+    )
+    def test_a_manifest_with_other_tiles_is_refused(
+        self, onevision: Model, tmp_path: Path, part: str, value: object
+    ) -> None:
+        folder = Path(shutil.copytree(onevision.bundle.folder, tmp_path / "bundle"))
+        change_manifest(folder, "vision", **{part: value})
+        with pytest.raises(BundleError, match=part):
+            open_bundle(folder)
+
+
+class TestOriginalLayout:
+    def test_onevision_has_the_visual_tokens_of_the_hugging_face_layout(self, tmp_path: Path) -> None:
+        bundle = convert(original(tmp_path / "c"), tmp_path / "b", quantization="f16", vision_precision="fp32")
+        with np.load(GOLDEN) as golden, load(bundle.folder, context=4096, threads=1) as opened:
+            for name, case in CASES.items():
+                media = media_of(message(case, tmp_path))
+                encoded = opened.media_encoder.encode(media, frames=8, stride=1, tiles=False)
+                features = np.concatenate([visual.embeddings for visual in encoded.images])
+                theirs = golden[f"onevision/{name}/features"]
+                assert features.shape == theirs.shape
+                assert min(map(cosine, features, theirs)) >= 0.999
+
+    def test_next_has_the_visual_tokens_of_the_hugging_face_layout(self, tmp_path: Path) -> None:
+        config = model_config("tiny", "llama", "clip")
+        decoder = replace(config.decoder, tie_word_embeddings=False, context_length=4096)
+        options = Options("original", seed=4, scale=1.5, tokenizer="llama3")
+        folder = write_random_checkpoint(tmp_path / "c", replace(config, decoder=decoder), options)
+        raw = json.loads((folder / "config.json").read_text())
+        grids = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
+        raw |= {"mm_patch_merge_type": "spatial_unpad", "image_grid_pinpoints": grids}
+        (folder / "config.json").write_text(json.dumps(raw))
+        bundle = convert(folder, tmp_path / "b", quantization="f16", vision_precision="fp32")
+        with np.load(GOLDEN) as golden, load(bundle.folder, context=4096, threads=1) as opened:
+            # For small images two grids are equally good, and the two layouts choose differently.
+            for name in ("wide image", "large image", "three images"):
+                media = media_of(message(CASES[name], tmp_path))
+                encoded = opened.media_encoder.encode(media, frames=8, stride=1, tiles=False)
+                features = np.concatenate([visual.embeddings for visual in encoded.images])
+                theirs = golden[f"next-llama/{name}/features"]
+                assert features.shape == theirs.shape
+                assert min(map(cosine, features, theirs)) >= 0.999
+
+    def test_a_video_is_one_marker_with_one_newline_in_the_prompt(self, tmp_path: Path) -> None:
+        bundle = convert(original(tmp_path / "c"), tmp_path / "b", quantization="f16", vision_precision="fp32")
+        with load(bundle.folder, threads=1) as opened:
+            messages = as_messages("What moves?", videos=[ei.Video("clip", 3)])
+            before, *frames, after = opened.prompts.build(messages, [3])
+            assert [frame for frame in frames if isinstance(frame, ImageSegment)] == frames
+            assert len(frames) == 3
+            assert isinstance(after, TextSegment)
+            assert isinstance(before, TextSegment)
+            expected = "\nWhat moves?<|im_end|>\n<|im_start|>assistant\n"
+            assert list(after.ids) == opened.tokenizer.encode(expected)
+
+    def test_pairs_of_pixels_are_width_and_height_unlike_in_the_hugging_face_layout(self, tmp_path: Path) -> None:
+        folder = original(tmp_path / "c", image_grid_pinpoints=[[28, 56], [56, 28]])
+        with open_checkpoint(folder) as checkpoint:
+            assert checkpoint.config.tiling is not None
+            assert checkpoint.config.tiling.grids == ((1, 2), (2, 1))
+
+    @pytest.mark.parametrize(
+        ("fields", "named"),
+        [
+            ({"image_grid_pinpoints": None}, "image_grid_pinpoints"),
+            ({"image_grid_pinpoints": "many"}, "image_grid_pinpoints"),
+            ({"image_grid_pinpoints": "(1x1),...,(99x99)"}, "image_grid_pinpoints"),
+            ({"image_grid_pinpoints": "(1x1),...,(0x0)"}, "image_grid_pinpoints"),
+            ({"mm_newline_position": "grid"}, "mm_newline_position"),
+            ({"mm_patch_merge_type": "flat"}, "mm_patch_merge_type"),
+        ],
+    )
+    def test_other_tiles_are_refused(self, tmp_path: Path, fields: dict[str, object], named: str) -> None:
+        with pytest.raises(CheckpointError, match=f"field '{named}'"):
+            open_checkpoint(original(tmp_path / "c", **fields))
+
+
+TURNS = [
+    {"role": "user", "content": "<image>\nFirst?"},
+    {"role": "assistant", "content": "Yes."},
+    {"role": "user", "content": "Second?"},
+]
+VICUNA = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "and polite answers to the user's questions. USER: <image>\nFirst? ASSISTANT: Yes.</s>USER: Second? ASSISTANT:"
+)
+LLAMA_3 = (
+    "<|start_header_id|>system<|end_header_id|>\n\nYou are a helpful language and vision assistant. You are able to "
+    "understand the visual content that the user provides, and assist the user with a variety of tasks using natural "
+    "language.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n<image>\nFirst?<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\nYes.<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\nSecond?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("vicuna_v1", VICUNA),
+        ("mistral_instruct", "[INST] <image>\nFirst? [/INST] Yes. </s>[INST] Second? [/INST]"),
+        ("llava_llama_3", LLAMA_3),
+    ],
+)
+def test_conversations_are_those_of_the_original_code(name: str, expected: str) -> None:
+    """The expected texts follow `Conversation.get_prompt` of llava/conversation.py."""
+    template = ChatTemplate(CONVERSATIONS[name])
+    assert template.render(TURNS) == expected
+    own = template.render([{"role": "system", "content": "Be brief."}, *TURNS])
+    assert "Be brief." in own
+    assert "helpful" not in own
+
+
+def test_an_original_mistral_and_a_vicuna_get_their_conversations(tmp_path: Path) -> None:
+    for name, start in (("LlavaMistralForCausalLM", "[INST]"), ("LlavaLlamaForCausalLM", "A chat between")):
+        config = model_config("tiny", "llama", "clip")
+        folder = write_random_checkpoint(tmp_path / name, config, Options("original", tokenizer="llama2"))
+        for path, change in (
+            ("config.json", {"architectures": [name], "sliding_window": None}),
+            ("tokenizer_config.json", {"chat_template": None}),
+        ):
+            raw = json.loads((folder / path).read_text())
+            (folder / path).write_text(json.dumps({**raw, **change}))
+        with open_checkpoint(folder) as checkpoint:
+            template = read_tokenizer(checkpoint).prompt_template
+        assert template is not None
+        assert ChatTemplate(template).render(TURNS).startswith(start)

@@ -114,6 +114,8 @@ DEEP = b'{"a":' * 100 + b"1" + b"}" * 100
     ("content", "said"),
     [
         (b'[{"a": 1}, {"b"', "sample 2: not JSON, or cut off"),
+        ('[{"a": "café"}]'.encode("latin-1"), "save the file as UTF-8"),
+        ('{"a": "café"}'.encode("latin-1"), "save the file as UTF-8"),
         (b'[{"a": 1}, {"b": 2}', "sample 3: not JSON, or cut off"),
         (b'{"a": 1}\n{"b"', "sample 2: not JSON, or cut off"),
         (b'[{"a": 1}] x', "sample 2: not JSON, or cut off"),

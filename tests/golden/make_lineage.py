@@ -86,6 +86,7 @@ def main() -> None:
     from support.tiny import LLAVA_TEMPLATE
 
     golden = {}
+    types = {"features": np.float16, "prompt": np.int32, "answer": np.int32, "logits": np.float32}
     with tempfile.TemporaryDirectory() as folder:
         for kind in KINDS:
             oracle = Oracle(write_kind(Path(folder) / kind, kind))
@@ -96,7 +97,7 @@ def main() -> None:
                 made = oracle.answer(case.question, images, video, LLAVA_TEMPLATE, STEPS)
                 for what, value in zip(("features", "prompt", "answer", "logits"), made, strict=True):
                     array = np.asarray(value)
-                    golden[f"{kind}/{name}/{what}"] = array.astype(np.float32 if array.dtype.kind == "f" else np.int32)
+                    golden[f"{kind}/{name}/{what}"] = array.astype(types[what])
     np.savez_compressed(GOLDEN, **golden)
 
 

@@ -79,6 +79,12 @@ def test_a_remedy_turns_a_refusal_into_one_line(tmp_path: Path) -> None:
         check_writable(path, "go elsewhere")
 
 
+def test_a_folder_is_refused_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"^{tmp_path}: is a folder and cannot be replaced; go elsewhere$"):
+        check_writable(tmp_path, "go elsewhere")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_is_a_lack_of_resources(tmp_path: Path) -> None:
     with (
         pytest.raises(ResourceError, match=rf"^{tmp_path}/file: No space left"),

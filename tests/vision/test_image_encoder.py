@@ -14,7 +14,7 @@ from support.pictures import picture, vision_info
 from edge_interleave.bundle.manifest import VISION_INPUT, VISION_OUTPUT
 from edge_interleave.errors import MediaError, UsageError
 from edge_interleave.vision.cache import EmbeddingCache
-from edge_interleave.vision.image_encoder import ImageEncoder, Showing
+from edge_interleave.vision.image_encoder import ImageEncoder, PictureOptions
 from edge_interleave.vision.pooling import pool
 from edge_interleave.vision.preprocess import preprocess
 from edge_interleave.vision.tiles import MAX_PARTS, split_tiles
@@ -119,25 +119,25 @@ def test_another_stride_is_pooled_from_a_cached_full_grid(tower: VisionTower) ->
 def test_tiles_are_the_overview_and_then_the_parts(tower: VisionTower) -> None:
     vision = encoder(tower)
     large = picture(100, 40)
-    (rows,) = vision.encode([large], stride=2, showing=Showing(tiles=True))
+    (rows,) = vision.encode([large], stride=2, options=PictureOptions(tiles=True))
     parts = split_tiles(large, SIZE)
     assert len(parts) == 4
     np.testing.assert_allclose(rows, np.concatenate([directly(tower, part, 2) for part in parts]), atol=1e-4)
-    assert len(rows) == vision.tokens_for(large, 2, showing=Showing(tiles=True)) == 4 * 9
+    assert len(rows) == vision.tokens_for(large, 2, options=PictureOptions(tiles=True)) == 4 * 9
     assert vision.images_encoded == 4
 
 
 def test_small_images_have_no_tiles(tower: VisionTower) -> None:
     vision = encoder(tower)
     small = picture(SIZE, SIZE - 4)
-    assert (vision.encode([small], showing=Showing(tiles=True))[0] == vision.encode([small])[0]).all()
-    assert vision.tokens_for(small, showing=Showing(tiles=True)) == GRID * GRID
+    assert (vision.encode([small], options=PictureOptions(tiles=True))[0] == vision.encode([small])[0]).all()
+    assert vision.tokens_for(small, options=PictureOptions(tiles=True)) == GRID * GRID
 
 
 def test_the_number_of_tokens_is_known_before_encoding(tower: VisionTower) -> None:
     vision = encoder(tower, "bilinear")
     assert [vision.tokens_for(None, stride) for stride in (1, 2, 4)] == [36, 9, 4]
-    assert vision.tokens_for(None, 4, showing=Showing(tiles=True)) == 4 * MAX_PARTS
+    assert vision.tokens_for(None, 4, options=PictureOptions(tiles=True)) == 4 * MAX_PARTS
 
 
 def test_a_shared_cache_tells_towers_apart(tower: VisionTower) -> None:
@@ -153,7 +153,7 @@ def test_a_shared_cache_tells_towers_apart(tower: VisionTower) -> None:
 
 
 def test_returned_tokens_are_read_only(tower: VisionTower) -> None:
-    for rows in encoder(tower).encode([picture(), picture(100, 100)], showing=Showing(tiles=True)):
+    for rows in encoder(tower).encode([picture(), picture(100, 100)], options=PictureOptions(tiles=True)):
         with pytest.raises(ValueError, match="read-only"):
             rows[0, 0] = 1
 

@@ -89,7 +89,7 @@ def test_held_out_unknown_pictures_ship_with_the_package(kind: str) -> None:
 
 
 def test_a_kind_of_unknown_picture_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ValueError, match="no unknown pictures of 'dream'"):
+    with pytest.raises(ValueError, match="no kind 'dream'"):
         unknown_pictures.paint("dream", 0, (10, 10))
 
 

@@ -147,9 +147,9 @@ def test_a_returned_sprite_is_a_copy() -> None:
 @pytest.mark.parametrize(
     ("thing", "style", "side", "message"),
     [
-        ("wolf", "noto", 32, r"no picture of 'wolf'; there are: dog, cat"),
-        ("dog", "../noto", 32, r"no style '\.\./noto'; there are: noto, twemoji, fluent"),
-        ("dog", "noto", 0, r"0 pixels a side"),
+        ("wolf", "noto", 32, r"no picture of 'wolf'; choose one of dog, cat"),
+        ("dog", "../noto", 32, r"no style '\.\./noto'; choose one of noto, twemoji, fluent"),
+        ("dog", "noto", 0, r"at least 1 pixel, not 0"),
     ],
 )
 def test_an_unknown_thing_or_style_is_named(thing: str, style: str, side: int, message: str) -> None:

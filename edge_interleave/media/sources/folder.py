@@ -2,7 +2,7 @@
 
 Files stay until they are read, so the source is not live. The rules:
 
-- A name is read again whenever it stands for another picture: replaced, rewritten in place, or linked to another file.
+- A name is read again whenever its picture changed: replaced, rewritten in place, or linked to another file.
 - A file that is being written is read once it has not changed for SETTLED_S. If it keeps changing, it is read whenever
   it can be decoded completely.
 - A damaged file is skipped, and read again if it changes.
@@ -175,7 +175,7 @@ class FolderSource:
         present = set(names)
         self._known = {name: known for name, known in self._known.items() if name in present}
         self._waiting = {name: waiting for name, waiting in self._waiting.items() if name in present}
-        # One name may stand for any number of files in turn, so the table is bounded.
+        # One name may refer to any number of files over time, so the table is bounded.
         while len(self._taken) > 2 * len(names) + 100:
             del self._taken[next(iter(self._taken))]
         due: list[tuple[str, _FileState]] = []

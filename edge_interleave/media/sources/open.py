@@ -1,4 +1,4 @@
-"""Finds the source that a name, a path or an object stands for.
+"""Finds the source for a name, a path or an object.
 
     camera:0                    a camera, by its number
     clip.mp4                    a video
@@ -30,7 +30,7 @@ _CAMERA = re.compile(r"camera:([0-9]{1,3})")
 
 
 def open_source(spec: str | Path | Iterable[Any] | Source, *, realtime: bool = False) -> Source:
-    """The source that `spec` stands for (see above), not opened yet.
+    """Create the source for `spec` (see the module's docstring), not opened yet.
 
     `realtime`: play a recorded video at its own speed, as a live source. Raises UsageError for an unknown kind.
     """

@@ -13,7 +13,7 @@ _REMEMBERED = 64
 
 
 class DamageGate:
-    """Tells whole frames from frames that depend on lost data.
+    """Separates whole frames from those that depend on lost data.
 
     A whole key frame starts a run of whole frames, which ends at the next lost packet or decoding error. Demuxers may
     flag the packet before or after the damaged one (parsers delay packets by one), so both neighbours count as
