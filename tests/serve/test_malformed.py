@@ -130,9 +130,9 @@ def attack(server: Server, seed: int, count: int, secret: Path) -> dict[int, int
 
 
 def test_requests_that_are_changed_at_random(attacked: Server, secret: Path) -> None:
-    statuses = attack(attacked, 1, 400, secret)
-    assert statuses.get(400, 0) > 100
-    assert statuses.get(200, 0) > 3
+    statuses = attack(attacked, 1, 200, secret)
+    assert statuses.get(400, 0) > 50
+    assert statuses.get(200, 0) > 0
 
 
 @pytest.mark.slow
