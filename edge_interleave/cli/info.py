@@ -150,9 +150,9 @@ def _engines(bundle: Bundle) -> dict[str, str]:
 
 
 def _installation() -> dict[str, Any]:
-    from edge_interleave.decoding.registry import backend_names, choice
+    from edge_interleave.decoding.registry import backend_names, choose_backend
 
-    best = choice()
+    best = choose_backend()
     return {
         "edge-interleave": _version("edge-interleave"),
         "python": platform.python_version(),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import sys
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, cast
@@ -29,12 +28,11 @@ class BackendChoice:
 
 
 def best_backend() -> str:
-    """The name of the backend that runs decoders fastest on this machine; see `choice`."""
-    return choice().name
+    """The name of the backend that runs decoders fastest on this machine; see `choose_backend`."""
+    return choose_backend().name
 
 
-@cache
-def choice() -> BackendChoice:
+def choose_backend() -> BackendChoice:
     """`mlx` on Apple Silicon; elsewhere `onnx`, or `llama-cpp` if it is installed and the CPU has no int8 dot products.
 
     On CPUs with int8 dot products ONNX Runtime prefills twice as fast as llama.cpp; on others llama.cpp is faster.

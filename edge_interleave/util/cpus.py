@@ -11,6 +11,7 @@ import platform
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 _FLAGS = re.compile(r"(flags|Features)\s*:")
@@ -46,6 +47,7 @@ def cpu_quota(process: Path = Path("/proc/self"), mount: Path = _SYSTEM_MOUNT) -
     return min(quotas, default=None)
 
 
+@cache
 def has_int8_dot_products() -> bool:
     """Whether the CPU has instructions for sums of int8 products: VNNI on x86, dotprod or i8mm on Arm.
 

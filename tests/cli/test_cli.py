@@ -20,7 +20,7 @@ from support.terminal import on_terminal
 from edge_interleave.bundle.manifest import Bundle, open_bundle
 from edge_interleave.cli import COMMANDS, cli, errors
 from edge_interleave.converters.convert import convert
-from edge_interleave.decoding.registry import backend_for, choice
+from edge_interleave.decoding.registry import backend_for, choose_backend
 from edge_interleave.embedded import DEMO
 from edge_interleave.util.onnx_runtime import CPU_PROVIDER
 
@@ -239,7 +239,7 @@ def test_convert_models_info_and_remove(env: dict[str, str], random_checkpoint: 
 def test_info_lists_what_is_installed(env: dict[str, str]) -> None:
     facts = json.loads(run("info", "--json", env=env).stdout)
     assert facts["backends"]["onnx"] == facts["backends"]["llama-cpp"] == "ready"
-    assert facts["default_backend"] == f"{choice().name}: {choice().reason}"
+    assert facts["default_backend"] == f"{choose_backend().name}: {choose_backend().reason}"
     assert "CPUExecutionProvider" in facts["execution_providers"]
 
 

@@ -338,7 +338,10 @@ def test_backends_follow_from_named_quantizations_then_from_the_machine(
         return set(convert(checkpoint, tmp_path / out, **options).manifest.precisions) - {"vision.onnx"}
 
     monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("edge_interleave.decoding.registry.has_int8_dot_products", lambda: False)
     assert made("a") == {"decoder.gguf"}
+    monkeypatch.setattr("edge_interleave.decoding.registry.has_int8_dot_products", lambda: True)
+    assert made("f") == {"decoder-onnx"}
     assert made("b", mlx_quantization="8bit") == {"decoder-mlx"}
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr("platform.machine", lambda: "arm64")

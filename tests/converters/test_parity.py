@@ -143,6 +143,20 @@ class Ours:
         session.close()
         return prefilled.logits, list(stream.answer.token_ids)
 
+    def behind(self, prompt: list[Input], begun: list[int], token: int) -> float:
+        """How far a token's logit is below the largest after the prompt and the tokens of an answer begun."""
+        session = Session(self.model._open_decoder(1024), self.tokenizer, [10**6])
+        prefilled = session.prefill([*prompt, TextInput(tuple(begun))])
+        assert prefilled is not None
+        session.close()
+        return float(prefilled.logits.max() - prefilled.logits[token])
+
+    def check_answer(self, prompt: list[Input], ours: list[int], theirs: list[int]) -> None:
+        """The same tokens, up to a tie: keys and values in f16 move these logits by up to 0.005."""
+        same = next((at for at, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b), None)
+        if same is not None:
+            assert self.behind(prompt, theirs[:same], theirs[same]) < 0.005
+
 
 @pytest.fixture(scope="module", params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
@@ -173,7 +187,7 @@ def test_prompt_logits_and_answer_are_those_transformers_gave(ours: Ours, kind: 
     assert ours.ids(prompt) == ids.tolist()
     our_logits, our_answer = ours.answer(prompt)
     assert cosine(our_logits, logits) >= LEAST_COSINE
-    assert our_answer == answer.tolist()
+    ours.check_answer(prompt, our_answer, answer.tolist())
 
 
 @pytest.mark.oracle
@@ -188,7 +202,7 @@ def test_prompt_logits_and_answer_are_those_of_transformers(ours: Ours, kind: st
         assert ours.ids(prompt) == ids
         our_logits, our_answer = ours.answer(prompt)
         assert cosine(our_logits, logits[0]) >= LEAST_COSINE
-        assert our_answer == answer.tolist()
+        ours.check_answer(prompt, our_answer, answer.tolist())
 
 
 _LLAMA3 = {

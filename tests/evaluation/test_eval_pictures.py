@@ -205,14 +205,18 @@ class TestAnotherModel:
     def test_with_other_settings_of_the_same_files_is_refused_naming_the_difference(
         self, half: Path, images: Path, remade: Callable[..., Path], change: dict[str, Any], named: str
     ) -> None:
-        with ei.load(remade(**change), threads=1) as other, pytest.raises(InputError, match=f"other: {named}"):
+        with (
+            ei.load(remade(**change), backend="llama-cpp", threads=1) as other,
+            pytest.raises(InputError, match=f"other: {named}"),
+        ):
             run(images / "bench.json", other, half)
 
     def test_with_differences_that_change_no_answer_goes_on(
         self, half: Path, images: Path, remade: Callable[..., Path]
     ) -> None:
         precisions = {**open_bundle(embedded_folder()).manifest.precisions, "other": "f16"}
-        with ei.load(remade(name="copy", source="elsewhere", precisions=precisions, parts={}), threads=1) as other:
+        folder = remade(name="copy", source="elsewhere", precisions=precisions, parts={})
+        with ei.load(folder, backend="llama-cpp", threads=1) as other:
             assert run(images / "bench.json", other, half).done == 4
 
 
@@ -244,7 +248,7 @@ class TestAComparison:
         write_manifest(
             folder, dataclasses.replace(manifest, vision=dataclasses.replace(manifest.vision, std=(1, 1, 1)))
         )
-        with ei.load(folder, threads=1) as other:
+        with ei.load(folder, backend="llama-cpp", threads=1) as other:
             run(images / "bench.json", other, tmp_path / "b")
         said = notes(summarise(tmp_path / "a"), compare(tmp_path / "a", tmp_path / "b"))
         assert "the models of a and b differ in preprocessing" in said
