@@ -6,7 +6,7 @@ import pytest
 from support.serving import Server, serving
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of the embedded model with its defaults."""
     with serving(tmp_path_factory.mktemp("home")) as running:

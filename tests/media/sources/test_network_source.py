@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 from support.mjpeg_server import HEAD, Server, flood, jpeg, number_of, numbered, part, serving
 from support.pictures import clip, photograph
+from support.processes import child_processes
 from support.rtsp_server import playing
 
 from edge_interleave.errors import MediaError, UsageError
@@ -39,12 +40,11 @@ Script = Callable[[Server, socket.socket, int], None]
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     """No test leaves a thread, a descriptor or a process behind."""
-    threads, files = set(threading.enumerate()), len(os.listdir("/dev/fd"))
+    threads, files, children = set(threading.enumerate()), len(os.listdir("/dev/fd")), child_processes()
     yield
     assert set(threading.enumerate()) == threads
     assert len(os.listdir("/dev/fd")) <= files
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert child_processes() <= children
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from support.mjpeg_server import jpeg, number_of
 from support.pictures import clip, photograph, picture
+from support.processes import child_processes
 
 from edge_interleave.errors import MediaError, UsageError
 from edge_interleave.media.frame import Frame
@@ -27,12 +28,11 @@ from edge_interleave.media.sources.open import open_source
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     """No test leaves a thread, a descriptor or a process behind."""
-    threads, files = set(threading.enumerate()), len(os.listdir("/dev/fd"))
+    threads, files, children = set(threading.enumerate()), len(os.listdir("/dev/fd")), child_processes()
     yield
     assert set(threading.enumerate()) <= threads  # one of an earlier test's server may have ended meanwhile
     assert len(os.listdir("/dev/fd")) <= files
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert child_processes() <= children
 
 
 def frames_of(source: Source) -> Iterator[Frame]:
