@@ -89,14 +89,14 @@ def test_logits_of_the_f16_decoder_are_those_of_transformers(exact: Bundle, gold
     assert min(parity.logits_cosines(exact, golden, "llama-cpp")) >= 0.9999
 
 
-def test_f16_and_fp32_give_the_same_answers(exact: Bundle, golden: Golden) -> None:
-    different = parity.differing_answers(exact, golden, "llama-cpp")
-    assert len(different) <= 0.01 * len(golden.prompts), "\n".join(different)
+def test_f16_and_fp32_give_the_same_answers(exact: Bundle, some: Golden) -> None:
+    different = parity.differing_answers(exact, some, "llama-cpp")
+    assert len(different) <= 0.01 * len(some.prompts), "\n".join(different)
 
 
-def test_the_bundle_that_ships_gives_nearly_always_the_same_answers(shipped: Bundle, golden: Golden) -> None:
-    different = parity.differing_answers(shipped, golden, "llama-cpp")
-    assert len(different) <= 0.05 * len(golden.prompts), "\n".join(different)
+def test_the_bundle_that_ships_gives_nearly_always_the_same_answers(shipped: Bundle, some: Golden) -> None:
+    different = parity.differing_answers(shipped, some, "llama-cpp")
+    assert len(different) <= 0.05 * len(some.prompts), "\n".join(different)
 
 
 def test_mlx_computes_what_transformers_does(exact: Bundle, golden: Golden) -> None:
