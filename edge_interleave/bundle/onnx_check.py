@@ -22,6 +22,7 @@ _MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
 _NODE_ATTRIBUTE = 5
 _TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
+_IN_THE_GRAPH = bytes([_TENSOR_LOCATION << 3, 0])
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
@@ -92,7 +93,10 @@ def _external(file: BinaryIO, start: int, end: int) -> dict[str, str]:
     apart = False
     for field, first, last in _fields(file, start, end):
         if field == _TENSOR_LOCATION:
-            apart = True
+            # 0, in the graph, may be written out. A byte without its high bit ends a number, so these two are the whole
+            # field; anything longer is taken for another file.
+            file.seek(first - 2)
+            apart |= file.read(2) != _IN_THE_GRAPH
         if field == _TENSOR_EXTERNAL:
             entry = {key: _text(file, *span) for key, *span in _fields(file, first, last)}
             found[entry.get(_ENTRY_KEY, "")] = entry.get(_ENTRY_VALUE, "")

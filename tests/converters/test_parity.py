@@ -242,8 +242,12 @@ def test_rotary_fields_are_read_as_in_transformers(tmp_path: Path, name: str, en
         with pytest.raises(ei.CheckpointError, match=r"'llama3' of a Qwen2 decoder is not supported by llama\.cpp"):
             convert(folder, tmp_path / "b", backends=[engine])
         return
-    exact = {"quantization": "f16"} if engine == "llama-cpp" else {"mlx_quantization": "f16"}
-    bundle = convert(folder, tmp_path / "b", backends=[engine], **exact)
+    option, precision = {
+        "llama-cpp": ("quantization", "f16"),
+        "mlx": ("mlx_quantization", "f16"),
+        "onnx": ("onnx_precision", "f32"),
+    }[engine]
+    bundle = convert(folder, tmp_path / "b", backends=[engine], **{option: precision})
     ids = np.random.default_rng(1).integers(0, 500, 200).tolist()
     model = transformers.LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
