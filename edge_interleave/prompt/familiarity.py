@@ -97,7 +97,7 @@ def is_familiar(model: QuestionModel | None, messages: Sequence[Message]) -> boo
     if model is None or not messages:
         return None
     text = " ".join(part for part in messages[-1].parts if isinstance(part, str))
-    return model.familiar(text.replace(MARKER, " "))
+    return model.familiar(text)
 
 
 def read_question_model(bundle: Bundle) -> QuestionModel | None:
@@ -145,5 +145,5 @@ def _pairs(fields: JsonFields, key: str) -> Pairs:
 
 def _words(question: str) -> list[str]:
     """Lower-case words, numbers and signs between start and end marks, without the punctuation that people omit."""
-    text = question.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    text = question.replace(MARKER, " ").lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     return [_START, *(word for word in _WORD.findall(text) if word not in _MARKS), _END]

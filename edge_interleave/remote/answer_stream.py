@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from edge_interleave.answer import CANCELLED, LENGTH, STOP, Answer, FinishReason, Stats, rate
-from edge_interleave.errors import UsageError
+from edge_interleave.decoding.generation import finished
 from edge_interleave.util.process_memory import peak_memory_bytes
 
 
@@ -31,9 +31,7 @@ class RemoteAnswerStream(Iterator[str]):
     @property
     def answer(self) -> Answer:
         """The whole answer, once the stream is exhausted or closed. Raises UsageError before."""
-        if self._answer is None:
-            raise UsageError("the answer is not finished; take its remaining pieces first, or close it")
-        return self._answer
+        return finished(self._answer)
 
     def __next__(self) -> str:
         return next(self._pieces)

@@ -6,10 +6,11 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edge_interleave.answer import CANCELLED, rate
+from edge_interleave.answer import CANCELLED
+from edge_interleave.chat import with_encode_stats
 from edge_interleave.decoding.generation import Generation, GenerationOptions
 from edge_interleave.decoding.grammar import Grammar
 from edge_interleave.decoding.inputs import as_inputs
@@ -91,16 +92,9 @@ class LoadedModel:
         answer = generation.answer
         if answer.finish_reason == CANCELLED:
             return
-        stats = replace(
-            answer.stats,
-            encode_s=encoded.seconds,
-            first_token_s=answer.stats.first_token_s + encoded.seconds,
-            encode_images_per_s=rate(len(encoded.images), encoded.seconds),
-            vision_provider=encoded.provider,
-        )
         rest = tuple(generation.scores[emitted:])
         spent = _timings(generation, encoded.seconds, began)
-        handle.emit(Ended(replace(answer, stats=stats), rest, timeline.slid, spent))
+        handle.emit(Ended(with_encode_stats(answer, encoded), rest, timeline.slid, spent))
 
     def options(self, question: Question) -> GenerationOptions:
         """The options of the answer. Raises ApiError, naming the field, for a schema that is not supported."""

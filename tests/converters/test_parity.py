@@ -152,7 +152,10 @@ class Ours:
         return float(prefilled.logits.max() - prefilled.logits[token])
 
     def check_answer(self, prompt: list[Input], ours: list[int], theirs: list[int]) -> None:
-        """The same tokens, up to a tie: keys and values in f16 move these logits by up to 0.005."""
+        """The same tokens. ONNX Runtime may differ at a tie: its keys and values in f16 move logits by up to 0.005."""
+        if self.model.backend_name != "onnx":
+            assert ours == theirs
+            return
         same = next((at for at, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b), None)
         if same is not None:
             assert self.behind(prompt, theirs[:same], theirs[same]) < 0.005

@@ -62,6 +62,10 @@ def test_questions_about_other_things_are_not(question: str, model: QuestionMode
     assert not model.familiar(question)
 
 
+def test_markers_of_images_do_not_count(model: QuestionModel) -> None:
+    assert model.score("<image> What changed? <image>") == model.score("What changed?")
+
+
 def test_wordings_that_were_held_out_are_rarely_taken_for_unfamiliar(model: QuestionModel) -> None:
     rng = random.Random(3)
     tasks = [task for task in EVERYDAY if task.startswith("new words: ")]
