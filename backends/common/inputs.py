@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_interleave.backends.common.ranges import Ranges
+from edge_interleave.backends.common.ranges import Ranges, positions_in
 from edge_interleave.decoding.decoder import DecoderFacts
 from edge_interleave.errors import ContextFullError, InputError
 from edge_interleave.util.arrays import FloatArray
@@ -86,7 +86,7 @@ def checked_ranges(path: Path, raw: Any, facts: DecoderFacts) -> Ranges:
     edges = [edge for pair in ranges for edge in pair]
     if edges != sorted(set(edges)) or (edges and (edges[0] < 0 or edges[-1] > facts.trained_context)):
         raise InputError(f"{path}: damaged header; prefill again")
-    length = sum(end - start for start, end in ranges)
+    length = positions_in(ranges)
     if length > facts.capacity:
         raise InputError(f"{path}: {length} entries do not fit the context of {facts.capacity}; use a larger context")
     return ranges

@@ -5,6 +5,11 @@ from __future__ import annotations
 Ranges = list[tuple[int, int]]
 
 
+def positions_in(ranges: Ranges) -> int:
+    """The number of positions."""
+    return sum(end - start for start, end in ranges)
+
+
 def without(ranges: Ranges, start: int, end: int) -> Ranges:
     """The ranges without the positions start <= p < end."""
     if start >= end:

@@ -24,7 +24,7 @@ from edge_interleave.backends.common.inputs import (
     parts_of_range,
     token_entries,
 )
-from edge_interleave.backends.common.ranges import Ranges, below, check_range, without
+from edge_interleave.backends.common.ranges import Ranges, below, check_range, positions_in, without
 from edge_interleave.backends.common.state import SavedState, read_state, write_state
 from edge_interleave.backends.llama_cpp.batch import BatchRows, pointer_to
 from edge_interleave.backends.llama_cpp.memory import bytes_per_token, cells, check_precision, decoder_memory
@@ -120,7 +120,7 @@ class LlamaCppDecoder:
     @property
     def length(self) -> int:
         """Entries in the KV cache."""
-        return sum(end - start for start, end in self._ranges)
+        return positions_in(self._ranges)
 
     @property
     def position(self) -> int:

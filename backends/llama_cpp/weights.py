@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-import threading
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import llama_cpp.llama_cpp as low
 
+from edge_interleave.backends.common.shared_weights import SharedWeights, file_key
 from edge_interleave.backends.llama_cpp.gguf_check import check_gguf
 from edge_interleave.bundle.manifest import DecoderInfo
 from edge_interleave.errors import BundleError
@@ -25,11 +25,9 @@ class Weights:
     key: tuple[str, int, int]
     pointer: Any
     """llama.cpp's `llama_model *`."""
-    users: int = 1
 
 
-_shared: dict[tuple[str, int, int], Weights] = {}
-_lock = threading.RLock()  # reentrant: the garbage collector may release weights during `acquire`
+_shared: SharedWeights[Weights] = SharedWeights(lambda weights: low.llama_model_free(weights.pointer))
 
 
 def acquire(path: Path, info: DecoderInfo) -> Weights:
@@ -37,24 +35,13 @@ def acquire(path: Path, info: DecoderInfo) -> Weights:
 
     Raises BundleError if the file is damaged or not the decoder that `info` describes.
     """
-    stat = path.stat()
-    key = (str(path.resolve()), stat.st_mtime_ns, stat.st_size)
-    with _lock:
-        if key in _shared:
-            _shared[key].users += 1
-            return _shared[key]
-        weights = Weights(key, _load_weights(path, info))
-        _shared[key] = weights
-        return weights
+    key = file_key(path)
+    return _shared.acquire(key, lambda: Weights(key, _load_weights(path, info)))
 
 
 def release(weights: Weights) -> None:
     """Free the weights if no other decoder uses them."""
-    with _lock:
-        weights.users -= 1
-        if weights.users == 0:
-            del _shared[weights.key]
-            low.llama_model_free(weights.pointer)
+    _shared.release(weights.key)
 
 
 def model_params() -> Any:

@@ -16,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from edge_interleave.backends.common.inputs import checked_ranges
-from edge_interleave.backends.common.ranges import Ranges
+from edge_interleave.backends.common.ranges import Ranges, positions_in
 from edge_interleave.bundle.safetensors_header import read_header
 from edge_interleave.decoding.decoder import DecoderFacts
 from edge_interleave.errors import InputError
@@ -75,7 +75,7 @@ def read_arrays(path: Path, fingerprint: str, facts: DecoderFacts, kinds: Sequen
     if metadata.get("decoder") != fingerprint:
         raise InputError(f"{path}: saved by another model; {_REMEDY}")
     ranges = checked_ranges(path, _parsed(metadata.get("ranges")), facts)
-    length = sum(end - start for start, end in ranges)
+    length = positions_in(ranges)
     wanted = {
         _name(number): (dtype, (*shape[:2], length, shape[3]))
         for number, (dtype, shape) in enumerate(kinds if length else ())

@@ -6,7 +6,6 @@ tensor must occur once, with the shape that the model needs.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from edge_interleave.backends.common.shared_weights import SharedWeights, file_key
 from edge_interleave.backends.mlx.config import MlxConfig, read_config
 from edge_interleave.backends.mlx.models import TYPES, new_model
 from edge_interleave.bundle.manifest import MLX_NAME, Bundle
@@ -39,7 +39,6 @@ class Weights:
     """mlx-lm's model."""
     tied: bool
     bytes: int
-    users: int = 1
 
     def head(self, hidden: Any) -> Any:
         """Hidden states (n, hidden) to logits over the vocabulary."""
@@ -60,8 +59,12 @@ class MlxFiles:
         return sum(entry.bytes for entries in self.tensors.values() for entry in entries.values())
 
 
-_shared: dict[Key, Weights] = {}
-_lock = threading.RLock()  # reentrant: the garbage collector may release weights during `acquire`
+def _free(weights: Weights) -> None:
+    weights.model = None
+    mx.clear_cache()
+
+
+_shared: SharedWeights[Weights] = SharedWeights(_free)
 
 
 def acquire(bundle: Bundle) -> Weights:
@@ -69,25 +72,19 @@ def acquire(bundle: Bundle) -> Weights:
 
     Raises BundleError, BackendError.
     """
-    key = tuple(_state(path) for path in _files(bundle))
-    with _lock:
-        if key in _shared:
-            _shared[key].users += 1
-            return _shared[key]
+    key = tuple(file_key(path) for path in _files(bundle))
+
+    def load() -> Weights:
         found = read_files(bundle)
         model = _load(found, bundle.folder / MLX_NAME)
-        _shared[key] = Weights(key, bundle.folder / MLX_NAME, model, found.config.tied, found.bytes)
-        return _shared[key]
+        return Weights(key, bundle.folder / MLX_NAME, model, found.config.tied, found.bytes)
+
+    return _shared.acquire(key, load)
 
 
 def release(weights: Weights) -> None:
     """Free the weights if no other decoder uses them."""
-    with _lock:
-        weights.users -= 1
-        if weights.users == 0:
-            del _shared[weights.key]
-            weights.model = None
-            mx.clear_cache()
+    _shared.release(weights.key)
 
 
 def read_files(bundle: Bundle) -> MlxFiles:
@@ -117,11 +114,6 @@ def read_files(bundle: Bundle) -> MlxFiles:
 def _files(bundle: Bundle) -> list[Path]:
     """The folder's files. Raises BundleError if the bundle has none."""
     return sorted(bundle.files_in(MLX_NAME).values()) or [bundle.file(CONFIG_NAME)]
-
-
-def _state(path: Path) -> tuple[str, int, int]:
-    stat = path.stat()
-    return str(path.resolve()), stat.st_mtime_ns, stat.st_size
 
 
 def _load(found: MlxFiles, folder: Path) -> Any:

@@ -21,7 +21,7 @@ from edge_interleave.backends.common.inputs import (
     parts_of_range,
     token_entries,
 )
-from edge_interleave.backends.common.ranges import below, check_range, without
+from edge_interleave.backends.common.ranges import below, check_range, positions_in, without
 from edge_interleave.backends.common.state import SavedState, read_state, write_state
 from edge_interleave.backends.onnx.cache import KvCache
 from edge_interleave.backends.onnx.memory import bytes_per_token, check_kv_precision, decoder_memory
@@ -196,7 +196,7 @@ class OnnxDecoder:
         """
         self._alive()
         state = read_state(Path(path), self._fingerprint, self._facts)
-        length = sum(end - start for start, end in state.ranges)
+        length = positions_in(state.ranges)
         if len(state.payload) != length * self._facts.bytes_per_token:
             raise InputError(f"{path}: damaged, not the keys and values of {length} entries; prefill again")
         shape = self._cache.arrays.shape

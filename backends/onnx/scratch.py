@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_interleave.backends.common.ranges import Ranges
+from edge_interleave.backends.common.ranges import Ranges, positions_in
 from edge_interleave.backends.common.scratch import ScratchEntries
 from edge_interleave.backends.onnx.cache import KvCache
 
@@ -22,7 +22,7 @@ class OnnxScratch(ScratchEntries):
     def reserve(self, count: int) -> int:
         """Make room for up to `count` entries behind copies of what they see; for how many there is room."""
         if self.done == 0:
-            seen = sum(end - start for start, end in self.visible)
+            seen = positions_in(self.visible)
             room = min(count, self._cache.cells - self._cache.length - seen)
             if room <= 0:
                 return 0

@@ -7,7 +7,6 @@ of which the rows in use are read.
 from __future__ import annotations
 
 import json
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_interleave.backends.common.shared_weights import SharedWeights, file_key
 from edge_interleave.bundle.manifest import ONNX_DATA, ONNX_EMBEDDINGS, ONNX_GRAPH, ONNX_NAME, Bundle, DecoderInfo
 from edge_interleave.bundle.onnx_check import check_onnx
 from edge_interleave.errors import BundleError, one_line
@@ -44,7 +44,6 @@ class Weights:
     """Of each token: a record of `scale` and `row`, or the row alone. Read from the disk as it is used."""
     frequencies: npt.NDArray[np.float64]
     """Of RoPE, radians a position, (head size / 2,)."""
-    users: int = 1
 
     def rows(self, tokens: npt.NDArray[np.int32]) -> FloatArray:
         """Embeddings of token ids, float32 (n, hidden)."""
@@ -56,18 +55,23 @@ class Weights:
         return scaled
 
 
-_shared: dict[Key, Weights] = {}
-_lock = threading.RLock()  # the garbage collector may release some while others are acquired
+def _free(weights: Weights) -> None:
+    weights.session = None
+    weights.embeddings = np.zeros((0, 0), np.float32)
+
+
+_shared: SharedWeights[Weights] = SharedWeights(_free)
 
 
 def acquire(bundle: Bundle, threads: int) -> Weights:
-    """The weights, opened where no decoder has them yet. `release` them once. Raises BundleError."""
+    """The weights, opened unless another decoder uses them. The caller must `release` them once.
+
+    Raises BundleError.
+    """
     paths = [bundle.file(f"{ONNX_NAME}/{name}") for name in (ONNX_GRAPH, ONNX_DATA, ONNX_EMBEDDINGS)]
-    key = (threads, *(_state(path) for path in paths))
-    with _lock:
-        if key in _shared:
-            _shared[key].users += 1
-            return _shared[key]
+    key = (threads, *(file_key(path) for path in paths))
+
+    def load() -> Weights:
         graph, data, embeddings = paths
         if graph.stat().st_size > GRAPH_BYTES_MAX:
             raise BundleError(f"{graph}: {graph.stat().st_size} bytes are too many for a graph; {_REMEDY}")
@@ -77,28 +81,19 @@ def acquire(bundle: Bundle, threads: int) -> Weights:
         metadata = dict(session.get_modelmeta().custom_metadata_map)
         _check_signature(graph, session, info)
         frequencies = _frequencies(graph, metadata, info)
-        _shared[key] = Weights(key, session, _embeddings(embeddings, info), frequencies)
-        return _shared[key]
+        return Weights(key, session, _embeddings(embeddings, info), frequencies)
+
+    return _shared.acquire(key, load)
 
 
 def release(weights: Weights) -> None:
-    """Free the weights where nobody else uses them."""
-    with _lock:
-        weights.users -= 1
-        if weights.users == 0:
-            del _shared[weights.key]
-            weights.session = None
-            weights.embeddings = np.zeros((0, 0), np.float32)
+    """Free the weights if no other decoder uses them."""
+    _shared.release(weights.key)
 
 
 def cache_names(layers: int) -> list[tuple[str, str]]:
     """The names of each layer's keys and values in the graph."""
     return [(f"keys.{layer}", f"values.{layer}") for layer in range(layers)]
-
-
-def _state(path: Path) -> tuple[str, int, int]:
-    stat = path.stat()
-    return str(path.resolve()), stat.st_mtime_ns, stat.st_size
 
 
 def _open(path: Path, threads: int) -> Any:
