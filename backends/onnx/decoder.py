@@ -1,7 +1,6 @@
 """The ONNX Runtime backend: the Decoder protocol over a graph with a KV cache that is written in place.
 
-Nothing is compiled when it is installed. Weights are opened once for all decoders of a bundle; each decoder has a KV
-cache of its own. Knows nothing about images, prompts or sampling.
+ONNX Runtime installs as a wheel. Decoders of a bundle share its weights; each has its own KV cache.
 """
 
 from __future__ import annotations
@@ -36,21 +35,21 @@ from edge_interleave.util.engine_lock import check_process, claim_process, is_fo
 from edge_interleave.util.onnx_runtime import run_options
 
 BATCH = 256
-"""Rows computed at a time, at most; more gain no time and take memory."""
+"""The greatest number of rows computed at a time; more rows save no time and take memory."""
 
 
 class OnnxBackend:
-    """What the entry point `onnx` names."""
+    """The backend of the entry point `onnx`."""
 
     name = "onnx"
     decoder_file = ONNX_NAME
 
     def open(self, bundle: Bundle, options: DecoderOptions) -> Decoder:
-        """Open the bundle's `decoder-onnx/`. Raises BundleError where it is not sound or not of this bundle."""
+        """Open the bundle's `decoder-onnx/`. Raises BundleError if it is damaged or not of this bundle."""
         return OnnxDecoder(bundle, options)
 
     def memory(self, bundle: Bundle, options: DecoderOptions) -> DecoderMemory:
-        """What ONNX Runtime allocates for it on a CPU. Raises BundleError, BackendError."""
+        """The bytes that ONNX Runtime allocates on a CPU after `open`. Raises BundleError, BackendError."""
         return decoder_memory(bundle, options, min(options.batch or BATCH, BATCH))
 
 
@@ -68,7 +67,7 @@ class OnnxDecoder:
         self._folder = bundle.folder / ONNX_NAME
         self._weights = acquire(bundle, options.threads or usable_cores())
         self._finalizer = weakref.finalize(self, _free, self._weights)
-        self._finalizer.atexit = False  # threads may still compute then, and the system frees it all
+        self._finalizer.atexit = False  # threads may still compute at exit; the system frees the memory
         capacity = max(1, min(options.context, info.context_length))
         self._facts = DecoderFacts(
             hidden_size=info.hidden_size,
@@ -96,45 +95,46 @@ class OnnxDecoder:
 
     @property
     def position(self) -> int:
-        """The position the next entry will have: one past the last stored one."""
+        """The position of the next entry: one past the last stored one."""
         return self._cache.position
 
     def append_tokens(self, ids: Sequence[int]) -> FloatArray:
-        """Extend the timeline by tokens; the logits of the last, float32 (vocab_size,).
+        """Extend the timeline by tokens. Returns the logits of the last one, float32 (vocab_size,).
 
-        Raises ContextFullError (timeline unchanged), ValueError for no ids or one that is not in the vocabulary.
+        Raises ContextFullError, with the timeline unchanged, and ValueError for no ids or an id outside the vocabulary.
         """
         return self._append(token_entries(ids, self._facts))
 
     def append_embeddings(self, rows: FloatArray) -> FloatArray:
-        """Extend the timeline by embeddings, float32 (n, hidden_size); logits as `append_tokens`.
+        """Extend the timeline by embeddings, float32 (n, hidden_size). Returns logits like `append_tokens`.
 
-        Raises ContextFullError (timeline unchanged), ValueError for another shape, dtype or values that are not finite.
+        Raises ContextFullError, with the timeline unchanged, and ValueError for another shape or dtype, or values that
+        are not finite.
         """
         return self._append(embedding_entries(rows, self._facts))
 
     def truncate(self, position: int) -> None:
-        """Forget every entry at `position` and after. The next position is one past the last entry kept."""
+        """Remove the entries at `position` and after. The next position is one past the last entry kept."""
         self._remove(position, max(position, self.position))
 
     def evict(self, start: int, end: int) -> None:
-        """Forget the entries at positions start <= p < end; later ones keep their positions (a gap).
+        """Remove the entries at positions start <= p < end. Later entries keep their positions, which leaves a gap.
 
-        A range that reaches to the end leaves no gap: it is a truncation.
+        A range up to the end leaves no gap: it is a truncation.
         """
         self._remove(start, end)
 
     def rebase(self) -> None:
-        """Close the gaps, by re-rotating the keys behind them."""
+        """Close the gaps: positions become 0 to length - 1, and the keys after a gap are re-rotated."""
         self._alive()
         for start, end in self._cache.rebase():
             self._scratch.invalidate(start, end)
 
     def recompute(self, start: int, end: int, parts: Sequence[Sequence[int] | FloatArray]) -> None:
-        """Compute the entries at positions start <= p < end anew, as if only what lies before them had ever been there.
+        """Recompute the entries at positions start <= p < end as if only the entries before them had ever existed.
 
-        Raises ValueError for a range that is not stored or parts of another length, BackendError where ONNX Runtime
-        fails: the range is forgotten then.
+        Raises ValueError for a range that is not stored or parts of another length. Raises BackendError if ONNX Runtime
+        fails; the range is then removed.
         """
         self._alive()
         cache, scratch = self._cache, self._scratch
@@ -190,9 +190,9 @@ class OnnxDecoder:
         write_state(Path(path), SavedState(self._fingerprint, self._cache.ranges, payload))
 
     def load(self, path: Path) -> None:
-        """Replace the timeline by a saved one.
+        """Replace the timeline with a saved one.
 
-        Raises InputError where the file is not of this decoder; the timeline is unchanged then.
+        Raises InputError if the file was not saved by a decoder like this one. The timeline is then unchanged.
         """
         self._alive()
         state = read_state(Path(path), self._fingerprint, self._facts)
@@ -201,21 +201,21 @@ class OnnxDecoder:
             raise InputError(f"{path}: damaged, not the keys and values of {length} entries; prefill again")
         shape = self._cache.arrays.shape
         arrays = np.frombuffer(state.payload, "<f2").reshape(*shape[:3], length, shape[4])
-        # The digest is the file's own word.
+        # The file holds its own digest, so a wrong file can match it.
         if not np.isfinite(arrays).all():
             raise InputError(f"{path}: damaged, not all of its keys and values are finite; prefill again")
         self._scratch.drop()
         self._cache.fill(state.ranges, arrays)
 
     def interrupt(self) -> None:
-        """From any thread: have what is being computed, and all that comes after, fail with BackendError at once.
+        """Make the running call, and all later ones, fail with BackendError. May be called from any thread.
 
-        ONNX Runtime looks between two operators of its graph.
+        ONNX Runtime stops between two operators of its graph.
         """
         self._run.interrupt()
 
     def close(self) -> None:
-        """Free the KV cache, and the weights where no other decoder uses them. A second call does nothing."""
+        """Free the KV cache, and the weights if no other decoder uses them. A second call does nothing."""
         if self._finalizer.alive:
             self._run.close()
             self._cache = KvCache(1, 1, 2, 0, self._weights.frequencies[:1])
@@ -239,9 +239,9 @@ class OnnxDecoder:
         return logits
 
     def _compute(self, entries: Entries, position: int, first: int, before: int, *, wanted: bool) -> FloatArray:
-        """Write entries into cells behind those of which they see `before`, the first of which is `first`.
+        """Write entries into the cells after the `before` cells that they attend to, which start at cell `first`.
 
-        Gives the logits of the last where they are wanted. Raises BackendError.
+        Returns the logits of the last entry if `wanted`. Raises BackendError.
         """
         check_process()
         logits = np.zeros(0, np.float32)
@@ -260,7 +260,7 @@ class OnnxDecoder:
 
 
 class _Run:
-    """One decoder's way through the graph: its inputs and outputs, bound to memory once."""
+    """Runs the graph for one decoder; inputs and outputs are bound to memory once."""
 
     def __init__(self, weights: Weights, cache: KvCache, trained: int, vocab_size: int) -> None:
         self._session = weights.session
@@ -285,7 +285,7 @@ class _Run:
             "last": np.array([before + count - 1], np.int32),
             "total": np.array([before + count], np.int32),
         }
-        for name, values in inputs.items():  # they live until the run is done: the binding holds addresses
+        for name, values in inputs.items():  # `inputs` keeps them alive during the run: the binding holds addresses
             binding.bind_cpu_input(name, values)
         try:
             self._session.run_with_iobinding(binding, self._options[wanted])
@@ -297,17 +297,17 @@ class _Run:
         return logits
 
     def interrupt(self) -> None:
-        """Have a run, now and later, fail."""
+        """Make the running run, and all later ones, fail."""
         for options in self._options.values():
             options.terminate = True
 
     def close(self) -> None:
-        """Let go of session and memory."""
+        """Drop the references to session and memory."""
         self._session = self._cache = None  # type: ignore[assignment]
         self._bindings = {}
 
     def _bind_cache(self, binding: Any, first: int, wanted: bool) -> None:
-        """Bind all that stays where it is, the cache as if its cell `first` were the first."""
+        """Bind the arrays that never move; the cache starts at its cell `first`."""
         binding.clear_binding_inputs()
         binding.clear_binding_outputs()
         binding.bind_cpu_input("cos", self._cos)
@@ -323,5 +323,5 @@ class _Run:
 
 
 def _free(weights: Weights) -> None:
-    if not is_forked():  # they are the parent's, whose threads would be waited for
+    if not is_forked():  # a child would wait for threads that exist only in the parent
         release(weights)

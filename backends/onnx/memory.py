@@ -1,7 +1,7 @@
-"""What ONNX Runtime allocates for a decoder on a CPU, in bytes, without asking it.
+"""Computes the bytes that ONNX Runtime allocates for a decoder on a CPU, without opening it.
 
 The figures for what is computed were found by opening decoders of many sizes and reading the process's resident
-memory; tests hold them to it. Knows nothing about windows or budgets.
+memory; tests hold them to it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _PACKED, _SESSION = 1.05, 6 << 20
 _ARENA = 2.5
 """ONNX Runtime's arena grows by more than it needs."""
 _WIDENING = 5.5
-"""The most that the feed-forward is wider than the hidden size, in the models that there are."""
+"""The greatest ratio of feed-forward to hidden size in known models."""
 
 
 def bytes_per_token(info: DecoderInfo) -> int:
@@ -26,13 +26,13 @@ def bytes_per_token(info: DecoderInfo) -> int:
 
 
 def check_kv_precision(bundle: Bundle, precision: str) -> None:
-    """Raise BackendError for a KV cache that is no f16."""
+    """Raise BackendError for a KV precision other than f16."""
     if precision != "f16":
         raise BackendError(f"{bundle.folder}: ONNX Runtime has no KV cache in {precision} here; take f16")
 
 
 def decoder_memory(bundle: Bundle, options: DecoderOptions, batch: int) -> DecoderMemory:
-    """The bytes of weights, KV cache and what is computed. Raises BundleError, BackendError."""
+    """The bytes of weights, KV cache and computation. Raises BundleError, BackendError."""
     check_kv_precision(bundle, options.kv_precision)
     info = bundle.manifest.decoder
     bundle.file(f"{ONNX_NAME}/{ONNX_DATA}")

@@ -114,11 +114,11 @@ def decoder_files(
     smoothings: Smoothings | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Callable[[Path], object]]:
-    """The files of the folder by name, and for each what writes it to a path; in any order, each by itself.
+    """The files of the folder by name, each with a function that writes it to a path. They may be written in any order.
 
-    `smoothings` is called once, where int8 weights are written; without it nothing is evened out. `progress` hears of
-    the stage `onnx`, in bytes of the weights. Raises UsageError for an unknown precision; the writing raises
-    CheckpointError for values that are no numbers, and OSError where the disk is full.
+    `smoothings` is called once if int8 weights are written; None: activations are not smoothed. `progress` is called
+    with the stage `onnx` and bytes of weights. Raises UsageError for an unknown precision. Writing raises
+    CheckpointError for values that are not finite, and OSError for a full disk.
     """
     export = export_decoder(checkpoint, precision, smoothings)
     graph = export.graph

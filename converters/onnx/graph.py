@@ -146,7 +146,7 @@ class GraphBuilder:
         return max((offset + spec.bytes for spec, offset in self._places()), default=0)
 
     def write_data(self, path: Path, progress: Callable[[int, int], None] | None = None) -> None:
-        """Write the weights alone, one group in memory at a time; `progress` hears of bytes written, and in all."""
+        """Write the weights alone, one group in memory at a time; `progress` gets the bytes written and their total."""
         places, total = dict(self._places()), self.data_bytes
         with atomic_file(path, durable=True) as temporary, temporary.open("wb") as file:
             for group in self._groups:

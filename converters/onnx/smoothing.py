@@ -39,7 +39,7 @@ def find_smoothings(
 ) -> list[Smoothing]:
     """The divisors of each layer. `tokens`: of some text; `visual` (n, hidden): visual tokens that follow it.
 
-    `progress` hears of the layers. Raises CheckpointError for values that are no numbers.
+    `progress` is called after each layer. Raises CheckpointError for values that are not finite.
     """
     config = checkpoint.config.decoder
     table = [checkpoint.rows(EMBEDDING, token, token + 1)[0] for token in tokens]

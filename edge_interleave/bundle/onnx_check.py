@@ -1,4 +1,4 @@
-"""Checks an untrusted ONNX file before ONNX Runtime parses it: a graph with a loop can run for ever.
+"""Checks an untrusted ONNX file before ONNX Runtime parses it: a graph with a loop may never end.
 
 A vision tower and a decoder need no loops, branches or functions, so a file with any of them is refused. Weights in
 another file must lie within the file that belongs to the graph. The check walks the protobuf fields and skips the
