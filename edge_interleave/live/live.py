@@ -139,20 +139,9 @@ class Live:
         `SourceStatus.line` is a line for people.
         Raises MediaError if the source cannot be opened, UsageError while another source is watched.
         """
-        from edge_interleave.media.pipeline import FramePipeline
-        from edge_interleave.media.reader import FrameReader
-        from edge_interleave.media.sources.open import open_source
+        from edge_interleave.media.pipeline import watch_source
 
         check_process()
-
-        def append(frame: Frame, rows: FloatArray) -> None:
-            number = self._append(frame, rows)
-            if on_frame is not None:
-                on_frame(number)
-
-        def unchanged(frame: Frame) -> None:
-            if on_unchanged is not None:
-                on_unchanged(frame.time_s)
 
         with self._one_at_a_time():
             if self._closed.is_set():
@@ -161,14 +150,18 @@ class Live:
                 raise UsageError("a source is already watched; wait for its end, or open another window")
             if self._pipeline is not None:
                 self._pipeline.close()
-            reader = FrameReader(
-                open_source(source, realtime=realtime),
+            self._pipeline = watch_source(
+                source,
+                self._encode_or_skip,
+                self._append,
+                self._notify,
                 fps=fps,
                 change=change,
-                with_unchanged=on_unchanged is not None,
+                realtime=realtime,
+                on_frame=on_frame,
+                on_unchanged=on_unchanged,
                 on_status=on_status,
             )
-            self._pipeline = FramePipeline(reader, self._encode_or_skip, append, self._notify, unchanged)
         if self._closed.is_set():  # while the source was opened
             self._pipeline.close()
             raise UsageError(CLOSED)

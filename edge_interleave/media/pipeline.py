@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from edge_interleave.media.frame import Frame
-from edge_interleave.media.reader import FrameReader
+from edge_interleave.media.reader import FrameReader, SourceStatus
+from edge_interleave.media.sources.base import Source
+from edge_interleave.media.sources.open import open_source
 
 T = TypeVar("T")
 _TICK_S = 0.2
@@ -116,3 +119,40 @@ class FramePipeline(Generic[T]):
         if self._stop.is_set() or step == self._append_all:
             self._done.set()
             self._on_end()
+
+
+def watch_source(
+    source: str | Path | Iterable[Any] | Source,
+    encode: Callable[[Frame], T | None],
+    append: Callable[[Frame, T], int],
+    on_end: Callable[[], None],
+    *,
+    fps: float | None,
+    change: float | None,
+    realtime: bool,
+    on_frame: Callable[[int], None] | None,
+    on_unchanged: Callable[[float], None] | None,
+    on_status: Callable[[SourceStatus], None] | None,
+) -> FramePipeline[T]:
+    """Open a source and run its frames through a pipeline; the options are those of `Live.watch`.
+
+    `append` returns the frame's number, which `on_frame` gets. Raises MediaError if the source cannot be opened.
+    """
+
+    def append_and_tell(frame: Frame, encoded: T) -> None:
+        number = append(frame, encoded)
+        if on_frame is not None:
+            on_frame(number)
+
+    def unchanged(frame: Frame) -> None:
+        if on_unchanged is not None:
+            on_unchanged(frame.time_s)
+
+    reader = FrameReader(
+        open_source(source, realtime=realtime),
+        fps=fps,
+        change=change,
+        with_unchanged=on_unchanged is not None,
+        on_status=on_status,
+    )
+    return FramePipeline(reader, encode, append_and_tell, on_end, unchanged)

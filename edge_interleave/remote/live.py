@@ -86,31 +86,24 @@ class RemoteLive:
         on_status: Callable[[SourceStatus], None] | None = None,
     ) -> None:
         """As `Live.watch`."""
-        from edge_interleave.media.pipeline import FramePipeline
-        from edge_interleave.media.reader import FrameReader
-        from edge_interleave.media.sources.open import open_source
-
-        def append(frame: Frame, part: dict[str, Any]) -> None:
-            number = self._append(frame, part)
-            if on_frame is not None:
-                on_frame(number)
-
-        def unchanged(frame: Frame) -> None:
-            if on_unchanged is not None:
-                on_unchanged(frame.time_s)
+        from edge_interleave.media.pipeline import watch_source
 
         if self._closed.is_set():
             raise UsageError(CLOSED)
         if not self.ended:
             raise UsageError("a source is already watched; wait for its end, or open another window")
-        reader = FrameReader(
-            open_source(source, realtime=realtime),
+        self._pipeline = watch_source(
+            source,
+            self._encode_or_skip,
+            self._append,
+            self._notify,
             fps=fps,
             change=change,
-            with_unchanged=on_unchanged is not None,
+            realtime=realtime,
+            on_frame=on_frame,
+            on_unchanged=on_unchanged,
             on_status=on_status,
         )
-        self._pipeline = FramePipeline(reader, self._encode_or_skip, append, self._notify, unchanged)
 
     def stream(self, question: str, **options: Unpack[AnswerOptions]) -> RemoteAnswerStream:
         """As `Live.stream`, except that frames do not wait for the answer. `cancel` is checked between two pieces."""
