@@ -32,8 +32,10 @@ class Command:
         """`command` is split into words as in a shell; then placeholders in each word are replaced.
 
         Placeholders: `{time}`, `{probability}`, `{question}`, `{number}` (of the frame that raised the alert),
-        `{frame}` (path of its saved picture), `{frames}` (paths of all saved pictures, one per line), `{json}` (the
-        event as one line). Other braces are left as they are.
+        `{frame}` (path of its saved picture), `{frames}` (paths of all saved pictures, one per line), `{best}` (path of
+        the likeliest one), `{clip}` (path of the video of the seconds before), `{description}`, `{source}` and `{rule}`
+        (names, if several sources are watched), `{json}` (the event as one line). What an alert does not have is empty.
+        Other braces are left as they are.
         `on_output` gets each line that the program prints, after the program's name; None: the output goes to stderr.
         Raises UsageError if the program cannot be found.
         """
@@ -62,6 +64,11 @@ class Command:
             "number": str(alert.frame),
             "frame": alert.frames[-1] if alert.frames else "",
             "frames": "\n".join(alert.frames),
+            "best": alert.best or "",
+            "clip": alert.clip or "",
+            "description": alert.description or "",
+            "source": alert.source or "",
+            "rule": alert.rule or "",
             "json": alert.line(),
         }
         return [self._words[0], *(_fill(word, values) for word in self._words[1:])]

@@ -33,15 +33,16 @@ class Event:
     """That frame's time, in seconds from the source's beginning."""
     file: str | None = field(default=None, kw_only=True)
     """Name of the frame's file, if the source is a folder."""
+    source: str | None = field(default=None, kw_only=True)
+    """Name of the source, if several are watched."""
+    rule: str | None = field(default=None, kw_only=True)
+    """Name of the rule or question, if several sources are watched."""
 
     kind: ClassVar[str]
 
     def event(self) -> dict[str, Any]:
-        """The event as a JSON object, in the form that is written, posted and printed."""
-        found = {"event": self.kind, **asdict(self)}
-        if self.file is None:
-            del found["file"]
-        return found
+        """The event as a JSON object, in the form that is written, posted and printed. Fields that are None are out."""
+        return {"event": self.kind, **{name: value for name, value in asdict(self).items() if value is not None}}
 
     def line(self) -> str:
         """The JSON object on one line, without a newline."""
@@ -80,12 +81,20 @@ class Alert(Event):
     """The share of yes at the check that raised the alert."""
     frames: tuple[str, ...] = ()
     """Absolute paths of the saved pictures, oldest first: those of the checks that raised the alert."""
+    best: str | None = None
+    """Absolute path of the picture with the highest probability among those checks."""
+    clip: str | None = None
+    """Absolute path of a video (MP4) of the seconds before the alert."""
+    description: str | None = None
+    """What the model says it sees, if the rule has a question for that."""
 
     kind: ClassVar[str] = "alert"
 
 
 class EventFolder:
-    """A folder with `events.jsonl`, and pictures in `frames/`. Use it from one process and one thread at a time.
+    """A folder with `events.jsonl`, and pictures and videos in `frames/`.
+
+    Use it from one process and one thread at a time.
 
     A later write that fails (a full disk) is reported once and counted; the watch continues.
     """
@@ -124,16 +133,16 @@ class EventFolder:
             self._torn = False
             os.fsync(self._file)
         except OSError as error:
-            self._count(self.path, error)
+            self.count_failure(self.path, error)
 
     def save(self, name: str, content: bytes) -> Path | None:
-        """Write a picture atomically and sync it to disk; return its path, or None if that failed."""
+        """Write a picture or a video atomically and sync it to disk; return its path, or None if that failed."""
         path = self.pictures / name
         try:
             with atomic_file(path, durable=True) as temporary:
                 temporary.write_bytes(content)
         except OSError as error:
-            self._count(path, error)
+            self.count_failure(path, error)
             return None
         return path
 
@@ -143,10 +152,12 @@ class EventFolder:
             os.close(self._file)
             self._file = -1
 
-    def _count(self, path: Path, error: OSError) -> None:
+    def count_failure(self, path: Path, error: Exception) -> None:
+        """Count a file that could not be written; report the first."""
         self.unwritten += 1
         if self.unwritten == 1:
-            self._on_failure(f"{path}: could not be written ({error.strerror}); further failures are only counted")
+            why = getattr(error, "strerror", None) or error
+            self._on_failure(f"{path}: could not be written ({why}); further failures are only counted")
 
 
 def now() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from edge_interleave.errors import UsageError
@@ -21,6 +22,8 @@ class Rule:
     """This many positive checks in a row raise the alert."""
     below: float | None = None
     """A check below this ends the alert; then the next can be raised. None: 0.5, or `above` if that is less."""
+    cooldown_s: float = 0.0
+    """The next alert is raised this many seconds after the previous one at the earliest, by the frames' times."""
 
     def __post_init__(self) -> None:
         if not self.question.strip():
@@ -31,6 +34,8 @@ class Rule:
             raise UsageError(f"an alert needs 1 check or more, not {self.checks}")
         if self.below is not None and not 0 <= self.below <= self.above:
             raise UsageError(f"'below' must be from 0 to 'above' ({self.above:g}), not {self.below:g}")
+        if not 0 <= self.cooldown_s < math.inf:
+            raise UsageError(f"the cool-down must be 0 seconds or more, not {self.cooldown_s:g}")
 
     @property
     def clear_threshold(self) -> float:
@@ -43,15 +48,64 @@ class Hysteresis:
 
     def __init__(self, rule: Rule) -> None:
         self._rule = rule
+        self._raised_at: float | None = None
         self.raised = False
         self.streak = 0
         """Positive checks in a row, up to the latest."""
 
-    def update(self, probability: float) -> bool:
-        """Take the next probability; return True if it raises the alert. NaN neither raises nor ends an alert."""
+    @property
+    def pending(self) -> bool:
+        """Whether the latest check was positive and more of them would raise an alert."""
+        return self.streak > 0 and not self.raised
+
+    def update(self, probability: float, time_s: float = 0.0) -> bool:
+        """Take the next probability; return True if it raises the alert. NaN neither raises nor ends an alert.
+
+        `time_s`: the frame's time in seconds, for the cool-down. A time that goes back ends the cool-down.
+        """
         self.streak = self.streak + 1 if probability >= self._rule.above else 0
         if self.raised:
             self.raised = not probability < self._rule.clear_threshold
             return False
-        self.raised = self.streak >= self._rule.checks
+        self.raised = self.streak >= self._rule.checks and not self._cools_down(time_s)
+        if self.raised:
+            self._raised_at = time_s
         return self.raised
+
+    def _cools_down(self, time_s: float) -> bool:
+        return self._raised_at is not None and 0 <= time_s - self._raised_at < self._rule.cooldown_s
+
+
+@dataclass
+class NearMiss:
+    """How near a rule came to its alerts."""
+
+    rule: Rule
+    checks: int = 0
+    alerts: int = 0
+    highest: float = 0.0
+    """The highest probability of all checks."""
+    longest: int = 0
+    """The most positive checks in a row."""
+
+    def update(self, probability: float, streak: int, raised: bool) -> None:
+        """Count a check. `streak`: positive checks in a row, up to this one. `raised`: whether it raised an alert."""
+        self.checks += 1
+        self.alerts += raised
+        self.highest = max(self.highest, probability)
+        self.longest = max(self.longest, streak)
+
+    def figures(self) -> dict[str, float]:
+        """The figures by name, for JSON."""
+        return {"checks": self.checks, "alerts": self.alerts, "highest": self.highest, "longest": self.longest}
+
+    def line(self) -> str:
+        """A line for people: `4 checks, highest 0.99, at most 2 of 3 in a row: no alert`."""
+        if not self.checks:
+            return "no check: no frame came"
+        counted = f"{self.checks} check{'s' if self.checks > 1 else ''}, highest {self.highest:.2f}"
+        if self.alerts:
+            return f"{counted}, {self.alerts} alert{'s' if self.alerts > 1 else ''}"
+        if not self.longest:
+            return f"{counted}, none at {self.rule.above:.2f} or above: no alert"
+        return f"{counted}, at most {self.longest} of {self.rule.checks} in a row: no alert"

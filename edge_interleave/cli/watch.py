@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +17,7 @@ from edge_interleave.alerts.alarm import Alarm
 from edge_interleave.alerts.command import Command
 from edge_interleave.alerts.events import EventFolder
 from edge_interleave.alerts.outbox import Delivery, Outbox
+from edge_interleave.alerts.ring import LONGEST_S, FrameRing
 from edge_interleave.alerts.rule import Rule
 from edge_interleave.alerts.webhook import Webhook
 from edge_interleave.cli import output
@@ -36,14 +38,16 @@ from edge_interleave.cli.options import (
     window_option,
 )
 from edge_interleave.cli.status_line import StatusLine
-from edge_interleave.cli.watch_handlers import FrameHandler, PeriodicAsker, RuleWatcher
 from edge_interleave.cli.watch_views import LossTolerantView, open_view, stats_lines
 from edge_interleave.errors import UsageError
+from edge_interleave.household.handlers import FrameHandler, PeriodicAsker, RuleWatcher, describing
 from edge_interleave.planning.system_memory import format_memory
 
 if TYPE_CHECKING:
     from edge_interleave.live.live import Live
     from edge_interleave.live.stats import LiveStats
+    from edge_interleave.media.frame import Frame
+    from edge_interleave.media.sources.base import Source
     from edge_interleave.options import AnswerOptions
     from edge_interleave.planning.plan import Plan
     from edge_interleave.remote.live import RemoteLive
@@ -53,11 +57,12 @@ DELIVERY_WAIT_S = 60.0
 """How long to wait for queued alerts after the source has ended."""
 _TICK_S = 0.1
 _OUT = Path("edge-interleave-events")
-_RULE_OPTIONS = ("above", "checks", "below", "command", "webhook")
+_RULE_OPTIONS = ("above", "checks", "below", "cooldown", "before", "describe", "command", "webhook")
+_WITH_CONFIG = ("config", "only_check", "as_json", "with_stats")
 
 
 @click.command()
-@click.argument("source", shell_complete=complete_path)
+@click.argument("source", required=False, shell_complete=complete_path)
 @click.option("--ask", "question", metavar="QUESTION", help="Ask this at intervals.")
 @click.option("--when", "when", metavar="QUESTION", help="Raise an alert when the answer to this becomes yes.")
 @click.option(
@@ -77,6 +82,9 @@ _RULE_OPTIONS = ("above", "checks", "below", "command", "webhook")
 @click.option(
     "--below", type=click.FloatRange(0, 1), help="Below this the alert ends and another can follow (default: 0.5)."
 )
+@click.option("--cooldown", callback=duration, metavar="TIME", help="Shortest time from one alert to the next.")
+@click.option("--before", callback=duration, metavar="TIME", help="Save this much before each alert, as a video.")
+@click.option("--describe", metavar="QUESTION", help="Ask this when an alert is raised; the answer goes with it.")
 @click.option("--exec", "command", metavar="COMMAND", help="Run this for each alert, without a shell (see above).")
 @click.option("--webhook", metavar="URL", help="Post each alert to this URL, as JSON.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for events and their frames.")
@@ -96,6 +104,10 @@ _RULE_OPTIONS = ("above", "checks", "below", "command", "webhook")
     "--memory", metavar="SIZE", help="Stay within 2GB, 800MB or 50% of the free memory: plans frames and pooling."
 )
 @click.option("--realtime", is_flag=True, help="Play a video at its own speed.")
+@click.option(
+    "--config", type=click.Path(path_type=Path, dir_okay=False), help="Watch the sources of this file (TOML) instead."
+)
+@click.option("--check", "only_check", is_flag=True, help="With --config: check the file and end.")
 @model_options
 @system_option
 @max_tokens_option()
@@ -106,13 +118,16 @@ _RULE_OPTIONS = ("above", "checks", "below", "command", "webhook")
 def watch(
     ctx: click.Context,
     /,
-    source: str,
+    source: str | None,
     question: str | None,
     when: str | None,
     every: float | None,
     above: float,
     checks: int,
     below: float | None,
+    cooldown: float | None,
+    before: float | None,
+    describe: str | None,
     command: str | None,
     webhook: str | None,
     out: Path | None,
@@ -124,6 +139,8 @@ def watch(
     change: float | None,
     memory: str | None,
     realtime: bool,
+    config: Path | None,
+    only_check: bool,
     system: str | None,
     max_tokens: int,
     schema: dict[str, Any] | None,
@@ -139,18 +156,33 @@ def watch(
     JSON, with the frames that raised it.
 
     --exec runs a program; its output goes to stderr. Its arguments may contain {time}, {probability}, {question},
-    {number} (of the frame), {frame} (the newest saved picture), {frames} (all saved pictures) and {json} (the alert's
-    line).
+    {number} (of the frame), {frame} (the newest saved picture), {best} (the likeliest), {frames} (all), {clip} (the
+    video of --before), {description} and {json} (the alert's line).
+
+    --config watches several sources with one model, each with its rules and deliveries. SIGHUP reads the file again.
 
     The watch ends with exit code 0 at the end of a video, and with 130 on ctrl-C.
     """
+    if config is not None:
+        names = [parameter.name for parameter in ctx.command.params if parameter.name not in _WITH_CONFIG]
+        refuse_given(ctx, [name for name in names if name], "does not go with --config; the file says it")
+        from edge_interleave.cli.watch_config import watch_config
+
+        watch_config(config, only_check=only_check, as_json=as_json, with_stats=with_stats)
+        return
+    if only_check:
+        raise UsageError("--check checks a file of settings; give it with --config")
+    if source is None:
+        raise UsageError("give a SOURCE such as camera:0, or a file of settings with --config")
     if question is not None and when is not None:
         raise UsageError("give --ask or --when, not both; start a second watch for the other one")
     if question is None and when is None:
         raise UsageError("give a question: --ask to get answers, --when to get alerts")
+    if before is not None and before > LONGEST_S:
+        raise UsageError(f"--before must be at most {LONGEST_S:g} s, not {before:g} s; the frames are kept in memory")
     if below is not None and below > above:
         raise UsageError(f"--below must be at most --above ({above:g}), not {below:g}")
-    rule = None if when is None else Rule(when, above, checks, below)
+    rule = None if when is None else Rule(when, above, checks, below, cooldown or 0.0)
     if rule is None:
         refuse_given(ctx, _RULE_OPTIONS, "concerns alerts; it needs --when")
     else:
@@ -160,8 +192,12 @@ def watch(
     deliveries: list[Delivery] = [] if command is None else [Command(command, on_output=lambda line: view.note(line))]
     deliveries += [] if webhook is None else [Webhook(webhook)]
     from edge_interleave.media.sources.open import open_source
+    from edge_interleave.media.sources.tap import TappedSource
 
-    frames = open_source(source, realtime=realtime)
+    frames: Source = open_source(source, realtime=realtime)
+    ring = None if before is None else FrameRing(before)
+    if ring is not None:
+        frames = TappedSource(frames, partial(_keep, ring))
     out = _OUT if out is None and rule else out
     view = open_view(as_json)
     tolerant = LossTolerantView(view) if out is not None else None
@@ -183,11 +219,14 @@ def watch(
         interrupted = stack.enter_context(interrupt_event())
         stack.enter_context(output.abandon_stdout_on(interrupted))
         handler: FrameHandler
+        alarm = None
         if rule is None:
             options: AnswerOptions = {"max_tokens": max_tokens, "schema": schema, "cancel": interrupted}
             handler = PeriodicAsker(live, str(question), every or ASK_EVERY_S, view, folder, options)
         else:
-            handler = RuleWatcher(live, Alarm(rule, folder, outboxes), every or 0.0, view, interrupted)
+            description = None if describe is None else describing(live, describe, view.note, interrupted)
+            alarm = Alarm(rule, folder, outboxes, ring=ring, describe=description)
+            handler = RuleWatcher(live, alarm, every or 0.0, view, interrupted)
             view.note(f"alerts are saved in {out}")
         view.begin(live)
         stack.callback(view.close)
@@ -206,7 +245,7 @@ def watch(
         for outbox in outboxes:
             outbox.close()
         with suppress(output.AbandonedError):
-            _report(figures, folder, outboxes, as_json, with_stats)
+            _report(figures, folder, outboxes, alarm, as_json, with_stats)
     if interrupted.is_set():
         raise KeyboardInterrupt
     if error is not None:
@@ -259,15 +298,27 @@ def _wait_for_end(
             return
 
 
+def _keep(ring: FrameRing, frame: Frame) -> None:
+    ring.add(frame.image, frame.time_s)
+
+
 def _report(
-    stats: LiveStats, folder: EventFolder | None, outboxes: Sequence[Outbox], as_json: bool, with_stats: bool
+    stats: LiveStats,
+    folder: EventFolder | None,
+    outboxes: Sequence[Outbox],
+    alarm: Alarm | None,
+    as_json: bool,
+    with_stats: bool,
 ) -> None:
-    """Print the figures and the deliveries; lost alerts and events are always reported."""
+    """Print the figures and the deliveries; how near a rule came, and lost alerts and events, are always reported."""
     delivered = {outbox.name: outbox.stats() for outbox in outboxes}
     unwritten = folder.unwritten if folder else 0
     if as_json:
         deliveries = {name: asdict(counts) for name, counts in delivered.items()}
-        output.print_json({"event": "end", "stats": asdict(stats), "unwritten": unwritten, "deliveries": deliveries})
+        end = {"event": "end", "stats": asdict(stats), "unwritten": unwritten, "deliveries": deliveries}
+        output.print_json(end if alarm is None else {**end, "rule": alarm.near_miss.figures()})
+    if alarm is not None:
+        output.note(alarm.near_miss.line())
     if with_stats:
         output.note(stats_lines(stats))
     for name, counts in delivered.items():

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from edge_interleave.alerts.events import Alert, Answered, Checked, Event, now
 from edge_interleave.cli import output
-from edge_interleave.cli.durations import clock
 from edge_interleave.cli.pictures import half_blocks
+from edge_interleave.util.durations import clock
 
 if TYPE_CHECKING:
     from edge_interleave.live.live import Live
@@ -69,7 +69,7 @@ class Lines:
 
     def show(self, event: Event) -> None:
         """Write the event's line, if it has one."""
-        line = _line(event, self._raised)
+        line = event_line(event, self._raised)
         if isinstance(event, Checked):
             self._raised = event.raised
         if line:
@@ -192,7 +192,7 @@ class Screen:
 
     def show(self, event: Event) -> None:
         """Print the event above the screen, if it has a line; a check only changes the screen."""
-        line = _line(event, self._check is not None and self._check.raised)
+        line = event_line(event, self._check is not None and self._check.raised)
         self._pending = ""
         if isinstance(event, Checked):
             self._check = event
@@ -290,15 +290,16 @@ def _counted(**counts: int) -> str:
     return "".join(f", {count} {name.replace('_', ' ')}" for name, count in counts.items() if count)
 
 
-def _line(event: Event, raised: bool) -> str:
+def event_line(event: Event, raised: bool) -> str:
     """The event as a line for people; "" if it has none. `raised`: whether an alert was raised before."""
     where = clock(event.frame_time_s) if event.file is None else event.file
     at = f"{where}  frame {event.frame}: "
     if isinstance(event, Answered):
         return at + " ".join(event.answer.split()) + " (cut off)" * (event.finish_reason == "length")
     if isinstance(event, Alert):
+        described = "" if event.description is None else f": {' '.join(event.description.split())}"
         saved = f"; {event.frames[-1]}" if event.frames else ""
-        return f"{at}ALERT {event.question} {event.probability:.2f}{saved}"
+        return f"{at}ALERT {event.question} {event.probability:.2f}{described}{saved}"
     if isinstance(event, Checked) and raised and not event.raised:
         return f"{at}over {event.question} {event.probability:.2f}"
     return ""

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -86,6 +86,11 @@ class Live:
         self._idle_worker = IdleWorker(self._prefetch)
         self._scheduler = session.scheduler
         self._scheduler.on_idle = self._idle_worker.begin
+        self.idle_turn: Callable[[], AbstractContextManager[bool]] = lambda: nullcontext(True)
+        """Asked before each step of idle work, and held during it; False: no step now, until `resume_idle_work`.
+
+        A program with several windows sets it, so that one's idle work does not slow the others down.
+        """
         self._adding = threading.RLock()
         """Held while a frame is added or a source opened, so that frames enter the window one after the other."""
         self._encoding = threading.Lock()
@@ -258,6 +263,10 @@ class Live:
         check_process()
         return self._idle_worker.wait(timeout)
 
+    def resume_idle_work(self) -> None:
+        """Go on with idle work that `idle_turn` refused. Returns at once."""
+        self._idle_worker.begin()
+
     def stats(self) -> LiveStats:
         """Counts, times and memory so far."""
         return LiveStats(
@@ -345,8 +354,8 @@ class Live:
 
     def _prefetch(self) -> StepResult:
         try:
-            with self._scheduler.idle_step() as granted:
-                if not granted:
+            with self.idle_turn() as allowed, self._scheduler.idle_step() as granted:
+                if not (allowed and granted):
                     return StepResult.LATER
                 return StepResult.MORE if self._window.prefetch() else StepResult.DONE
         except (BackendError, UsageError):  # closed, or an engine failure that the next frame will report

@@ -151,6 +151,11 @@ class FrameReader:
             return frame
 
     @property
+    def live(self) -> bool:
+        """Whether the newest frame replaces an older one that was not taken yet."""
+        return self._source.live
+
+    @property
     def ended(self) -> bool:
         """Whether no more frames will come: the source has ended and its last frame is taken, or `close` was called."""
         with self._condition:

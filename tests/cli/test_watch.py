@@ -26,11 +26,11 @@ from support.command_line import PROGRAM, environment, run
 from support.webhook_server import status, webhook
 
 from edge_interleave.cli import cli, errors
-from edge_interleave.cli.durations import clock, parse_duration
-from edge_interleave.cli.watch_handlers import FrameInterval
 from edge_interleave.cli.watch_views import rates
+from edge_interleave.household.handlers import FrameInterval
 from edge_interleave.live.stats import LiveStats
 from edge_interleave.media.reader import ReaderStats
+from edge_interleave.util.durations import clock, parse_duration
 
 QUESTION = "Is there a red circle?"
 ALWAYS = ["--when", QUESTION, "--above", "0", "--for", "3"]

@@ -1,29 +1,85 @@
-"""What `watch` does with each new frame: ask a question at intervals, or check a rule.
+"""What a watch does with each new frame: ask a question at intervals, or check a rule.
 
-The live window calls a handler from one thread, frame by frame; no frame is added until the handler returns.
+A handler is called from one thread, frame by frame; no frame is added to its window until it returns.
 """
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self, Unpack
 
-from edge_interleave.alerts.events import Answered, Checked, EventFolder, now
-from edge_interleave.cli import output
+from edge_interleave.alerts.events import Answered, Checked, Event, EventFolder, now
+from edge_interleave.answer import CANCELLED, UNLIKELY, Answer, Choice
+from edge_interleave.errors import EdgeInterleaveError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from edge_interleave.alerts.alarm import Alarm
-    from edge_interleave.answer import Choice
-    from edge_interleave.cli.watch_views import View
-    from edge_interleave.live.live import Live, WindowFrame
+    from edge_interleave.live.live import WindowFrame
+    from edge_interleave.media.frame import Frame
     from edge_interleave.options import AnswerOptions
-    from edge_interleave.remote.live import RemoteLive
 
 UNCHANGED_EVERY_S = 0.5
 """An unchanged picture counts as a check at most this often, by the source's time."""
+DESCRIPTION_TOKENS = 64
+"""The most tokens of an alert's description."""
 _ROUNDING_S = 1e-6
+
+
+class AnswerPieces(Iterator[str], Protocol):
+    """An answer that comes in pieces, as `Live.stream` returns it."""
+
+    @property
+    def answer(self) -> Answer:
+        """The whole answer, after its last piece."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class WatchedWindow(Protocol):
+    """The parts of a live window that handlers use: `Live`, `RemoteLive`, or a window that shares the engine."""
+
+    @property
+    def frames(self) -> tuple[WindowFrame, ...]:
+        """The frames in the window, oldest first."""
+        ...
+
+    @property
+    def latest(self) -> Frame | None:
+        """The newest frame in the window, with its picture."""
+        ...
+
+    def check(self, question: str) -> Choice:
+        """How likely the answer is yes."""
+        ...
+
+    def stream(self, question: str, **options: Unpack[AnswerOptions]) -> AnswerPieces:
+        """Ask about the frames in the window."""
+        ...
+
+
+class Reporter(Protocol):
+    """Is told what a handler finds."""
+
+    def piece(self, text: str) -> None:
+        """The next piece of an answer."""
+        ...
+
+    def show(self, event: Event) -> None:
+        """An event, after it was saved."""
+        ...
+
+    def note(self, line: str) -> None:
+        """A line for people."""
+        ...
 
 
 class FrameHandler(Protocol):
@@ -73,18 +129,25 @@ class PeriodicAsker:
 
     def __init__(
         self,
-        live: Live | RemoteLive,
+        live: WatchedWindow,
         question: str,
         every_s: float,
-        view: View,
+        reporter: Reporter,
         folder: EventFolder | None,
         options: AnswerOptions,
+        *,
+        source: str | None = None,
+        name: str | None = None,
     ) -> None:
-        """`folder`: where answers are saved, if anywhere. `options`: of each answer; `cancel` ends the asking."""
+        """`folder`: where answers are saved, if anywhere. `options`: of each answer; `cancel` ends the asking.
+
+        `source`, `name`: of the source and of the question, for the events, where there are several.
+        """
         self._live = live
-        self._question = question
+        self._names = {"source": source, "rule": name}
+        self.question = question
         self._interval = FrameInterval(every_s)
-        self._view = view
+        self._reporter = reporter
         self._folder = folder
         self._options = options
         self._interrupted = options.get("cancel")
@@ -113,22 +176,23 @@ class PeriodicAsker:
         latest = self._live.latest
         file = latest.name if latest is not None else None
         time = now()
-        with self._live.stream(self._question, **self._options) as stream:
+        with self._live.stream(self.question, **self._options) as stream:
             for piece in stream:
-                self._view.piece(piece)
+                self._reporter.piece(piece)
         answer = stream.answer
-        if answer.finish_reason == "cancelled":
+        if answer.finish_reason == CANCELLED:
             return
         event = Answered(
             time,
-            self._question,
+            self.question,
             newest.number,
             round(newest.time_s, 3),
             answer.text.strip(),
             answer.finish_reason,
             file=file,
+            **self._names,
         )
-        self._view.show(event)
+        self._reporter.show(event)
         if self._folder is not None:
             self._folder.append(event)
 
@@ -137,12 +201,13 @@ class RuleWatcher:
     """Checks a rule on the frames and shows the alerts that it raises."""
 
     def __init__(
-        self, live: Live | RemoteLive, alarm: Alarm, every_s: float, view: View, interrupted: threading.Event
+        self, live: WatchedWindow, alarm: Alarm, every_s: float, reporter: Reporter, interrupted: threading.Event
     ) -> None:
+        """`interrupted`: when set, nothing more is checked."""
         self._live = live
         self._alarm = alarm
         self._interval = FrameInterval(every_s)
-        self._view = view
+        self._reporter = reporter
         self._interrupted = interrupted
         self._warned = False
         self._unchanged_every_s = max(every_s, UNCHANGED_EVERY_S)
@@ -174,7 +239,7 @@ class RuleWatcher:
         newest, latest = self._live.frames[-1], self._live.latest
         file = latest.name if latest is not None else None
         alert = self._alarm.check(choice.probability, newest.number, time_s, image, file)
-        self._view.show(
+        self._reporter.show(
             Checked(
                 now(),
                 self._alarm.rule.question,
@@ -184,18 +249,37 @@ class RuleWatcher:
                 self._alarm.raised,
                 round(choice.total_probability, 6),
                 file=file,
+                source=self._alarm.source,
+                rule=self._alarm.name,
             )
         )
         if alert is not None:
-            self._view.show(alert)
+            self._reporter.show(alert)
 
     def _warn_if_unlikely(self, yes_or_no: float) -> None:
         """Warn once if the model would answer with neither yes nor no."""
-        from edge_interleave.answer import UNLIKELY
-
         if yes_or_no < UNLIKELY and not self._warned:
             self._warned = True
-            self._view.note(
-                f"the model would answer with neither yes nor no ({output.probability(yes_or_no)} for both together), "
+            self._reporter.note(
+                f"the model would answer with neither yes nor no ({yes_or_no:.2%} for both together), "
                 "so alerts mean little; ask a question that is answered with yes or no"
             )
+
+
+def describing(
+    window: WatchedWindow, question: str, note: Callable[[str], None], interrupted: threading.Event
+) -> Callable[[], str | None]:
+    """A function that asks what is seen, for an alert: the answer, or None if there is none. Raises no error.
+
+    `note` gets a line if the question fails. `interrupted`: when set, the answer ends where it is.
+    """
+
+    def describe() -> str | None:
+        try:
+            with window.stream(question, max_tokens=DESCRIPTION_TOKENS, cancel=interrupted) as pieces:
+                return "".join(pieces).strip() or None
+        except EdgeInterleaveError as error:
+            note(f"an alert has no description: {error}")
+            return None
+
+    return describe
