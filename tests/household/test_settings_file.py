@@ -86,7 +86,7 @@ def test_all_settings_are_read(tmp_path: Path) -> None:
     ("before", "after", "error"),
     [
         ("window = 4", "widow = 4", "cameras.toml:8: 'widow' is not a setting here; did you mean 'window'?"),
-        ("[model]", "[modell]", "cameras.toml:2: 'modell' is not a setting here; did you mean 'model'?"),
+        ("[model]", "[modal]", "cameras.toml:2: 'modal' is not a setting here; did you mean 'model'?"),
         ("window = 4", "window = 0", "cameras.toml:8: 'window' must be a whole number from 1 to 1024, not 0"),
         ("window = 4", "window = true", "cameras.toml:8: 'window' must be a whole number"),
         ("pool = [1, 4]", "pool = [\n1,\n0]", "cameras.toml:9: 'pool' must be a whole number from 1, or a list"),
@@ -105,7 +105,7 @@ def test_all_settings_are_read(tmp_path: Path) -> None:
         ("when = \"Is there a person?\"\n", "", "cameras.toml:14: a rule needs either 'when'"),
         ("yard.avi", "yard.mp4", "cameras.toml:30: yard.mp4: no such file or folder"),
         ("rules = [{ when = \"Is there a cat?\" }]\n", "", "cameras.toml:29: 'yard' has no rule"),
-        ("rules = [{ when", "rules = [{ whenn", "cameras.toml:31: 'whenn' is not a setting here; did you mean 'when'?"),
+        ("rules = [{ when", "rules = [{ whens", "cameras.toml:31: 'whens' is not a setting here; did you mean 'when'?"),
         ("{ when = \"Is there a cat?\" }", "3", "cameras.toml:31: 'rules' must be an array of tables"),
         ('"yard.avi"', '"yard.avi"\nout = "edge-interleave-events/door"', "cameras.toml:31: 'door' has the same"),
         ("threads = 2", "threads = = 2", "cameras.toml:3: not valid TOML: Invalid value"),
