@@ -148,7 +148,8 @@ def watch(
     as_json: bool,
     model_choice: ModelChoice,
 ) -> None:
-    """Watch SOURCE: camera:0, a video, a folder that fills up, http(s)://... (MJPEG) or rtsp://...
+    """Watch SOURCE: camera:0, a video, a folder that fills up, http(s)://... (MJPEG), rtsp://... or
+    frigate:CAMERA.
 
     --ask answers a question about the latest frames, at intervals. --when checks a yes-or-no question on every frame
     and raises an alert after --for checks in a row with a probability of yes of --above or more; the next alert can

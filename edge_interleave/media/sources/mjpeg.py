@@ -53,7 +53,7 @@ class MjpegReader:
             self._time_left()
             raise FrameDamaged(f"{self._name}: {error}") from error
         self._last = time.monotonic()
-        return _decode(self._name, part), self._last
+        return decode_picture(self._name, part), self._last
 
     def _time_left(self) -> float:
         """Seconds left for the next picture to complete, however many bytes arrive. Raises TimeoutError at 0."""
@@ -63,7 +63,8 @@ class MjpegReader:
         return left
 
 
-def _decode(name: str, data: bytes) -> Image.Image:
+def decode_picture(name: str, data: bytes) -> Image.Image:
+    """Decode a JPEG that a camera sent, RGB. `name`: for messages. Raises FrameDamaged."""
     if not data.startswith(b"\xff\xd8\xff"):
         raise FrameDamaged(f"{name}: sent a part that is not a JPEG")
     try:

@@ -5,6 +5,7 @@
     pictures/                   a folder: its pictures by name, then new ones as they arrive
     http://..., https://...     an MJPEG stream or a video
     rtsp://..., rtsps://...     a network camera
+    frigate:CAMERA              a camera of Frigate, while it tracks an object
     an iterable                 uint8 arrays, Pillow images or `Frame`s
 
 An object that implements the `Source` protocol is used as is.
@@ -16,23 +17,29 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_interleave.errors import UsageError
+from edge_interleave.errors import BackendError, UsageError
 from edge_interleave.media.sources.base import Source
 from edge_interleave.util.addresses import without_secrets
 from edge_interleave.util.regular_file import display_name
+
+if TYPE_CHECKING:
+    from edge_interleave.media.sources.frigate_settings import FrigateSettings
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _CAMERA = re.compile(r"camera:([0-9]{1,3})")
 
 
-def open_source(spec: str | Path | Iterable[Any] | Source, *, realtime: bool = False) -> Source:
+def open_source(
+    spec: str | Path | Iterable[Any] | Source, *, realtime: bool = False, frigate: FrigateSettings | None = None
+) -> Source:
     """Create the source for `spec` (see the module's docstring), not opened yet.
 
-    `realtime`: play a recorded video at its own speed, as a live source. Raises UsageError for an unknown kind.
+    `realtime`: play a recorded video at its own speed, as a live source. `frigate`: how to reach Frigate; None: as the
+    environment says. Raises UsageError for an unknown kind, InputError if certificates cannot be read.
     """
     if isinstance(spec, Source):
         return spec
@@ -58,6 +65,8 @@ def open_source(spec: str | Path | Iterable[Any] | Source, *, realtime: bool = F
         from edge_interleave.media.sources.camera import CameraSource
 
         return CameraSource(int(number[1]))
+    if isinstance(spec, str) and text.startswith("frigate:"):
+        return _frigate_source(text.removeprefix("frigate:"), frigate)
     if os.path.isdir(text):
         from edge_interleave.media.sources.folder import FolderSource
 
@@ -73,6 +82,15 @@ def may_need_capture_process(spec: str | Path | Iterable[Any] | Source) -> bool:
     An MJPEG stream needs none, but only opening the address would tell.
     """
     return isinstance(spec, str) and (spec.startswith("camera:") or _SCHEME.match(spec) is not None)
+
+
+def _frigate_source(camera: str, settings: FrigateSettings | None) -> Source:
+    try:
+        from edge_interleave.media.sources.frigate import FrigateSource
+        from edge_interleave.media.sources.frigate_settings import frigate_from_environment
+    except ImportError as error:
+        raise BackendError("frigate: needs MQTT; install it with: pip install 'edge-interleave[mqtt]'") from error
+    return FrigateSource(camera, settings or frigate_from_environment())
 
 
 def _pictures(spec: object) -> Iterable[Any]:
