@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from edge_interleave.alerts.events import Checked
 from edge_interleave.bundle.manifest import open_bundle
@@ -18,10 +19,13 @@ from edge_interleave.cli.interrupts import interrupt_event
 from edge_interleave.cli.watch_views import event_line
 from edge_interleave.errors import EdgeInterleaveError
 from edge_interleave.household.happenings import Controls, Happening, StatusChanged
-from edge_interleave.household.runner import Household
+from edge_interleave.household.runner import DELIVERY_WAIT_S, Household
 from edge_interleave.household.settings import Settings
 from edge_interleave.household.settings_file import read_settings
 from edge_interleave.household.watcher import SourceWatcher
+
+if TYPE_CHECKING:
+    from edge_interleave.household.mqtt_observer import MqttObserver
 
 _TICK_S = 0.5
 
@@ -38,7 +42,8 @@ def watch_config(path: Path, *, only_check: bool, as_json: bool, with_stats: boo
         interrupt_event() as interrupted,
         _signals(interrupted) as asked,
         output.abandon_stdout_on(interrupted),
-        Household(settings, [view], output.note) as household,
+        _mqtt(settings) as mqtt,
+        Household(settings, [view, *mqtt], output.note) as household,
     ):
         view.end = interrupted
         household.start()
@@ -46,6 +51,8 @@ def watch_config(path: Path, *, only_check: bool, as_json: bool, with_stats: boo
             if asked.anew.is_set():
                 asked.anew.clear()
                 _read_anew(household, path)
+        for observer in mqtt:
+            observer.finish(DELIVERY_WAIT_S, interrupted)
         watchers = household.watchers
         household.close()
         with suppress(output.AbandonedError):
@@ -57,6 +64,22 @@ def watch_config(path: Path, *, only_check: bool, as_json: bool, with_stats: boo
     for watcher in watchers.values():
         if watcher.error is not None:
             raise watcher.error
+
+
+@contextmanager
+def _mqtt(settings: Settings) -> Iterator[list[MqttObserver]]:
+    """What reports to the broker, if the settings name one."""
+    if settings.mqtt is None:
+        yield []
+        return
+    # The extra 'mqtt' may not be installed.
+    from edge_interleave.household.mqtt_observer import MqttObserver
+
+    observer = MqttObserver(settings.mqtt, output.note)
+    try:
+        yield [observer]
+    finally:
+        observer.close(0.0)
 
 
 class _Asked:

@@ -94,11 +94,13 @@ class Household:
     def change(self, settings: Settings) -> None:
         """Apply new settings. Sources whose window stays the same keep it.
 
-        Raises, with the old settings in force, UsageError if the model's settings differ, InputError if a folder cannot
-        be written to. A source whose window cannot be opened is told to `note` and left out.
+        Raises, with the old settings in force, UsageError if the model's or the broker's settings differ, InputError if
+        a folder cannot be written to. A source whose window cannot be opened is told to `note` and left out.
         """
         if settings.model != self._settings.model:
             raise UsageError("[model] differs, and a loaded model cannot be changed; start the watch again for that")
+        if settings.mqtt != self._settings.mqtt:
+            raise UsageError("[mqtt] differs; start the watch again for that")
         settings = self._with_windows(settings)
         with self._changing:
             folders = {

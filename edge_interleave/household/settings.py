@@ -7,6 +7,8 @@ from pathlib import Path
 
 from edge_interleave.alerts.rule import Rule
 from edge_interleave.live.window import SLIDING, Mode
+from edge_interleave.media.sources.frigate_settings import FrigateSettings
+from edge_interleave.mqtt.settings import MqttSettings
 
 DEFAULT_POOL = (2,)
 DEFAULT_EVERY_S = 2.0
@@ -71,6 +73,8 @@ class SourceSettings:
     """Seconds before an alert that are saved as a video; 0: none."""
     command: str | None = None
     webhook: str | None = field(default=None, repr=False)
+    frigate: FrigateSettings | None = None
+    """How to reach Frigate, for a source `frigate:CAMERA`; None: as the environment says."""
 
     @property
     def rule_names(self) -> tuple[str, ...]:
@@ -84,6 +88,8 @@ class Settings:
 
     model: ModelSettings
     sources: tuple[SourceSettings, ...]
+    mqtt: MqttSettings | None = None
+    """The broker that everything is reported to; None: none."""
 
     def source(self, name: str) -> SourceSettings:
         """The source of that name. Raises KeyError."""

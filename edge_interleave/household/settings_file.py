@@ -21,7 +21,11 @@
     ask = "What is happening?"
     every = "30s"
 
-Keys are the options of `edge-interleave watch`. Paths are relative to the file's folder.
+    [mqtt]
+    host = "192.168.1.10"
+
+Keys are the options of `edge-interleave watch`; `broker_settings` reads `[mqtt]` and `[frigate]`. Paths are relative to
+the file's folder.
 """
 
 from __future__ import annotations
@@ -37,6 +41,7 @@ from edge_interleave.alerts.ring import LONGEST_S
 from edge_interleave.alerts.rule import Rule
 from edge_interleave.alerts.webhook import Webhook
 from edge_interleave.decoding.decoder import KV_PRECISIONS
+from edge_interleave.household.broker_settings import FRIGATE_KEYS, MQTT_KEYS, read_frigate, read_mqtt
 from edge_interleave.household.secrets import fill_secrets
 from edge_interleave.household.settings import (
     DEFAULT_EVERY_S,
@@ -50,7 +55,9 @@ from edge_interleave.household.settings import (
 )
 from edge_interleave.household.toml_table import TomlFile, TomlTable
 from edge_interleave.live.window import MODES, SLIDING, Mode
+from edge_interleave.media.sources.frigate_settings import FrigateSettings
 from edge_interleave.media.sources.open import open_source
+from edge_interleave.mqtt.settings import MqttSettings
 from edge_interleave.planning.system_memory import parse_memory
 
 OUT = Path("edge-interleave-events")
@@ -72,9 +79,10 @@ def read_settings(path: Path, environment: Mapping[str, str] = os.environ) -> Se
     `environment`: where `${NAME}` is looked up. Raises InputError, which names the file and the line.
     """
     file = TomlFile(path)
-    top = TomlTable(file, (), ("model", "sources"))
+    top = TomlTable(file, (), ("model", "mqtt", "frigate", "sources"))
     reader = _Reader(path.absolute().parent, environment)
     model = reader.model(top.table("model", _MODEL_KEYS))
+    mqtt = reader.mqtt(top)
     names = top.table("sources")
     sources = tuple(reader.source(name, names) for name in names)
     if not sources:
@@ -82,7 +90,7 @@ def read_settings(path: Path, environment: Mapping[str, str] = os.environ) -> Se
     if len(sources) > _MOST_SOURCES:
         raise names.error(None, f"{len(sources)} sources are too many; give {_MOST_SOURCES} at most")
     _check_folders(sources, names)
-    return Settings(model, sources)
+    return Settings(model, sources, mqtt)
 
 
 class _Reader:
@@ -92,6 +100,16 @@ class _Reader:
         """`folder`: the file's. `environment`: where secrets are looked up."""
         self._folder = folder
         self._environment = environment
+        self._frigate: FrigateSettings | None = None
+
+    def mqtt(self, top: TomlTable) -> MqttSettings | None:
+        """Read `[mqtt]`, and `[frigate]` for the sources."""
+        mqtt = None
+        if "mqtt" in top:
+            mqtt = read_mqtt(top.table("mqtt", MQTT_KEYS), self._folder, OUT, self._secret)
+        if "frigate" in top:
+            self._frigate = read_frigate(top.table("frigate", FRIGATE_KEYS), self._folder, mqtt, self._secret)
+        return mqtt
 
     def model(self, table: TomlTable) -> ModelSettings:
         name, memory = table.optional_text("name"), table.optional_text("memory")
@@ -132,6 +150,7 @@ class _Reader:
             table.seconds("before", None, LONGEST_S) or 0.0,
             table.optional_text("exec"),
             self._secret(table, "webhook") if "webhook" in table else None,
+            self._frigate,
         )
         command, webhook = settings.command, settings.webhook
         if command is not None:
@@ -143,11 +162,11 @@ class _Reader:
     def _address(self, table: TomlTable, realtime: bool) -> str:
         """The source: an address or a camera as is, a path below the file's folder."""
         text = self._secret(table, "source")
-        if "://" not in text and not text.startswith("camera:"):
+        if "://" not in text and not text.startswith(("camera:", "frigate:")):
             text = str(self._folder / text)
             if not os.path.exists(text):
                 raise table.error("source", f"{text}: no such file or folder; correct the path")
-        table.checked("source", lambda: open_source(text, realtime=realtime))
+        table.checked("source", lambda: open_source(text, realtime=realtime, frigate=self._frigate))
         return text
 
     def _secret(self, table: TomlTable, key: str) -> str:

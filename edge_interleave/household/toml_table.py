@@ -132,6 +132,10 @@ class TomlTable:
             raise self._wrong(key, "true or false")
         return value
 
+    def is_false(self, key: str) -> bool:
+        """Whether the value is false, which turns a setting off that is otherwise a text."""
+        return self._values.get(key) is False
+
     def integer(self, key: str, default: int | None, least: int = 1, most: int = 1 << 20) -> int | None:
         """A whole number; None if the key is missing and there is no default."""
         if key not in self:

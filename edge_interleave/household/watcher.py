@@ -173,7 +173,7 @@ class SourceWatcher:
         retry_s = FIRST_RETRY_S
         lost = False
         while not self._stop.is_set():
-            source = open_source(self.settings.source, realtime=self.settings.realtime)
+            source = open_source(self.settings.source, realtime=self.settings.realtime, frigate=self.settings.frigate)
             try:
                 reader = FrameReader(
                     TappedSource(source, self._keep),
@@ -424,4 +424,4 @@ def _with_question(settings: AlertSettings | AskSettings, question: str) -> Aler
 
 def _may_come_back(source: str) -> bool:
     """Whether a source that cannot be opened may be there later: a camera or an address, but not a file."""
-    return source.startswith("camera:") or "://" in source
+    return source.startswith(("camera:", "frigate:")) or "://" in source

@@ -114,13 +114,13 @@ class Bridge:
         connected_already = bool(self._discovery)
         messages, announced = self._discovery_messages(sources)
         with self._lock:
-            self._sources = {source.name: source for source in sources}
+            before, self._sources = self._sources, {source.name: source for source in sources}
             self._discovery, self._announced = messages, announced
             self._states = {topic: value for topic, value in self._states.items() if topic in announced.retained}
             self._due = {topic: None for topic in self._due if topic in self._states}
             self._publish_all_due = True
         for source in sources:
-            self._begin_source(source)
+            self._begin_source(source, before.get(source.name))
         if connected_already:
             self._connection.wake()
         else:
@@ -306,8 +306,8 @@ class Bridge:
         self._connection.wake()
         return True
 
-    def _begin_source(self, source: AnnouncedSource) -> None:
-        """Set the states of a new source; those of one that goes on are kept, but its questions are the settings'."""
+    def _begin_source(self, source: AnnouncedSource, before: AnnouncedSource | None) -> None:
+        """Set the states of a new source; those of one that goes on are kept, and questions that are as before."""
         name = source.name
         if self._topics.source(name, "availability") not in self._states:
             self.set_available(name, False)
@@ -316,8 +316,10 @@ class Bridge:
             topic = self._topics.rule(name, rule, "state")
             if topic not in self._states:
                 self._set(topic, _OFF)
+        earlier = {} if before is None else {**before.rules, **before.asks}
         for rule, question in {**source.rules, **source.asks}.items():
-            self.set_question(name, rule, question)
+            if earlier.get(rule) != question:
+                self.set_question(name, rule, question)
 
     def _discovery_messages(self, sources: Sequence[AnnouncedSource]) -> tuple[list[Message], Announced]:
         """The messages that announce the sources, and those that remove what was announced before."""

@@ -23,7 +23,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from edge_interleave.errors import InputError, one_line
+from edge_interleave.errors import one_line
+from edge_interleave.mqtt.certificates import trusting
 from edge_interleave.mqtt.settings import Broker
 
 FIRST_RETRY_S = 1.0
@@ -103,7 +104,7 @@ class Connection:
         self._will = will
         self._goodbye = goodbye
         self._first_retry_s = first_retry_s
-        self._tls = _tls_context(broker) if broker.tls else None
+        self._tls = trusting(broker.ca_file) if broker.tls else None
         self._client_id = f"edge-interleave-{random.getrandbits(48):012x}"
         self._stop = threading.Event()
         self._waker, self._wakened = socket.socketpair()
@@ -306,13 +307,6 @@ class _Session:
         except UnicodeDecodeError:
             return
         self._handler.received(topic, bytes(message.payload), message.retain)
-
-
-def _tls_context(broker: Broker) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=None if broker.ca_file is None else str(broker.ca_file))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{broker.ca_file}: holds no certificate in PEM form ({one_line(error, 80)})") from error
 
 
 def _refusal(reason: ReasonCode) -> str:

@@ -16,9 +16,10 @@ from contextlib import suppress
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import quote, urlsplit
 
-from edge_interleave.errors import InputError, MediaError, one_line
+from edge_interleave.errors import MediaError, one_line
 from edge_interleave.media.http.dial import dial
 from edge_interleave.media.sources.frigate_settings import FrigateSettings
+from edge_interleave.mqtt.certificates import trusting
 
 TIMEOUT_S = 10.0
 """Limit of one request, from connecting to the last byte."""
@@ -40,14 +41,7 @@ class FrigateApi:
         self._stop = threading.Event()
         self._socket: socket.socket | None = None
         self._cookies: dict[str, str] = {}
-        self._tls = None
-        if self._parts.scheme == "https":
-            try:
-                self._tls = ssl.create_default_context(cafile=settings.ca_file and str(settings.ca_file))
-            except (OSError, ValueError) as error:
-                raise InputError(
-                    f"{settings.ca_file}: holds no certificate in PEM form ({one_line(error, 80)})"
-                ) from error
+        self._tls = trusting(settings.ca_file) if self._parts.scheme == "https" else None
 
     def latest(self, camera: str) -> bytes:
         """The camera's newest picture, a JPEG. Raises MediaError, CameraOffline."""

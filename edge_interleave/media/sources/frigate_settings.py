@@ -39,11 +39,11 @@ class FrigateSettings:
             valid = False
         if not valid or parts.username is not None or parts.query or not self.url.isprintable():
             raise UsageError(
-                f"{display_name(without_secrets(self.url))}: not Frigate's address; give http://host:5000 or "
-                "https://host:8971, without a login"
+                f"'url' must be Frigate's address, http://host:5000 or https://host:8971, without a login, not "
+                f"{display_name(without_secrets(self.url))}"
             )
         if (self.username is None) != (self.password is None):
-            raise UsageError("Frigate's login needs both 'username' and 'password'")
+            raise UsageError("'username' and 'password' of Frigate go together")
 
 
 def frigate_from_environment(environment: Mapping[str, str] = os.environ) -> FrigateSettings:
