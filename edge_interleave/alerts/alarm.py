@@ -52,6 +52,7 @@ class Alarm:
         self._outboxes = outboxes
         self._ring = ring
         self._describe = describe
+        self._describing = False
         self.source, self.name = source, name
         self._pictures: deque[_Picture] = deque(maxlen=MAX_PICTURES)
         self._best: _Picture | None = None
@@ -63,8 +64,8 @@ class Alarm:
 
     @property
     def pending(self) -> bool:
-        """Whether the latest check was positive and more of them would raise an alert."""
-        return self._state.pending
+        """Whether an alert is in the making: the latest check was positive, or a raised alert is being described."""
+        return self._state.pending or self._describing
 
     def check(
         self,
@@ -118,7 +119,11 @@ class Alarm:
             rule=self.name,
         )
         if self._describe is not None:
-            alert = replace(alert, description=self._describe())
+            self._describing = True
+            try:
+                alert = replace(alert, description=self._describe())
+            finally:
+                self._describing = False
         self.best_picture = None if self._best is None else self._best.jpeg
         if self._folder is not None:
             alert = self._saved(alert, self._folder)

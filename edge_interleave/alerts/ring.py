@@ -79,7 +79,7 @@ def mp4(pictures: Sequence[RingPicture]) -> bytes:
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as out:
         with_h264 = "libx264" in av.codecs_available
-        options = {"preset": "veryfast"} if with_h264 else {}
+        options = {"preset": "veryfast", "tune": "zerolatency"} if with_h264 else {}
         stream = out.add_stream("libx264" if with_h264 else "mpeg4", rate=int(_FPS), options=options)
         with Image.open(io.BytesIO(pictures[0].jpeg)) as first:
             # H.264 stores colours for pairs of pixels.

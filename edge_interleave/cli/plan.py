@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +18,7 @@ from edge_interleave.cli.options import (
     complete_path,
     json_option,
     kv_precision_option,
+    refuse_given,
     strides,
     threads_option,
     window_option,
@@ -26,6 +28,9 @@ from edge_interleave.planning.goals import COVERAGE, GOALS, LATENCY, PRESETS
 
 if TYPE_CHECKING:
     from edge_interleave.planning.plan import Plan
+
+
+_WITH_CONFIG = ("config", "frame_size", "as_json")
 
 
 def pixels(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:
@@ -51,10 +56,18 @@ def pixels(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[
     shell_complete=complete_path,
     help="The source to plan for: a camera or a stream may need memory for a separate process.",
 )
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Plan the sources of this file, as `watch --config` takes it.",
+)
 @backend_option
 @threads_option
 @json_option()
+@click.pass_context
 def plan(
+    ctx: click.Context,
+    /,
     model: str | None,
     memory: str | None,
     goal: str,
@@ -65,6 +78,7 @@ def plan(
     kv_precision: str | None,
     frame_size: tuple[int, int],
     source: str | None,
+    config: Path | None,
     backend: str | None,
     threads: int | None,
     as_json: bool,
@@ -76,6 +90,11 @@ def plan(
 
     The command runs the model for some seconds to measure its memory.
     """
+    if config is not None:
+        names = [parameter.name for parameter in ctx.command.params if parameter.name not in _WITH_CONFIG]
+        refuse_given(ctx, [name for name in names if name], "does not go with --config; the file says it")
+        _plan_config(config, frame_size, as_json)
+        return
     if (goal == LATENCY) != (within is not None):
         raise UsageError("--goal latency, and only that goal, needs --within, the time that a new frame may take")
     if preset is not None and (window is not None or pool is not None or goal != COVERAGE):
@@ -105,6 +124,39 @@ def plan(
     out.print()
     costs = [(cost.name, output.size(cost.bytes)) for cost in made.costs]
     out.print(output.table(("peak memory", "size"), [*costs, ("total", output.size(made.estimate))], right=("size",)))
+
+
+def _plan_config(path: Path, frame_size: tuple[int, int], as_json: bool) -> None:
+    """Show the windows of a file of settings, and what each costs."""
+    from edge_interleave.household.settings_file import read_settings
+    from edge_interleave.household.windows_plan import plan_settings
+
+    made = plan_settings(read_settings(path), frame_size)
+    if as_json:
+        output.print_json({**asdict(made), "estimate": made.estimate})
+        return
+    limit = "no limit" if made.memory is None else output.size(made.memory)
+    out = output.out()
+    out.print(f"{made.model} ({made.backend}), KV precision {made.kv_precision}, batch {made.batch}, memory: {limit}")
+    out.print()
+    columns = ("source", "frames", "pooling", "context", "KV cache", "in all")
+    rows = [
+        (
+            window.name,
+            str(window.frames),
+            ",".join(map(str, window.pool)),
+            str(window.context),
+            output.size(sum(cost.bytes for cost in window.costs if cost.name == "KV cache")),
+            output.size(window.bytes),
+        )
+        for window in made.windows
+    ]
+    out.print(output.table(columns, rows, right=columns[1:]))
+    out.print()
+    shared = [(cost.name, output.size(cost.bytes)) for cost in made.shared]
+    sources = ("all sources", output.size(sum(window.bytes for window in made.windows)))
+    total = ("total", output.size(made.estimate))
+    out.print(output.table(("peak memory", "size"), [*shared, sources, total], right=("size",)))
 
 
 def _rows(bundle: Bundle, made: Plan) -> list[tuple[str, str]]:

@@ -35,7 +35,7 @@ def watch_config(path: Path, *, only_check: bool, as_json: bool, with_stats: boo
     settings = read_settings(path)
     open_bundle(resolve(settings.model.name))
     if only_check:
-        output.print_text(f"{path}: {len(settings.sources)} sources, {_rules(settings)} rules; nothing is wrong")
+        output.print_text(f"{path}: {_counted(settings)}; nothing is wrong")
         return
     view = _JsonLines() if as_json else _Lines()
     with (
@@ -120,7 +120,7 @@ def _read_anew(household: Household, path: Path) -> None:
     except EdgeInterleaveError as error:
         output.note(f"the settings stay as they were: {error}")
         return
-    output.note(f"{path}: read anew; {len(settings.sources)} sources, {_rules(settings)} rules")
+    output.note(f"{path}: read anew; {_counted(settings)}")
 
 
 class _View:
@@ -195,6 +195,7 @@ def _report(watchers: dict[str, SourceWatcher], as_json: bool, with_stats: bool)
                     "event": "end",
                     "source": name,
                     "frames": stats.frames,
+                    "replaced": stats.replaced,
                     "reader": None if stats.reader is None else asdict(stats.reader),
                     "rules": {rule: miss.figures() for rule, miss in stats.rules.items()},
                     "unwritten": watcher.folder.unwritten,
@@ -211,12 +212,13 @@ def _report(watchers: dict[str, SourceWatcher], as_json: bool, with_stats: bool)
         if watcher.folder.unwritten:
             output.note(f"{name}: {watcher.folder.unwritten} lines or pictures could not be written")
         if with_stats and stats.reader is not None:
-            reader = stats.reader
+            reader, late = stats.reader, stats.reader.late + stats.replaced
             output.note(
-                f"{name}: {stats.frames} frames in the window, {reader.captured} captured, {reader.late} late, "
+                f"{name}: {stats.frames} frames in the window, {reader.captured} captured, {late} late, "
                 f"{reader.damaged} damaged, {reader.reconnects} reconnects"
             )
 
 
-def _rules(settings: Settings) -> int:
-    return sum(len(source.rules) for source in settings.sources)
+def _counted(settings: Settings) -> str:
+    sources, rules = len(settings.sources), sum(len(source.rules) for source in settings.sources)
+    return f"{sources} source{'s' * (sources > 1)}, {rules} rule{'s' * (rules > 1)}"

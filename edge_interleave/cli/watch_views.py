@@ -286,10 +286,6 @@ def stats_lines(stats: LiveStats) -> str:
     return "\n".join(lines)
 
 
-def _counted(**counts: int) -> str:
-    return "".join(f", {count} {name.replace('_', ' ')}" for name, count in counts.items() if count)
-
-
 def event_line(event: Event, raised: bool) -> str:
     """The event as a line for people; "" if it has none. `raised`: whether an alert was raised before."""
     where = clock(event.frame_time_s) if event.file is None else event.file
@@ -303,3 +299,7 @@ def event_line(event: Event, raised: bool) -> str:
     if isinstance(event, Checked) and raised and not event.raised:
         return f"{at}over {event.question} {event.probability:.2f}"
     return ""
+
+
+def _counted(**counts: int) -> str:
+    return "".join(f", {count} {name.replace('_', ' ')}" for name, count in counts.items() if count)

@@ -101,25 +101,31 @@ class FrameHandler(Protocol):
 class FrameInterval:
     """Selects frames at least so many seconds apart, by the frames' own times.
 
-    A file that is read faster than it plays therefore gives the same frames as a camera.
+    A file that is read faster than it plays therefore gives the same frames as a camera. Black frames at the beginning
+    do not stand for the first interval: the first frame after them is selected too.
     """
 
     def __init__(self, seconds: float) -> None:
         """`seconds`: 0 selects every frame."""
         self._seconds = seconds
         self._last: float | None = None
+        self._only_black = True
 
-    def due(self, time_s: float, timed: bool = True) -> bool:
+    def due(self, time_s: float, timed: bool = True, image: Image | None = None) -> bool:
         """Whether a frame is selected; if so, the interval starts again.
 
-        `timed`: whether a clock gave the time. If not, every frame is selected: its time is only a count.
+        `timed`: whether a clock gave the time. If not, every frame is selected: its time is only a count. `image`: the
+        frame's picture.
         """
         if not timed:
             return True
         last = self._last
         # A source that was reconnected may count from 0 again.
-        if last is not None and last <= time_s < last + self._seconds - _ROUNDING_S:
+        over = last is None or not last <= time_s < last + self._seconds - _ROUNDING_S
+        lit = self._only_black and not _is_black(image)
+        if not over and not lit:
             return False
+        self._only_black = self._only_black and not lit
         self._last = time_s
         return True
 
@@ -157,7 +163,7 @@ class PeriodicAsker:
     def frame(self, number: int) -> None:
         """Ask, if the interval is over."""
         newest, latest = self._live.frames[-1], self._live.latest
-        if self._interval.due(newest.time_s, latest is None or latest.timed):
+        if self._interval.due(newest.time_s, latest is None or latest.timed, latest.image if latest else None):
             self._ask(newest)
 
     def unchanged(self, time_s: float) -> None:
@@ -217,7 +223,9 @@ class RuleWatcher:
     def frame(self, number: int) -> None:
         """Check the rule, if the interval is over."""
         newest, latest = self._live.frames[-1], self._live.latest
-        if self._interrupted.is_set() or not self._interval.due(newest.time_s, latest is None or latest.timed):
+        if self._interrupted.is_set():
+            return
+        if not self._interval.due(newest.time_s, latest is None or latest.timed, latest.image if latest else None):
             return
         self._last = self._live.check(self._alarm.rule.question)
         self._warn_if_unlikely(self._last.total_probability)
@@ -283,3 +291,9 @@ def describing(
             return None
 
     return describe
+
+
+def _is_black(image: Image | None) -> bool:
+    from edge_interleave.media.filters import is_black
+
+    return image is not None and is_black(image)

@@ -16,7 +16,7 @@ from edge_interleave.alerts.outbox import Delivery, Outbox
 from edge_interleave.alerts.ring import FrameRing
 from edge_interleave.alerts.rule import NearMiss
 from edge_interleave.alerts.webhook import Webhook
-from edge_interleave.errors import MediaError, UsageError
+from edge_interleave.errors import ContextFullError, MediaError, UsageError
 from edge_interleave.household.handlers import FrameHandler, PeriodicAsker, RuleWatcher, describing
 from edge_interleave.household.happenings import Happening, QuestionChanged, SourceState, StatusChanged
 from edge_interleave.household.settings import AlertSettings, AskSettings, SourceSettings
@@ -39,6 +39,8 @@ class WatcherStats:
 
     frames: int
     """Frames added to the window."""
+    replaced: int
+    """Frames for which a newer one came while they waited for their turn."""
     reader: ReaderStats | None
     """Counts of the source's frames; None before it was opened."""
     rules: dict[str, NearMiss]
@@ -68,7 +70,7 @@ class SourceWatcher:
         self._stop = threading.Event()
         self._ended = threading.Event()
         self._paused = False
-        self._frames = 0
+        self._frames = self._replaced = 0
         self._reader: FrameReader | None = None
         self._reading = threading.Lock()
         self._commands: deque[Callable[[], None]] = deque()
@@ -76,6 +78,8 @@ class SourceWatcher:
         self._folder = folder
         self._outboxes: list[Outbox] = []
         self._ring: FrameRing | None = None
+        self._too_long: set[str] = set()
+        """Rules whose question does not fit, which was said."""
         self._set_up(settings, folder)
         self._thread = threading.Thread(target=self._run, name=f"edge-interleave watch {settings.name}", daemon=True)
 
@@ -107,7 +111,7 @@ class SourceWatcher:
         """Counts so far."""
         reader = self._reader
         misses = {name: rule.alarm.near_miss for name, rule in self._rules.items() if rule.alarm is not None}
-        return WatcherStats(self._frames, None if reader is None else reader.stats(), misses)
+        return WatcherStats(self._frames, self._replaced, None if reader is None else reader.stats(), misses)
 
     def apply(self, settings: SourceSettings, folder: EventFolder | None) -> None:
         """Change the rules, the deliveries and the folder between two frames; the window stays.
@@ -204,6 +208,9 @@ class SourceWatcher:
         up = False
         while not self._stop.is_set():
             self._obey()
+            if self._paused and not reader.live:
+                self._obey_until(time.monotonic() + _POLL_S)
+                continue
             frame = reader.next(_POLL_S)
             if frame is None:
                 if reader.ended:
@@ -234,7 +241,10 @@ class SourceWatcher:
             if not reader.live:
                 return None
             found = reader.next(0.0)
-            return None if found is None or found.unchanged else found
+            if found is None or found.unchanged:
+                return None
+            self._replaced += 1
+            return found
 
         try:
             number = self._window.add(frame, newer)
@@ -245,7 +255,12 @@ class SourceWatcher:
         for rule in rules:
             if self._stop.is_set():
                 return
-            rule.handler.frame(number)
+            try:
+                rule.handler.frame(number)
+            except ContextFullError as error:  # the question is too long; the source goes on, with its other rules
+                if rule.settings.name not in self._too_long:
+                    self._too_long.add(rule.settings.name)
+                    self._note(f"{rule.settings.name}: {error}")
 
     def _keep(self, frame: Frame) -> None:
         """Put a frame into the ring. In the reader's thread."""
@@ -281,6 +296,7 @@ class SourceWatcher:
         if rule is None:
             return
         asked = _with_question(rule.settings, question)
+        self._too_long.discard(name)
         self._rules[name] = self._running(asked, self._rules[name].file_settings)
         self._report(name, QuestionChanged(now(), question, self._window.number, self._time_s()))
 
@@ -316,6 +332,7 @@ class SourceWatcher:
         elif self._ring is None or self._ring.seconds != settings.before_s:
             self._ring = FrameRing(settings.before_s)
         self._rules = {rule.name: self._running(rule, rule) for rule in settings.rules}
+        self._too_long.clear()
 
     def _running(
         self, settings: AlertSettings | AskSettings, file_settings: AlertSettings | AskSettings

@@ -96,6 +96,11 @@ class WarmUpFilter:
         return self._done
 
 
+def is_black(image: Image.Image) -> bool:
+    """Whether no part of an RGB picture is brighter than a sensor's noise."""
+    return int(thumbnail(image).max()) < _BLACK
+
+
 def thumbnail(image: Image.Image) -> npt.NDArray[np.int16]:
     """Grey levels 0..255 of shape (SIDE, SIDE), each the mean of its area of the picture."""
     # reducing_gap lets Pillow shrink by whole numbers first: much faster on large frames, and nearly the same result.

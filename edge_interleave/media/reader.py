@@ -27,7 +27,7 @@ _HELD_S = 2.0
 """A dropped dark frame is returned after all if no other frame follows within this time, in seconds."""
 _RECENT = 50
 """The number of latest frames that `capture_fps` is computed from."""
-FROZEN_S = 30.0
+FROZEN_S = 60.0
 """A picture that repeats bit for bit for this long is reported. An encoder may repeat a still scene until its next key
 frame: at most 10 s with common cameras."""
 BROKEN_S = 5.0

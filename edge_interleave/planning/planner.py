@@ -24,13 +24,19 @@ from edge_interleave.decoding.decoder import Backend, DecoderOptions
 from edge_interleave.decoding.registry import backend_for
 from edge_interleave.errors import BackendError, ResourceError, UsageError
 from edge_interleave.live.layout import visual_tokens
-from edge_interleave.media.capture.memory import capture_process_bytes
-from edge_interleave.media.sources.open import may_need_capture_process
-from edge_interleave.planning.footprint import Footprint, frame_buffer_bytes, measure
+from edge_interleave.planning.costs import (
+    BATCHES,
+    SLOW_BATCH,
+    frame_tokens,
+    model_costs,
+    reserve,
+    source_costs,
+    window_costs,
+)
+from edge_interleave.planning.footprint import Footprint, measure
 from edge_interleave.planning.goals import COVERAGE, DETAIL, GOALS, LATENCY, PRESETS
 from edge_interleave.planning.plan import Cost, Plan
 from edge_interleave.planning.system_memory import format_memory, parse_memory
-from edge_interleave.vision.pooling import frame_stride, image_tokens
 
 MAX_FRAMES = {COVERAGE: 64, DETAIL: 16, LATENCY: 64}
 """The largest windows that the paper tried."""
@@ -46,12 +52,6 @@ _PRECISIONS = ("f16", "q8_0")
 """KV cache precisions that a plan chooses from. `q4_0` is opt-in: it changes answers."""
 _WORTHWHILE_GAIN = 1.25
 """A KV cache in q8_0, or a very small batch, must hold this many times more frames: both take time."""
-_BATCHES = (512, 256, 128, 64, 32)
-_SLOW_BATCH = 64
-_FLOAT32_BYTES = 4
-_GRIDS_IN_FLIGHT = 3
-"""Full grids of visual tokens beside the window: one in the queue, one from the tower, one being pooled."""
-_RESERVE, _RESERVE_BYTES = 0.01, 1_000_000
 
 
 def plan(
@@ -93,9 +93,7 @@ def plan(
     if footprint is None or (timed and footprint.rates is None):
         footprint = measure(bundle, chosen_backend.name, threads, rates=timed)
     precisions = (kv_precision,) if kv_precision else _precisions(bundle, chosen_backend, timed)
-    capture = 0
-    if source is not None and may_need_capture_process(source):
-        capture = capture_process_bytes(*frame_size, camera=str(source).startswith("camera:"))
+    capture = source_costs(source, frame_size)
     planner = _Planner(
         bundle, chosen_backend, footprint, request, memory, precisions, keep_answers, frame_size, capture, threads
     )
@@ -164,8 +162,8 @@ class _Planner:
     precisions: tuple[str, ...]
     keep_answers: bool
     frame_size: tuple[int, int]
-    capture: int
-    """Bytes of the process that reads the source; 0 if there is none."""
+    capture: tuple[Cost, ...]
+    """The process that reads the source, if there is one."""
     threads: int | None
 
     def best(self) -> Plan:
@@ -197,13 +195,13 @@ class _Planner:
 
     def _choices(self, pool: tuple[int, ...]) -> Iterator[tuple[str, int]]:
         """KV precisions and batches, the fastest first. A batch larger than a frame is never filled."""
-        largest = max(self._frame_tokens(pool))
-        batches = [batch for batch in _BATCHES if batch <= max(largest, _SLOW_BATCH)]
-        first = min(max(largest, _SLOW_BATCH), _BATCHES[0])
+        largest = max(frame_tokens(self.bundle, pool))
+        batches = [batch for batch in BATCHES if batch <= max(largest, SLOW_BATCH)]
+        first = min(max(largest, SLOW_BATCH), BATCHES[0])
         batches = sorted({first, *batches}, reverse=True)
         for slow in (False, True):
             for precision in self.precisions:
-                yield from ((precision, batch) for batch in batches if (batch < _SLOW_BATCH) == slow)
+                yield from ((precision, batch) for batch in batches if (batch < SLOW_BATCH) == slow)
 
     def _fits(self, pool: tuple[int, ...], precision: str, batch: int, frames: int) -> bool:
         candidate = self._plan(pool, frames, precision, batch)
@@ -222,7 +220,7 @@ class _Planner:
                 f"on; {most} would: take fewer, or a larger pooling stride"
             )
         candidates = [
-            self._plan(pool, frames, precision, min(_BATCHES)) for pool in pools for precision in self.precisions
+            self._plan(pool, frames, precision, min(BATCHES)) for pool in pools for precision in self.precisions
         ]
         least = min(candidate.estimate for candidate in candidates)
         if self.memory is not None and least > self.memory:
@@ -244,20 +242,15 @@ class _Planner:
     def _trained_context(self) -> int:
         return self.bundle.manifest.decoder.context_length
 
-    def _frame_tokens(self, pool: tuple[int, ...]) -> tuple[int, ...]:
-        manifest = self.bundle.manifest
-        strides = (frame_stride(manifest.vision, stride) for stride in pool)
-        return tuple(image_tokens(manifest.vision, stride, manifest.pooling_mode) for stride in strides)
-
     def _frames_in_trained_context(self, pool: tuple[int, ...]) -> int:
         """The most frames that the trained context holds."""
-        tokens, context = self._frame_tokens(pool), self._trained_context
+        tokens, context = frame_tokens(self.bundle, pool), self._trained_context
         layout = self.footprint.layout
         return _most_frames(1, context, lambda count: layout.entries(count, tokens, self.keep_answers) <= context) or 0
 
     def _plan(self, pool: tuple[int, ...], frames: int, precision: str, batch: int) -> Plan:
         layout, rates = self.footprint.layout, self.footprint.rates
-        tokens = self._frame_tokens(pool)
+        tokens = frame_tokens(self.bundle, pool)
         context = layout.context(frames, tokens, self.keep_answers, sliding=True, limit=self._trained_context)
         visual = visual_tokens(frames, tokens)
         seconds = None
@@ -285,25 +278,13 @@ class _Planner:
         )
 
     def _costs(self, context: int, visual_tokens: int, precision: str, batch: int) -> tuple[Cost, ...]:
-        measured = self.footprint
-        decoder = self.backend.memory(self.bundle, DecoderOptions(context, self.threads, precision, batch))
-        vision, hidden = self.bundle.manifest.vision, self.bundle.manifest.decoder.hidden_size
-        embeddings = (visual_tokens + _GRIDS_IN_FLIGHT * vision.tokens) * hidden * _FLOAT32_BYTES
-        square = 3 * max(self.frame_size) ** 2 if vision.resize == "pad" else 0
-        costs: tuple[Cost, ...] = (
-            Cost("interpreter and libraries", measured.libraries),
-            Cost("tokenizer", measured.tokenizer),
-            Cost("decoder weights", measured.decoder),
-            Cost("KV cache", decoder.cache),
-            Cost("compute buffers", decoder.compute),
-            Cost("vision tower weights", measured.tower),
-            Cost("vision activations", measured.working),
-            Cost("frames and their embeddings", frame_buffer_bytes(*self.frame_size) + square + embeddings),
+        options = DecoderOptions(context, self.threads, precision, batch)
+        costs = (
+            *model_costs(self.footprint),
+            *window_costs(self.bundle, self.backend, options, visual_tokens, self.frame_size),
+            *self.capture,
         )
-        if self.capture:
-            costs += (Cost("the source's process", self.capture),)
-        total = sum(cost.bytes for cost in costs)
-        return (*costs, Cost("reserve", int(total * _RESERVE) + _RESERVE_BYTES))
+        return (*costs, reserve(costs))
 
 
 def _most_frames(least: int, most: int, fits: Callable[[int], bool]) -> int | None:
@@ -314,7 +295,7 @@ def _most_frames(least: int, most: int, fits: Callable[[int], bool]) -> int | No
 
 def _frames_to_beat(best: Plan, precision: str, batch: int) -> float:
     """How many frames another precision or a very small batch must hold to be worth its time."""
-    if precision == best.kv_precision and batch >= _SLOW_BATCH:
+    if precision == best.kv_precision and batch >= SLOW_BATCH:
         return best.frames + 1
     return best.frames * _WORTHWHILE_GAIN
 

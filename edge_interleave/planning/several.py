@@ -6,28 +6,31 @@ window has a KV cache, compute buffers, and its source's frames.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edge_interleave.bundle.manifest import Bundle
-from edge_interleave.decoding.decoder import DecoderOptions
+from edge_interleave.decoding.decoder import Backend, DecoderOptions
 from edge_interleave.decoding.registry import backend_for
 from edge_interleave.errors import ResourceError, UsageError
 from edge_interleave.live.layout import visual_tokens
-from edge_interleave.media.capture.memory import capture_process_bytes
-from edge_interleave.media.sources.open import may_need_capture_process
-from edge_interleave.planning.footprint import Footprint, frame_buffer_bytes, measure
+from edge_interleave.planning.costs import (
+    BATCHES,
+    SLOW_BATCH,
+    frame_tokens,
+    model_costs,
+    reserve,
+    source_costs,
+    window_costs,
+)
+from edge_interleave.planning.footprint import Footprint, measure
+from edge_interleave.planning.goals import COVERAGE
 from edge_interleave.planning.plan import Cost
 from edge_interleave.planning.planner import FRAME_SIZE, MAX_FRAMES
 from edge_interleave.planning.system_memory import format_memory
-from edge_interleave.vision.pooling import frame_stride, image_tokens
 
 DEFAULT_FRAMES = 8
 """Frames of a window that names no number, where there is no limit."""
-_MOST_FRAMES = MAX_FRAMES["coverage"]
-_BATCHES = (512, 256, 128, 64, 32)
-_FLOAT32_BYTES = 4
-_RESERVE, _RESERVE_BYTES = 0.01, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class PlannedWindow:
 class SharedPlan:
     """Windows that fit the memory limit together."""
 
+    model: str
+    """The bundle's name."""
     backend: str
     memory: int | None
     """The limit in bytes; None: no limit."""
@@ -109,14 +114,15 @@ def plan_windows(
     """
     chosen = backend_for(bundle, backend)
     measured = footprint or measure(bundle, chosen.name, threads)
-    planner = _Planner(bundle, chosen.name, requests, memory, threads, kv_precision, frame_size, measured)
+    planner = _Planner(bundle, chosen, requests, memory, threads, kv_precision, frame_size, measured)
+    planner.check_context()
     return planner.best()
 
 
 @dataclass(frozen=True)
 class _Planner:
     bundle: Bundle
-    backend: str
+    backend: Backend
     requests: Sequence[WindowRequest]
     memory: int | None
     threads: int | None
@@ -124,97 +130,86 @@ class _Planner:
     frame_size: tuple[int, int]
     measured: Footprint
 
+    def check_context(self) -> None:
+        """Raise UsageError for a window that exceeds the trained context."""
+        for request in self.requests:
+            frames = request.frames or 1
+            needed = self._entries(request, frames)
+            if needed > self._trained_context:
+                raise UsageError(
+                    f"{request.name}: a window of {frames} frame{'s' * (frames > 1)} needs {needed} entries, and "
+                    f"{self.bundle.manifest.name} was trained on {self._trained_context}; take fewer, or a larger "
+                    "pooling stride"
+                )
+
     def best(self) -> SharedPlan:
-        """The plan with the largest batch that leaves enough frames."""
-        if self.memory is None or all(request.frames is not None for request in self.requests):
-            wanted = DEFAULT_FRAMES
-        else:
-            wanted = _MOST_FRAMES
+        """The plan with the most frames; of equal ones, that with the largest batch. Raises ResourceError."""
         best: tuple[int, SharedPlan] | None = None
         for batch in self._batches():
-            for frames in range(wanted, 0, -1):
-                plan = self._plan(frames, batch)
-                if plan is not None and (self.memory is None or plan.estimate <= self.memory):
+            for frames, plan in self._plans(batch):
+                if self.memory is None or plan.estimate <= self.memory:
                     if best is None or frames > best[0]:
                         best = (frames, plan)
                     break
-            if best is not None and best[0] >= min(DEFAULT_FRAMES, wanted):
-                return best[1]
-        if best is not None:
-            return best[1]
-        least = self._plan(1, _BATCHES[-1])
-        if least is None:
-            raise UsageError(self._too_long())
-        raise ResourceError(
-            f"{format_memory(self.memory or 0)} is too little for {len(self.requests)} sources with "
-            f"{self.bundle.manifest.name}; the least that is enough is {format_memory(least.estimate)}"
-        )
+            if best is not None and best[0] >= DEFAULT_FRAMES:
+                break
+        if best is None:
+            least = self._plan(1, BATCHES[-1])
+            raise ResourceError(
+                f"{format_memory(self.memory or 0)} is too little for these {len(self.requests)} sources with "
+                f"{self.bundle.manifest.name}; the least that is enough is {format_memory(least.estimate)}"
+            )
+        return best[1]
+
+    def _plans(self, batch: int) -> Iterator[tuple[int, SharedPlan]]:
+        """Plans with fewer and fewer frames in the windows that name no number."""
+        free = [request for request in self.requests if request.frames is None]
+        most = DEFAULT_FRAMES if self.memory is None or not free else MAX_FRAMES[COVERAGE]
+        for frames in range(most, 0, -1):
+            if all(self._entries(request, frames) <= self._trained_context for request in free):
+                yield frames, self._plan(frames, batch)
+                if not free:
+                    return
 
     def _batches(self) -> list[int]:
-        largest = max(max(self._frame_tokens(request.pool)) for request in self.requests)
-        first = min(max(largest, 64), _BATCHES[0])
-        return sorted({first, *(batch for batch in _BATCHES if batch < first)}, reverse=True)
+        largest = max(max(frame_tokens(self.bundle, request.pool)) for request in self.requests)
+        first = min(max(largest, SLOW_BATCH), BATCHES[0])
+        return sorted({first, *(batch for batch in BATCHES if batch < first)}, reverse=True)
 
-    def _frame_tokens(self, pool: tuple[int, ...]) -> tuple[int, ...]:
-        manifest = self.bundle.manifest
-        strides = (frame_stride(manifest.vision, stride) for stride in pool)
-        return tuple(image_tokens(manifest.vision, stride, manifest.pooling_mode) for stride in strides)
-
-    def _too_long(self) -> str:
-        trained = self.bundle.manifest.decoder.context_length
-        for request in self.requests:
-            needed = self._entries(request, request.frames or 1)
-            if needed > trained:
-                return (
-                    f"{request.name}: a window of {request.frames or 1} frames needs {needed} entries, and "
-                    f"{self.bundle.manifest.name} was trained on {trained}; take fewer, or a larger pooling stride"
-                )
-        raise AssertionError("every window fits")
+    @property
+    def _trained_context(self) -> int:
+        return self.bundle.manifest.decoder.context_length
 
     def _entries(self, request: WindowRequest, frames: int) -> int:
-        return self.measured.layout.entries(frames, self._frame_tokens(request.pool), request.keep_answers)
+        tokens = frame_tokens(self.bundle, request.pool)
+        return self.measured.layout.entries(frames, tokens, request.keep_answers)
 
-    def _plan(self, frames: int, batch: int) -> SharedPlan | None:
-        """The plan with this many frames in windows that name no number; None if one exceeds the trained context."""
-        trained = self.bundle.manifest.decoder.context_length
-        windows = []
-        for request in self.requests:
-            count = request.frames or frames
-            if self._entries(request, count) > trained:
-                return None
-            windows.append(self._window(request, count, batch))
-        measured = self.measured
-        shared: tuple[Cost, ...] = (
-            Cost("interpreter and libraries", measured.libraries),
-            Cost("tokenizer", measured.tokenizer),
-            Cost("decoder weights", measured.decoder),
-            Cost("vision tower weights", measured.tower),
-            Cost("vision activations", measured.working),
+    def _plan(self, frames: int, batch: int) -> SharedPlan:
+        """The plan with this many frames in the windows that name no number."""
+        windows = tuple(self._window(request, request.frames or frames, batch) for request in self.requests)
+        shared = model_costs(self.measured)
+        each = [cost for window in windows for cost in window.costs]
+        return SharedPlan(
+            self.bundle.manifest.name,
+            self.backend.name,
+            self.memory,
+            self.kv_precision,
+            batch,
+            windows,
+            (*shared, reserve([*shared, *each])),
         )
-        total = sum(cost.bytes for cost in shared) + sum(window.bytes for window in windows)
-        reserve = Cost("reserve", int(total * _RESERVE) + _RESERVE_BYTES)
-        return SharedPlan(self.backend, self.memory, self.kv_precision, batch, tuple(windows), (*shared, reserve))
 
     def _window(self, request: WindowRequest, frames: int, batch: int) -> PlannedWindow:
-        tokens = self._frame_tokens(request.pool)
-        manifest = self.bundle.manifest
-        trained = manifest.decoder.context_length
+        tokens = frame_tokens(self.bundle, request.pool)
         context = self.measured.layout.context(
-            frames, tokens, request.keep_answers, sliding=request.sliding, limit=trained
+            frames, tokens, request.keep_answers, sliding=request.sliding, limit=self._trained_context
         )
         options = DecoderOptions(context, self.threads, self.kv_precision, batch)
-        decoder = backend_for(self.bundle, self.backend).memory(self.bundle, options)
         visual = visual_tokens(frames, tokens)
-        square = 3 * max(self.frame_size) ** 2 if manifest.vision.resize == "pad" else 0
-        embeddings = (visual + manifest.vision.tokens) * manifest.decoder.hidden_size * _FLOAT32_BYTES
-        costs: tuple[Cost, ...] = (
-            Cost("KV cache", decoder.cache),
-            Cost("compute buffers", decoder.compute),
-            Cost("frames and their embeddings", frame_buffer_bytes(*self.frame_size) + square + embeddings),
+        kept = (Cost("pictures before an alert", request.kept_bytes),) if request.kept_bytes else ()
+        costs = (
+            *window_costs(self.bundle, self.backend, options, visual, self.frame_size),
+            *kept,
+            *source_costs(request.source, self.frame_size),
         )
-        if request.kept_bytes:
-            costs += (Cost("pictures before an alert", request.kept_bytes),)
-        if may_need_capture_process(request.source):
-            is_camera = request.source.startswith("camera:")
-            costs += (Cost("the source's process", capture_process_bytes(*self.frame_size, camera=is_camera)),)
         return PlannedWindow(request.name, frames, request.pool, visual, context, costs)

@@ -1,11 +1,13 @@
 """What an alert leaves on the disk: a line of JSON and pictures, through crashes and full disks."""
 
+import io
 import json
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import av
 import pytest
 from PIL import Image
 from support.alerts import QUESTION, RecordingDelivery, numbered
@@ -13,6 +15,7 @@ from support.alerts import QUESTION, RecordingDelivery, numbered
 from edge_interleave.alerts.alarm import MAX_PICTURES, Alarm
 from edge_interleave.alerts.events import Alert, EventFolder
 from edge_interleave.alerts.outbox import Outbox
+from edge_interleave.alerts.ring import FrameRing, mp4
 from edge_interleave.alerts.rule import Rule
 from edge_interleave.errors import InputError
 
@@ -77,6 +80,55 @@ def test_a_folder_that_cannot_be_written_to_is_refused_at_once(tmp_path: Path) -
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="another folder"):
         EventFolder(tmp_path / "file" / "events")
+
+
+def test_the_likeliest_picture_is_named_even_if_later_ones_push_it_out(tmp_path: Path) -> None:
+    rule = Rule(QUESTION, checks=11)
+    (alert,) = check_all(Alarm(rule, EventFolder(tmp_path)), [0.9, 0.99, *[0.9] * 9])
+    assert alert.best is not None
+    assert alert.best.endswith("frame-000002.jpg")
+    assert Path(alert.best).exists()
+    assert alert.best not in alert.frames
+
+
+def test_the_next_alert_waits_for_the_cool_down_and_comes_then() -> None:
+    alarm = Alarm(Rule(QUESTION, checks=2, cooldown_s=10))
+    # One check a second; the condition ends after each alert.
+    found = check_all(alarm, [0.9, 0.9, 0.1, 0.9, 0.9, 0.1, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9])
+    assert [alert.frame for alert in found] == [2, 12]
+    assert alarm.near_miss.line() == "13 checks, highest 0.90, 2 alerts"
+
+
+def test_a_failing_video_does_not_lose_the_alert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(pictures: object) -> bytes:
+        raise ValueError("no encoder")
+
+    monkeypatch.setattr("edge_interleave.alerts.alarm.mp4", fail)
+    said: list[str] = []
+    ring = FrameRing(5)
+    ring.add(Image.new("RGB", (32, 24)), 0.0)
+    folder = EventFolder(tmp_path, said.append)
+    (alert,) = check_all(Alarm(Rule(QUESTION, checks=1), folder, ring=ring), [0.9])
+    assert alert.clip is None
+    assert alert.frames
+    assert len(said) == 1
+    assert "no encoder" in said[0]
+
+
+def test_a_ring_keeps_the_last_seconds_in_small_pictures() -> None:
+    ring = FrameRing(2)
+    for number in range(100):
+        ring.add(Image.new("RGB", (1920, 1080), (number, 0, 0)), number / 25)
+    times = [picture.time_s for picture in ring.pictures()]
+    assert times[-1] - times[0] <= 2
+    assert len(times) == 11  # five a second
+    with Image.open(io.BytesIO(ring.pictures()[-1].jpeg)) as last:
+        assert last.size == (640, 360)
+    with av.open(io.BytesIO(mp4(ring.pictures()))) as video:
+        shown = [frame.time for frame in video.decode(video=0)]
+    assert shown == pytest.approx([time_s - times[0] for time_s in times], abs=0.002)
+    ring.add(Image.new("RGB", (32, 32)), 0.5)  # the source began anew
+    assert [picture.time_s for picture in ring.pictures()] == [0.5]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

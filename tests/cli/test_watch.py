@@ -457,3 +457,39 @@ def test_intervals_go_by_the_frames_own_times() -> None:
     assert selected(0.5, tenths) == [0.0, 0.5, 1.0, 1.5, 2.0]
     assert selected(0.0, tenths) == tenths
     assert selected(2.0, [0.0, 1.0, 7.0, 8.0, 9.0, 0.5, 1.0]) == [0.0, 7.0, 9.0, 0.5]
+
+
+def test_black_frames_at_the_beginning_do_not_stand_for_the_first_interval() -> None:
+    interval = FrameInterval(60.0)
+    black, lit = Image.new("RGB", (32, 32), (5, 5, 5)), Image.new("RGB", (32, 32), (90, 90, 90))
+    shown = [(0.0, black), (1.0, black), (2.0, lit), (3.0, lit), (4.0, black), (5.0, lit), (62.0, black), (63.0, lit)]
+    assert [time_s for time_s, image in shown if interval.due(time_s, image=image)] == [0.0, 2.0, 62.0]
+
+
+def test_an_alert_has_a_description_and_the_seconds_before_and_the_next_one_waits(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "blinks.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 4.0, (112, 112))
+    for number in range(24):
+        writer.write(np.asarray(picture() if number // 4 % 2 else Image.new("RGB", (112, 112), "white"))[..., ::-1])
+    writer.release()
+    rule = ["--when", QUESTION, "--for", "2", "--out", tmp_path / "out", "--json"]
+    more = ["--window", "1", "--cooldown", "3s", "--before", "1s", "--describe", "Describe the image."]
+    result = run("watch", path, *rule, *more, env=env)
+    assert result.returncode == 0, result.stderr
+    # The circle is there in the seconds 1, 3 and 5; the alert of second 3 falls into the cool-down.
+    first, second = events(result.stdout, "alert")
+    assert (first["frame_time_s"], second["frame_time_s"]) == (1.25, 5.25)
+    assert "red circle" in first["description"]
+    assert first["best"] in first["frames"]
+    assert Path(first["clip"]).read_bytes()[4:8] == b"ftyp"
+    (end,) = events(result.stdout, "end")
+    assert (end["rule"]["checks"], end["rule"]["alerts"], end["rule"]["longest"]) == (24, 2, 4)
+    assert result.stderr.splitlines()[-1].endswith(", 2 alerts")
+
+
+def test_at_its_end_a_watch_says_how_near_its_rule_came(clip: Path, env: dict[str, str], tmp_path: Path) -> None:
+    result = run("watch", clip, "--when", QUESTION, "--for", "20", "--out", tmp_path / "out", env=env)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"^12 checks, highest (1.00|0.9\d), at most 12 of 20 in a row: no alert$", result.stderr, re.M)
