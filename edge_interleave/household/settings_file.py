@@ -56,7 +56,7 @@ from edge_interleave.household.settings import (
 from edge_interleave.household.toml_table import TomlFile, TomlTable
 from edge_interleave.live.window import MODES, SLIDING, Mode
 from edge_interleave.media.sources.frigate_settings import FrigateSettings
-from edge_interleave.media.sources.open import open_source
+from edge_interleave.media.sources.open import is_address, open_source
 from edge_interleave.mqtt.settings import MqttSettings
 from edge_interleave.planning.system_memory import parse_memory
 
@@ -162,7 +162,7 @@ class _Reader:
     def _address(self, table: TomlTable, realtime: bool) -> str:
         """The source: an address or a camera as is, a path below the file's folder."""
         text = self._secret(table, "source")
-        if "://" not in text and not text.startswith(("camera:", "frigate:")):
+        if not is_address(text):
             text = str(self._folder / text)
             if not os.path.exists(text):
                 raise table.error("source", f"{text}: no such file or folder; correct the path")

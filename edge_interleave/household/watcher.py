@@ -25,7 +25,7 @@ from edge_interleave.household.window import SharedWindow
 from edge_interleave.live.live import Live
 from edge_interleave.media.frame import Frame
 from edge_interleave.media.reader import FIRST_RETRY_S, LAST_RETRY_S, FrameReader, ReaderStats, SourceStatus
-from edge_interleave.media.sources.open import open_source
+from edge_interleave.media.sources.open import is_address, open_source
 from edge_interleave.media.sources.tap import TappedSource
 
 _POLL_S = 0.1
@@ -187,7 +187,7 @@ class SourceWatcher:
                     on_status=self._source_status,
                 )
             except MediaError as error:
-                if not _may_come_back(self.settings.source):
+                if not is_address(self.settings.source):  # a file that cannot be read will not come back
                     raise
                 if not lost:
                     self._status("lost", f"{error}; trying again until it is there")
@@ -437,8 +437,3 @@ def _with_question(settings: AlertSettings | AskSettings, question: str) -> Aler
     if isinstance(settings, AskSettings):
         return replace(settings, question=question)
     return replace(settings, rule=replace(settings.rule, question=question))
-
-
-def _may_come_back(source: str) -> bool:
-    """Whether a source that cannot be opened may be there later: a camera or an address, but not a file."""
-    return source.startswith(("camera:", "frigate:")) or "://" in source

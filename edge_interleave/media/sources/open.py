@@ -76,6 +76,11 @@ def open_source(
     return VideoSource(Path(text), realtime=realtime)
 
 
+def is_address(spec: str) -> bool:
+    """Whether `spec` is a camera or an address, rather than a path."""
+    return spec.startswith(("camera:", "frigate:")) or _SCHEME.match(spec) is not None
+
+
 def may_need_capture_process(spec: str | Path | Iterable[Any] | Source) -> bool:
     """Whether `spec` may need a capture process: True for a camera and for any address.
 
