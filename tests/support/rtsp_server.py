@@ -10,6 +10,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,8 +18,13 @@ PACKET = 7 * 188
 
 
 @contextmanager
-def playing(stream: bytes, *, then_silent: bool, tls: ssl.SSLContext | None = None) -> Iterator[str]:
-    """The address of a server that sends `stream` once to each client, then falls silent or closes."""
+def playing(
+    stream: bytes, *, then_silent: bool, tls: ssl.SSLContext | None = None, seconds: float = 0.0
+) -> Iterator[str]:
+    """The address of a server that sends `stream` once to each client, then falls silent or closes.
+
+    `seconds`: spread over this time.
+    """
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(0.05)
     port = listener.getsockname()[1]
@@ -67,7 +73,11 @@ def playing(stream: bytes, *, then_silent: bool, tls: ssl.SSLContext | None = No
         if method != "PLAY":
             return method != "TEARDOWN"
         connection.settimeout(5)
+        began = time.monotonic()
         for sequence, start in enumerate(range(0, len(stream), PACKET)):
+            due = began + seconds * start / len(stream)
+            if seconds and stopping.wait(max(0.0, due - time.monotonic())):
+                return False
             payload = stream[start : start + PACKET]
             rtp = struct.pack(">BBHII", 0x80, 33, sequence & 0xFFFF, sequence * 900, 7) + payload
             connection.sendall(b"$\x00" + struct.pack(">H", len(rtp)) + rtp)
