@@ -132,11 +132,9 @@ def report(
     checks = Counter(event["source"] for event in during if event["event"] == "check")
     answers = Counter(event["source"] for event in everything if event["event"] == "answer")
     printed = Counter(event["source"] for event in everything if event["event"] == "alert")
-    troubles = Counter(
-        event["state"]
-        for event in during
-        if event["event"] == "source" and event["state"] in ("lost", "failed", "broken")
-    )
+    states = [event["state"] for event in during if event["event"] == "source"]
+    troubles = Counter(state for state in states if state in ("lost", "failed", "broken", "frozen"))
+    shown_s = {event["source"]: event["frame_time_s"] for event in everything if event["event"] == "check"}
     seconds = ended - began
     equal = sum(checks.values()) / len(NAMES)
     memory = [size for at, size in figures["memory"] if at >= min(SETTLED_S, seconds / 4)]
@@ -149,7 +147,7 @@ def report(
         "looks_of_allowed": {name: round(checks[name] / (arguments.fps * seconds), 3) for name in NAMES},
         "looks_of_equal_share": {name: round(checks[name] / equal, 3) for name in NAMES},
         "answers": dict(answers),
-        "appearances": {name: appearances(phase, seconds) for phase, name in enumerate(NAMES)},
+        "alerts_due": {name: appearances(phase, shown_s[name]) for phase, name in enumerate(NAMES)},
         "alerts": {name: printed[name] for name in NAMES},
         "alerts_written": written,
         "alerts_posted": {name: posted[name] for name in NAMES},
@@ -179,8 +177,8 @@ def settings_text(sources: dict[str, str], hook: str, arguments: argparse.Namesp
 
 
 def appearances(phase: int, seconds: float) -> int:
-    """How often the circle comes within so many seconds: an alert is due for each."""
-    return sum(not shows(phase, at - 1) and shows(phase, at) for at in range(int(seconds) - 2))
+    """How often the circle comes until two seconds before this time: an alert is due for each."""
+    return sum(not shows(phase, at - 1) and shows(phase, at) for at in range(int(seconds) - 1))
 
 
 def shows(phase: int, at: float) -> bool:
