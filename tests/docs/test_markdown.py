@@ -24,8 +24,14 @@ import edge_interleave as ei
 from edge_interleave.cli import cli
 from edge_interleave.cli.demo import tour_folder
 from edge_interleave.decoding.decoder import Decoder
+from edge_interleave.household.settings_file import read_settings
 
 RUN = [page for page in PAGES if any(block.language in ("sh", "python") and not block.reason for block in blocks(page))]
+
+
+def settings_files(page: Path) -> list[str]:
+    """The files of `watch --config` that a page shows."""
+    return [block.text for block in blocks(page) if block.language == "toml" and "[sources." in block.text]
 
 
 @pytest.fixture
@@ -63,6 +69,17 @@ def test_a_page_can_be_followed_from_top_to_bottom(page: Path, folder: Path) -> 
     printed = "".join(run(block, folder) for block in run_here)
     if name_of(page) == "README.md":
         assert "moved from the top right to the bottom right" in printed
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if settings_files(page)], ids=name_of)
+def test_files_of_settings_are_valid(page: Path, tmp_path: Path) -> None:
+    for text in settings_files(page):
+        for secret in re.findall(r"\$\{file:([^}]+)\}", text):
+            (tmp_path / secret).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / secret).write_text("secret")
+        variables = dict.fromkeys(re.findall(r"\$\{(\w+)\}", text), "secret")
+        (tmp_path / "cameras.toml").write_text(text)
+        assert read_settings(tmp_path / "cameras.toml", variables).sources
 
 
 def test_the_readme_is_short_and_its_set_up_is_one_line() -> None:

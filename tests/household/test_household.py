@@ -189,6 +189,24 @@ def test_new_settings_keep_the_windows_of_sources_that_stay(tmp_path: Path) -> N
             assert set(household.watchers) == {"stays", "comes"}
 
 
+def test_an_alert_is_not_delayed_by_sources_that_chat(tmp_path: Path) -> None:
+    recorder = Recorder()
+    shown = threading.Event()
+    with camera(lambda: picture(circle=shown.is_set())) as url:
+        chats = [source(f"chat{n}", url, tmp_path, AskSettings("what", "Describe the image.", 0.001)) for n in range(3)]
+        guard = source("guard", url, tmp_path, alert("circle", CIRCLE, 3))
+        with running(*chats, guard, recorder=recorder):
+            wait_for(lambda: all(len(recorder.of(chat.name, Answered)) >= 2 for chat in chats))
+            checked = len(recorder.of("guard", Checked))
+            shown.set()
+            wait_for(lambda: bool(recorder.of("guard", Alert)))
+        checks = len(recorder.of("guard", Checked))
+        answers = [len(recorder.of(chat.name, Answered)) for chat in chats]
+    # An answer takes longer than a check, and all get the same time.
+    assert checks > checked
+    assert checks >= 0.8 * max(answers)
+
+
 def test_a_camera_that_is_off_is_awaited_and_delays_no_other(tmp_path: Path, clip: Path) -> None:
     recorder = Recorder()
     with camera(lambda: picture(circle=False)) as url:
