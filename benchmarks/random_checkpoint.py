@@ -30,10 +30,12 @@ _BLOCK = 1 << 20  # values; larger tensors repeat a block of them
 _CLASSES = {
     "llava": "LlavaForConditionalGeneration",
     "llava_next": "LlavaNextForConditionalGeneration",
+    "llava_next_video": "LlavaNextVideoForConditionalGeneration",
     "llava_onevision": "LlavaOnevisionForConditionalGeneration",
 }
 _IMAGE_PROCESSORS = {
     "llava_next": "LlavaNextImageProcessor",
+    "llava_next_video": "LlavaNextImageProcessor",
     "llava_onevision": "LlavaOnevisionImageProcessor",
 }
 _NEXT_GRIDS = ((2, 1), (1, 2), (2, 2), (1, 3), (3, 1))
@@ -125,7 +127,8 @@ class Options:
     scale: float = 1.0
     """Factor on the weights of matrices."""
     family: str = "llava"
-    """transformers' model type: `llava`, `llava_next` or `llava_onevision` (not in the original layout)."""
+    """transformers' model type: `llava`, `llava_next`, `llava_next_video` or `llava_onevision` (not in the original
+    layout)."""
     decoder: str = ""
     """transformers' type of the decoder, if not `DecoderConfig.type`: `mistral`, whose weights are Llama's."""
 
@@ -136,11 +139,13 @@ def write_random_checkpoint(folder: Path, config: ModelConfig, options: Options 
     folder.mkdir(parents=True, exist_ok=True)
     original = options.generation == "original"
     size = config.decoder.vocab_size if options.vocabulary == "full" else 0
-    ids = write_tokenizer(folder, options.tokenizer, size, slow_files=original)
+    video = options.family == "llava_next_video"
+    ids = write_tokenizer(folder, options.tokenizer, size, slow_files=original, video=video)
     config = replace(
         config,
         layout="original" if original else "hf",
         image_token_id=ids.get("<image>"),
+        video_token_id=ids.get("<video>"),
         bos_token_id=ids.get("<s>"),
         eos_token_ids=(ids[SPECIALS[2]],) if SPECIALS[2] in ids else (ids["</s>"],),
     )
@@ -267,6 +272,7 @@ def _hf_config(config: ModelConfig, options: Options) -> dict[str, Any]:
         "architectures": [_CLASSES[options.family]],
         "model_type": options.family,
         **_tiles_json(options.family, vision.image_size),
+        **_video_json(config, options.family),
         "image_token_index": config.image_token_id,
         "projector_hidden_act": vision.projector_act,
         "tie_word_embeddings": config.decoder.tie_word_embeddings,
@@ -281,7 +287,7 @@ def _tiles_json(family: str, side: int) -> dict[str, Any]:
     """The fields of a family that sees images in tiles."""
     if family == "llava":
         return {}
-    if family == "llava_next":
+    if family in ("llava_next", "llava_next_video"):
         return {"image_grid_pinpoints": [[side * rows, side * columns] for columns, rows in _NEXT_GRIDS]}
     edges = [side * count for count in range(1, 7)]
     return {
@@ -289,6 +295,17 @@ def _tiles_json(family: str, side: int) -> dict[str, Any]:
         "vision_aspect_ratio": "anyres_max_9",
         "use_image_newline_parameter": True,
         "video_token_index": 1 << 20,
+    }
+
+
+def _video_json(config: ModelConfig, family: str) -> dict[str, Any]:
+    """The fields of LLaVA-NeXT-Video's frames."""
+    if family != "llava_next_video":
+        return {}
+    return {
+        "spatial_pool_mode": config.pooling_mode,
+        "spatial_pool_stride": 2,
+        "video_token_index": config.video_token_id,
     }
 
 

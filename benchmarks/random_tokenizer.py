@@ -56,15 +56,18 @@ TEXT = (
 )
 
 
-def write_tokenizer(folder: Path, kind: str, rows: int = 0, slow_files: bool = False) -> dict[str, int]:
+def write_tokenizer(
+    folder: Path, kind: str, rows: int = 0, slow_files: bool = False, video: bool = False
+) -> dict[str, int]:
     """Write a tokenizer's files (`qwen2`, `llama3` or `llama2`); returns the ids of its special tokens.
 
     `rows`: 0 for a small trained vocabulary, else the number of rows of a full one. `slow_files`: `vocab.json` and
-    `merges.txt` instead of `tokenizer.json`, without `<image>`, as in the original checkpoints.
+    `merges.txt` instead of `tokenizer.json`, without `<image>`, as in the original checkpoints. `video`: with
+    `<video>`.
     """
     tokenizer, specials = {"qwen2": _qwen2, "llama3": _llama3, "llama2": _llama2}[kind](rows)
     if not slow_files:
-        specials = (*specials, "<image>")
+        specials = (*specials, *(("<video>",) if video else ()), "<image>")
     tokenizer.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in specials])
     ids = {special: tokenizer.token_to_id(special) for special in specials}
     eos = {"qwen2": "<|im_end|>", "llama3": "<|im_end|>", "llama2": "</s>"}[kind]

@@ -24,6 +24,7 @@ from edge_interleave.bundle.manifest import (
     read_manifest,
 )
 from edge_interleave.bundle.writer import add_files, build_bundle, check_target
+from edge_interleave.converters.checkpoint.family import family_name
 from edge_interleave.converters.checkpoint.preprocessor import read_vision_info
 from edge_interleave.converters.checkpoint.prompt import prompt_info
 from edge_interleave.converters.checkpoint.reader import Checkpoint, open_checkpoint
@@ -223,6 +224,7 @@ def _manifest(checkpoint: Checkpoint, tokenizer: TokenizerFiles, name: str, prec
         files={},
         schema_version=1 if config.tiling is None and config.video is None else SCHEMA_VERSION,
         created_by=f"edge-interleave {version('edge-interleave')}",
+        family=family_name(config),
     )
 
 

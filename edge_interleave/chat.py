@@ -18,6 +18,7 @@ from edge_interleave.options import FRAMES, AskOptions, MediaOptions, check_name
 from edge_interleave.prompt.builder import Segment
 from edge_interleave.prompt.familiarity import QuestionModel, is_familiar
 from edge_interleave.prompt.messages import Content, Message, as_messages, media_of
+from edge_interleave.prompt.video_times import with_time_instructions
 from edge_interleave.util.engine_lock import check_process
 from edge_interleave.vision.media_encoder import EncodedMedia, MediaEncoder
 
@@ -158,7 +159,8 @@ class Chat:
     def _turn(self, content: Content, options: MediaOptions) -> _Turn:
         """The conversation with the new question, whose images are encoded here."""
         question = as_messages(content, options.get("images", ()), options.get("videos", ()))
-        return self._after(self._history, question, encode(self._media_encoder, question, options))
+        media = encode(self._media_encoder, question, options)
+        return self._after(self._history, with_time_instructions(question, media.instructions), media)
 
     def _renewed(self, turn: _Turn) -> _Turn:
         """The same question, placed after the answers that other threads got in the meantime."""

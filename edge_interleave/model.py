@@ -34,6 +34,7 @@ from edge_interleave.prompt.builder import PromptBuilder
 from edge_interleave.prompt.familiarity import is_familiar, read_question_model
 from edge_interleave.prompt.messages import Content, Message, as_messages
 from edge_interleave.prompt.tokenizer import TextTokenizer
+from edge_interleave.prompt.video_times import with_time_instructions
 from edge_interleave.util.engine_lock import check_process, claim_process, is_forked
 from edge_interleave.util.progress import QuestionProgress
 from edge_interleave.vision.media_encoder import EncodedMedia, MediaEncoder
@@ -318,7 +319,8 @@ class Model:
         """The content as messages, as inputs of the decoder, and its encoded images."""
         messages = as_messages(content, options.get("images", ()), options.get("videos", ()))
         media = encode(self.media_encoder, messages, options)
-        return messages, as_inputs(self.prompts.build(messages, media.counts), media.images), media
+        segments = self.prompts.build(with_time_instructions(messages, media.instructions), media.counts)
+        return messages, as_inputs(segments, media.images), media
 
     def _own_session(self) -> Session:
         with self._opening:

@@ -105,5 +105,7 @@ class ModelConfig:
     """`VisionInfo.resize`, if the family or `config.json` names it; None leaves it to the image processor."""
     tiling: TilingInfo | None = None
     video: VideoInfo | None = None
+    video_token_id: int | None = None
+    """Id of the video marker, if the family has one."""
     mistral: bool = False
     """Whether the original layout names Mistral's class; its decoder is Llama's, but not its prompt."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edge_interleave.bundle.manifest import TilingInfo, VideoInfo
+from edge_interleave.bundle.manifest import NO_TOKEN, TilingInfo, VideoInfo
 from edge_interleave.converters.checkpoint.config import ModelConfig
 from edge_interleave.converters.checkpoint.config_original import parse_original
 from edge_interleave.converters.checkpoint.config_parts import (
@@ -73,10 +73,12 @@ _SIGLIP_384 = {
 _FAMILIES = {
     "llava": _Family(32000, -2, "default", "llama", {}),
     "llava_next": _Family(32000, -2, "default", "llama", _CLIP_336),
+    "llava_next_video": _Family(32001, -2, "default", "llama", _CLIP_336),
     "llava_onevision": _Family(151646, -1, "full", "qwen2", _SIGLIP_384),
 }
+_VIDEO_TOKENS = {"llava_next_video": 32000, "llava_onevision": 151647}
+"""transformers' default of `video_token_index`."""
 _REFUSED = {
-    "llava_next_video": "LLaVA-NeXT-Video pools the frames of a video before the projector",
     "vipllava": "ViP-LLaVA joins the features of several layers",
     "video_llava": "Video-LLaVA has a separate tower for video",
 }
@@ -96,7 +98,8 @@ def _parse_hf(fields: JsonFields, generation: Any) -> ModelConfig:
         raise CheckpointError(
             f"{fields.path}: architecture {kind or named!r} is not supported "
             "(LlavaForConditionalGeneration, LlavaNextForConditionalGeneration, "
-            "LlavaOnevisionForConditionalGeneration and the original LLaVA-NeXT's Qwen and Llama classes are)"
+            "LlavaNextVideoForConditionalGeneration, LlavaOnevisionForConditionalGeneration and the original "
+            "LLaVA-NeXT's Qwen and Llama classes are)"
         )
     refuse_changes(fields)
     text = fields.object("text_config") if "text_config" in fields.raw else fields.nested({}, "text_config.")
@@ -127,6 +130,7 @@ def _parse_hf(fields: JsonFields, generation: Any) -> ModelConfig:
             projector_bias=fields.boolean("multimodal_projector_bias", True),
         ),
         image_token_id=image[0],
+        video_token_id=_video_token(kind, fields),
         pooling_mode=pooling_mode(fields),
         bos_token_id=bos[0] if bos else None,
         eos_token_ids=token_ids("eos_token_id", generation, text.raw, fields.raw),
@@ -143,9 +147,10 @@ def _with_tiles(config: ModelConfig, kind: str, fields: JsonFields) -> ModelConf
         "true (tiles without image_newline are not supported)",
     )
     side = config.vision.image_size
-    if kind == "llava_next":
+    if kind in ("llava_next", "llava_next_video"):
         tiling = TilingInfo(read_grids(fields, side, _NEXT_GRIDS))
-        return replace(config, image_newline=True, resize="squash", tiling=tiling)
+        config = replace(config, image_newline=True, resize="squash", tiling=tiling)
+        return config if kind == "llava_next" else _with_pooled_frames(config, fields)
     most = most_tiles(fields, "vision_aspect_ratio", "anyres_max_9")
     if most is None:
         raise fields.error("vision_aspect_ratio", "'anyres_max_' and a number")
@@ -159,6 +164,21 @@ def _with_tiles(config: ModelConfig, kind: str, fields: JsonFields) -> ModelConf
         video=VideoInfo(stride=2, resize="squash"),
         pooling_mode="bilinear",
     )
+
+
+def _video_token(kind: str, fields: JsonFields) -> int | None:
+    """The id of the video marker; None in a family without one."""
+    named = token_ids("video_token_id", fields.raw) or token_ids("video_token_index", fields.raw)
+    return named[0] if named and kind in _VIDEO_TOKENS else _VIDEO_TOKENS.get(kind)
+
+
+def _with_pooled_frames(config: ModelConfig, fields: JsonFields) -> ModelConfig:
+    """The config with LLaVA-NeXT-Video's frames, which `LlavaNextVideoPooler` pools between tower and projector."""
+    mode = fields.choice("spatial_pool_mode", ("average", "max"), "average")
+    stride = fields.integer("spatial_pool_stride", 2, most=config.vision.grid)
+    # The video processor resizes the shortest edge and crops the centre, and no newline follows a video.
+    video = VideoInfo(stride, "crop", NO_TOKEN, before_projector=True)
+    return replace(config, video=video, pooling_mode=mode)
 
 
 def _vision_defaults(fields: JsonFields, defaults: Mapping[str, Any]) -> JsonFields:

@@ -4,7 +4,7 @@ Facts from the LLaVA-NeXT code: a SigLIP tower loses its last block, its feature
 and `mm_vision_select_layer` is ignored. A CLIP tower uses that field, and `mm_vision_select_feature` says whether the
 CLS token is dropped (`patch`) or kept (`cls_patch`). The tower's weights are in the checkpoint.
 LLaVA-OneVision, LLaVA-NeXT, LLaVA-Video and the resamplers of LLaVA-NeXT-Video use the same classes with other fields.
-Fields that the runtime does not support are refused, LLaVA-Video's and the resamplers among them.
+Fields that the runtime does not support are refused, the resamplers among them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from edge_interleave.bundle.manifest import TilingInfo, VideoInfo
+from edge_interleave.bundle.manifest import NEWLINE_POSITIONS, ONE_TOKEN, TilingInfo, VideoInfo
 from edge_interleave.converters.checkpoint.config import ModelConfig, VisionConfig
 from edge_interleave.converters.checkpoint.config_parts import (
     more_token_ids,
@@ -84,9 +84,10 @@ def parse_original(fields: JsonFields, generation: Any = None) -> ModelConfig:
 
 
 def _with_tiles(config: ModelConfig, fields: JsonFields) -> ModelConfig:
-    """The config with the tiles and the video of LLaVA-OneVision (`anyres_max_N`) or LLaVA-NeXT (CLIP and `anyres`).
+    """The config with the tiles and the video of its family.
 
-    LLaVA-NeXT-Interleave names `anyres` too, but its evaluation shows images whole; its tiles come on request.
+    LLaVA-OneVision and LLaVA-Video name `anyres_max_N`, LLaVA-NeXT has CLIP and `anyres`. LLaVA-NeXT-Interleave
+    names `anyres` too, but its evaluation shows images whole; its tiles come on request.
     """
     side = config.vision.image_size
     most = most_tiles(fields, "image_aspect_ratio")
@@ -94,9 +95,17 @@ def _with_tiles(config: ModelConfig, fields: JsonFields) -> ModelConfig:
         fields.expect("mm_patch_merge_type", config.image_newline, "'spatial_unpad' for tiles of 'anyres_max'")
         grids = read_grids(fields, side, (), width_first=True)
         # llava_arch.py: get_2dPool halves a video's grid; lmms-eval pads several images to squares.
-        return replace(
-            config, resize="pad", tiling=TilingInfo(grids, most, several=False), video=VideoInfo(2, "squash")
-        )
+        place = fields.choice("mm_newline_position", NEWLINE_POSITIONS, ONE_TOKEN, null=ONE_TOKEN)
+        video = VideoInfo(2, "squash", place, times=fields.boolean("add_time_instruction", False))
+        return replace(config, resize="pad", tiling=TilingInfo(grids, most, several=False), video=video)
+    place = fields.text("mm_newline_position", ONE_TOKEN, null=ONE_TOKEN)
+    if config.image_newline and place != ONE_TOKEN:
+        raise fields.error("mm_newline_position", f"'{ONE_TOKEN}' (other places need tiles of 'anyres_max')")
+    fields.expect(
+        "add_time_instruction",
+        not fields.boolean("add_time_instruction", False),
+        "false (the time instruction of a video needs tiles of 'anyres_max')",
+    )
     if config.vision.type == "clip" and config.image_newline and fields.raw.get("image_aspect_ratio") == "anyres":
         return replace(config, tiling=TilingInfo(read_grids(fields, side, (), width_first=True)))
     return config
@@ -132,9 +141,6 @@ def _has_newline(fields: JsonFields) -> bool:
     """Whether `prepare_inputs_labels_for_multimodal` puts `image_newline` after an image without tiles."""
     kind = fields.text("mm_patch_merge_type", "flat", null="flat")
     fields.expect("mm_patch_merge_type", kind in ("flat", "spatial_unpad"), "'flat' or 'spatial_unpad'")
-    place = fields.text("mm_newline_position", "one_token", null="one_token")
-    if kind != "flat" and place != "one_token":
-        raise fields.error("mm_newline_position", "'one_token' (LLaVA-Video's other places are not supported)")
     return kind == "spatial_unpad"
 
 

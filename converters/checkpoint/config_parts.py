@@ -28,7 +28,6 @@ _CHANGES = {
     "mm_use_im_start_end": "false (tokens around each image are not supported)",
     "s2": "false (a tower run at several scales is not supported)",
     "add_faster_video": "false (LLaVA-Video's fast and slow frames are not supported)",
-    "add_time_instruction": "false (LLaVA-Video's time instruction in the prompt is not supported)",
 }
 """Fields that must be absent, null or false."""
 

@@ -23,6 +23,14 @@ _LLAMA_3_SYSTEM = (
 
 CONVERSATIONS = {
     "qwen_1_5": QWEN_1_5_TEMPLATE,
+    "chatml_direct": (
+        "{% for message in messages %}"
+        "{% if loop.first and message['role'] != 'system' %}"
+        "{{ '<|im_start|>system\\nAnswer the questions.<|im_end|>' }}{% endif %}"
+        "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' }}"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    ),
     "vicuna_v1": (
         "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + ' ' }}"
         f'{{% else %}}{{{{ "{_VICUNA_SYSTEM} " }}}}{{% endif %}}'
@@ -62,7 +70,8 @@ def conversation_name(config: ModelConfig, tokenizer: Tokenizer, *, has_template
     have been trained with.
     """
     if tokenizer.token_to_id("<|im_start|>") is not None:
-        return "qwen_1_5"
+        # LLaVA-NeXT with Yi-34B: ChatML without newlines between turns, and a Llama decoder.
+        return "chatml_direct" if config.layout == "original" and config.decoder.type == "llama" else "qwen_1_5"
     if config.layout != "original":
         return None
     if tokenizer.token_to_id("<|start_header_id|>") is not None:

@@ -2,6 +2,9 @@
 
     pixels (n, 3, image_size, image_size) float32 -> visual_tokens (n, grid * grid, decoder's hidden size) float32
 
+A model whose video frames are pooled before the projector (LLaVA-NeXT-Video) gets a second output, `frame_tokens`. The
+pooled grid then goes through the projector behind the whole one, as more rows of the same matrix.
+
 The graph has standard operators only, for any execution provider. SigLIP and CLIP towers follow transformers. Features
 are transformers' `hidden_states[feature_layer]`, which for the last layer is before the post-layernorm. Layers after
 the feature layer are not exported.
@@ -33,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
-from edge_interleave.bundle.manifest import VISION_BATCH, VISION_INPUT, VISION_OUTPUT, PartInfo
+from edge_interleave.bundle.manifest import FRAME_OUTPUT, VISION_BATCH, VISION_INPUT, VISION_OUTPUT, PartInfo
 from edge_interleave.converters.checkpoint.reader import Checkpoint
 from edge_interleave.converters.onnx.graph import GraphBuilder, Spec
 from edge_interleave.converters.onnx.int8 import Balance, quantized
@@ -195,11 +198,26 @@ class _Export:
                 x = self.projector(x)
         rows, width = self.tokens, vision.hidden_size
         if numbers.stop > last:
-            rows, width = vision.grid**2, self.checkpoint.shape("projector.linear_2.weight")[0]
+            rows, width = vision.grid**2 + self.pooled_side**2, self.checkpoint.shape("projector.linear_2.weight")[0]
         if self.int8:
             x = graph.op("Reshape", x, self.integers(-1, rows, width), name="by_image")
-        graph.op("Cast", x, name=output, to=TensorProto.FLOAT)
-        graph.output(output, np.float32, [VISION_BATCH, rows, width])
+        if output != VISION_OUTPUT or not self.pooled_side:
+            self.output(x, output, rows, width)
+            return
+        for name, start, end in ((output, 0, vision.grid**2), (FRAME_OUTPUT, vision.grid**2, rows)):
+            span = (self.integers(start), self.integers(end), self.integers(1))
+            self.output(graph.op("Slice", x, *span, name=f"{name}_rows"), name, end - start, width)
+
+    @property
+    def pooled_side(self) -> int:
+        """The side of the grid of a frame that is pooled before the projector; 0 if none is."""
+        video = self.checkpoint.config.video
+        return self.vision.grid // video.stride if video is not None and video.before_projector else 0
+
+    def output(self, x: str, name: str, rows: int, width: int) -> None:
+        """Make `x` the graph's output `name`, float32 (n, rows, width)."""
+        self.graph.op("Cast", x, name=name, to=TensorProto.FLOAT)
+        self.graph.output(name, np.float32, [VISION_BATCH, rows, width])
 
     def embeddings(self, pixels: str) -> str:
         """`hidden_states[0]`: patches, CLS token, positions, and CLIP's norm before the first block."""
@@ -231,18 +249,35 @@ class _Export:
         return self.watch(self.graph.op("Add", x, y, name=f"{prefix}.out"))
 
     def projector(self, x: str) -> str:
-        """The projector, from the tower's hidden states to the decoder's width, without CLIP's class token."""
+        """The projector, from the tower's hidden states to the decoder's width, without CLIP's class token.
+
+        Of a model that pools frames before it, also the pooled grid, behind the whole one.
+        """
         vision, graph, one, two = self.vision, self.graph, "projector.linear_1", "projector.linear_2"
-        if vision.type == "clip":
-            if self.int8:
-                x = graph.op("Reshape", x, self.integers(-1, self.tokens, vision.hidden_size), name="with_class")
+        clip, apart = vision.type == "clip", vision.type == "clip" or self.pooled_side > 0
+        if apart and self.int8:
+            x = graph.op("Reshape", x, self.integers(-1, self.tokens, vision.hidden_size), name="by_picture")
+        if clip:
             start, end, axis = (self.integers(value) for value in (1, np.iinfo(np.int64).max, 1))
             x = graph.op("Slice", x, start, end, axis, name="patches")
-            if self.int8:
-                x = graph.op("Reshape", x, self.integers(-1, vision.hidden_size), name="patch_matrix")
+        if self.pooled_side:
+            x = graph.op("Concat", x, self.pooled(x), name="patches_and_pooled", axis=1)
+        if apart and self.int8:
+            x = graph.op("Reshape", x, self.integers(-1, vision.hidden_size), name="patch_matrix")
         x = self.linear(self.input_of((one,), x), one)
         x = self.activation(x, "projector.act", vision.projector_act)
         return self.linear(self.input_of((two,), x, zero=ZERO_AFTER_GELU), two)
+
+    def pooled(self, x: str) -> str:
+        """The patches, (n, grid * grid, width), pooled as those of a frame: (n, pooled grid's patches, width)."""
+        graph, vision, config = self.graph, self.vision, self.checkpoint.config
+        stride = config.video.stride if config.video is not None else 1
+        kind = {"average": "AveragePool", "max": "MaxPool"}[config.pooling_mode]
+        x = graph.op("Transpose", x, name="channels_first", perm=[0, 2, 1])
+        x = graph.op("Reshape", x, self.integers(-1, vision.hidden_size, vision.grid, vision.grid), name="patch_grid")
+        x = graph.op(kind, x, name="pooled_grid", kernel_shape=[stride, stride], strides=[stride, stride])
+        x = graph.op("Reshape", x, self.integers(-1, vision.hidden_size, self.pooled_side**2), name="pooled_cells")
+        return graph.op("Transpose", x, name="pooled_patches", perm=[0, 2, 1])
 
     def attention(self, x: str, prefix: str) -> str:
         """Multi-head self-attention, without a mask."""

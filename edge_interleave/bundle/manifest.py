@@ -5,7 +5,8 @@ The files:
     bundle.json        the manifest: schema version, architecture, sizes, precisions, source, SHA-256 of each file
     decoder.gguf       the decoder for llama.cpp
     decoder-mlx/       the decoder for MLX, a model folder of mlx-lm; a bundle has at least one decoder
-    vision.onnx        vision tower and projector: pixels (n, 3, H, W) float32 -> (n, tokens, hidden)
+    vision.onnx        vision tower and projector: pixels (n, 3, H, W) float32 -> (n, tokens, hidden), and a second
+                       output for the frames of a video if they are pooled before the projector
     image_newline.npy  a row after each image's visual tokens, float32 (hidden,), if the model was trained with it
     tokenizer.json     the tokenizer, in the format of Hugging Face tokenizers
     questions.json     word pairs of the questions that the model was trained on, if the checkpoint has them
@@ -43,10 +44,15 @@ VISION_INPUT = "pixels"
 VISION_BATCH = "n"
 """The name of the input's first axis: the pictures of a batch."""
 VISION_OUTPUT = "visual_tokens"
+FRAME_OUTPUT = "frame_tokens"
+"""The second output, of a tower that pools the frames of a video before the projector."""
 
 RESIZES = ("squash", "crop", "pad")
 RESAMPLES = ("bicubic", "bilinear", "lanczos", "nearest")
 POOLING_MODES = ("average", "bilinear", "max")
+ONE_TOKEN, FRAME, GRID, NO_TOKEN = NEWLINE_POSITIONS = ("one_token", "frame", "grid", "no_token")
+"""Where `image_newline` stands in a video, by LLaVA-NeXT's names (`mm_newline_position`): after its last frame, after
+each frame, after each row of each frame's grid, nowhere."""
 GRIDS_MAX = 64
 GRID_SIDE_MAX = 12
 """Limits of `TilingInfo.grids`: an image of 12 x 12 tiles takes the tower 145 times."""
@@ -93,6 +99,12 @@ class VideoInfo:
     """The pooling stride of frames; a larger one may be asked for."""
     resize: str
     """As `VisionInfo.resize`."""
+    newline: str = ONE_TOKEN
+    """Where `image_newline` stands: one of NEWLINE_POSITIONS."""
+    before_projector: bool = False
+    """Whether frames are pooled between tower and projector (LLaVA-NeXT-Video): `vision.onnx` does it."""
+    times: bool = False
+    """Whether a video is followed by a text that says how long it is and when its frames are shown (LLaVA-Video)."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +136,11 @@ class VisionInfo:
         """Visual tokens of one image at pooling stride 1, without `image_newline`."""
         return self.grid * self.grid
 
+    @property
+    def row_after_video(self) -> bool:
+        """Whether one `image_newline` follows all frames of a video together, by the model's rule for video."""
+        return self.image_newline and self.video is not None and self.video.newline == ONE_TOKEN
+
 
 @dataclass(frozen=True)
 class PromptInfo:
@@ -138,6 +155,8 @@ class PromptInfo:
     eos_token: str
     eos_token_ids: tuple[int, ...]
     """Any of these ends an answer."""
+    video_token: str | None = None
+    """The marker of a video in the rendered prompt; None if the template renders a video as its frames' markers."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +211,8 @@ class Manifest:
     """File or folder to precision: {"decoder.gguf": "q4_k_m", "decoder-mlx": "4bit", "vision.onnx": "int8"}."""
     files: dict[str, FileInfo]
     created_by: str = ""
+    family: str = ""
+    """The family of models, for people: `LLaVA-OneVision`. Old bundles have none."""
     schema_version: int = 1
     parts: dict[str, PartInfo] = field(default_factory=dict)
     """By file or folder, as in `precisions`."""
@@ -300,6 +321,7 @@ def read_manifest(path: Path) -> Manifest:
         name=fields.text("name"),
         source=fields.text("source"),
         created_by=fields.text("created_by"),
+        family=fields.text("family", ""),
         decoder=_decoder(fields.object("decoder")),
         vision=_vision(fields.object("vision")),
         prompt=_prompt(fields.object("prompt")),
@@ -371,7 +393,13 @@ def _is_grid(value: Any) -> bool:
 
 
 def _video(fields: JsonFields) -> VideoInfo:
-    return VideoInfo(fields.integer("stride", most=256), fields.choice("resize", RESIZES))
+    return VideoInfo(
+        stride=fields.integer("stride", most=256),
+        resize=fields.choice("resize", RESIZES),
+        newline=fields.choice("newline", NEWLINE_POSITIONS) if "newline" in fields.raw else ONE_TOKEN,
+        before_projector=fields.boolean("before_projector", False),
+        times=fields.boolean("times", False),
+    )
 
 
 def _prompt(fields: JsonFields) -> PromptInfo:
@@ -384,6 +412,7 @@ def _prompt(fields: JsonFields) -> PromptInfo:
         bos_token=None if fields.raw.get("bos_token") is None else fields.text("bos_token"),
         eos_token=fields.text("eos_token"),
         eos_token_ids=tuple(ids),
+        video_token=None if fields.raw.get("video_token") is None else fields.text("video_token"),
     )
 
 

@@ -80,6 +80,7 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
         "name": manifest.name,
         "folder": str(bundle.folder),
         "source": manifest.source,
+        **({"family": manifest.family} if manifest.family else {}),
         "created_by": manifest.created_by,
         "schema_version": manifest.schema_version,
         "bytes": sum(file.bytes for file in manifest.files.values()),
@@ -122,7 +123,7 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
 def _trained_for(manifest: Manifest) -> dict[str, Any]:
     """How a model of the wider LLaVA family sees tiles and video; empty for other models."""
     from edge_interleave.vision.merge import most_merged_tokens
-    from edge_interleave.vision.pooling import frame_stride, image_tokens
+    from edge_interleave.vision.pooling import tokens_of_frame
 
     vision = manifest.vision
     facts: dict[str, Any] = {}
@@ -132,8 +133,11 @@ def _trained_for(manifest: Manifest) -> dict[str, Any]:
             vision.grid, vision.tiling, newline=vision.image_newline
         )
     if vision.video is not None:
-        stride = frame_stride(vision, 1)
-        facts["tokens_per_video_frame"] = image_tokens(vision, stride, manifest.pooling_mode) - vision.image_newline
+        facts["tokens_per_video_frame"] = tokens_of_frame(vision, vision.video.stride, manifest.pooling_mode)
+        facts["video_pooling_stride"] = vision.video.stride
+        if vision.image_newline:
+            facts["image_newline_in_video"] = vision.video.newline
+        facts["time_instruction"] = vision.video.times
     return facts
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +13,13 @@ from edge_interleave.errors import ContextFullError, MediaError, UsageError
 from edge_interleave.evaluation import official_prompt
 from edge_interleave.evaluation.fingerprints import Fingerprint, fingerprint, state_of
 from edge_interleave.evaluation.samples import Sample
+from edge_interleave.media.pictures.image import open_image
 from edge_interleave.model import Model
 from edge_interleave.prompt.builder import MARKER
 from edge_interleave.prompt.messages import Image, Media, Video
 from edge_interleave.util.regular_file import display_name
-from edge_interleave.vision.pooling import image_tokens
+from edge_interleave.vision.media_encoder import PictureGroup
+from edge_interleave.vision.pooling import image_tokens, tokens_of_frame
 
 BUNDLES_OWN = "the bundle's own"
 _VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
@@ -78,6 +80,8 @@ class Answerer:
         """
         manifest = model.bundle.manifest
         self._image_tokens = image_tokens(manifest.vision, settings.pool, manifest.pooling_mode)
+        self._frame_tokens = tokens_of_frame(manifest.vision, settings.pool, manifest.pooling_mode)
+        self._media_encoder = model.media_encoder
         self._trained_context = manifest.decoder.context_length
         self._folder = images
         self._settings = settings
@@ -98,9 +102,12 @@ class Answerer:
         media += [Video(path) for _, path in paths[len(sample.images) :]]
         replies = []
         self._chat.reset()
+        visual = 0
         for turn in sample.turns:
             count = turn.question.count(MARKER)
-            shown, media = media[:count], media[count:]
+            shown, media = self._opened(media[:count]), media[count:]
+            visual += sum(self._tokens(item, shown) for item in shown)
+            self._check_room(visual, len(sample.images) + (self._settings.frames if sample.video else 0))
             started = time.perf_counter()
             answer = self._chat.ask(
                 [{"role": "user", "content": [*shown, turn.question]}],
@@ -130,17 +137,40 @@ class Answerer:
 
     def _paths(self, sample: Sample) -> list[tuple[str, Path]]:
         """Names and paths of the sample's images, then of its video. Raises ContextFullError, MediaError."""
-        frames = len(sample.images) + (self._settings.frames if sample.video else 0)
-        visual = frames * self._image_tokens
-        # Checked before a file is opened: a sample may name any number of images.
-        if visual > self._trained_context:
-            raise ContextFullError(
-                f"{frames} images are {visual} visual tokens, but the model's trained context is "
-                f"{self._trained_context} tokens; use a larger pooling stride (--pool)"
-            )
+        frames = self._settings.frames if sample.video else 0
+        # Checked before a file is opened: a sample may name any number of images. Tiles need an image's size.
+        least = len(sample.images) * self._image_tokens + frames * self._frame_tokens
+        self._check_room(least, len(sample.images) + frames)
         paths = [(name, self._inside(name, Path.is_file)) for name in sample.images]
         # In a sample with both, the images come first.
         return [*paths, (sample.video, self._media_path(sample.video))] if sample.video else paths
+
+    def _check_room(self, visual: int, pictures: int) -> None:
+        """Raise ContextFullError if so many visual tokens exceed the trained context."""
+        if visual > self._trained_context:
+            raise ContextFullError(
+                f"{pictures} images are {visual} visual tokens, but the model's trained context is "
+                f"{self._trained_context} tokens; use a larger pooling stride (--pool)"
+            )
+
+    def _opened(self, shown: Sequence[Media]) -> list[Media]:
+        """A turn's media, with those images opened that will be split into tiles. Raises MediaError."""
+        if not self._splits(shown):
+            return list(shown)
+        return [Image(open_image(item.source)) if isinstance(item, Image) else item for item in shown]
+
+    def _tokens(self, item: Media, shown: Sequence[Media]) -> int:
+        """Visual tokens of an image or video of a turn that shows `shown`; for a video, those of all its frames."""
+        if isinstance(item, Video):
+            return self._settings.frames * self._frame_tokens
+        if not self._splits(shown):
+            return self._image_tokens
+        group = PictureGroup([open_image(item.source)])
+        return self._media_encoder.tokens_for(group, self._settings.pool, alone=_is_alone(shown))
+
+    def _splits(self, shown: Sequence[Media]) -> bool:
+        """Whether the model sees the images of a turn in tiles."""
+        return self._media_encoder.splits(tiles=False, alone=_is_alone(shown))
 
     def _media_path(self, name: str) -> Path:
         """The path of an image, a video or a folder of frames. M4-Instruct's files leave out a video's extension."""
@@ -160,3 +190,8 @@ class Answerer:
         except (OSError, ValueError, RuntimeError) as error:  # a name that no file system accepts, or circular links
             raise MediaError(f"{display_name(name)}: is not a valid path ({type(error).__name__})") from error
         return path
+
+
+def _is_alone(shown: Sequence[Media]) -> bool:
+    """Whether a turn shows one image only. Videos do not count."""
+    return sum(isinstance(item, Image) for item in shown) == 1

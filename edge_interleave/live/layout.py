@@ -23,16 +23,19 @@ class WindowLayout:
     """The system message and the opening of the user's turn, before all frames."""
     around_frame: int
     """The announcement of a frame, with a number of eight digits, and the text after the frame."""
+    after_frames: int = 0
+    """1 if `image_newline` follows the last frame before a question."""
 
     @staticmethod
     def of(prompt: LivePrompt) -> WindowLayout:
         """The layout of windows with this prompt."""
-        return WindowLayout(len(prompt.sink), len(prompt.announce(_LONG_NUMBER)) + len(prompt.after_frame))
+        around_frame = len(prompt.announce(_LONG_NUMBER)) + len(prompt.after_frame)
+        return WindowLayout(len(prompt.sink), around_frame, int(prompt.row_after_frames))
 
     @property
     def fixed_entries(self) -> int:
         """KV entries of a window without frames: the sink, and room for a question and its answer."""
-        return self.sink + ANSWER_ROOM
+        return self.sink + self.after_frames + ANSWER_ROOM
 
     def entries(self, frames: int, frame_tokens: Sequence[int], keep_answers: bool) -> int:
         """KV entries that a window of `frames` frames takes at most, with room for a question and its answer.

@@ -327,7 +327,7 @@ class Live:
         # must be one step.
         with self._scheduler.frame_pending(), self._encoding:
             stride = self._strides[self._encoded % len(self._strides)]
-            (rows,) = self._encoder.encode([frame.image], stride=stride)
+            rows = self._encoder.encode_frame(frame.image, stride)
             self._encoded += 1
         ended = time.perf_counter()
         self._encode_timing.add(ended - started, ended)

@@ -44,7 +44,7 @@ def open_live(
         raise UsageError("give a pooling stride, or several")
     prompt = LivePrompt(prompts, tokenizer, system)
     layout = WindowLayout.of(prompt)
-    frame_tokens = [encoder.tokens_for(stride=stride) for stride in strides]
+    frame_tokens = [encoder.tokens_for_frame(stride) for stride in strides]
     needed = layout.entries(window, frame_tokens, keep_answers)
     if needed > limit:
         raise ContextFullError(
@@ -53,4 +53,6 @@ def open_live(
         )
     context = layout.context(window, frame_tokens, keep_answers, sliding=mode == SLIDING, limit=limit)
     session = open_session(context)
-    return Live(session, FrameWindow(session, prompt, window, mode, keep_answers), prompt, encoder, strides, questions)
+    newline = encoder.newline if prompt.row_after_frames else None
+    frames = FrameWindow(session, prompt, window, mode, keep_answers, newline)
+    return Live(session, frames, prompt, encoder, strides, questions)

@@ -1,12 +1,14 @@
 """A window of frames in a session's timeline. Each new frame is computed once; the oldest is evicted in place.
 
     sink | Frame 7: image | Frame 8: image | question, answer | Frame 9: image | ... | question
+    sink | frame | frame | frame | row | question             (a model trained on video: LLaVA-OneVision)
 
 The sink (the system message and the opening of the user's turn) always stays, as attention sinks do in StreamingLLM
 (Xiao et al., 2023). A question stays in the timeline while it is answered; then it is removed, or kept as text.
 
 Each frame is announced by its running number. A frame's index in the window changes as others leave, but its cached
-keys and values do not; its number stays valid.
+keys and values do not; its number stays valid. A model that was trained on video sees frames as in training: in a row,
+without announcements, and with the row `image_newline` where its videos have it, within frames or after the last one.
 
 When a frame leaves, its successor is recomputed as the first frame of the window. Its cached state would otherwise
 describe changes against an evicted frame, and the model would answer questions about changes from it. The recomputation
@@ -20,6 +22,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
 
 from edge_interleave.decoding.generation import Generation, GenerationOptions, Prefill
 from edge_interleave.decoding.inputs import Input, TextInput, VisualInput
@@ -48,10 +52,17 @@ class FrameWindow:
     """
 
     def __init__(
-        self, session: Session, prompt: LivePrompt, frames: int, mode: Mode = SLIDING, keep_answers: bool = False
+        self,
+        session: Session,
+        prompt: LivePrompt,
+        frames: int,
+        mode: Mode = SLIDING,
+        keep_answers: bool = False,
+        newline: FloatArray | None = None,
     ) -> None:
         """`frames`: how many of the latest frames stay. `keep_answers`: keep the last few answers as text.
 
+        `newline`: the row `image_newline`, float32 (hidden,), if it follows the last frame before a question.
         The window owns the session from now on. Raises UsageError.
         """
         if frames < 1:
@@ -65,6 +76,7 @@ class FrameWindow:
         self._session = session
         self._prompt = prompt
         self._keep_answers = keep_answers
+        self._row = () if newline is None else (VisualInput(newline[np.newaxis]),)
         self._blocks: deque[_Block] = deque()
         self._count = 0
         session.reset()
@@ -120,6 +132,7 @@ class FrameWindow:
         """
         self._remove_question()
         self.turn += 1
+        prompt = (*self._row_after_frames(), *prompt)
         try:
             if self.mode == EXACT:
                 blocks = [segment for block in self._blocks for segment in block.inputs]
@@ -143,10 +156,11 @@ class FrameWindow:
         self._remove_question()
         if not self._keep_answers:
             return
-        room = KEPT_ROOM - len(question) - len(self._prompt.after_answer)
+        row = self._row_after_frames()
+        room = KEPT_ROOM - len(row) - len(question) - len(self._prompt.after_answer)
         if room < 1:
             return
-        turn = _Block((TextInput((*question, *answer[:room], *self._prompt.after_answer)),), None)
+        turn = _Block((*row, TextInput((*question, *answer[:room], *self._prompt.after_answer))), None)
         turns = [index for index, block in enumerate(self._blocks) if block.number is None]
         if len(turns) >= KEPT_ANSWERS:
             self._evict(turns[0])
@@ -168,6 +182,10 @@ class FrameWindow:
         self.turn += 1
         if self.mode == SLIDING:
             self._session.truncate(self._start(len(self._blocks)))
+
+    def _row_after_frames(self) -> tuple[VisualInput, ...]:
+        """The row between the last frame and a question; empty if the model has none, or no frame is right before."""
+        return self._row if self._blocks and self._blocks[-1].number is not None else ()
 
     def _evict(self, index: int) -> None:
         if self.mode == SLIDING:

@@ -11,7 +11,7 @@ from edge_interleave.media.capture.memory import capture_process_bytes
 from edge_interleave.media.sources.open import may_need_capture_process
 from edge_interleave.planning.footprint import Footprint, frame_buffer_bytes
 from edge_interleave.planning.plan import Cost
-from edge_interleave.vision.pooling import frame_stride, image_tokens
+from edge_interleave.vision.pooling import tokens_of_frame
 
 BATCHES = (512, 256, 128, 64, 32)
 """KV entries that a decoder computes at a time, to choose from."""
@@ -41,7 +41,8 @@ def window_costs(
     decoder = backend.memory(bundle, options)
     vision, hidden = bundle.manifest.vision, bundle.manifest.decoder.hidden_size
     embeddings = (visual_tokens + _GRIDS_IN_FLIGHT * vision.tokens) * hidden * _FLOAT32_BYTES
-    square = 3 * max(frame_size) ** 2 if vision.resize == "pad" else 0
+    resize = vision.resize if vision.video is None else vision.video.resize
+    square = 3 * max(frame_size) ** 2 if resize == "pad" else 0
     return (
         Cost("KV cache", decoder.cache),
         Cost("compute buffers", decoder.compute),
@@ -65,4 +66,4 @@ def reserve(costs: Sequence[Cost]) -> Cost:
 def frame_tokens(bundle: Bundle, pool: Sequence[int]) -> tuple[int, ...]:
     """Visual tokens of a frame at each stride of a pattern."""
     vision, mode = bundle.manifest.vision, bundle.manifest.pooling_mode
-    return tuple(image_tokens(vision, frame_stride(vision, stride), mode) for stride in pool)
+    return tuple(tokens_of_frame(vision, stride, mode) for stride in pool)

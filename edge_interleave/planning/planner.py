@@ -15,11 +15,11 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from edge_interleave.bundle.manifest import Bundle
+from edge_interleave.bundle.manifest import Bundle, VisionInfo
 from edge_interleave.decoding.decoder import Backend, DecoderOptions
 from edge_interleave.decoding.registry import backend_for
 from edge_interleave.errors import BackendError, ResourceError, UsageError
@@ -37,6 +37,7 @@ from edge_interleave.planning.footprint import Footprint, measure
 from edge_interleave.planning.goals import COVERAGE, DETAIL, GOALS, LATENCY, PRESETS
 from edge_interleave.planning.plan import Cost, Plan
 from edge_interleave.planning.system_memory import format_memory, parse_memory
+from edge_interleave.vision.pooling import frame_stride
 
 MAX_FRAMES = {COVERAGE: 64, DETAIL: 16, LATENCY: 64}
 """The largest windows that the paper tried."""
@@ -87,7 +88,7 @@ def plan(
     """
     if isinstance(memory, str):
         memory = parse_memory(memory)
-    request = _request(goal, preset, frames, pool, seconds)
+    request = _as_trained(_request(goal, preset, frames, pool, seconds), bundle.manifest.vision)
     chosen_backend = backend_for(bundle, backend)
     timed = request.seconds is not None
     if footprint is None or (timed and footprint.rates is None):
@@ -136,6 +137,12 @@ def _request(
         raise UsageError("a preset sets goal, frames and pooling; leave those out")
     row = PRESETS[preset]
     return _Request(preset, "a row of the paper's pooling ablation", row.frames, row.frames, ((row.stride,),))
+
+
+def _as_trained(request: _Request, vision: VisionInfo) -> _Request:
+    """The request with the strides that the model's frames get: at least those that it was trained with."""
+    pools = (tuple(frame_stride(vision, stride) for stride in pool) for pool in request.pools)
+    return replace(request, pools=tuple(dict.fromkeys(pools)))
 
 
 def _precisions(bundle: Bundle, backend: Backend, timed: bool) -> tuple[str, ...]:
@@ -252,7 +259,7 @@ class _Planner:
         layout, rates = self.footprint.layout, self.footprint.rates
         tokens = frame_tokens(self.bundle, pool)
         context = layout.context(frames, tokens, self.keep_answers, sliding=True, limit=self._trained_context)
-        visual = visual_tokens(frames, tokens)
+        visual = visual_tokens(frames, tokens) + layout.after_frames
         seconds = None
         if rates is not None:
             # The next oldest frame is recomputed too, right after the sink; idle time before the frame may hide this.

@@ -28,6 +28,7 @@ from edge_interleave.planning.goals import COVERAGE
 from edge_interleave.planning.plan import Cost
 from edge_interleave.planning.planner import FRAME_SIZE, MAX_FRAMES
 from edge_interleave.planning.system_memory import format_memory
+from edge_interleave.vision.pooling import frame_stride
 
 DEFAULT_FRAMES = 8
 """Frames of a window that names no number, where there is no limit."""
@@ -205,11 +206,13 @@ class _Planner:
             frames, tokens, request.keep_answers, sliding=request.sliding, limit=self._trained_context
         )
         options = DecoderOptions(context, self.threads, self.kv_precision, batch)
-        visual = visual_tokens(frames, tokens)
+        visual = visual_tokens(frames, tokens) + self.measured.layout.after_frames
+        vision = self.bundle.manifest.vision
+        pool = tuple(frame_stride(vision, stride) for stride in request.pool)
         kept = (Cost("pictures before an alert", request.kept_bytes),) if request.kept_bytes else ()
         costs = (
             *window_costs(self.bundle, self.backend, options, visual, self.frame_size),
             *kept,
             *source_costs(request.source, self.frame_size),
         )
-        return PlannedWindow(request.name, frames, request.pool, visual, context, costs)
+        return PlannedWindow(request.name, frames, pool, visual, context, costs)

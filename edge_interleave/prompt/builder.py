@@ -11,7 +11,8 @@ A video becomes its frames, one image after another. A trial rendering distingui
 
 - *Structured* templates (llava-hf's) take lists of parts and put a message's images before its text. A message in that
   order is passed as parts, and renders as transformers' `apply_chat_template` does. Any other message is passed as one
-  text with the markers in place.
+  text with the markers in place. If the model has a marker for a video, the template places that (after the images),
+  and the video's frames take its place.
 - *Plain* templates (Qwen's) take text. A newline follows each marker, as in LLaVA-NeXT's evaluation. The frames of a
   video share one newline, after the last, if the model was trained so (LLaVA-OneVision).
 
@@ -23,11 +24,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from edge_interleave.bundle.manifest import MANIFEST_NAME, Bundle
 from edge_interleave.errors import BundleError, UsageError
-from edge_interleave.prompt.messages import Media, Message
+from edge_interleave.prompt.messages import Media, Message, Video
 from edge_interleave.prompt.template import ChatTemplate
 from edge_interleave.prompt.tokenizer import IMAGE, TextTokenizer
 
@@ -60,8 +60,13 @@ class PromptBuilder:
         """Compile the template. Raises BundleError if that fails."""
         info = bundle.manifest.prompt
         self._image_token = info.image_token
+        self._video_token = info.video_token
         self._bos_token = info.bos_token
-        self._video_in_a_row = bundle.manifest.vision.video is not None
+        vision = bundle.manifest.vision
+        self.frames_in_a_row = vision.video is not None
+        """Whether the frames of a video follow each other without text, as the model was trained."""
+        self.row_after_video = vision.row_after_video
+        """Whether one `image_newline` follows the frames of a video."""
         self._tokenizer = tokenizer
         self._name = f"{bundle.folder / MANIFEST_NAME}: the chat template"
         self._template = ChatTemplate(
@@ -104,19 +109,41 @@ class PromptBuilder:
         return self._segments(tails[0], _images(arranged[answers[-1] + 1 :]), first=before)
 
     def _render(self, arranged: Sequence[_Arranged]) -> str:
-        return self._template.render([self._message(message) for message in arranged])
+        """The conversation's text, with a marker for each image and frame."""
+        contents = [self._content(message) for message in arranged]
+        text = self._template.render(
+            [{"role": message.role, "content": content} for message, content in zip(arranged, contents, strict=True)]
+        )
+        if self._video_token is None:
+            return text
+        counts = [
+            frames.count
+            for message, content in zip(arranged, contents, strict=True)
+            if isinstance(content, list) and {"type": "video"} in content
+            for frames in message.parts
+            if isinstance(frames, _Frames) and frames.video
+        ]
+        first, *others = text.split(self._video_token)
+        if len(others) != len(counts):
+            raise BundleError(f"{self._name} places {len(others)} of {len(counts)} videos; put them into user messages")
+        markers = (self._image_token * count for count in counts)
+        return first + "".join(marker + other for marker, other in zip(markers, others, strict=True))
 
-    def _message(self, message: _Arranged) -> dict[str, Any]:
+    def _content(self, message: _Arranged) -> str | list[dict[str, str]]:
+        """A message's content, as the template takes it."""
         parts = [self._tokenizer.shield(part) if isinstance(part, str) else part for part in message.parts]
         if not self.structured:
-            marker, end = (self._image_token, "\n") if self._video_in_a_row else (f"{self._image_token}\n", "")
-            return {"role": message.role, "content": _joined(parts, marker, end)}
+            marker, end = (self._image_token, "\n") if self.frames_in_a_row else (f"{self._image_token}\n", "")
+            return _joined(parts, marker, end)
         texts = [part for part in parts if isinstance(part, str)]
-        leading = parts[: len(parts) - len(texts)]
-        if any(isinstance(part, str) for part in leading):
-            return {"role": message.role, "content": [_text(_joined(parts, self._image_token))]}
-        images = [{"type": "image"}] * sum(part for part in leading if isinstance(part, int))
-        return {"role": message.role, "content": [*images, *map(_text, texts)]}
+        media = [part for part in parts if isinstance(part, _Frames)]
+        images = [part for part in media if self._video_token is None or not part.video]
+        videos = [part for part in media if part not in images]
+        # The template's order: images, videos, texts.
+        if parts != [*images, *videos, *texts]:
+            return [_text(_joined(parts, self._image_token))]
+        shown = [{"type": "image"}] * sum(part.count for part in images) + [{"type": "video"}] * len(videos)
+        return [*shown, *map(_text, texts)]
 
     def _segments(self, text: str, images: int, first: int) -> list[Segment]:
         segments: list[Segment] = []
@@ -149,11 +176,19 @@ class PromptBuilder:
 
 
 @dataclass(frozen=True)
+class _Frames:
+    """An image, or the frames of a video."""
+
+    count: int
+    video: bool
+
+
+@dataclass(frozen=True)
 class _Arranged:
-    """A message's parts in their final order. A number is a count of images in a row."""
+    """A message's parts in their final order."""
 
     role: str
-    parts: tuple[str | int, ...]
+    parts: tuple[str | _Frames, ...]
 
 
 def _arranged(messages: Iterable[Message], counts: Sequence[int] | None) -> list[_Arranged]:
@@ -161,19 +196,19 @@ def _arranged(messages: Iterable[Message], counts: Sequence[int] | None) -> list
     arranged = []
     for message in messages:
         media = [part for part in message.parts if not isinstance(part, str)]
-        numbers = [1 if given is None else next(given) for _ in media]
-        arranged.append(_Arranged(message.role, _order(message, media, numbers)))
+        shown = [_Frames(1 if given is None else next(given), isinstance(item, Video)) for item in media]
+        arranged.append(_Arranged(message.role, _order(message, media, shown)))
     return arranged
 
 
-def _order(message: Message, media: Sequence[Media], numbers: Sequence[int]) -> tuple[str | int, ...]:
+def _order(message: Message, media: Sequence[Media], shown: Sequence[_Frames]) -> tuple[str | _Frames, ...]:
     texts = [part for part in message.parts if isinstance(part, str)]
     markers = 0 if message.role == "assistant" and not media else sum(text.count(MARKER) for text in texts)
-    remaining = iter(numbers)
+    remaining = iter(shown)
     if not markers:
         images_first = all(isinstance(part, str) for part in message.parts[len(media) :])
         if len(texts) <= 1 or images_first:
-            return (*numbers, *texts)
+            return (*shown, *texts)
         return _spaced([part if isinstance(part, str) else next(remaining) for part in message.parts])
     if markers != len(media):
         raise UsageError(
@@ -181,43 +216,43 @@ def _order(message: Message, media: Sequence[Media], numbers: Sequence[int]) -> 
             "give one for each marker, or use no markers"
         )
     first, *others = "\n".join(texts).split(MARKER)
-    parts: list[str | int] = [first]
+    parts: list[str | _Frames] = [first]
     for other in others:
         parts += [next(remaining), other]
     return _tidy(parts)
 
 
-def _tidy(parts: Sequence[str | int]) -> tuple[str | int, ...]:
+def _tidy(parts: Sequence[str | _Frames]) -> tuple[str | _Frames, ...]:
     """Drops empty texts. If all text comes last, also drops the white space between the images and the text."""
-    solid = [part for part in parts if isinstance(part, int) or part.strip()]
-    if all(isinstance(part, int) for part in solid[:-1]) and solid:
+    solid = [part for part in parts if isinstance(part, _Frames) or part.strip()]
+    if all(isinstance(part, _Frames) for part in solid[:-1]) and solid:
         last = solid[-1]
         return (*solid[:-1], last.lstrip() if isinstance(last, str) and len(solid) > 1 else last)
     return tuple(part for part in parts if part != "")
 
 
-def _spaced(parts: Sequence[str | int]) -> tuple[str | int, ...]:
+def _spaced(parts: Sequence[str | _Frames]) -> tuple[str | _Frames, ...]:
     """Adds white space between separate parts: a space before an image, a newline after it."""
-    spaced: list[str | int] = []
+    spaced: list[str | _Frames] = []
     for part in parts:
         before = spaced[-1] if spaced else None
-        if isinstance(part, int) and isinstance(before, str) and not before[-1:].isspace():
+        if isinstance(part, _Frames) and isinstance(before, str) and not before[-1:].isspace():
             spaced[-1] = f"{before} "
-        elif isinstance(part, str) and isinstance(before, int) and not part[:1].isspace():
+        elif isinstance(part, str) and isinstance(before, _Frames) and not part[:1].isspace():
             part = f"\n{part}"
         spaced.append(part)
     return tuple(spaced)
 
 
-def _joined(parts: Sequence[str | int], marker: str, end: str = "") -> str:
+def _joined(parts: Sequence[str | _Frames], marker: str, end: str = "") -> str:
     """One text with a marker for each image and `end` after each image or video.
 
     A newline separates texts; a second newline after a marker is dropped.
     """
     text = ""
     for index, part in enumerate(parts):
-        if isinstance(part, int):
-            text += marker * part + end
+        if isinstance(part, _Frames):
+            text += marker * part.count + end
         elif index and isinstance(parts[index - 1], str):
             text += f"\n{part}"
         else:
@@ -226,7 +261,7 @@ def _joined(parts: Sequence[str | int], marker: str, end: str = "") -> str:
 
 
 def _images(arranged: Iterable[_Arranged]) -> int:
-    return sum(part for message in arranged for part in message.parts if isinstance(part, int))
+    return sum(part.count for message in arranged for part in message.parts if isinstance(part, _Frames))
 
 
 def _text(text: str) -> dict[str, str]:

@@ -34,7 +34,7 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 class TextTokenizer:
     """A tokenizer for prompts and answers."""
 
-    def __init__(self, path: Path, image_token: str, vocab_size: int) -> None:
+    def __init__(self, path: Path, image_token: str, vocab_size: int, video_token: str | None = None) -> None:
         """Read a `tokenizer.json`. Raises BundleError if it is damaged or has ids past the decoder's vocabulary."""
         self._path = path
         self._tokenizer = _read(path)
@@ -45,7 +45,8 @@ class TextTokenizer:
                 f"{path}: {self._tokenizer.get_vocab_size()} tokens, but the decoder has {vocab_size}; convert again"
             )
         added = self._tokenizer.get_added_tokens_decoder().values()
-        specials = sorted({token.content for token in added if token.special and token.content} | {image_token})
+        markers = {image_token} if video_token is None else {image_token, video_token}
+        specials = sorted({token.content for token in added if token.special and token.content} | markers)
         if len(specials) > STAND_INS_MAX:
             raise BundleError(f"{path}: {len(specials)} special tokens, more than {STAND_INS_MAX}; convert again")
         stand_ins = {special: chr(STAND_INS_FROM + index) for index, special in enumerate(specials)}
@@ -61,7 +62,8 @@ class TextTokenizer:
     def open(cls, bundle: Bundle) -> TextTokenizer:
         """The tokenizer of a bundle. Raises BundleError."""
         manifest = bundle.manifest
-        return cls(bundle.file(TOKENIZER_NAME), manifest.prompt.image_token, manifest.decoder.vocab_size)
+        info = manifest.prompt
+        return cls(bundle.file(TOKENIZER_NAME), info.image_token, manifest.decoder.vocab_size, info.video_token)
 
     def shield(self, text: str) -> str:
         """The text with stand-ins for its special tokens, so that `encode` reads them as ordinary text."""

@@ -18,7 +18,8 @@ from edge_interleave.decoding.session import ANSWER_ROOM
 from edge_interleave.errors import ContextFullError, EdgeInterleaveError, UsageError
 from edge_interleave.model import Model
 from edge_interleave.prompt.builder import ImageSegment, Segment
-from edge_interleave.prompt.messages import Image, Message
+from edge_interleave.prompt.messages import Image, Media, Message, Video
+from edge_interleave.prompt.video_times import with_time_instructions
 from edge_interleave.serve.content import Clip, Picture
 from edge_interleave.serve.errors import ApiError, api_error, wrong
 from edge_interleave.serve.handle import Begun, Done, Ended, Handle, Piece, Timings
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 _LOW_STRIDE = 2
 _STRIDES = (1, 2, 3, 4, 6, 9)
 """Pooling strides that `auto` tries, the finest first."""
-_PLACE = Image(b"")
+_PLACES: dict[type, Media] = {Picture: Image(b""), Clip: Video("")}
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class _Shown:
     media: Picture | Clip
     frames: tuple[Pixels, ...]
     """Its frames; empty for a picture that is opened only when it is encoded."""
+    instruction: str = ""
+    """The text after a clip, if the model was trained with it."""
 
     @property
     def count(self) -> int:
@@ -72,9 +75,10 @@ class LoadedModel:
         options = self.options(question)
         shown = [self._open(item, question, handle.cancel) for item in question.media]
         messages = [
-            Message(turn.role, tuple(part if isinstance(part, str) else _PLACE for part in turn.parts))
+            Message(turn.role, tuple(part if isinstance(part, str) else _PLACES[type(part)] for part in turn.parts))
             for turn in question.turns
         ]
+        messages = with_time_instructions(messages, [item.instruction for item in shown])
         segments = self.model.prompts.build(messages, [item.count for item in shown])
         encoded = self._encode(question, shown, segments, handle.cancel)
         if handle.cancel.is_set():
@@ -169,7 +173,9 @@ class LoadedModel:
                 return _Shown(item, (open_image(item.data),))
             from edge_interleave.serve.clips import clip_frames
 
-            return _Shown(item, clip_frames(item, question.frames, self._limits.media))
+            clip = clip_frames(item, question.frames, self._limits.media)
+            instruction = self.model.media_encoder.time_instruction(clip)
+            return _Shown(item, tuple(frame.image for frame in clip), instruction)
 
     def _encode(
         self, question: Question, shown: Sequence[_Shown], segments: Sequence[Segment], cancel: threading.Event

@@ -26,12 +26,14 @@ class CacheKey:
     """The pooling stride."""
     mode: str
     """The pooling mode; empty at stride 1, where it has no effect."""
+    frame: bool = False
+    """Whether the tower pooled the picture as a frame of a video, before `stride`."""
 
 
-def cache_key(pixels: FloatArray, tower: str, stride: int, mode: str) -> CacheKey:
+def cache_key(pixels: FloatArray, tower: str, stride: int, mode: str, *, frame: bool = False) -> CacheKey:
     """The key for preprocessed pixels, float32 (3, H, W), encoded by `tower` and pooled by `stride` and `mode`."""
     content = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=32).digest()
-    return CacheKey(content, tower, stride, mode if stride > 1 else "")
+    return CacheKey(content, tower, stride, mode if stride > 1 else "", frame)
 
 
 class EmbeddingCache:

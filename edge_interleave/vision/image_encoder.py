@@ -7,6 +7,7 @@ its stride, and at stride 2 four times as many images fit. If it holds an image'
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Sequence
@@ -16,13 +17,13 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from edge_interleave.bundle.manifest import TilingInfo, VisionInfo
+from edge_interleave.bundle.manifest import FRAME, GRID, ONE_TOKEN, TilingInfo, VisionInfo
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.engine_lock import EngineLock
 from edge_interleave.util.progress import QuestionProgress
 from edge_interleave.vision.cache import CacheKey, EmbeddingCache, cache_key
 from edge_interleave.vision.merge import merge, merged_tokens, most_merged_tokens
-from edge_interleave.vision.pooling import frame_stride, pool, pooled_grid
+from edge_interleave.vision.pooling import frame_grid, pool, pooled_grid
 from edge_interleave.vision.preprocess import preprocess
 from edge_interleave.vision.tiles import ON_REQUEST, split_tiles, tile_grid
 
@@ -37,11 +38,24 @@ class PictureOptions:
     """Split the picture into an overview and tiles, as `VisionInfo.tiling` says, otherwise by `tiles.ON_REQUEST`."""
     ends: bool = True
     """Whether `image_newline` follows a picture without tiles, if the model has one."""
+    rows: bool = False
+    """Whether `image_newline` follows each row of the grid of a picture without tiles, if the model has one."""
     frame: bool = False
-    """The picture is a frame of a video: it is resized and pooled as `VisionInfo.video` says, if the model has one."""
+    """The picture is a frame of a video: it is resized and pooled as `VisionInfo.video` says."""
 
 
 _WHOLE = PictureOptions()
+
+
+def frame_options(vision: VisionInfo, *, last: bool) -> PictureOptions:
+    """How a frame is encoded, by the model's rule for video; a model without a rule sees an image.
+
+    `last`: whether the row that ends a whole video follows the frame.
+    """
+    if vision.video is None:
+        return _WHOLE
+    place = vision.video.newline
+    return PictureOptions(ends=place == FRAME or (place == ONE_TOKEN and last), rows=place == GRID, frame=True)
 
 
 class Tower(Protocol):
@@ -54,6 +68,10 @@ class Tower(Protocol):
 
     def encode(self, pixels: FloatArray) -> FloatArray:
         """Pixels, float32 (n, 3, H, W), to visual tokens, float32 (n, grid * grid, hidden)."""
+        ...
+
+    def encode_frames(self, pixels: FloatArray) -> FloatArray:
+        """As `encode`, for frames that the tower pools before the projector: (n, pooled grid's tokens, hidden)."""
         ...
 
     def stop(self) -> None:
@@ -125,17 +143,27 @@ class ImageEncoder:
             finally:
                 self.encode_seconds += time.perf_counter() - started
 
+    def encode_frame(self, image: Image.Image, stride: int = 1) -> FloatArray:
+        """Visual tokens of a frame of a live window, as `encode`, by the model's rule for video.
+
+        Without the row that follows the last frame (`VisionInfo.row_after_video`). Errors as `encode`.
+        """
+        return self.encode([image], stride=stride, options=frame_options(self.info, last=False))[0]
+
+    def tokens_for_frame(self, stride: int) -> int:
+        """The number of visual tokens that `encode_frame` returns."""
+        return self.tokens_for(stride=stride, options=frame_options(self.info, last=False))
+
     def tokens_for(self, image: Image.Image | None = None, stride: int = 1, options: PictureOptions = _WHOLE) -> int:
         """The number of visual tokens that `encode` returns for an image; for None, an upper bound over all images."""
-        if options.frame:
-            stride = frame_stride(self.info, stride)
-        side, newline = pooled_grid(self.info.grid, stride, self.pooling_mode), self._newline is not None
+        grid, stride = self._grid(stride, options)
+        side, newline = pooled_grid(grid, stride, self.pooling_mode), self._newline is not None
         if not options.tiles:
-            return side * side + (newline and options.ends)
+            return side * side + newline * (options.ends + options.rows * side)
         if image is None:
             return max(side * side + newline, most_merged_tokens(side, self._tiling, newline=newline))
-        grid = tile_grid(image.size, self.info.image_size, self._tiling)
-        return merged_tokens(side, image.size, grid, newline=newline, most_tiles=self._tiling.most_tiles)
+        tiles = tile_grid(image.size, self.info.image_size, self._tiling)
+        return merged_tokens(side, image.size, tiles, newline=newline, most_tiles=self._tiling.most_tiles)
 
     def stop(self, reason: str = STOPPED) -> None:
         """Make `encode`, running or later, raise UsageError(reason), even in the middle of an image.
@@ -143,6 +171,11 @@ class ImageEncoder:
         Any thread may call it. Returns when no thread encodes any more. Does nothing in a forked child.
         """
         self._engine.close(reason, lambda: None)
+
+    @property
+    def newline(self) -> FloatArray | None:
+        """The row `image_newline`, float32 (hidden,), if the model was trained with it."""
+        return self._newline
 
     @property
     def _tiling(self) -> TilingInfo:
@@ -160,10 +193,10 @@ class ImageEncoder:
         for number, (image, option) in enumerate(zip(images, options, strict=True)):
             keys.append([])
             parts, info = self._parts(image, option)
-            pooling = frame_stride(info, stride) if option.frame else stride
+            inside, pooling = self._pooled_inside(option), self._grid(stride, option)[1]
             for part in parts:
                 pixels = preprocess(part, info)
-                key = cache_key(pixels, self._identity, pooling, self.pooling_mode)
+                key = cache_key(pixels, self._identity, pooling, self.pooling_mode, frame=inside)
                 keys[-1].append(key)
                 if key in done:
                     continue
@@ -175,9 +208,17 @@ class ImageEncoder:
         for image, of_image, option in zip(images, keys, options, strict=True):
             grid = tile_grid(image.size, self.info.image_size, self._tiling) if len(of_image) > 1 else None
             parts_tokens = [done[key] for key in of_image]
-            most = self._tiling.most_tiles
-            merged.append(merge(parts_tokens, image.size, grid, self._newline, most_tiles=most, ends=option.ends))
+            most, ends, rows = self._tiling.most_tiles, option.ends, option.rows
+            merged.append(merge(parts_tokens, image.size, grid, self._newline, most_tiles=most, ends=ends, rows=rows))
         return merged
+
+    def _pooled_inside(self, option: PictureOptions) -> bool:
+        """Whether the tower pools a picture, before the projector."""
+        return option.frame and self.info.video is not None and self.info.video.before_projector
+
+    def _grid(self, stride: int, option: PictureOptions) -> tuple[int, int]:
+        """The side of the grid that the tower gives for a picture, and the stride by which to pool it."""
+        return frame_grid(self.info, stride, self.pooling_mode) if option.frame else (self.info.grid, stride)
 
     def _parts(self, image: Image.Image, option: PictureOptions) -> tuple[list[Image.Image], VisionInfo]:
         """The pictures of an image that go through the tower, and the settings to preprocess them."""
@@ -197,9 +238,10 @@ class ImageEncoder:
 
     def _through_tower(self, key: CacheKey, pixels: FloatArray) -> FloatArray:
         # One image at a time: the tower gains nothing from a batch, and a batch would hold more pixels in memory.
-        tokens = self._tower.encode(pixels[np.newaxis])
+        encode = self._tower.encode_frames if key.frame else self._tower.encode
+        tokens = encode(pixels[np.newaxis])
         self.images_encoded += 1
         return self.cache.put(key, self._pool(tokens, key)[0])
 
     def _pool(self, tokens: FloatArray, key: CacheKey) -> FloatArray:
-        return pool(tokens, self.info.grid, key.stride, self.pooling_mode)
+        return pool(tokens, math.isqrt(tokens.shape[1]), key.stride, self.pooling_mode)

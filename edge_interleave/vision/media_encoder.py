@@ -15,12 +15,14 @@ from edge_interleave.bundle.manifest import NEWLINE_NAME, VISION_NAME, Bundle
 from edge_interleave.decoding.inputs import VisualInput
 from edge_interleave.errors import BundleError, UsageError
 from edge_interleave.prompt.messages import Image, Media
+from edge_interleave.prompt.video_times import time_instruction
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.progress import QuestionProgress
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Pixels
 
+    from edge_interleave.media.frame import Frame
     from edge_interleave.vision.image_encoder import ImageEncoder, PictureOptions
     from edge_interleave.vision.tower import VisionTower
 
@@ -37,6 +39,8 @@ class EncodedMedia:
     """Time taken to open, sample and encode."""
     provider: str = ""
     """ONNX Runtime's execution provider of the tower; empty without media."""
+    instructions: tuple[str, ...] = ()
+    """The text after each image (empty) and video, if the model was trained with it (`prompt.video_times`); or ()."""
 
     def __add__(self, more: EncodedMedia) -> EncodedMedia:
         return EncodedMedia(
@@ -44,6 +48,7 @@ class EncodedMedia:
             self.counts + more.counts,
             self.seconds + more.seconds,
             more.provider or self.provider,
+            self.instructions + more.instructions,
         )
 
 
@@ -77,8 +82,8 @@ class MediaEncoder:
         `frames`: frames to sample from a video that does not name a number. `stride`: pooling stride. `tiles`: encode
         each large image as an overview and tiles. False: as the model was trained (`VisionInfo.tiling`), so a model
         that was trained with tiles splits each image, or only an image that is alone among `media`.
-        If the model has an `image_newline`, one follows each image and the last frame of each video, as in LLaVA-NeXT
-        (llava_arch.py, `one_token`).
+        If the model has an `image_newline`, one follows each image. In a video it stands where the model was trained
+        with it (`VideoInfo.newline`), otherwise after the last frame, as in LLaVA-NeXT (llava_arch.py, `one_token`).
         Raises UsageError for `frames` or `stride` below 1 and once closed, MediaError for a file that cannot be
         decoded, BundleError if the tower does not fit the bundle.
         """
@@ -92,14 +97,22 @@ class MediaEncoder:
         from edge_interleave.media.pictures.image import open_image
 
         started = time.perf_counter()
-        groups = [
-            PictureGroup([open_image(item.source)])
-            if isinstance(item, Image)
-            else PictureGroup([frame.image for frame in sample_clip(item.path, item.frames or frames)], video=True)
-            for item in media
-        ]
+        groups, instructions = [], []
+        for item in media:
+            if isinstance(item, Image):
+                groups.append(PictureGroup([open_image(item.source)]))
+                instructions.append("")
+            else:
+                clip = sample_clip(item.path, item.frames or frames)
+                groups.append(PictureGroup([frame.image for frame in clip], video=True))
+                instructions.append(self.time_instruction(clip))
         encoded = self.encode_pictures(groups, stride=stride, tiles=tiles)
-        return replace(encoded, seconds=time.perf_counter() - started)
+        return replace(encoded, seconds=time.perf_counter() - started, instructions=tuple(instructions))
+
+    def time_instruction(self, clip: Sequence[Frame]) -> str:
+        """The text after the frames of a clip, if the model was trained with it; otherwise empty."""
+        video = self._bundle.manifest.vision.video
+        return time_instruction(clip) if video is not None and video.times else ""
 
     def encode_pictures(
         self, groups: Sequence[PictureGroup], *, stride: int, tiles: bool, alone: bool | None = None
@@ -136,13 +149,15 @@ class MediaEncoder:
         )
 
     def _options(self, group: PictureGroup, tiles: bool, alone: bool) -> list[PictureOptions]:
-        from edge_interleave.vision.image_encoder import PictureOptions
+        from edge_interleave.vision.image_encoder import PictureOptions, frame_options
 
-        count = len(group.pictures)
+        count, vision = len(group.pictures), self._bundle.manifest.vision
+        if group.video and vision.video is not None:
+            return [frame_options(vision, last=number == count) for number in range(1, count + 1)]
         # Models trained with tiles were trained on whole video frames. For others, `tiles` applies to frames, too.
-        whole = group.video and self._bundle.manifest.vision.tiling is not None
+        whole = group.video and vision.tiling is not None
         split = not whole and self.splits(tiles=tiles, alone=alone)
-        return [PictureOptions(split, number == count, group.video) for number in range(1, count + 1)]
+        return [PictureOptions(split, number == count) for number in range(1, count + 1)]
 
     def live_encoder(self) -> ImageEncoder:
         """A second encoder on the same tower, which can be stopped alone. It caches nothing: frames do not repeat."""

@@ -3,7 +3,8 @@
 LLaVA-NeXT has two modes (`mm_patch_merge_type`, llava/model/llava_arch.py: prepare_inputs_labels_for_multimodal):
 
 - `flat`: the overview, then the tiles one after another; no `image_newline`.
-- `spatial_unpad`: `image_newline` follows an image without tiles. For an image with tiles: the overview, then the tiles
+- `spatial_unpad`: `image_newline` follows an image without tiles; in LLaVA-Video it follows each row of a frame's grid
+  (`add_token_per_grid`). For an image with tiles: the overview, then the tiles
   joined to one grid, without the rows and columns that show padding (`unpad_image`), and `image_newline` after each of
   the grid's rows. LLaVA-OneVision (`anyres_max_9`) first scales a grid of more than nine tiles' worth of tokens down,
   bilinearly.
@@ -55,16 +56,20 @@ def merge(
     *,
     most_tiles: int | None = None,
     ends: bool = True,
+    rows: bool = False,
 ) -> FloatArray:
     """Join the parts of an image to its visual tokens, float32 (tokens, hidden), read-only.
 
     `parts`: the whole image, or its overview and its tiles row by row; each float32 (side * side, hidden).
     `image_size`: width and height in pixels. `grid`: columns and rows of tiles, or None for the whole image. `newline`:
     `image_newline`, float32 (hidden,), or None for the flat merge. `most_tiles`: see `TilingInfo`. `ends`: whether
-    `newline` follows an image without tiles.
+    `newline` follows an image without tiles. `rows`: whether `newline` follows each row of its grid.
     """
-    if newline is None or (grid is None and not ends):
+    if newline is None or (grid is None and not ends and not rows):
         merged = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    elif grid is None and rows:
+        side = math.isqrt(len(parts[0]))
+        merged = _with_row_ends(parts[0].reshape(side, side, -1), newline)
     elif grid is None:
         merged = np.concatenate([parts[0], newline[np.newaxis]])
     else:
@@ -75,8 +80,7 @@ def merge(
         cells = cells.reshape(grid[1] * side, grid[0] * side, hidden)[kept.top : kept.bottom, kept.left : kept.right]
         if cells.shape[:2] != (kept.rows, kept.columns):
             cells = interpolate(interpolate(cells, kept.rows, axis=0), kept.columns, axis=1)
-        lines = np.concatenate([cells, np.broadcast_to(newline, (kept.rows, 1, hidden))], axis=1)
-        merged = np.concatenate([parts[0], lines.reshape(-1, hidden)])
+        merged = np.concatenate([parts[0], _with_row_ends(cells, newline)])
     merged.flags.writeable = False
     return merged
 
@@ -101,3 +105,10 @@ def merged_tokens(
 def most_merged_tokens(side: int, tiling: TilingInfo = ON_REQUEST, *, newline: bool) -> int:
     """An upper bound of the visual tokens that `merge` returns for any image with tiles."""
     return side * side + most_cells(side, tiling, newline=newline)
+
+
+def _with_row_ends(cells: FloatArray, newline: FloatArray) -> FloatArray:
+    """A grid of tokens, (rows, columns, hidden), row by row with `newline` after each row."""
+    rows, _, hidden = cells.shape
+    lines: FloatArray = np.concatenate([cells, np.broadcast_to(newline, (rows, 1, hidden))], axis=1)
+    return lines.reshape(-1, hidden)

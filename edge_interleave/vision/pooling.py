@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_interleave.bundle.manifest import POOLING_MODES, VisionInfo
+from edge_interleave.bundle.manifest import FRAME, GRID, POOLING_MODES, VisionInfo
 from edge_interleave.errors import UsageError
 from edge_interleave.util.arrays import FloatArray
 
@@ -31,8 +31,38 @@ def pooled_grid(grid: int, stride: int, mode: str) -> int:
 
 
 def frame_stride(vision: VisionInfo, stride: int) -> int:
-    """The pooling stride of a video's frame: at least the one that the model was trained with."""
-    return stride if vision.video is None else max(stride, vision.video.stride)
+    """The pooling stride of a video's frame: at least the one that the model was trained with.
+
+    If the tower pools frames, a multiple of that: a larger stride is rounded down.
+    """
+    video = vision.video
+    if video is None:
+        return stride
+    return max(stride, video.stride) if not video.before_projector else max(1, stride // video.stride) * video.stride
+
+
+def frame_grid(vision: VisionInfo, stride: int, mode: str) -> tuple[int, int]:
+    """The side of the grid of tokens that the tower gives for a video's frame, and the stride by which to pool it.
+
+    `stride`: of the whole; a tower that pools frames has done a part of it. Raises UsageError as `pooled_grid`.
+    """
+    video, stride = vision.video, frame_stride(vision, stride)
+    if video is None or not video.before_projector:
+        return vision.grid, stride
+    return pooled_grid(vision.grid, video.stride, mode), stride // video.stride
+
+
+def tokens_of_frame(vision: VisionInfo, stride: int, mode: str) -> int:
+    """How many visual tokens a frame of a video or of a live window has, with its `image_newline` rows.
+
+    Without the row that a model puts after a whole video. A model that was not trained on video sees a frame of a live
+    window as an image. Raises UsageError as `pooled_grid`.
+    """
+    side = pooled_grid(*frame_grid(vision, stride, mode), mode)
+    if not vision.image_newline:
+        return side**2
+    place = FRAME if vision.video is None else vision.video.newline
+    return side**2 + {FRAME: 1, GRID: side}.get(place, 0)
 
 
 def image_tokens(vision: VisionInfo, stride: int, mode: str) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_interleave.bundle.manifest import VISION_BATCH, VISION_INPUT, VISION_OUTPUT, VisionInfo
+from edge_interleave.bundle.manifest import FRAME_OUTPUT, VISION_BATCH, VISION_INPUT, VISION_OUTPUT, VisionInfo
 from edge_interleave.bundle.onnx_check import check_onnx
 from edge_interleave.errors import BackendError, BundleError, EdgeInterleaveError, InputError, UsageError, one_line
 from edge_interleave.util.arrays import FloatArray
@@ -82,10 +82,20 @@ class VisionTower:
         Raises UsageError for a wrong shape or type and once stopped, BackendError if ONNX Runtime fails, BundleError if
         the graph returns a wrong shape or values that are not finite.
         """
+        return self._encoded(pixels, VISION_OUTPUT, self._info.tokens)
+
+    def encode_frames(self, pixels: FloatArray) -> FloatArray:
+        """As `encode`, for frames that the graph pools before the projector (`VideoInfo.before_projector`).
+
+        Returns float32 (n, (grid // stride)**2, hidden_size), with the stride of training.
+        """
+        return self._encoded(pixels, FRAME_OUTPUT, _frame_output_tokens(self._info))
+
+    def _encoded(self, pixels: FloatArray, output: str, tokens: int) -> FloatArray:
         check_process()
         if self._session is None or self._run_options.terminate:
             raise UsageError(f"{self._path}: the vision tower is closed")
-        size, tokens = self._info.image_size, self._info.tokens
+        size = self._info.image_size
         if pixels.dtype != np.float32 or pixels.ndim != 4 or pixels.shape[1:] != (3, size, size):
             raise UsageError(
                 f"pixels are {pixels.dtype} {pixels.shape}; the vision tower takes float32 (n, 3, {size}, {size})"
@@ -93,7 +103,7 @@ class VisionTower:
         out = np.empty((len(pixels), tokens, self._hidden_size), np.float32)
         for number in range(len(pixels)):
             part = slice(number, number + 1)
-            out[part] = self._run(np.ascontiguousarray(pixels[part]), (1, tokens, self._hidden_size))
+            out[part] = self._run(np.ascontiguousarray(pixels[part]), (1, tokens, self._hidden_size), output)
         return out
 
     def stop(self) -> None:
@@ -124,9 +134,9 @@ class VisionTower:
             return str(error)
         return ""
 
-    def _run(self, pixels: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+    def _run(self, pixels: FloatArray, shape: tuple[int, ...], output: str = VISION_OUTPUT) -> FloatArray:
         try:
-            rows: FloatArray = self._session.run([VISION_OUTPUT], {VISION_INPUT: pixels}, self._run_options)[0]
+            rows: FloatArray = self._session.run([output], {VISION_INPUT: pixels}, self._run_options)[0]
         except Exception as error:  # ONNX Runtime's exceptions have no other common base class
             if self._run_options.terminate:
                 raise UsageError(f"{self._path}: the vision tower was stopped") from None
@@ -191,24 +201,32 @@ def _checked_signature(path: Path, session: Any, info: VisionInfo, fixed: bool) 
     inputs = [(i.name, i.type, list(i.shape)) for i in session.get_inputs()]
     outputs = [(o.name, o.type, list(o.shape)) for o in session.get_outputs()]
     size = info.image_size
-    hidden = outputs[0][2][-1] if len(outputs) == 1 and outputs[0][2] else None
+    hidden = outputs[0][2][-1] if outputs and outputs[0][2] else None
+    wanted = {VISION_OUTPUT: info.tokens}
+    if info.video is not None and info.video.before_projector:
+        wanted[FRAME_OUTPUT] = _frame_output_tokens(info)
     if not (
         len(inputs) == 1
         and inputs[0][:2] == (VISION_INPUT, "tensor(float)")
         and inputs[0][2][1:] == [3, size, size]
         and (inputs[0][2][0] == 1 if fixed else not isinstance(inputs[0][2][0], int))
-        and len(outputs) == 1
-        and outputs[0][:2] == (VISION_OUTPUT, "tensor(float)")
-        and outputs[0][2][1:] == [info.tokens, hidden]
+        and [output[:2] for output in outputs] == [(name, "tensor(float)") for name in wanted]
+        and [output[2][1:] for output in outputs] == [[tokens, hidden] for tokens in wanted.values()]
         and isinstance(hidden, int)
         and hidden > 0
     ):
+        gives = ", ".join(f"{name} (n, {tokens}, hidden size)" for name, tokens in wanted.items())
         raise BundleError(
             f"{path}: not the vision tower that bundle.json describes: takes {_signature(inputs)} and gives "
-            f"{_signature(outputs)} instead of {VISION_INPUT} (n, 3, {size}, {size}) and {VISION_OUTPUT} "
-            f"(n, {info.tokens}, hidden size), both float; convert or pull the model again"
+            f"{_signature(outputs)} instead of {VISION_INPUT} (n, 3, {size}, {size}) and {gives}, all float; "
+            "convert or pull the model again"
         )
     return hidden
+
+
+def _frame_output_tokens(info: VisionInfo) -> int:
+    """Visual tokens of a frame that the graph pools: average and maximum drop what is left over at the far edges."""
+    return (info.grid // (info.video.stride if info.video else 1)) ** 2
 
 
 def _signature(values: list[tuple[str, str, list[Any]]]) -> str:

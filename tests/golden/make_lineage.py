@@ -1,8 +1,9 @@
-"""Writes lineage.npz: transformers' answers to the prompts of test_lineage.py, with the same random weights.
+"""Writes lineage.npz: transformers' answers to the prompts of support/lineage.py, with the same random weights.
 
 Run in the tests folder: PYTHONPATH=../benchmarks:. python -m golden.make_lineage
 """
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ class Oracle:
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
         self.images = transformers.AutoImageProcessor.from_pretrained(checkpoint)
         self.onevision = self.model.config.model_type == "llava_onevision"
+        # The tiny vocabulary of LLaVA-OneVision has no video token, so the end of the vocabulary stands for it.
+        if self.onevision:
+            self.model.config.video_token_id = self.model.config.text_config.vocab_size - 1
 
     def answer(
         self, question: str, images: list[Any], video: list[Any], template: str, steps: int
@@ -34,20 +38,25 @@ class Oracle:
         """
         import torch
 
-        inputs, features = self._video(video) if video else self._images(images)
-        content = [*({"type": "image"} for _ in features), {"type": "text", "text": question}]
+        inputs, features = self._images(images) if images else ({}, [])
+        count = sum(map(len, features))
+        if video:
+            of_video = self._video(video)
+            inputs, features = {**inputs, **of_video[0]}, [*features, *of_video[1]]
+        kinds = ["image"] * len(images) + ["video"] * bool(video)
+        content = [*({"type": kind} for kind in kinds), {"type": "text", "text": question}]
+        if self.onevision:
+            content = [{**part, "type": part["type"].replace("video", "image")} for part in content]
         text = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], chat_template=template, add_generation_prompt=True, tokenize=False
         )
-        pieces = text.split("<image>")
+        pieces = re.split("<image>|<video>", text)
         expanded = "".join(piece + "<image>" * len(rows) for piece, rows in zip(pieces, [*features, ()], strict=True))
         ids = self.tokenizer(expanded, return_tensors="pt")["input_ids"]
-        image = self.model.config.image_token_id
-        given = ids
+        given = ids.clone()
+        places = (ids[0] == self.model.config.image_token_id).nonzero()[count:, 0]
         if video:
-            # The tiny vocabulary has no video token, so the end of the vocabulary stands for it.
-            self.model.config.video_token_id = self.model.config.text_config.vocab_size - 1
-            given = torch.where(ids == image, self.model.config.video_token_id, ids)
+            given[0, places] = self.model.config.video_token_id
         with torch.no_grad():
             out = self.model.generate(
                 input_ids=given,
@@ -69,12 +78,19 @@ class Oracle:
             return inputs, list(self.model.model.get_image_features(**inputs).pooler_output)
 
     def _video(self, frames: list[Any]) -> tuple[dict[str, Any], list[Any]]:
-        """The video processor needs torchvision; it resizes each frame to the square and normalises it."""
+        """The video processor needs torchvision.
+
+        LLaVA-OneVision's resizes each frame to the square, LLaVA-NeXT-Video's crops the centre.
+        """
         import torch
-        from transformers import SiglipImageProcessorPil
+        from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 
         like = self.images
-        make = SiglipImageProcessorPil(size=dict(like.size), image_mean=like.image_mean, image_std=like.image_std)
+        kept = {"size": dict(like.size), "image_mean": like.image_mean, "image_std": like.image_std}
+        if self.onevision:
+            make = SiglipImageProcessorPil(**kept)
+        else:
+            make = CLIPImageProcessorPil(**kept, crop_size=dict(like.crop_size))
         pixels = torch.from_numpy(np.stack(make(images=frames, return_tensors="np")["pixel_values"]))[None]
         with torch.no_grad():
             features = self.model.model.get_video_features(pixels).pooler_output
@@ -82,8 +98,7 @@ class Oracle:
 
 
 def main() -> None:
-    from converters.test_lineage import CASES, GOLDEN, KINDS, STEPS, has_case, pictures, write_kind
-    from support.tiny import LLAVA_TEMPLATE
+    from support.lineage import CASES, GOLDEN, KINDS, STEPS, has_case, pictures, write_kind
 
     golden = {}
     types = {"features": np.float16, "prompt": np.int32, "answer": np.int32, "logits": np.float32}
@@ -94,7 +109,7 @@ def main() -> None:
                 if not has_case(kind, name):
                     continue
                 images, video = pictures(case)
-                made = oracle.answer(case.question, images, video, LLAVA_TEMPLATE, STEPS)
+                made = oracle.answer(case.question, images, video, KINDS[kind].template, STEPS)
                 for what, value in zip(("features", "prompt", "answer", "logits"), made, strict=True):
                     array = np.asarray(value)
                     golden[f"{kind}/{name}/{what}"] = array.astype(types[what])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,6 +36,7 @@ class Family:
 
 FAMILIES = {
     "llava_next": Family("llava_next", 336, 14, TilingInfo(((2, 1), (1, 2), (2, 2), (1, 3), (3, 1)))),
+    "llava_next_video": Family("llava_next_video", 336, 14, TilingInfo(((2, 1), (1, 2), (2, 2), (1, 3), (3, 1)))),
     "llava_onevision": Family(
         "llava_onevision",
         384,
@@ -69,19 +71,20 @@ class Packed:
 
     def __init__(self, family: Family) -> None:
         import torch
-        import transformers.models.llava_next.modeling_llava_next as next_code
-        import transformers.models.llava_onevision.modeling_llava_onevision as onevision_code
 
         self.family, self._torch = family, torch
-        code: Any = next_code if family.name == "llava_next" else onevision_code
+        code: Any = import_module(f"transformers.models.{family.name}.modeling_{family.name}")
         self._count = code.image_size_to_num_patches
         vision = SimpleNamespace(image_size=family.pixels, patch_size=family.patch)
         self._model = SimpleNamespace(
             config=SimpleNamespace(vision_config=vision, image_grid_pinpoints=family.pinpoints)
         )
-        self._pack = (
-            next_code.LlavaNextModel if family.name == "llava_next" else onevision_code.LlavaOnevisionModel
-        ).pack_image_features
+        models = {
+            "llava_next": "LlavaNextModel",
+            "llava_next_video": "LlavaNextVideoModel",
+            "llava_onevision": "LlavaOnevisionModel",
+        }
+        self._pack = getattr(code, models[family.name]).pack_image_features
 
     def parts(self, size: tuple[int, int]) -> int:
         """Overview and tiles of an image of (width, height)."""
@@ -89,7 +92,8 @@ class Packed:
 
     def tokens(self, features: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """The image's visual tokens."""
-        more = {"vision_feature_select_strategy": "default"} if self.family.name == "llava_next" else {}
+        of_next = self.family.name.startswith("llava_next")
+        more = {"vision_feature_select_strategy": "default"} if of_next else {}
         given = [self._torch.from_numpy(features)]
         shape = self._torch.tensor([[size[1], size[0]]])
         packed, _ = self._pack(self._model, given, shape, image_newline=self._torch.from_numpy(NEWLINE), **more)
