@@ -401,7 +401,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "huge image": (vision(image_size=1 << 20), "image_size"),
     "patch past the image": (vision(patch_size=64), "patch_size"),
     "tower heads do not divide": (vision(num_attention_heads=5), "divisor of hidden_size"),
-    "LLaVA-NeXT-Video": (config(model_type="llava_next_video"), "pools the frames of a video before the projector"),
+    "pooling by a convolution": (
+        config(model_type="llava_next_video", spatial_pool_mode="conv"),
+        "field 'spatial_pool_mode' must be one of average, max",
+    ),
     "ViP-LLaVA": (config(model_type="vipllava"), "'vipllava' is not supported: ViP-LLaVA joins"),
     "Qwen3 decoder": (text(model_type="qwen3"), "decoder 'qwen3' (field 'text_config.model_type') is not supported"),
     "Mistral's window": (
