@@ -316,6 +316,10 @@ def read_manifest(path: Path) -> Manifest:
     if version > SCHEMA_VERSION:
         raise BundleError(f"{path}: schema version {version} is newer than this edge-interleave; upgrade it")
     precisions = fields.object("precisions")
+    vision = _vision(fields.object("vision"))
+    pooling_mode = fields.choice("pooling_mode", POOLING_MODES)
+    if vision.video is not None and vision.video.before_projector:
+        fields.expect("pooling_mode", pooling_mode != "bilinear", "average or max, where vision.onnx pools frames")
     return Manifest(
         schema_version=version,
         name=fields.text("name"),
@@ -323,9 +327,9 @@ def read_manifest(path: Path) -> Manifest:
         created_by=fields.text("created_by"),
         family=fields.text("family", ""),
         decoder=_decoder(fields.object("decoder")),
-        vision=_vision(fields.object("vision")),
+        vision=vision,
         prompt=_prompt(fields.object("prompt")),
-        pooling_mode=fields.choice("pooling_mode", POOLING_MODES),
+        pooling_mode=pooling_mode,
         precisions={key: precisions.text(key) for key in precisions.raw},
         files=_files(fields.object("files")),
         parts=_parts(fields) if "parts" in fields.raw else {},

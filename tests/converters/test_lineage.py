@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from random_checkpoint import model_config, write_random_checkpoint
 from support.command_line import environment, run
 from support.lineage import (
     CASES,
@@ -31,6 +32,8 @@ from support.lineage import (
 from support.tiny import change_manifest
 
 from edge_interleave.bundle.manifest import open_bundle
+from edge_interleave.converters.checkpoint.family import family_name
+from edge_interleave.converters.checkpoint.reader import open_checkpoint
 from edge_interleave.converters.convert import convert
 from edge_interleave.decoding.inputs import TextInput, as_inputs
 from edge_interleave.errors import BundleError, ContextFullError
@@ -198,6 +201,8 @@ class TestRunning:
             ("tiling", 7),
             ("video", {"stride": 0, "resize": "squash"}),
             ("video", {"stride": 2, "resize": "melt"}),
+            ("video", {"stride": 2, "resize": "squash", "newline": "here"}),
+            ("video", {"stride": 2, "resize": "squash", "times": "yes"}),
         ],
     )
     def test_a_manifest_with_other_tiles_is_refused(
@@ -207,3 +212,79 @@ class TestRunning:
         change_manifest(folder, "vision", **{part: value})
         with pytest.raises(BundleError, match=part):
             open_bundle(folder)
+
+
+@pytest.fixture(scope="module")
+def pooling_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_kind(tmp_path_factory.mktemp("pooled") / "checkpoint", "next-video")
+
+
+@pytest.fixture(scope="module")
+def pooling(pooling_checkpoint: Path) -> Iterator[Model]:
+    with load(bundle_of(pooling_checkpoint).folder, backend="llama-cpp", context=4096, threads=1) as opened:
+        yield opened
+
+
+class TestPooledFrames:
+    """LLaVA-NeXT-Video, whose frames the tower's graph pools before the projector."""
+
+    def test_tokens_are_counted_as_they_are_encoded(self, pooling: Model) -> None:
+        encoder = pooling.media_encoder
+        image = PictureGroup([picture(0, (165, 170))])
+        video = PictureGroup([picture(number, (64, 48)) for number in range(3)], video=True)
+        for stride, frame in ((1, 4), (2, 4), (3, 4), (4, 1)):
+            for groups in ([video], [image, video]):
+                encoded = encoder.encode_pictures(groups, stride=stride, tiles=False)
+                assert sum(visual.size for visual in encoded.images) == sum(
+                    encoder.tokens_for(group, stride) for group in groups
+                )
+                assert encoded.images[-1].size == frame
+
+    def test_a_picture_is_not_taken_for_a_frame_that_was_encoded_before(self, pooling: Model) -> None:
+        """The overview of a picture of the tower's size has the same pixels as the frame."""
+        same = picture(3, (28, 28))
+        frame = PictureGroup([same], video=True)
+        encoded = pooling.media_encoder.encode_pictures([frame, PictureGroup([same])], stride=1, tiles=False)
+        assert [visual.size for visual in encoded.images] == [4, 16 + 4 * (4 + 1)]
+        again = pooling.media_encoder.encode_pictures([frame], stride=4, tiles=False)
+        np.testing.assert_allclose(again.images[0].rows[0], encoded.images[0].rows.mean(axis=0), atol=1e-5)
+
+    @pytest.mark.parametrize(("precision", "least"), [("int8", 0.99), ("fp16", 0.999)])
+    def test_other_precisions_are_close(
+        self, pooling_checkpoint: Path, tmp_path: Path, precision: str, least: float
+    ) -> None:
+        bundle = convert(pooling_checkpoint, tmp_path / "bundle", quantization="f16", vision_precision=precision)
+        with np.load(GOLDEN) as golden, load(bundle.folder, backend="llama-cpp", threads=1) as opened:
+            for name in ("video", "image and video"):
+                media = media_of(message(CASES[name], tmp_path))
+                encoded = opened.media_encoder.encode(media, frames=8, stride=1, tiles=False)
+                ours = np.concatenate([visual.embeddings for visual in encoded.images])
+                assert min(map(cosine, ours, golden[f"next-video/{name}/features"])) >= least
+
+    def test_a_manifest_that_promises_them_of_another_tower_is_refused(self, onevision: Model, tmp_path: Path) -> None:
+        folder = Path(shutil.copytree(onevision.bundle.folder, tmp_path / "bundle"))
+        change_manifest(folder, "vision", video={"stride": 2, "resize": "crop", "before_projector": True})
+        with pytest.raises(BundleError, match="pooling_mode"):
+            open_bundle(folder)
+        raw = json.loads((folder / "bundle.json").read_text())
+        (folder / "bundle.json").write_text(json.dumps({**raw, "pooling_mode": "average"}))
+        with load(folder, threads=1) as opened, pytest.raises(BundleError, match=r"instead of .*frame_tokens \(n, 4"):
+            opened.ask([picture(0, (30, 30)), "What?"], max_tokens=1)
+
+
+FAMILIES = {
+    "onevision": "LLaVA-OneVision",
+    "next-mistral": "LLaVA-NeXT",
+    "next-qwen": "LLaVA-NeXT",
+    "joycaption": "LLaVA with SigLIP",
+    "llava-1.5": "LLaVA-1.5",
+    "next-video": "LLaVA-NeXT-Video",
+}
+
+
+def test_each_kind_is_named_by_its_family(tmp_path: Path) -> None:
+    for name, family in FAMILIES.items():
+        with open_checkpoint(write_kind(tmp_path / name, name)) as checkpoint:
+            assert family_name(checkpoint.config) == family
+    with open_checkpoint(write_random_checkpoint(tmp_path / "interleave", model_config())) as checkpoint:
+        assert family_name(checkpoint.config) == "LLaVA-NeXT-Interleave"

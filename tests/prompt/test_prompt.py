@@ -20,6 +20,7 @@ from edge_interleave.prompt.tokenizer import IMAGE, TextStream, TextTokenizer
 
 PICTURE = Pillow.new("RGB", (4, 4))
 A, B = Path("a.png"), Path("b.png")
+VIDEOS = "{% for part in message['content'] | selectattr('type', 'equalto', 'video') %}{{ '<video>v' }}{% endfor %}"
 NO_CONTENT_TEMPLATE = "{% for message in messages %}{{ message.role }}{% endfor %}"
 
 
@@ -109,6 +110,23 @@ class TestArrangement:
         assert build(qwen, ["What happens?", ei.Video("a.mp4")], [3]) == qwen_turn("[0]\n[1]\n[2]\nWhat happens?")
         content = ["In <image> and <image>?", ei.Video("a.mp4"), A]
         assert build(llava, content, [2, 1]) == turn("\nIn [0][1] and [2]?")
+
+    def test_a_videos_frames_take_the_place_of_its_marker(self, tiny: Bundle) -> None:
+        template = LLAVA_TEMPLATE.replace("{# Render all text next #}", VIDEOS, 1)
+        builder = PromptBuilder(with_template(tiny, template, video_token="<video>"), TextTokenizer.open(tiny))
+        video = ei.Video("a.mp4")
+        assert build(builder, ["What happens?", video], [3]) == turn("[0][1][2]v\nWhat happens?")
+        assert build(builder, [A, video, video, "What?"], [1, 2, 1]) == turn("[0][1][2]v[3]v\nWhat?")
+        # The template would put the image first.
+        assert build(builder, [video, A, "What?"], [2, 1]) == turn("\n[0][1][2]What?")
+        assert build(builder, ["In <image>?", video], [2]) == turn("\nIn [0][1]?")
+        two = [{"role": "user", "content": [video, "One?"]}, {"role": "assistant", "content": "Yes."}]
+        assert build(builder, [*two, {"role": "user", "content": [A, "Two?"]}], [2, 1]).count("v") == 1
+
+    def test_a_template_that_loses_a_video_is_named(self, tiny: Bundle) -> None:
+        bundle = with_template(tiny, LLAVA_TEMPLATE, video_token="<video>")
+        with pytest.raises(BundleError, match="places 0 of 1 videos"):
+            build(PromptBuilder(bundle, TextTokenizer.open(tiny)), ["What?", ei.Video("a.mp4")], [2])
 
     def test_several_turns_with_images_in_any(self, llava: PromptBuilder, qwen: PromptBuilder) -> None:
         content = [
