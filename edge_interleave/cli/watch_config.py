@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -15,6 +15,7 @@ from edge_interleave.alerts.events import Checked
 from edge_interleave.bundle.manifest import open_bundle
 from edge_interleave.bundle.store import resolve
 from edge_interleave.cli import output
+from edge_interleave.cli.heartbeat import Heartbeat
 from edge_interleave.cli.interrupts import interrupt_event
 from edge_interleave.cli.watch_views import event_line
 from edge_interleave.errors import EdgeInterleaveError
@@ -43,11 +44,13 @@ def watch_config(path: Path, *, only_check: bool, as_json: bool, with_stats: boo
         _signals(interrupted) as asked,
         output.abandon_stdout_on(interrupted),
         _mqtt(settings) as mqtt,
+        closing(Heartbeat()) as heartbeat,
         Household(settings, [view, *mqtt], output.note) as household,
     ):
         view.end = interrupted
         household.start()
         while not household.wait(_TICK_S, interrupted) and not interrupted.is_set():
+            heartbeat.beat(watcher.stepped_at for watcher in household.watchers.values() if not watcher.ended)
             if asked.anew.is_set():
                 asked.anew.clear()
                 _read_anew(household, path)

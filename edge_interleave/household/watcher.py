@@ -63,6 +63,8 @@ class SourceWatcher:
         self.settings = settings
         self.error: BaseException | None = None
         """The error that ended the source; None if there is none."""
+        self.stepped_at = time.monotonic()
+        """When its thread last began a step, by `time.monotonic`. A stuck engine or source stops it."""
         self._turns = turns
         self._tell = tell
         self._note_line = note
@@ -277,6 +279,7 @@ class SourceWatcher:
         self._commands.append(command)
 
     def _obey(self) -> None:
+        self.stepped_at = time.monotonic()
         while self._commands:
             self._commands.popleft()()
 

@@ -12,6 +12,7 @@ import json
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -36,6 +37,8 @@ REFUSED_PAUSE_S = 60.0
 """Pause after the broker refused an alert, for example because its access list forbids the topic."""
 NOTES_PER_TOPIC = 3
 """Refused commands of one topic that are reported; more are only counted, until one is accepted."""
+MAX_COMMANDS, COMMANDS_S = 20, 10.0
+"""At most this many commands are carried out in so many seconds."""
 _MAX_TOPICS = 1000
 """Topics of refused commands that are remembered; a stranger can invent any number."""
 _ONLINE, _OFFLINE = b"online", b"offline"
@@ -92,6 +95,8 @@ class Bridge:
         self._not_before = 0.0
         self._snapshots: dict[str, bytes] = {}
         self._refusals: dict[str, int] = {}
+        self._commands: deque[float] = deque(maxlen=MAX_COMMANDS)
+        """When the latest commands came."""
         self._told_refused = False
         self._home_assistant = None if settings.discovery is None else f"{settings.discovery}/status"
         subscriptions = (*self._topics.commands, *([self._home_assistant] if self._home_assistant else []))
@@ -218,6 +223,7 @@ class Bridge:
             return
         try:
             command = read_command(self._settings.prefix, self._sources, topic, payload, retained)
+            self._count_command()
             controls = self._controls
             if controls is None:
                 return
@@ -282,6 +288,13 @@ class Bridge:
         for message in messages:
             link.publish(message)
         self._online_number = link.publish(Message(self._topics.status, _ONLINE))
+
+    def _count_command(self) -> None:
+        """Raises CommandError if too many came."""
+        now = time.monotonic()
+        if len(self._commands) == MAX_COMMANDS and now - self._commands[0] < COMMANDS_S:
+            raise CommandError(f"more than {MAX_COMMANDS} commands in {COMMANDS_S:g} s")
+        self._commands.append(now)
 
     def _refuse(self, topic: str, why: str) -> None:
         """Note a refused command, and show the value that stays: the sender may show its own."""

@@ -4,6 +4,7 @@ import io
 import json
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -132,7 +133,8 @@ rules = [{{ name = "circle", when = "Is there a red circle?", for = 2 }}]
         with subscriber(broker.port, "edge-interleave/#", "homeassistant/#") as client:
             process = subprocess.Popen(
                 [*PROGRAM, "watch", "--config", str(path)],
-                env=environment(tmp_path), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                env=environment(tmp_path, EDGE_INTERLEAVE_HEARTBEAT=str(tmp_path / "heartbeat")),
+                cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
             )  # fmt: skip
             try:
                 client.wait_last("edge-interleave/status", b"online")
@@ -161,9 +163,11 @@ rules = [{{ name = "circle", when = "Is there a red circle?", for = 2 }}]
                 client.wait_last("edge-interleave/yard/view/question", b"What is in the picture?")
                 assert client.last("edge-interleave/yard/circle/question") == b"Is there a blue square?"
                 assert client.last("edge-interleave/yard/paused") == b"ON"
+                assert 0 <= time.time() - (tmp_path / "heartbeat").stat().st_mtime < 10
                 process.send_signal(signal.SIGTERM)
                 client.wait_last("edge-interleave/status", b"offline")
                 assert process.wait(10) == 0
+                assert not (tmp_path / "heartbeat").exists()
             finally:
                 process.kill()
                 _, errors = process.communicate()

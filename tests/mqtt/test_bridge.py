@@ -293,6 +293,16 @@ def test_commands_that_are_retained_or_too_large_for_memory_never_arrive(broker:
     assert house.household.commands == [("door", "person", "A new one?")]
 
 
+def test_a_flood_of_commands_is_cut_off(broker: Mosquitto, tmp_path: Path) -> None:
+    with subscriber(broker.port, f"{RULE}/question") as client, House(broker.port, tmp_path) as house:
+        client.wait_last(f"{RULE}/question", b"Is there a person?")
+        for number in range(30):
+            client.publish(f"{RULE}/question/set", f"Question {number}?".encode())
+        wait_for(lambda: len(house.notes) == 3)
+    assert "more than 20 commands in 10 s" in house.notes[0]
+    assert [command[-1] for command in house.household.commands] == [f"Question {number}?" for number in range(20)]
+
+
 def test_home_assistants_birth_message_gets_everything_again(broker: Mosquitto, tmp_path: Path) -> None:
     with subscriber(broker.port, "homeassistant/device/#") as client, House(broker.port, tmp_path):
         topic = "homeassistant/device/edge-interleave_door/config"
