@@ -179,6 +179,11 @@ class Checkpoint:
         return True
 
     def _check(self) -> None:
+        if not any(name.startswith("vision.") for name in self._names):
+            raise CheckpointError(
+                f"{self.folder}: has no weights of the vision tower, which LLaVA's original code leaves out if it did "
+                "not train them; convert the same model in the Hugging Face layout"
+            )
         for name, shape in self._shapes.items():
             if name not in self._names:
                 raise CheckpointError(

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from random_checkpoint import Options, model_config, write_random_checkpoint
 from support.lineage import CASES, GOLDEN, ORIGINALS, VIDEO, answered, bundle_of, cosine, message, write_original
+from support.safetensors_edit import Tensors, rewrite
 
 import edge_interleave as ei
 from edge_interleave.bundle.manifest import Bundle, VideoInfo, write_manifest
@@ -73,6 +74,18 @@ def test_visual_tokens_logits_and_answers_are_those_of_the_hugging_face_layout(k
             ids, first = answered(opened, with_images(prompt.tolist(), image, visuals))
             assert cosine(first, logits) >= 0.99999
             assert ids == answer.tolist()
+
+
+def test_a_checkpoint_without_its_tower_is_refused_by_that(tmp_path: Path) -> None:
+    folder = write_original(tmp_path / "checkpoint", "llava-1.5")
+
+    def without_tower(tensors: Tensors) -> None:
+        for name in [name for name in tensors if "vision_tower" in name]:
+            del tensors[name]
+
+    rewrite(folder / "model.safetensors", without_tower)
+    with pytest.raises(CheckpointError, match="no weights of the vision tower"):
+        open_checkpoint(folder)
 
 
 def test_a_video_is_one_marker_with_one_newline_in_the_prompt(tmp_path: Path) -> None:

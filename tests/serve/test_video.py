@@ -1,11 +1,15 @@
 """Videos of requests, in the two ways that clients write them, and as frames."""
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import pytest
 from openai import BadRequestError
-from support.serving import DEMO, Server, data_uri, user
+from support.lineage import VIDEO, bundle_of, write_original
+from support.serving import DEMO, Server, data_uri, serving, user
+
+from edge_interleave import Video, load
 
 CLIP = DEMO / "clip.mp4"
 CONTENT = base64.b64encode(CLIP.read_bytes()).decode()
@@ -50,6 +54,20 @@ def test_frames_that_the_client_sampled_are_a_video(server: Server) -> None:
     url = "data:video/jpeg;base64," + ",".join(pictures)
     assert visual_tokens(server, {"type": "video_url", "video_url": {"url": url}}) == 3 * 36
     assert visual_tokens(server, {"type": "video_url", "video_url": {"url": url, "frames": 2}}) == 2 * 36
+
+
+def test_a_model_that_was_trained_with_frames_times_gets_them(tmp_path: Path) -> None:
+    bundle = bundle_of(write_original(tmp_path / "checkpoint", "onevision", **VIDEO))
+    with load(bundle.folder, threads=1) as model:
+        wanted = model.ask([Video(CLIP, 3), "What happens?"], max_tokens=1).stats
+        assert wanted.prompt_tokens > wanted.visual_tokens + 100  # the time instruction, in a tiny vocabulary
+    url = {"type": "video_url", "video_url": {"url": data_uri(CLIP), "frames": 3}}
+    with serving(tmp_path, "--model", bundle.folder) as running:
+        found = running.client().chat.completions.create(
+            model=running.client().models.list().data[0].id, messages=[user(url, "What happens?")], max_tokens=1
+        )
+    assert found.usage is not None
+    assert found.usage.prompt_tokens == wanted.prompt_tokens
 
 
 @pytest.mark.parametrize(
