@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MAX_PICTURES = 8
 """Pictures saved with one alert: those of its latest checks."""
+PICTURE_BYTES_PER_PIXEL = 0.3
+"""More than such a picture usually takes."""
 _JPEG_QUALITY = 90
 
 

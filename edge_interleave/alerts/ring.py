@@ -17,6 +17,9 @@ LONGEST_S = 60.0
 """The most seconds that a ring keeps."""
 BYTES_PER_S = 500_000
 """More than the kept pictures of a second take, for detailed scenes."""
+VIDEO_BYTES = 20_000_000
+"""More than writing a video takes; one is written at a time."""
+_writing = threading.Lock()
 _FPS = 5.0
 """The most pictures kept for a second."""
 _SIDE = 640
@@ -70,12 +73,17 @@ def mp4(pictures: Sequence[RingPicture]) -> bytes:
 
     All take the first picture's size. Raises ValueError without pictures.
     """
+    if not pictures:
+        raise ValueError("a video needs a picture")
+    with _writing:
+        return _mp4(pictures)
+
+
+def _mp4(pictures: Sequence[RingPicture]) -> bytes:
     import av
     import numpy as np
     from PIL import Image
 
-    if not pictures:
-        raise ValueError("a video needs a picture")
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as out:
         with_h264 = "libx264" in av.codecs_available

@@ -18,6 +18,7 @@ from edge_interleave.cli import output
 from edge_interleave.cli.heartbeat import Heartbeat
 from edge_interleave.cli.interrupts import interrupt_event
 from edge_interleave.cli.watch_views import event_line
+from edge_interleave.decoding.registry import backend_for
 from edge_interleave.errors import EdgeInterleaveError
 from edge_interleave.household.happenings import Controls, Happening, StatusChanged
 from edge_interleave.household.runner import DELIVERY_WAIT_S, Household
@@ -34,7 +35,7 @@ _TICK_S = 0.5
 def watch_config(path: Path, *, only_check: bool, as_json: bool, with_stats: bool) -> None:
     """Watch the sources of a file of settings; `only_check`: only check the file and the model it names."""
     settings = read_settings(path)
-    open_bundle(resolve(settings.model.name))
+    backend_for(open_bundle(resolve(settings.model.name)), settings.model.backend)
     if only_check:
         output.print_text(f"{path}: {_counted(settings)}; nothing is wrong")
         return
@@ -107,7 +108,7 @@ def _signals(interrupted: threading.Event) -> Iterator[_Asked]:
         asked.ended.set()
         interrupted.set()
 
-    handlers = {"SIGHUP": anew, "SIGTERM": end}
+    handlers = {name: handler for name, handler in (("SIGHUP", anew), ("SIGTERM", end)) if hasattr(signal, name)}
     before = {name: signal.signal(getattr(signal, name), handler) for name, handler in handlers.items()}
     try:
         yield asked

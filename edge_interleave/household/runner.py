@@ -39,6 +39,8 @@ class Household:
         self._turns = Turns()
         self._watchers: dict[str, SourceWatcher] = {}
         self._changing = threading.RLock()
+        self._memory: int | None = None
+        """The limit in bytes, once it is known."""
         self._context: int | None = None
         """KV entries of the largest window, if the memory is limited."""
         self._batch: int | None = None
@@ -92,7 +94,7 @@ class Household:
         return all(watcher.ended for watcher in self.watchers.values())
 
     def change(self, settings: Settings) -> None:
-        """Apply new settings. Sources whose window stays the same keep it.
+        """Apply new settings. Sources whose window stays the same keep it; those that failed begin anew.
 
         Raises, with the old settings in force, UsageError if the model's or the broker's settings differ, InputError if
         a folder cannot be written to. A source whose window cannot be opened is told to `note` and left out.
@@ -111,7 +113,7 @@ class Household:
             kept = {
                 source.name
                 for source in settings.sources
-                if source.name in self._watchers and _same_window(source, self._watchers[source.name].settings)
+                if source.name in self._watchers and _goes_on(self._watchers[source.name], source)
             }
             leaving = [self._watchers.pop(name) for name in list(self._watchers) if name not in kept]
             _close_all(leaving)
@@ -167,7 +169,9 @@ class Household:
         if settings.model.memory is None:
             windows = {source.name: source.window or DEFAULT_FRAMES for source in settings.sources}
         else:
-            plan = plan_settings(settings)
+            # A share of the free memory is that of the start: later, the model itself takes a part of it.
+            plan = plan_settings(settings, memory=self._memory)
+            self._memory = plan.memory
             windows = {window.name: window.frames for window in plan.windows}
             if self._context is not None and plan.context > self._context:
                 raise UsageError("a window is larger than all that were planned; start the watch again for that")
@@ -217,6 +221,13 @@ class Household:
 
 def _folder(source: SourceSettings, note: Callable[[str], None]) -> EventFolder:
     return EventFolder(source.out, lambda line: note(f"{source.name}: {line}"))
+
+
+def _goes_on(watcher: SourceWatcher, settings: SourceSettings) -> bool:
+    """Whether a source goes on under new settings; one that failed, or has ended and is changed, begins anew."""
+    if watcher.ended:
+        return watcher.error is None and watcher.settings == settings
+    return _same_window(settings, watcher.settings)
 
 
 def _same_window(one: SourceSettings, other: SourceSettings) -> bool:

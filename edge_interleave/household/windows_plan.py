@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from edge_interleave.alerts.ring import BYTES_PER_S
+from edge_interleave.alerts.alarm import MAX_PICTURES, PICTURE_BYTES_PER_PIXEL
+from edge_interleave.alerts.ring import BYTES_PER_S, VIDEO_BYTES
 from edge_interleave.bundle.manifest import open_bundle
 from edge_interleave.bundle.store import resolve
-from edge_interleave.household.settings import Settings
+from edge_interleave.household.settings import AlertSettings, Settings, SourceSettings
 from edge_interleave.live.window import SLIDING
+from edge_interleave.planning.plan import Cost
 from edge_interleave.planning.planner import FRAME_SIZE
 from edge_interleave.planning.several import SharedPlan, WindowRequest, plan_windows
 from edge_interleave.planning.system_memory import parse_memory
 
 
-def plan_settings(settings: Settings, frame_size: tuple[int, int] = FRAME_SIZE) -> SharedPlan:
-    """Plan the windows; takes seconds. `frame_size`: width and height of the sources' frames in pixels.
+def plan_settings(
+    settings: Settings, frame_size: tuple[int, int] = FRAME_SIZE, memory: int | None = None
+) -> SharedPlan:
+    """Plan the windows; takes seconds.
 
-    Raises as `plan_windows`.
+    `frame_size`: width and height of the sources' frames in pixels. `memory`: the limit in bytes; None: as the settings
+    say. Raises as `plan_windows`.
     """
     model = settings.model
     requests = [
@@ -26,16 +31,24 @@ def plan_settings(settings: Settings, frame_size: tuple[int, int] = FRAME_SIZE) 
             source.pool,
             source.keep_answers,
             source.mode == SLIDING,
-            int(source.before_s * BYTES_PER_S),
+            _kept_bytes(source, frame_size),
         )
         for source in settings.sources
     ]
     return plan_windows(
         open_bundle(resolve(model.name)),
         requests,
-        None if model.memory is None else parse_memory(model.memory),
+        parse_memory(model.memory) if memory is None and model.memory is not None else memory,
         backend=model.backend,
         threads=model.threads,
         kv_precision=model.kv_precision,
         frame_size=frame_size,
+        more=(Cost("writing videos of alerts", VIDEO_BYTES),) if any(s.before_s for s in settings.sources) else (),
     )
+
+
+def _kept_bytes(source: SourceSettings, frame_size: tuple[int, int]) -> int:
+    """Bytes of the last seconds, and of the pictures of alerts that are pending."""
+    picture = int(frame_size[0] * frame_size[1] * PICTURE_BYTES_PER_PIXEL)
+    alerts = sum(isinstance(rule, AlertSettings) for rule in source.rules)
+    return int(source.before_s * BYTES_PER_S) + alerts * (MAX_PICTURES + 1) * picture

@@ -106,16 +106,20 @@ def plan_windows(
     threads: int | None = None,
     kv_precision: str = "f16",
     frame_size: tuple[int, int] = FRAME_SIZE,
+    more: Sequence[Cost] = (),
     footprint: Footprint | None = None,
 ) -> SharedPlan:
-    """Plan the windows. `memory`: bytes; None: no limit. `footprint`: None measures it, which takes seconds.
+    """Plan the windows.
+
+    `memory`: bytes; None: no limit. `more`: further costs that the windows share. `footprint`: None measures it, which
+    takes seconds.
 
     Raises ResourceError for too little memory, naming the least that is enough; UsageError for a window that exceeds
     the trained context; BundleError, BackendError.
     """
     chosen = backend_for(bundle, backend)
     measured = footprint or measure(bundle, chosen.name, threads)
-    planner = _Planner(bundle, chosen, requests, memory, threads, kv_precision, frame_size, measured)
+    planner = _Planner(bundle, chosen, requests, memory, threads, kv_precision, frame_size, more, measured)
     planner.check_context()
     return planner.best()
 
@@ -129,6 +133,7 @@ class _Planner:
     threads: int | None
     kv_precision: str
     frame_size: tuple[int, int]
+    more: Sequence[Cost]
     measured: Footprint
 
     def check_context(self) -> None:
@@ -188,7 +193,7 @@ class _Planner:
     def _plan(self, frames: int, batch: int) -> SharedPlan:
         """The plan with this many frames in the windows that name no number."""
         windows = tuple(self._window(request, request.frames or frames, batch) for request in self.requests)
-        shared = model_costs(self.measured)
+        shared = (*model_costs(self.measured), *self.more)
         each = [cost for window in windows for cost in window.costs]
         return SharedPlan(
             self.bundle.manifest.name,
@@ -209,7 +214,7 @@ class _Planner:
         visual = visual_tokens(frames, tokens) + self.measured.layout.after_frames
         vision = self.bundle.manifest.vision
         pool = tuple(frame_stride(vision, stride) for stride in request.pool)
-        kept = (Cost("pictures before an alert", request.kept_bytes),) if request.kept_bytes else ()
+        kept = (Cost("pictures of alerts", request.kept_bytes),) if request.kept_bytes else ()
         costs = (
             *window_costs(self.bundle, self.backend, options, visual, self.frame_size),
             *kept,
