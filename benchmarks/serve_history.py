@@ -1,7 +1,7 @@
 """A client that watches: a picture more a turn, the last ten turns kept, over HTTP. A turn's cost, at three servers.
 
-    python benchmarks/serve_history.py                 # random weights of a middle size, minutes
-    python benchmarks/serve_history.py --turns 20 --kept 10 --threads 1
+    python benchmarks/serve_history.py --threads 1     # ten pictures, twenty turns; random weights, a few minutes
+    python benchmarks/serve_history.py --size middle --turns 9 --kept 6
 
 Camera programs send such requests: the history loses its oldest turn, so everything behind it differs from what any
 prefix cache holds. Measured in turns, one after the other on the same weights: `edge-interleave serve` (slides), the
@@ -33,17 +33,39 @@ from random_checkpoint import model_config, write_random_checkpoint
 from edge_interleave.converters.convert import convert
 
 _START_S = 120.0
+PEER = """
+import sys
+import llama_cpp.llama_cpp as low
+defaults = low.llama_model_default_params
+def without_amx():
+    parameters = defaults()
+    parameters.use_extra_bufts = b"AMX_INT8 = 1" not in low.llama_print_system_info()
+    return parameters
+low.llama_model_default_params = without_amx
+from llama_cpp.server.__main__ import main
+main()
+"""
+"""llama-cpp-python's server; on CPUs with AMX its llama.cpp crashes unless AMX is left out."""
 
 
-def middle_bundle(folder: Path) -> Path:
-    """A bundle of random weights: 196 visual tokens an image, a decoder of 12 layers. For llama.cpp's server, too."""
+SIZES = {
+    "small": (
+        {"hidden_size": 256, "intermediate_size": 704, "layers": 8, "heads": 4, "kv_heads": 4},
+        {"image_size": 160, "hidden_size": 192, "intermediate_size": 512, "layers": 6, "heads": 3},
+    ),
+    "middle": (
+        {"hidden_size": 512, "intermediate_size": 1408, "layers": 12, "heads": 8, "kv_heads": 8},
+        {"image_size": 224, "hidden_size": 384, "intermediate_size": 1024, "layers": 8, "heads": 6},
+    ),
+}
+"""Decoder and tower: 100 visual tokens an image and 8 layers, or 196 and 12."""
+
+
+def random_bundle(folder: Path, size: str) -> Path:
+    """A bundle of random weights, for llama.cpp's server, too."""
     config = model_config("0.5b")
-    decoder = replace(
-        config.decoder, hidden_size=512, intermediate_size=1408, layers=12, heads=8, kv_heads=8, vocab_size=2048
-    )
-    vision = replace(
-        config.vision, image_size=224, patch_size=16, hidden_size=384, intermediate_size=1024, layers=8, heads=6
-    )
+    decoder = replace(config.decoder, vocab_size=2048, **SIZES[size][0])
+    vision = replace(config.vision, patch_size=16, **SIZES[size][1])
     source = write_random_checkpoint(folder / "checkpoint", replace(config, decoder=decoder, vision=vision))
     return convert(source, folder / "bundle", quantization="q8_0", backends=["llama-cpp"], mmproj="f16").folder
 
@@ -68,7 +90,7 @@ def theirs(bundle: Path, threads: int) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(bundle / "decoder.gguf")]
+    command = [sys.executable, "-c", PEER, "--model", str(bundle / "decoder.gguf")]
     command += ["--clip_model_path", str(bundle / "mmproj.gguf"), "--chat_format", "llava-1-5", "--n_ctx", "8192"]
     command += ["--port", str(port), "--n_threads", str(threads), "--n_threads_batch", str(threads)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -119,13 +141,14 @@ def first_token(client: httpx.Client, url: str, messages: list[Any]) -> tuple[fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path, help="A bundle that `convert --mmproj` made (default: random weights).")
+    parser.add_argument("--size", choices=SIZES, default="small", help="Of the random weights.")
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--kept", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
     chosen = parser.parse_args()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        bundle = chosen.bundle or middle_bundle(folder)
+        bundle = chosen.bundle or random_bundle(folder, chosen.size)
         servers = {
             "slides": stack.enter_context(ours(bundle, chosen.threads)),
             "exact": stack.enter_context(ours(bundle, chosen.threads, "--exact")),

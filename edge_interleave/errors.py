@@ -57,7 +57,7 @@ class ContextFullError(EdgeInterleaveError):
 
 
 class ResourceError(EdgeInterleaveError):
-    """The machine, or the limit that was set, has too little disk space or memory for the work."""
+    """The machine, or the limit that was set, has too little for the work: disk space, memory, a free port."""
 
     exit_code = 4
 

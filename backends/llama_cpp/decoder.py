@@ -31,7 +31,7 @@ from edge_interleave.backends.llama_cpp.memory import bytes_per_token, cells, ch
 from edge_interleave.backends.llama_cpp.scratch import SCRATCH, TIMELINE, LlamaCppScratch
 from edge_interleave.backends.llama_cpp.weights import LOG, Weights, acquire, release
 from edge_interleave.bundle.manifest import GGUF_NAME, Bundle
-from edge_interleave.decoding.decoder import Decoder, DecoderFacts, DecoderMemory, DecoderOptions
+from edge_interleave.decoding.decoder import INTERRUPTED, Decoder, DecoderFacts, DecoderMemory, DecoderOptions
 from edge_interleave.errors import BackendError, BundleError, InputError
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.cpus import usable_cores as _physical_cores
@@ -39,6 +39,10 @@ from edge_interleave.util.engine_lock import claim_process, is_forked
 
 BATCH = 512
 """The greatest number of rows that llama.cpp computes at a time; more rows save no time."""
+_UNABORTED = 16
+"""The greatest number of rows of a decode that cannot be aborted."""
+_NEVER = ctypes.create_string_buffer(1)
+"""An empty string: the abort callback's data while nothing may be aborted."""
 _C = ctypes.CDLL("msvcrt" if os.name == "nt" else None)
 _KV_TYPES = {"f16": low.GGML_TYPE_F16, "q8_0": low.GGML_TYPE_Q8_0, "q4_0": low.GGML_TYPE_Q4_0}
 
@@ -109,8 +113,7 @@ class LlamaCppDecoder:
         # llama.cpp calls a function to learn whether to stop. A Python function would wait for the interpreter lock,
         # thousands of times a second. C's `strlen` does not: it returns 0 (go on) for an empty string.
         self._interruption = ctypes.create_string_buffer(2)
-        callback = ctypes.cast(_C.strlen, low.ggml_abort_callback)
-        low.llama_set_abort_callback(self._context, callback, ctypes.cast(self._interruption, ctypes.c_void_p))
+        self._may_abort(True)
 
     @property
     def facts(self) -> DecoderFacts:
@@ -239,6 +242,10 @@ class LlamaCppDecoder:
         """
         self._interruption.value = b"!"
 
+    def resume(self) -> None:
+        """Let later calls compute again after `interrupt`."""
+        self._interruption.value = b""
+
     def close(self) -> None:
         """Free the context, and the weights if no other decoder uses them. A second call does nothing."""
         self._finalizer()
@@ -263,16 +270,30 @@ class LlamaCppDecoder:
 
     def _decode(self, entries: Entries, start: int, sequence: int, *, wanted: bool) -> None:
         """Append entries to a sequence; `wanted`: with the logits of the last. Raises BackendError, with none kept."""
-        for first in range(0, len(entries), self._batch):
-            chunk = entries[first : first + self._batch]
-            last = wanted and first + self._batch >= len(entries)
+        first = 0
+        while first < len(entries):
+            # llama.cpp re-rotates keys in place, layer by layer. Aborting that would leave some layers rotated, so the
+            # decode that does it is short, and is not aborted.
+            rotates = self._shifted
+            chunk = entries[first : first + (min(self._batch, _UNABORTED) if rotates else self._batch)]
+            last = wanted and first + len(chunk) == len(entries)
+            if rotates:
+                self._may_abort(False)
             status = low.llama_decode(self._context, self._rows.batch(chunk, start + first, sequence, last))
+            if rotates:
+                self._may_abort(True)
             if status != 0:
                 low.llama_memory_seq_rm(self._memory, sequence, start, -1)
                 if self._interruption.value:
-                    raise BackendError("interrupted; the decoder can only be closed")
+                    raise BackendError(INTERRUPTED)
                 raise BackendError(f"llama.cpp failed to decode (status {status}){LOG.reason()}")
-        self._shifted = False
+            self._shifted = False
+            first += len(chunk)
+
+    def _may_abort(self, allowed: bool) -> None:
+        callback = ctypes.cast(_C.strlen, low.ggml_abort_callback)
+        text = self._interruption if allowed else _NEVER
+        low.llama_set_abort_callback(self._context, callback, ctypes.cast(text, ctypes.c_void_p))
 
     def _decode_scratch(self, entries: Entries, start: int) -> None:
         self._decode(entries, start, SCRATCH, wanted=False)
@@ -296,7 +317,9 @@ class LlamaCppDecoder:
         """Do pending key rotations now, by decoding an entry into the spare cell and removing it."""
         if self._shifted and self._ranges:
             start = self.position
+            self._may_abort(False)
             status = low.llama_decode(self._context, self._rows.batch(np.zeros(1, np.int32), start, TIMELINE, True))
+            self._may_abort(True)
             low.llama_memory_seq_rm(self._memory, TIMELINE, start, -1)
             if status != 0:
                 raise BackendError(f"llama.cpp failed to re-rotate the keys (status {status}){LOG.reason()}")

@@ -29,7 +29,7 @@ from edge_interleave.backends.mlx.scratch import MlxScratch
 from edge_interleave.backends.mlx.state import read_arrays, stored, write_arrays
 from edge_interleave.backends.mlx.weights import Weights, acquire, release
 from edge_interleave.bundle.manifest import MLX_NAME, Bundle
-from edge_interleave.decoding.decoder import Decoder, DecoderFacts, DecoderMemory, DecoderOptions
+from edge_interleave.decoding.decoder import INTERRUPTED, Decoder, DecoderFacts, DecoderMemory, DecoderOptions
 from edge_interleave.errors import BackendError, one_line
 from edge_interleave.util.arrays import FloatArray
 
@@ -200,6 +200,10 @@ class MlxDecoder:
         """
         self._interruption.wanted = True
 
+    def resume(self) -> None:
+        """Let later calls compute again after `interrupt`."""
+        self._interruption.wanted = False
+
     @in_mlx_thread
     def close(self) -> None:
         """Free the KV cache, and the weights if no other decoder uses them. A second call does nothing."""
@@ -277,7 +281,7 @@ class _Interruption:
 
     def _stop(self) -> None:
         if self.wanted:
-            raise BackendError("interrupted; the decoder can only be closed")
+            raise BackendError(INTERRUPTED)
 
 
 def _free(weights: Weights, memory: DecoderMemory) -> None:

@@ -27,7 +27,7 @@ from edge_interleave.backends.onnx.memory import bytes_per_token, check_kv_preci
 from edge_interleave.backends.onnx.scratch import OnnxScratch
 from edge_interleave.backends.onnx.weights import Weights, acquire, cache_names, release
 from edge_interleave.bundle.manifest import ONNX_NAME, Bundle
-from edge_interleave.decoding.decoder import Decoder, DecoderFacts, DecoderMemory, DecoderOptions
+from edge_interleave.decoding.decoder import INTERRUPTED, Decoder, DecoderFacts, DecoderMemory, DecoderOptions
 from edge_interleave.errors import BackendError, InputError, one_line
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.cpus import usable_cores
@@ -214,6 +214,10 @@ class OnnxDecoder:
         """
         self._run.interrupt()
 
+    def resume(self) -> None:
+        """Let later calls compute again after `interrupt`."""
+        self._run.resume()
+
     def close(self) -> None:
         """Free the KV cache, and the weights if no other decoder uses them. A second call does nothing."""
         if self._finalizer.alive:
@@ -291,7 +295,7 @@ class _Run:
             self._session.run_with_iobinding(binding, self._options[wanted])
         except Exception as error:  # ONNX Runtime's exceptions share no base class but this.
             if self._options[True].terminate:
-                raise BackendError("interrupted; the decoder can only be closed") from None
+                raise BackendError(INTERRUPTED) from None
             raise BackendError(f"ONNX Runtime failed to compute ({one_line(error, 300)})") from error
         logits: FloatArray = self._logits[0].copy()
         return logits
@@ -300,6 +304,11 @@ class _Run:
         """Make the running run, and all later ones, fail."""
         for options in self._options.values():
             options.terminate = True
+
+    def resume(self) -> None:
+        """Let later runs compute again."""
+        for options in self._options.values():
+            options.terminate = False
 
     def close(self) -> None:
         """Drop the references to session and memory."""

@@ -34,8 +34,8 @@ SOME_FAILED = 3
 """Exit code if some samples could not be answered; the same as for bad input."""
 _PATH = click.Path(path_type=Path)
 _NEED_SAMPLES = (
-    "images", "samples", "seed", "model", "backend", "context", "threads", "kv_precision", "pool", "frames",
-    "max_tokens", "limit", "shard",
+    "images", "samples", "seed", "model", "backend", "context", "threads", "kv_precision", "url", "api_key_env", "pool",
+    "frames", "max_tokens", "limit", "shard",
 )  # fmt: skip
 
 
@@ -98,6 +98,8 @@ def evaluate(
     Each answer is stored in --out at once; run the same command again to resume an interrupted run. Scores follow the
     rules of the official script. Without FILE and --world, the results in --out are summarised again, without a model.
 
+    With --url, the server answers several samples at once, with its own prompt.
+
     Exit codes: 0 all samples were answered; 3 some samples could not be answered, or the input is bad; 130 interrupted.
     """
     from edge_interleave.evaluation.answering import Settings
@@ -128,7 +130,7 @@ def evaluate(
         # Draw before loading the model: drawing fails early if the folder holds another run.
         path = _draw(out, drawn, progress) if drawn else file
         assert path is not None
-        with model_choice.open_local() as opened:
+        with model_choice.open() as opened:
             outcome = run(
                 path,
                 opened,

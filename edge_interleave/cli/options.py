@@ -77,6 +77,11 @@ class ModelChoice:
         """Load the model, or reach the server. `status` shows the loading, and later a question's progress."""
         from edge_interleave.model import load
 
+        here = {"--context": self.context, "--threads": self.threads}
+        given = [name for name, value in here.items() if value is not None]
+        given += ["--kv-precision"] if self.kv_precision != KV_PRECISIONS[0] else []
+        if self.url is not None and given:
+            raise UsageError(f"{given[0]} is for a model on this machine; leave it out with --url")
         if status is not None:
             status.show("loading the model" if self.url is None else "asking the server")
         arguments = asdict(self)
@@ -89,15 +94,6 @@ class ModelChoice:
                 raise UsageError(f"--api-key-env {variable}: the environment has no such variable; set it to the key")
         found: Model | RemoteModel = load(**arguments, api_key=key, progress=status)
         return found
-
-    def open_local(self, status: StatusLine | None = None) -> Model:
-        """As `open`, for commands that need the model on this machine."""
-        from edge_interleave.model import Model
-
-        opened = self.open(status)
-        if not isinstance(opened, Model):
-            raise UsageError("this command needs a model on this machine; leave out --url")
-        return opened
 
 
 class Count(click.ParamType[int]):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from edge_interleave.bundle.manifest import Bundle
 
 KV_PRECISIONS = ("f16", "q8_0", "q4_0")
+INTERRUPTED = "interrupted; close the decoder, or let it resume"
+"""The text of the BackendError of an interrupted call."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,15 @@ class Decoder(Protocol):
     def interrupt(self) -> None:
         """Make the running computation and all later ones fail with BackendError at once. Any thread may call it.
 
-        For shutdown: aborts a running prefill without killing its thread. `close` follows once it has failed.
+        Aborts a running prefill without killing its thread, for shutdown and for questions that nobody waits for. Once
+        it has failed, `close` or `resume` follows.
+        """
+        ...
+
+    def resume(self) -> None:
+        """Undo `interrupt`, so that later calls compute. Never called while a call runs.
+
+        The timeline is as the failed call promises: unchanged by an append, without its range after a `recompute`.
         """
         ...
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -24,6 +25,7 @@ from edge_interleave.decoding.spellings import Spelled
 from edge_interleave.decoding.timeline import Timeline
 from edge_interleave.errors import BackendError, ContextFullError, EdgeInterleaveError, InputError, UsageError
 from edge_interleave.prompt.tokenizer import TextTokenizer
+from edge_interleave.util.aborting import aborting
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.engine_lock import EngineLock
 from edge_interleave.util.progress import QuestionProgress
@@ -92,6 +94,7 @@ class Session:
     def prefill(self, prompt: Sequence[Input], cancel: threading.Event | None = None) -> Prefill | None:
         """Bring the timeline to hold exactly the prompt, computing only the new part; None if cancelled.
 
+        `cancel` aborts a running computation within a tenth of a second; the timeline then holds a part of the prompt.
         Raises ContextFullError, with the timeline unchanged, if the prompt does not fit.
         """
         self.turn += 1
@@ -110,7 +113,7 @@ class Session:
 
     @_with_engine
     def extend(self, more: Sequence[Input], cancel: threading.Event | None = None) -> Prefill | None:
-        """Append to the timeline; None if cancelled, with a part appended.
+        """Append to the timeline; None if cancelled (as in `prefill`), with a part appended.
 
         Closes the gaps of evictions only if positions would pass the trained context.
         Raises ContextFullError, with the timeline unchanged, if the inputs do not fit.
@@ -136,18 +139,22 @@ class Session:
         self._decoder.evict(*self.timeline.evict(first, last))
 
     @_with_engine
-    def recompute(self, first: int, inputs: Sequence[Input]) -> None:
+    def recompute(self, first: int, inputs: Sequence[Input], cancel: threading.Event | None = None) -> bool:
         """Recompute the spans of `inputs`, the first at index `first`, without traces of evicted ones.
 
-        `inputs`: the inputs they were computed from. Later spans do not change.
-        Raises BackendError, with these spans removed, if the engine fails.
+        `inputs`: the inputs they were computed from. Later spans do not change. Returns False if it was cancelled (as
+        in `prefill`), with these spans removed. Raises BackendError, with these spans removed, if the engine fails.
         """
         self.turn += 1
         try:
-            self._decoder.recompute(*self._range_of(first, inputs), _parts(inputs))
+            with self._aborting(cancel):
+                self._decoder.recompute(*self._range_of(first, inputs), _parts(inputs))
         except BackendError:
             self.timeline.evict(first, first + len(spans_of(inputs)))
+            if self._is_cancelled(cancel):
+                return False
             raise
+        return True
 
     @_with_engine
     def prefetch(self, first: int, inputs: Sequence[Input], leaving: tuple[int, int], rows: int) -> bool:
@@ -340,13 +347,19 @@ class Session:
         if gaps and self.timeline.position + new + ANSWER_ROOM > self._decoder.facts.trained_context:
             self.close_gaps()
         logits, done = None, 0
-        for run in runs_of(spans):
-            if cancel is not None and cancel.is_set():
+        try:
+            with self._aborting(cancel):
+                for run in runs_of(spans):
+                    if cancel is not None and cancel.is_set():
+                        return None
+                    if self._progress is not None:
+                        self._progress("prefill", done, new)
+                    logits = self._append(run)
+                    done += sum(span.size for span in run)
+        except BackendError:
+            if self._is_cancelled(cancel):
                 return None
-            if self._progress is not None:
-                self._progress("prefill", done, new)
-            logits = self._append(run)
-            done += sum(span.size for span in run)
+            raise
         assert logits is not None
         return Prefill(
             logits=logits,
@@ -355,6 +368,25 @@ class Session:
             cached_tokens=cached,
             seconds=time.perf_counter() - started,
         )
+
+    @contextmanager
+    def _aborting(self, cancel: threading.Event | None) -> Iterator[None]:
+        """Abort the decoder's computation in this block once `cancel` is set."""
+        if cancel is None:
+            yield
+            return
+        decoder = self._decoder
+        try:
+            with aborting(cancel.is_set, decoder.interrupt):
+                yield
+        finally:
+            if cancel.is_set():
+                decoder.resume()
+                if self._interrupted:  # by `interrupt`, which is for good
+                    decoder.interrupt()
+
+    def _is_cancelled(self, cancel: threading.Event | None) -> bool:
+        return cancel is not None and cancel.is_set() and not self._interrupted
 
     def _append(self, run: Sequence[PromptSpan]) -> FloatArray:
         image = run[0].image

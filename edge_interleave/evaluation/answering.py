@@ -1,27 +1,33 @@
-"""Asks a model one sample: opens its images or video, and asks its questions in turn, with greedy decoding."""
+"""Asks a model one sample: opens its images or video, and asks its questions in turn, with greedy decoding.
+
+The model runs on this machine, or behind a URL. A server gets several samples at once, each as a chat of its own.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_interleave.answer import CANCELLED
-from edge_interleave.errors import ContextFullError, MediaError, UsageError
+from edge_interleave.chat import Chat
+from edge_interleave.errors import MediaError, UsageError
 from edge_interleave.evaluation import official_prompt
 from edge_interleave.evaluation.fingerprints import Fingerprint, fingerprint, state_of
+from edge_interleave.evaluation.sample_size import LocalSize, RemoteSize
 from edge_interleave.evaluation.samples import Sample
-from edge_interleave.media.pictures.image import open_image
 from edge_interleave.model import Model
 from edge_interleave.prompt.builder import MARKER
 from edge_interleave.prompt.messages import Image, Media, Video
+from edge_interleave.remote.model import RemoteChat, RemoteModel
 from edge_interleave.util.regular_file import display_name
-from edge_interleave.vision.media_encoder import PictureGroup
-from edge_interleave.vision.pooling import image_tokens, tokens_of_frame
 
 BUNDLES_OWN = "the bundle's own"
+SERVERS_OWN = "the server's own"
+IN_FLIGHT = 8
+"""Samples that a server answers at once. Servers batch them, so that eight take little longer than one."""
 _VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 
@@ -73,22 +79,27 @@ class SampleAnswers:
 class Answerer:
     """Answers samples with a model. Each sample starts with an empty timeline, so earlier samples have no influence."""
 
-    def __init__(self, model: Model, images: Path, settings: Settings) -> None:
+    def __init__(self, model: Model | RemoteModel, images: Path, settings: Settings) -> None:
         """`images`: the folder that samples' paths are relative to. The model should be loaded with `settings.context`.
 
         Raises UsageError for a pooling stride that leaves no visual tokens.
         """
-        manifest = model.bundle.manifest
-        self._image_tokens = image_tokens(manifest.vision, settings.pool, manifest.pooling_mode)
-        self._frame_tokens = tokens_of_frame(manifest.vision, settings.pool, manifest.pooling_mode)
-        self._media_encoder = model.media_encoder
-        self._trained_context = manifest.decoder.context_length
         self._folder = images
         self._settings = settings
-        prompts = official_prompt.OfficialPrompts.for_bundle(model.bundle)
-        self.prompt = official_prompt.NAME if prompts else BUNDLES_OWN
-        """The prompt: `qwen_1_5`, or BUNDLES_OWN if the tokenizer lacks ChatML's tokens."""
-        self._chat = model.chat(prompts=prompts)
+        self._model = model
+        self._chat: Chat | None = None
+        self.parallel = 1
+        """How many threads may call `answer` at once."""
+        self.prompt = SERVERS_OWN
+        """The prompt: `qwen_1_5`, BUNDLES_OWN if the tokenizer lacks ChatML's tokens, or SERVERS_OWN."""
+        if isinstance(model, RemoteModel):
+            self.parallel = IN_FLIGHT
+            self._size = RemoteSize()
+        else:
+            self._size = LocalSize(model, settings.pool, settings.frames)
+            prompts = official_prompt.OfficialPrompts.for_bundle(model.bundle)
+            self.prompt = official_prompt.NAME if prompts else BUNDLES_OWN
+            self._chat = model.chat(prompts=prompts)
 
     def answer(self, sample: Sample, cancel: threading.Event | None = None) -> SampleAnswers | None:
         """Answer the questions in order; each question sees the earlier questions and answers. None if cancelled.
@@ -100,16 +111,17 @@ class Answerer:
         states = {name: state_of(path) for name, path in paths}
         media: list[Media] = [Image(path) for _, path in paths[: len(sample.images)]]
         media += [Video(path) for _, path in paths[len(sample.images) :]]
+        pictures = len(sample.images) + (self._settings.frames if sample.video else 0)
         replies = []
-        self._chat.reset()
+        chat = self._fresh_chat()
         visual = 0
         for turn in sample.turns:
             count = turn.question.count(MARKER)
-            shown, media = self._opened(media[:count]), media[count:]
-            visual += sum(self._tokens(item, shown) for item in shown)
-            self._check_room(visual, len(sample.images) + (self._settings.frames if sample.video else 0))
+            shown, media = self._size.opened(media[:count]), media[count:]
+            visual += self._size.tokens(shown)
+            self._size.check_tokens(visual, pictures)
             started = time.perf_counter()
-            answer = self._chat.ask(
+            answer = chat.ask(
                 [{"role": "user", "content": [*shown, turn.question]}],
                 max_tokens=self._settings.max_tokens,
                 frames=self._settings.frames,
@@ -133,44 +145,23 @@ class Answerer:
 
     def close(self) -> None:
         """Free the KV cache."""
-        self._chat.close()
+        if self._chat is not None:
+            self._chat.close()
+
+    def _fresh_chat(self) -> Chat | RemoteChat:
+        """An empty conversation: one that the samples share in turn, or a new one with a server."""
+        if self._chat is None:
+            return self._model.chat()
+        self._chat.reset()
+        return self._chat
 
     def _paths(self, sample: Sample) -> list[tuple[str, Path]]:
         """Names and paths of the sample's images, then of its video. Raises ContextFullError, MediaError."""
-        frames = self._settings.frames if sample.video else 0
-        # Checked before a file is opened: a sample may name any number of images. Tiles need an image's size.
-        least = len(sample.images) * self._image_tokens + frames * self._frame_tokens
-        self._check_room(least, len(sample.images) + frames)
+        # Checked before a file is opened: a sample may name any number of images.
+        self._size.check_counts(len(sample.images), self._settings.frames if sample.video else 0)
         paths = [(name, self._inside(name, Path.is_file)) for name in sample.images]
         # In a sample with both, the images come first.
         return [*paths, (sample.video, self._media_path(sample.video))] if sample.video else paths
-
-    def _check_room(self, visual: int, pictures: int) -> None:
-        """Raise ContextFullError if so many visual tokens exceed the trained context."""
-        if visual > self._trained_context:
-            raise ContextFullError(
-                f"{pictures} images are {visual} visual tokens, but the model's trained context is "
-                f"{self._trained_context} tokens; use a larger pooling stride (--pool)"
-            )
-
-    def _opened(self, shown: Sequence[Media]) -> list[Media]:
-        """A turn's media, with those images opened that will be split into tiles. Raises MediaError."""
-        if not self._splits(shown):
-            return list(shown)
-        return [Image(open_image(item.source)) if isinstance(item, Image) else item for item in shown]
-
-    def _tokens(self, item: Media, shown: Sequence[Media]) -> int:
-        """Visual tokens of an image or video of a turn that shows `shown`; for a video, those of all its frames."""
-        if isinstance(item, Video):
-            return self._settings.frames * self._frame_tokens
-        if not self._splits(shown):
-            return self._image_tokens
-        group = PictureGroup([open_image(item.source)])
-        return self._media_encoder.tokens_for(group, self._settings.pool, alone=_is_alone(shown))
-
-    def _splits(self, shown: Sequence[Media]) -> bool:
-        """Whether the model sees the images of a turn in tiles."""
-        return self._media_encoder.splits(tiles=False, alone=_is_alone(shown))
 
     def _media_path(self, name: str) -> Path:
         """The path of an image, a video or a folder of frames. M4-Instruct's files leave out a video's extension."""
@@ -190,8 +181,3 @@ class Answerer:
         except (OSError, ValueError, RuntimeError) as error:  # a name that no file system accepts, or circular links
             raise MediaError(f"{display_name(name)}: is not a valid path ({type(error).__name__})") from error
         return path
-
-
-def _is_alone(shown: Sequence[Media]) -> bool:
-    """Whether a turn shows one image only. Videos do not count."""
-    return sum(isinstance(item, Image) for item in shown) == 1

@@ -62,10 +62,11 @@ def tables(summary: Summary, comparison: Comparison | None = None, *, narrow: bo
 def headline(run: RunInfo) -> str:
     """File, model and settings of a run, on one line."""
     precisions = ", ".join(f"{name} {precision}" for name, precision in run.precisions.items())
+    where = f"({precisions}) on {run.backend}" if precisions else f"at {run.source}"
     settings = [f"pool {run.settings.pool}", f"at most {run.settings.max_tokens} tokens", f"prompt {run.prompt}"]
     kv = f", KV cache {run.settings.kv_precision}" if run.settings.kv_precision != "f16" else ""
     drawn = [f"seed {run.world.seed}, {run.world.per_task} of each task"] if run.world else []
-    return f"{run.file}: {run.model} ({precisions}) on {run.backend}{kv}, {', '.join([*settings, *drawn])}"
+    return f"{run.file}: {run.model} {where}{kv}, {', '.join([*settings, *drawn])}"
 
 
 def notes(summary: Summary, comparison: Comparison | None = None) -> list[str]:

@@ -15,7 +15,8 @@ from edge_interleave.decoding.registry import find_backend
 from edge_interleave.errors import InputError
 from edge_interleave.evaluation.answering import Settings
 from edge_interleave.evaluation.files import write_json
-from edge_interleave.model import Model
+from edge_interleave.model import REMOTE, Model
+from edge_interleave.remote.model import RemoteModel
 from edge_interleave.util.json_fields import read_json
 
 RUN_NAME = "run.json"
@@ -43,28 +44,31 @@ class RunInfo:
     samples: int
     """Number of samples in the file."""
     model: str
-    """The bundle's name."""
+    """The bundle's name, or the model's name on a server."""
     source: str
-    """The checkpoint that the bundle was converted from."""
+    """The checkpoint that the bundle was converted from, or the server's address."""
     precisions: dict[str, str]
-    """Precisions of the decoder that ran and of the tower, by file or folder of the bundle."""
+    """Precisions of the decoder that ran and of the tower, by file or folder of the bundle; empty for a server."""
     model_sha256: str
     """Digest of `model_parts`."""
     backend: str
     prompt: str
-    """`qwen_1_5` (the official prompt), or `answering.BUNDLES_OWN`."""
+    """`qwen_1_5` (the official prompt), `answering.BUNDLES_OWN` or `answering.SERVERS_OWN`."""
     settings: Settings
     shards: int
     """Number of shards of the file."""
     world: World | None = None
     model_parts: dict[str, str] = field(default_factory=dict)
-    """Digests of the parts of the bundle that answers depend on: decoder, tower, tokenizer, preprocessing, ..."""
+    """Digests of the parts of the bundle that answers depend on: decoder, tower, tokenizer, preprocessing, ...
+
+    For a server, whose weights are unknown: its address and the model's name.
+    """
     edge_interleave: str = ""
     """Version of edge-interleave that started the run."""
 
 
 def describe_run(
-    model: Model,
+    model: Model | RemoteModel,
     prompt: str,
     path: Path,
     sha256: str,
@@ -74,19 +78,24 @@ def describe_run(
     world: World | None,
 ) -> RunInfo:
     """Describe a run of an open model on a file, given the file's digest and number of samples."""
-    bundle = model.bundle
-    decoder = find_backend(model.backend_name).decoder_file
-    parts = _parts(bundle, decoder)
-    precisions = bundle.manifest.precisions
+    precisions: dict[str, str] = {}
+    if isinstance(model, RemoteModel):
+        source, backend = model.endpoint.name, REMOTE
+        parts = {"address": _sha256(source), "name": _sha256(model.name)}
+    else:
+        manifest, backend = model.bundle.manifest, model.backend_name
+        source, decoder = manifest.source, find_backend(backend).decoder_file
+        parts = _parts(model.bundle, decoder)
+        precisions = {n: manifest.precisions[n] for n in (decoder, VISION_NAME) if n in manifest.precisions}
     return RunInfo(
         file=path.name,
         sha256=sha256,
         samples=samples,
-        model=bundle.manifest.name,
-        source=bundle.manifest.source,
-        precisions={name: precisions[name] for name in (decoder, VISION_NAME) if name in precisions},
+        model=model.name,
+        source=source,
+        precisions=precisions,
         model_sha256=_sha256(parts),
-        backend=model.backend_name,
+        backend=backend,
         prompt=prompt,
         settings=settings,
         shards=shards,

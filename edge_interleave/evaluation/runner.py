@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,14 @@ from edge_interleave.errors import BackendError, ContextFullError, InputError, M
 from edge_interleave.evaluation.answering import Answerer, Reply, Settings
 from edge_interleave.evaluation.files import make_folder
 from edge_interleave.evaluation.fingerprints import from_json, is_same, to_json
+from edge_interleave.evaluation.in_order import in_order
 from edge_interleave.evaluation.json_stream import JsonStream
 from edge_interleave.evaluation.results import Line, ResultsFile, Shard
 from edge_interleave.evaluation.run_info import World, claim_folder, describe_run
 from edge_interleave.evaluation.samples import InvalidSample, Labels, Sample, Turn, read_samples
 from edge_interleave.evaluation.scores import UnscorableError, exact_match, metric_of, score
 from edge_interleave.model import Model
+from edge_interleave.remote.model import RemoteModel
 from edge_interleave.util.regular_file import display_name
 from edge_interleave.world.judging import is_right
 
@@ -42,7 +46,7 @@ class Outcome:
 
 def run(
     file: Path,
-    model: Model,
+    model: Model | RemoteModel,
     out: Path,
     *,
     images: Path | None = None,
@@ -57,7 +61,8 @@ def run(
 
     `images`: the folder that the samples' paths are relative to; None: the file's own. `limit`: only the first `limit`
     samples of the file; a later run may raise it. `cancel`: set it from another thread to stop at the current sample.
-    The model should be loaded with `settings.context`. A sample that cannot be answered (a missing picture, too long
+    The model should be loaded with `settings.context`. A model behind a URL answers several samples at once; results
+    are stored in the samples' order all the same. A sample that cannot be answered (a missing picture, too long
     for the model, an engine failure) gets a result with `error`, and the next run tries it again. Two engine failures
     in a row end the run.
 
@@ -78,7 +83,7 @@ def run(
         claim_folder(out, describe_run(model, answerer.prompt, file, sha256, count, settings, shard.of, world))
         with ResultsFile(out / shard.file_name, _media_check(out, folder, answerer)) as results:
             end = count if limit is None else min(limit, count)
-            return _ask(file, end, shard, answerer, results, model.bundle.manifest.name, report, cancel)
+            return _ask(file, end, shard, answerer, results, model.name, report, cancel)
     finally:
         answerer.close()
 
@@ -128,37 +133,41 @@ def _ask(
     answered = sum(results.done.get(index, "") is None for index in wanted)
     report("samples", answered, len(wanted))
     interrupted = failed = False
-    for sample in read_samples(JsonStream(file)):
-        index = sample.labels.index
-        if index >= end:
-            break
-        if not shard.has(index) or results.done.get(index, "") is None:
-            continue
-        if cancel is not None and cancel.is_set():
-            interrupted = True
-            break
-        try:
-            lines, failed = _result(sample, answerer, model, cancel), False
-        except BackendError as error:
-            if failed:
-                raise
-            lines, failed = [{**_label_fields(sample.labels), "error": str(error)}], True
-        if lines is None:
-            interrupted = True
-            break
-        # Do not store the same error twice.
-        if "error" not in lines[0] or results.done.get(index) != lines[0]["error"]:
-            results.append(lines)
-        answered += 1
-        report("samples", answered, len(wanted))
+    left = {index for index in wanted if results.done.get(index, "") is not None}
+    samples = takewhile(lambda sample: sample.labels.index < end, read_samples(JsonStream(file)))
+    stopped = _Stop(cancel)
+    work = in_order(
+        lambda sample: _result(sample, answerer, model, stopped),
+        (sample for sample in samples if sample.labels.index in left),
+        answerer.parallel,
+        stopped.set,
+    )
+    with closing(work):
+        for sample, result in work:
+            try:
+                lines, failed = result(), False
+            except BackendError as error:
+                if failed:
+                    raise
+                lines, failed = [{**_label_fields(sample.labels), "error": str(error)}], True
+            if lines is None:
+                interrupted = True
+                break
+            # Do not store the same error twice.
+            if "error" not in lines[0] or results.done.get(sample.labels.index) != lines[0]["error"]:
+                results.append(lines)
+            answered += 1
+            report("samples", answered, len(wanted))
     done = [results.done[index] for index in wanted if index in results.done]
     return Outcome(len(done), len(wanted), sum(problem is not None for problem in done), interrupted)
 
 
 def _result(
-    sample: Sample | InvalidSample, answerer: Answerer, model: str, cancel: threading.Event | None
+    sample: Sample | InvalidSample, answerer: Answerer, model: str, cancel: threading.Event
 ) -> list[dict[str, Any]] | None:
     """The result lines of a sample; None if it was cancelled."""
+    if cancel.is_set():
+        return None
     if isinstance(sample, InvalidSample):
         return [{**_label_fields(sample.labels), "error": sample.problem}]
     try:
@@ -197,6 +206,17 @@ def _turn_line(sample: Sample, number: int, turn: Turn, reply: Reply, model: str
         except UnscorableError as error:
             line["score"], line["unscorable"] = 0.0, str(error)
     return line
+
+
+class _Stop(threading.Event):
+    """Is set when the run ends, and while `cancel` is set."""
+
+    def __init__(self, cancel: threading.Event | None) -> None:
+        super().__init__()
+        self._cancel = cancel
+
+    def is_set(self) -> bool:
+        return super().is_set() or (self._cancel is not None and self._cancel.is_set())
 
 
 def _label_fields(labels: Labels) -> dict[str, Any]:

@@ -59,7 +59,9 @@ class RemoteLive:
         self._latest: Frame | None = None
         self._pipeline: FramePipeline[dict[str, Any]] | None = None
         self._closed = threading.Event()
-        self._count = self._damaged = self._questions = 0
+        self._encoding = threading.Lock()
+        """Held while a frame is encoded: its stride follows from the number of frames encoded before it."""
+        self._encoded = self._count = self._damaged = self._questions = 0
         self._timing = RollingTiming()
 
     def add(self, image: ImageSource, time_s: float | None = None) -> int:
@@ -220,7 +222,10 @@ class RemoteLive:
 
     def _encode(self, frame: Frame) -> dict[str, Any]:
         started = time.perf_counter()
-        part = picture_part(frame.image, self._strides[self._count % len(self._strides)])
+        # A frame may be encoded before the one in front of it is appended, so those encoded are counted, as in `Live`.
+        with self._encoding:
+            part = picture_part(frame.image, self._strides[self._encoded % len(self._strides)])
+            self._encoded += 1
         ended = time.perf_counter()
         self._timing.add(ended - started, ended)
         return part

@@ -42,6 +42,7 @@ from edge_interleave.serve.schema import (
     ResponsesRequest,
 )
 from edge_interleave.serve.settings import Settings
+from edge_interleave.serve.socket_inbox import SocketInbox
 
 _M = TypeVar("_M", bound=BaseModel)
 _IDLE_CHECK_S = 5.0
@@ -79,6 +80,7 @@ class Serving:
             Route("/props", self._props, methods=["GET"]),
             Route("/health", self._health, methods=["GET"]),
             Route("/v1/health", self._health, methods=["GET"]),
+            Route("/readyz", self._health, methods=["GET"]),
             Route("/metrics", self._metrics, methods=["GET"]),
             Route("/openapi.json", self._openapi, methods=["GET"]),
         ]
@@ -262,13 +264,13 @@ class Serving:
         """Serve a live window that closes with its socket. See docs/guides/live.md."""
         await socket.accept()
         window: Window | None = None
-        client = socket.scope["edge_interleave.client"]
+        client, inbox = socket.scope["edge_interleave.client"], SocketInbox(socket)
         try:
-            window = await self._open_window(_valid(LiveRequest, await _first_message(socket)), client, None)
+            window = await self._open_window(_valid(LiveRequest, await _first_message(inbox)), client, inbox.gone)
             await socket.send_json({"type": "live.opened", **window.state()})
             while True:
                 try:
-                    await self._socket_message(socket, window, client)
+                    await self._socket_message(socket, inbox, window, client)
                 except ApiError as error:
                     await socket.send_json({"type": "error", **error.body()})
         except ApiError as error:
@@ -278,28 +280,28 @@ class Serving:
         except WebSocketDisconnect:
             pass
         finally:
+            inbox.close()
             if window is not None:
                 await run_in_threadpool(self._windows.remove, window)
 
-    async def _socket_message(self, socket: WebSocket, window: Window, client: str) -> None:
-        message = await socket.receive()
-        if message["type"] == "websocket.disconnect":
-            raise WebSocketDisconnect(message.get("code", 1000))
+    async def _socket_message(self, socket: WebSocket, inbox: SocketInbox, window: Window, client: str) -> None:
+        message = await inbox.next()
         self._windows.find(window.id)
         content = message.get("bytes")
         if content is not None:
-            numbers = await self._add_frames(window, [Picture(content, "auto", "frame")], None, client, None)
+            numbers = await self._add_frames(window, [Picture(content, "auto", "frame")], None, client, inbox.gone)
             await socket.send_json({"type": "live.frames", "numbers": numbers})
             return
         text = message.get("text") or ""
         question = live_question(_valid(LiveQuestion, text.encode()), self.settings.limits)
         handle = self._submit(window.card, client, lambda m, h: m.ask_window(window.live, question, h))
         answer = ChatAnswer(window.card.id, _fingerprint(window.card))
+        watch = _Watch(handle, inbox.gone)
         try:
             async for chunk in answer.chunks(self._counting(handle.events(), window.card), with_usage=True):
                 await socket.send_json({"type": "live.answer", **chunk})
         finally:
-            handle.close()
+            watch.end()
 
     async def _open_window(self, asked: LiveRequest, client: str, receive: Receive | None) -> Window:
         if asked.window > self.settings.limits.window_frames:
@@ -518,10 +520,8 @@ def _field_path(parts: tuple[int | str, ...]) -> str:
     return ".".join(named) or "body"
 
 
-async def _first_message(socket: WebSocket) -> bytes:
-    message = await socket.receive()
-    if message["type"] == "websocket.disconnect":
-        raise WebSocketDisconnect(message.get("code", 1000))
+async def _first_message(inbox: SocketInbox) -> bytes:
+    message = await inbox.next()
     text = message.get("text")
     if text is None:
         raise wrong("body", 'the first message must be text: {} or {"window": 8, "pool": 2}')

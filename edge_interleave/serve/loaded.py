@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edge_interleave.answer import CANCELLED
@@ -47,6 +47,8 @@ class _Shown:
     media: Picture | Clip
     frames: tuple[Pixels, ...]
     """Its frames; empty for a picture that is opened only when it is encoded."""
+    tiles: bool
+    """Whether it is split into tiles although the model would not do so by itself."""
     instruction: str = ""
     """The text after a clip, if the model was trained with it."""
 
@@ -163,19 +165,22 @@ class LoadedModel:
             raise wrong(wanted.param, str(error), "invalid_schema") from error
 
     def _open(self, item: Picture | Clip, question: Question, cancel: threading.Event) -> _Shown:
-        split = self.model.media_encoder.splits(tiles=question.tiles, alone=_is_alone(question))
+        # `detail: high` adds tiles only if the model was trained with them.
+        high = item.detail == "high" and self.model.bundle.manifest.vision.tiling is not None
+        tiles = question.tiles or (high and question.pool is None)
+        split = self.model.media_encoder.splits(tiles=tiles, alone=_is_alone(question))
         if cancel.is_set() or (isinstance(item, Picture) and not split):
-            return _Shown(item, ())
+            return _Shown(item, (), tiles)
         with _naming(item):
             if isinstance(item, Picture):
                 from edge_interleave.media.pictures.image import open_image
 
-                return _Shown(item, (open_image(item.data),))
+                return _Shown(item, (open_image(item.data),), tiles)
             from edge_interleave.serve.clips import clip_frames
 
             clip = clip_frames(item, question.frames, self._limits.media)
             instruction = self.model.media_encoder.time_instruction(clip)
-            return _Shown(item, tuple(frame.image for frame in clip), instruction)
+            return _Shown(item, tuple(frame.image for frame in clip), tiles, instruction)
 
     def _encode(
         self, question: Question, shown: Sequence[_Shown], segments: Sequence[Segment], cancel: threading.Event
@@ -187,6 +192,9 @@ class LoadedModel:
         limit = self.model.context_limit
         room = limit - text - min(question.max_tokens, ANSWER_ROOM)
         strides = self._strides(question, shown, room)
+        if self._size(shown, strides, question) > room:
+            shown = [replace(item, tiles=question.tiles) for item in shown]
+            strides = self._strides(question, shown, room)
         total = text + self._size(shown, strides, question)
         if total >= limit:
             raise ContextFullError(
@@ -200,9 +208,14 @@ class LoadedModel:
             with _naming(item.media):
                 frames = (open_image(item.media.data),) if isinstance(item.media, Picture) else item.frames
                 group = PictureGroup(frames, not isinstance(item.media, Picture))
-                encoded += self.model.media_encoder.encode_pictures(
-                    [group], stride=stride, tiles=question.tiles, alone=_is_alone(question)
-                )
+                try:
+                    encoded += self.model.media_encoder.encode_pictures(
+                        [group], stride=stride, tiles=item.tiles, alone=_is_alone(question), cancel=cancel
+                    )
+                except UsageError:
+                    if cancel.is_set():
+                        return encoded
+                    raise
         return encoded
 
     def _strides(self, question: Question, shown: Sequence[_Shown], room: int) -> list[int]:
@@ -225,7 +238,7 @@ class LoadedModel:
             encoder.tokens_for(
                 PictureGroup(item.frames or (None,), not isinstance(item.media, Picture)),
                 stride,
-                tiles=question.tiles,
+                tiles=item.tiles,
                 alone=alone,
             )
             for item, stride in zip(shown, strides, strict=True)

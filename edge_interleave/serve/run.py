@@ -12,7 +12,7 @@ from types import FrameType
 
 import uvicorn
 
-from edge_interleave.errors import EdgeInterleaveError, InputError, UsageError
+from edge_interleave.errors import EdgeInterleaveError, InputError, ResourceError, UsageError
 from edge_interleave.serve.app import Serving
 from edge_interleave.serve.settings import Settings
 
@@ -102,7 +102,7 @@ def _listen(settings: Settings) -> socket.socket:
         listening.listen(512)
     except OSError as error:
         listening.close()
-        raise UsageError(
+        raise ResourceError(
             f"cannot listen at {settings.host}:{settings.port} ({error.strerror}); choose another --port or --host"
         ) from error
     listening.set_inheritable(False)

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edge_interleave.serve.errors import ApiError
 from edge_interleave.serve.settings import Settings
 
-OPEN_ROUTES = ("/health", "/v1/health")
+OPEN_ROUTES = ("/health", "/v1/health", "/readyz")
 """Routes that need no key."""
 _METHODS = "GET, POST, DELETE, OPTIONS"
 _HEADERS = "authorization, content-type"

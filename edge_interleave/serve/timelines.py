@@ -134,9 +134,11 @@ class SharedTimeline:
         ranges = session.timeline.spans[reuse.kept : reuse.kept + reuse.anew]
         if any(span.end != after.start for span, after in pairwise(ranges)):
             session.close_gaps()
-        session.recompute(reuse.kept, inputs_of_spans(anew))
-        first = reuse.kept + reuse.anew
+        done = session.recompute(reuse.kept, inputs_of_spans(anew), cancel)
+        first = reuse.kept + (reuse.anew if done else 0)
         self._approximate_from = first if self._approximate_from is None else min(first, self._approximate_from)
+        if not done:
+            return None
         new = prompt_spans[reuse.kept + reuse.tail :]
         prefilled = session.extend(inputs_of_spans(new), cancel)
         recomputed = sum(span.size for span in anew)

@@ -8,6 +8,7 @@ its stride, and at stride 2 four times as many images fit. If it holds an image'
 from __future__ import annotations
 
 import math
+import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -66,11 +67,14 @@ class Tower(Protocol):
         """The name of ONNX Runtime's execution provider."""
         ...
 
-    def encode(self, pixels: FloatArray) -> FloatArray:
-        """Pixels, float32 (n, 3, H, W), to visual tokens, float32 (n, grid * grid, hidden)."""
+    def encode(self, pixels: FloatArray, cancel: threading.Event | None = None) -> FloatArray:
+        """Pixels, float32 (n, 3, H, W), to visual tokens, float32 (n, grid * grid, hidden).
+
+        Raises UsageError, in the middle of an image, when `cancel` is set.
+        """
         ...
 
-    def encode_frames(self, pixels: FloatArray) -> FloatArray:
+    def encode_frames(self, pixels: FloatArray, cancel: threading.Event | None = None) -> FloatArray:
         """As `encode`, for frames that the tower pools before the projector: (n, pooled grid's tokens, hidden)."""
         ...
 
@@ -126,20 +130,21 @@ class ImageEncoder:
         stride: int = 1,
         options: PictureOptions | Sequence[PictureOptions] = _WHOLE,
         progress: QuestionProgress | None = None,
+        cancel: threading.Event | None = None,
     ) -> list[FloatArray]:
         """Visual tokens of each image, float32 (tokens, hidden), read-only, in order.
 
         `stride`: pooling stride. `options`: how each image is encoded, or one for all. `progress`: called before each
-        run of the tower.
-        Raises UsageError for a stride that leaves no token, once stopped, and in a forked child; MediaError for an
-        image that cannot be decoded.
+        run of the tower. `cancel`: aborts the encoding, in the middle of an image, when it is set.
+        Raises UsageError for a stride that leaves no token, when cancelled, once stopped, and in a forked child;
+        MediaError for an image that cannot be decoded.
         """
         pooled_grid(self.info.grid, stride, self.pooling_mode)
         with self._engine:
             started = time.perf_counter()
             try:
                 each = [options] * len(images) if isinstance(options, PictureOptions) else options
-                return self._encode(images, stride, each, progress)
+                return self._encode(images, stride, each, progress, cancel)
             finally:
                 self.encode_seconds += time.perf_counter() - started
 
@@ -187,6 +192,7 @@ class ImageEncoder:
         stride: int,
         options: Sequence[PictureOptions],
         progress: QuestionProgress | None,
+        cancel: threading.Event | None,
     ) -> list[FloatArray]:
         done: dict[CacheKey, FloatArray] = {}
         keys: list[list[CacheKey]] = []
@@ -203,7 +209,7 @@ class ImageEncoder:
                 held = self._held(key)
                 if held is None and progress is not None:
                     progress("encode", number, len(images))
-                done[key] = self._through_tower(key, pixels) if held is None else held
+                done[key] = self._through_tower(key, pixels, cancel) if held is None else held
         merged = []
         for image, of_image, option in zip(images, keys, options, strict=True):
             grid = tile_grid(image.size, self.info.image_size, self._tiling) if len(of_image) > 1 else None
@@ -236,10 +242,10 @@ class ImageEncoder:
         tokens = self.cache.get(full)
         return None if tokens is None else self.cache.put(key, self._pool(tokens[np.newaxis], key)[0])
 
-    def _through_tower(self, key: CacheKey, pixels: FloatArray) -> FloatArray:
+    def _through_tower(self, key: CacheKey, pixels: FloatArray, cancel: threading.Event | None) -> FloatArray:
         # One image at a time: the tower gains nothing from a batch, and a batch would hold more pixels in memory.
         encode = self._tower.encode_frames if key.frame else self._tower.encode
-        tokens = encode(pixels[np.newaxis])
+        tokens = encode(pixels[np.newaxis], cancel)
         self.images_encoded += 1
         return self.cache.put(key, self._pool(tokens, key)[0])
 

@@ -115,11 +115,18 @@ class MediaEncoder:
         return time_instruction(clip) if video is not None and video.times else ""
 
     def encode_pictures(
-        self, groups: Sequence[PictureGroup], *, stride: int, tiles: bool, alone: bool | None = None
+        self,
+        groups: Sequence[PictureGroup],
+        *,
+        stride: int,
+        tiles: bool,
+        alone: bool | None = None,
+        cancel: threading.Event | None = None,
     ) -> EncodedMedia:
         """As `encode`, for decoded pictures.
 
-        `alone`: whether the question has one image; None: whether `groups` have one.
+        `alone`: whether the question has one image; None: whether `groups` have one. `cancel`: aborts the encoding with
+        UsageError, in the middle of an image, when it is set.
         """
         started = time.perf_counter()
         if alone is None:
@@ -127,7 +134,7 @@ class MediaEncoder:
         pictures = [picture for group in groups for picture in group.pictures if picture is not None]
         options = [option for group in groups for option in self._options(group, tiles, alone)]
         encoder, newline = self._encoder(), self._newline()
-        tokens = encoder.encode(pictures, stride=stride, options=options, progress=self._progress)
+        tokens = encoder.encode(pictures, stride=stride, options=options, progress=self._progress, cancel=cancel)
         inputs = tuple(
             VisualInput(image[:-1], newline) if _ends_with(image, newline, option) else VisualInput(image)
             for image, option in zip(tokens, options, strict=True)

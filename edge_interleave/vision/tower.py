@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+from contextlib import nullcontext
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 from edge_interleave.bundle.manifest import FRAME_OUTPUT, VISION_BATCH, VISION_INPUT, VISION_OUTPUT, VisionInfo
 from edge_interleave.bundle.onnx_check import check_onnx
 from edge_interleave.errors import BackendError, BundleError, EdgeInterleaveError, InputError, UsageError, one_line
+from edge_interleave.util.aborting import aborting
 from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.cpus import quota_limit
 from edge_interleave.util.engine_lock import check_process, claim_process
@@ -72,26 +75,27 @@ class VisionTower:
         """The name of the execution provider that runs the graph, or most of it."""
         return self._provider
 
-    def encode(self, pixels: FloatArray) -> FloatArray:
+    def encode(self, pixels: FloatArray, cancel: threading.Event | None = None) -> FloatArray:
         """Preprocessed pixels, float32 (n, 3, H, W), to visual tokens, float32 (n, tokens, hidden_size).
 
         Images run one after the other. One image keeps all cores busy, so a batch would cost memory and save no time;
         and the int8 graph of an older bundle scales its activations over the whole batch, so that an image's tokens
         would depend on the others.
 
-        Raises UsageError for a wrong shape or type and once stopped, BackendError if ONNX Runtime fails, BundleError if
-        the graph returns a wrong shape or values that are not finite.
+        `cancel`: aborts the encoding, in the middle of an image, when it is set.
+        Raises UsageError for a wrong shape or type, when cancelled and once stopped, BackendError if ONNX Runtime
+        fails, BundleError if the graph returns a wrong shape or values that are not finite.
         """
-        return self._encoded(pixels, VISION_OUTPUT, self._info.tokens)
+        return self._encoded(pixels, VISION_OUTPUT, self._info.tokens, cancel)
 
-    def encode_frames(self, pixels: FloatArray) -> FloatArray:
+    def encode_frames(self, pixels: FloatArray, cancel: threading.Event | None = None) -> FloatArray:
         """As `encode`, for frames that the graph pools before the projector (`VideoInfo.before_projector`).
 
         Returns float32 (n, (grid // stride)**2, hidden_size), with the stride of training.
         """
-        return self._encoded(pixels, FRAME_OUTPUT, _frame_output_tokens(self._info))
+        return self._encoded(pixels, FRAME_OUTPUT, _frame_output_tokens(self._info), cancel)
 
-    def _encoded(self, pixels: FloatArray, output: str, tokens: int) -> FloatArray:
+    def _encoded(self, pixels: FloatArray, output: str, tokens: int, cancel: threading.Event | None) -> FloatArray:
         check_process()
         if self._session is None or self._run_options.terminate:
             raise UsageError(f"{self._path}: the vision tower is closed")
@@ -103,7 +107,8 @@ class VisionTower:
         out = np.empty((len(pixels), tokens, self._hidden_size), np.float32)
         for number in range(len(pixels)):
             part = slice(number, number + 1)
-            out[part] = self._run(np.ascontiguousarray(pixels[part]), (1, tokens, self._hidden_size), output)
+            row = np.ascontiguousarray(pixels[part])
+            out[part] = self._run(row, (1, tokens, self._hidden_size), output, cancel)
         return out
 
     def stop(self) -> None:
@@ -134,11 +139,24 @@ class VisionTower:
             return str(error)
         return ""
 
-    def _run(self, pixels: FloatArray, shape: tuple[int, ...], output: str = VISION_OUTPUT) -> FloatArray:
+    def _run(
+        self,
+        pixels: FloatArray,
+        shape: tuple[int, ...],
+        output: str = VISION_OUTPUT,
+        cancel: threading.Event | None = None,
+    ) -> FloatArray:
+        stopped = self._run_options
+        options = stopped if cancel is None else run_options()
+
+        def terminate() -> None:
+            options.terminate = True
+
         try:
-            rows: FloatArray = self._session.run([output], {VISION_INPUT: pixels}, self._run_options)[0]
+            with nullcontext() if cancel is None else aborting(lambda: cancel.is_set() or stopped.terminate, terminate):
+                rows: FloatArray = self._session.run([output], {VISION_INPUT: pixels}, options)[0]
         except Exception as error:  # ONNX Runtime's exceptions have no other common base class
-            if self._run_options.terminate:
+            if options.terminate:
                 raise UsageError(f"{self._path}: the vision tower was stopped") from None
             raise BackendError(f"{self._path}: the vision tower failed: {one_line(error, 300)}") from error
         if rows.shape != shape:

@@ -833,6 +833,44 @@ def test_what_is_being_computed_is_broken_off(open_decoder: Open) -> None:
     decoder.close()
 
 
+def append_again_and_again(decoder: Decoder) -> None:
+    length = decoder.position
+    while True:
+        decoder.append_embeddings(rows(50, seed=2))
+        decoder.truncate(length)
+
+
+def test_an_interrupted_decoder_resumes_where_it_was(open_decoder: Open) -> None:
+    """Interrupted at any moment: while it appends, while it re-rotates the keys after a gap, while it recomputes."""
+    decoder, undisturbed = open_decoder(), open_decoder()
+    for number, delay in enumerate((0.0, 0.0, 0.0005, 0.001, 0.002, 0.004)):
+        for one in (decoder, undisturbed):
+            one.append_embeddings(rows(30, seed=number))
+            one.append_embeddings(rows(20, seed=number + 10))
+            one.evict(10, 40)
+            one.rebase()
+        length = decoder.length
+        timer = threading.Timer(delay, decoder.interrupt)
+        timer.start()
+        with pytest.raises(BackendError, match="interrupted"):
+            append_again_and_again(decoder)
+        timer.join()
+        decoder.resume()
+        assert (decoder.length, decoder.position) == (length, length)
+        undisturbed.append_tokens(TEXT[:1])
+        undisturbed.truncate(length)
+    assert cosine(decoder.append_tokens(TEXT), undisturbed.append_tokens(TEXT)) > 0.9999
+    decoder.interrupt()
+    with pytest.raises(BackendError, match="interrupted"):
+        decoder.recompute(0, 10, [rows(10)])
+    assert decoder.length == undisturbed.length - 10
+    decoder.truncate(decoder.position - len(TEXT))
+    undisturbed.truncate(undisturbed.position - len(TEXT))
+    decoder.resume()
+    undisturbed.evict(0, 10)
+    assert cosine(decoder.append_tokens(TEXT), undisturbed.append_tokens(TEXT)) > 0.9999
+
+
 def test_decoders_of_one_bundle_do_not_disturb_each_other(open_decoder: Open) -> None:
     first, second = open_decoder(), open_decoder()
     expected = first.append_tokens(TEXT)

@@ -1,6 +1,7 @@
 """A conversation with a real decoder of random weights: what is computed, what is said, what stays in the timeline."""
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -181,6 +182,30 @@ class TestPrefill:
         cancel.set()
         assert session.prefill([text("Hi"), image(0)], cancel) is None
         assert session.prefill([text("Hi"), image(0)]) is not None
+
+    def test_one_that_is_cancelled_while_it_computes_ends_at_once(self) -> None:
+        """The prompt is one run of text, so the engine is stopped in the middle of a call."""
+        prompt = [TextInput(tuple(range(100, 200)) * 30)]
+        with ei.load(threads=1) as embedded:
+            session = embedded.new_session()
+            started = time.perf_counter()
+            expected = session.prefill(prompt)
+            whole = time.perf_counter() - started
+            assert expected is not None
+            session.reset()
+            cancel = threading.Event()
+            timer = threading.Timer(whole / 20, cancel.set)
+            timer.start()
+            started = time.perf_counter()
+            assert session.prefill(prompt, cancel) is None
+            assert time.perf_counter() - started < 0.1 + whole * 0.6
+            assert session.decoder.length == session.timeline.length == 0
+            timer.join()
+            again = session.prefill(prompt)
+            assert again is not None
+            assert cosine(again.logits, expected.logits) > 0.9999
+            done = session.recompute(1000, [TextInput(prompt[0].ids[1000:2900])], cancel)
+            assert session.decoder.length == session.timeline.length == (3000 if done else 1100)
 
     def test_gaps_are_closed_when_positions_run_out(self, tiny: Bundle) -> None:
         session = make_session(tiny, context=300)

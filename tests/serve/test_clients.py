@@ -12,12 +12,13 @@ from support.serving import DEMO, Server, data_uri
 
 REQUESTS = Path(__file__).parent / "requests"
 PICTURES = {"IMAGE_1": DEMO / "before.png", "IMAGE_2": DEMO / "after.png"}
+FILES = {**PICTURES, "VIDEO_1": DEMO / "clip.mp4"}
 
 
 def request(name: str) -> dict[str, Any]:
     text = (REQUESTS / f"{name}.json").read_text()
-    for place, picture in PICTURES.items():
-        text = text.replace(place, data_uri(picture))
+    for place, file in FILES.items():
+        text = text.replace(place, data_uri(file))
     found: dict[str, Any] = json.loads(text)
     return found
 
@@ -76,17 +77,35 @@ def test_frigates_chat_streams_with_its_speed(server: Server) -> None:
 
 
 def test_frigate_by_openais_client(server: Server) -> None:
-    assert answer(server, "frigate-openai")["choices"][0]["message"]["content"].strip()
+    found = answer(server, "frigate-openai")
+    assert found["choices"][0]["message"]["content"].strip()
+    # It sends `detail: low`.
+    assert found["usage"]["prompt_tokens_details"]["visual_tokens"] == 2 * 9
+    assert chunks(server, "frigate-openai-chat")[-1]["usage"]["completion_tokens"] > 0
 
 
 def test_home_assistants_llm_vision(server: Server) -> None:
-    for name in ("llmvision-vision", "llmvision-text"):
-        assert answer(server, name)["choices"][0]["message"]["content"] is not None
+    # It adds a provider only if this route answers.
+    assert server.get("/readyz").status_code == 200
+    for name, images in (("llmvision-localai", 2), ("llmvision-localai-memory", 2), ("llmvision-localai-title", 0)):
+        found = answer(server, name)
+        assert found["choices"][0]["message"]["content"] is not None
+        assert found["usage"]["prompt_tokens_details"]["visual_tokens"] == images * 36
+    for name in ("llmvision-localai-json", "llmvision-openai-json"):
+        found = json.loads(answer(server, name)["choices"][0]["message"]["content"])
+        assert set(found) == {"title", "person"}
 
 
 def test_open_webui(server: Server) -> None:
     found = chunks(server, "open-webui")
     assert "".join(c["choices"][0]["delta"].get("content") or "" for c in found if c["choices"])
+    assert found[-1]["usage"]["completion_tokens"] > 0
+    assert answer(server, "open-webui-title")["object"] == "chat.completion"
+
+
+def test_vllms_clients(server: Server) -> None:
+    for name, pictures in (("vllm-images", 2), ("vllm-video", 8)):
+        assert answer(server, name)["usage"]["prompt_tokens_details"]["visual_tokens"] == pictures * 36
 
 
 def test_langchain(server: Server) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,27 @@ def test_one_websocket_is_one_window(server: Server) -> None:
     said = [event["choices"][0]["delta"].get("content") or "" for event in events[6:] if event["choices"]]
     assert "".join(said) == expected(3, FRAMES)
     assert server.metric("live_windows") == 0
+
+
+def test_a_socket_that_goes_in_mid_answer_frees_the_engine_and_its_window(server: Server) -> None:
+    schema = {"type": "array", "items": {"type": "integer"}, "minItems": 2000}
+    wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+
+    async def run() -> None:
+        async with websockets.connect(f"{server.url.replace('http', 'ws')}/v1/live/ws") as socket:
+            await socket.send("{}")
+            await socket.recv()
+            await socket.send(json.dumps({"question": "How many?", "max_tokens": 2000, "response_format": wanted}))
+            for _ in range(3):
+                await socket.recv()
+            assert server.metric("busy") == 1
+            socket.transport.abort()
+
+    asyncio.run(run())
+    until = time.monotonic() + 10
+    while server.metric("busy") or server.metric("live_windows"):
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_a_foreign_web_page_cannot_open_a_websocket(server: Server) -> None:

@@ -31,14 +31,20 @@ SHORT = {"model": "embedded", "messages": [user(image_part(DEMO / "desk.png"), "
 
 def begin(server: Server, body: dict[str, Any]) -> socket.socket:
     """A streaming request on a connection of its own, its first piece received."""
-    host, port = server.url.removeprefix("http://").rsplit(":", 1)
-    content = json.dumps({**body, "stream": True}).encode()
-    connection = socket.create_connection((host, int(port)), timeout=60)
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(content)}\r\n\r\n"
-    connection.sendall(head.encode() + content)
+    connection = send(server, {**body, "stream": True})
     received = b""
     while received.count(b"data: ") < 3:
         received += connection.recv(1 << 16)
+    return connection
+
+
+def send(server: Server, body: dict[str, Any]) -> socket.socket:
+    """A request on a connection of its own."""
+    host, port = server.url.removeprefix("http://").rsplit(":", 1)
+    content = json.dumps(body).encode()
+    connection = socket.create_connection((host, int(port)), timeout=60)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(content)}\r\n\r\n"
+    connection.sendall(head.encode() + content)
     return connection
 
 
@@ -86,6 +92,29 @@ def test_a_client_that_disconnects_in_mid_answer_frees_the_engine(server: Server
     connection.close()
     # The next answer needs the engine: it is there long before the other one would have been through.
     assert short() < 5 * alone + 2.0
+
+
+def test_a_client_that_disconnects_in_mid_prefill_frees_the_engine(server: Server) -> None:
+    words = "one two three four five six seven eight nine ten "
+    long = {"model": "embedded", "messages": [user(words * 150)], "max_tokens": 1}
+
+    def computing() -> bool:
+        return server.metric("busy") == 1
+
+    for _ in range(2):  # the second time the beginning must not be found in a cache
+        long["messages"] = [user(str(time.monotonic()) + words * 150)]
+        started = time.monotonic()
+        assert server.post("/v1/chat/completions", long).status_code == 200
+    whole = time.monotonic() - started
+    long["messages"] = [user(str(time.monotonic()) + words * 150)]
+    connection = send(server, long)
+    assert wait_for(computing)
+    connection.close()
+    gone = time.monotonic()
+    assert wait_for(lambda: not computing())
+    assert time.monotonic() - gone < 0.3 + 0.5 * whole
+    # What was computed of it is no harm to the next answer.
+    assert server.post("/v1/chat/completions", {**SHORT, "max_tokens": 1}).status_code == 200
 
 
 def test_a_client_that_disconnects_while_waiting_is_dropped(server: Server) -> None:

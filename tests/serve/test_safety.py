@@ -29,7 +29,7 @@ def test_listening_beyond_this_machine_needs_a_key_or_no_auth(tmp_path: Path) ->
 def test_a_wrong_start_is_one_line(tmp_path: Path, server: Server) -> None:
     env = environment(tmp_path)
     port = server.url.rpartition(":")[2]
-    assert f"127.0.0.1:{port}" in error_line(run("serve", "--port", port, env=env), 2)
+    assert f"127.0.0.1:{port}" in error_line(run("serve", "--port", port, env=env), 4)
     assert "nowhere" in error_line(run("serve", "--model", "nowhere", env=env), 3)
     assert "belong together" in error_line(run("serve", "--tls-cert", __file__, env=env), 2)
     assert "certificate" in error_line(

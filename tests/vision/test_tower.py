@@ -322,6 +322,22 @@ def test_stop_ends_one_handle_only(files: dict[str, Path]) -> None:
     tower.encode(images)
 
 
+def test_a_cancelled_encoding_ends_in_the_middle_and_the_tower_goes_on(files: dict[str, Path]) -> None:
+    tower = VisionTower(files["int8"], INFO, threads=1)
+    images = pixels(TOWER)
+    expected = tower.encode(images)
+    cancel = threading.Event()
+    timer = threading.Timer(0.05, cancel.set)
+    timer.start()
+    with pytest.raises(UsageError):
+        tower.encode(np.concatenate([images] * 500), cancel)
+    timer.join()
+    assert np.array_equal(tower.encode(images), expected)
+    tower.stop()
+    with pytest.raises(UsageError, match="closed"):
+        tower.encode(images)
+
+
 def test_stop_ends_encoding_in_the_middle_of_an_image(files: dict[str, Path]) -> None:
     """A long run: the tower gets a very large batch in one call of the engine."""
     tower = VisionTower(files["fp32"], INFO, threads=1)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_interleave.bundle.manifest import MLX_NAME, Bundle
-from edge_interleave.decoding.decoder import Decoder, DecoderFacts, DecoderMemory, DecoderOptions
+from edge_interleave.decoding.decoder import INTERRUPTED, Decoder, DecoderFacts, DecoderMemory, DecoderOptions
 from edge_interleave.errors import BackendError, InputError
 from edge_interleave.util.arrays import FloatArray
 
@@ -159,6 +159,10 @@ class NumpyDecoder:
         """Make the running call, and all later ones, fail before the next layer. May be called from any thread."""
         self._interrupted = True
 
+    def resume(self) -> None:
+        """Let later calls compute again after `interrupt`."""
+        self._interrupted = False
+
     def close(self) -> None:
         """Free weights and cache."""
         self._model = None
@@ -171,7 +175,7 @@ class NumpyDecoder:
 
     def _check_interrupted(self) -> None:
         if self._interrupted:
-            raise BackendError("interrupted; the decoder can only be closed")
+            raise BackendError(INTERRUPTED)
 
     def _keep(self, kept: npt.NDArray[np.bool_]) -> None:
         """Keep these entries, moved to the front of the arrays, and drop the others."""
