@@ -32,7 +32,7 @@ class MtmdPeer:
     """llama.cpp's mtmd unchanged: encodes every picture, then prefills the whole prompt."""
 
     name = "mtmd"
-    what = "llama.cpp mtmd: all encoded, all computed"
+    what = "mtmd"
 
     def __init__(self, engine: Mtmd) -> None:
         self._engine = engine
@@ -50,7 +50,7 @@ class CachedMtmdPeer:
     """llama.cpp's mtmd with the frames' visual tokens kept: encodes only the new frame."""
 
     name = "mtmd-cached"
-    what = "llama.cpp mtmd, embeddings kept: one encoded, all computed"
+    what = "mtmd, embeddings kept"
 
     def __init__(self, engine: Mtmd) -> None:
         self._engine = engine
@@ -102,7 +102,7 @@ class TransformersPeer:
             seconds[kind] = self.first_token(trial, "?")
         self.dtype = min(seconds, key=lambda kind: seconds[kind])
         self._model.to(getattr(torch, self.dtype))
-        self.what = f"transformers, {self.dtype}: all encoded, all computed"
+        self.what = f"transformers, {self.dtype}"
 
     def first_token(self, window: Sequence[Image.Image], question: str) -> float:
         """See `Peer`."""
