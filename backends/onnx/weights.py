@@ -15,16 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_interleave.backends.common.shared_weights import SharedWeights, file_key
+from edge_interleave.backends.onnx.trial import tried
 from edge_interleave.bundle.manifest import ONNX_DATA, ONNX_EMBEDDINGS, ONNX_GRAPH, ONNX_NAME, Bundle, DecoderInfo
 from edge_interleave.bundle.onnx_check import check_onnx
 from edge_interleave.errors import BundleError, one_line
 from edge_interleave.util.arrays import FloatArray
-from edge_interleave.util.onnx_runtime import (
-    CPU_PROVIDER,
-    int8_products_saturate,
-    keep_at_fork,
-    session_options,
-)
+from edge_interleave.util.onnx_runtime import int8_products_saturate, keep_at_fork, session_options
+from edge_interleave.util.providers import CPU, Provider, decoder_provider
 from edge_interleave.util.utf8_path import utf8_path
 
 FORMAT = "1"
@@ -63,13 +60,14 @@ def _free(weights: Weights) -> None:
 _shared: SharedWeights[Weights] = SharedWeights(_free)
 
 
-def acquire(bundle: Bundle, threads: int) -> Weights:
+def acquire(bundle: Bundle, threads: int, provider: Provider | None = None) -> Weights:
     """The weights, opened unless another decoder uses them. The caller must `release` them once.
 
-    Raises BundleError.
+    `provider` runs the graph; None: what this machine has for the decoder's precision. Raises BundleError.
     """
+    provider = provider or decoder_provider(bundle.manifest.precisions.get(ONNX_NAME))
     paths = [bundle.file(f"{ONNX_NAME}/{name}") for name in (ONNX_GRAPH, ONNX_DATA, ONNX_EMBEDDINGS)]
-    key = (threads, *(file_key(path) for path in paths))
+    key = (threads, provider.name, *(file_key(path) for path in paths))
 
     def load() -> Weights:
         graph, data, embeddings = paths
@@ -77,11 +75,15 @@ def acquire(bundle: Bundle, threads: int) -> Weights:
             raise BundleError(f"{graph}: {graph.stat().st_size} bytes are too many for a graph; {_REMEDY}")
         check_onnx(graph, data)
         info = bundle.manifest.decoder
-        session = _open(graph, threads)
+        session = _open(graph, threads, CPU)
         metadata = dict(session.get_modelmeta().custom_metadata_map)
         _check_signature(graph, session, info)
         frequencies = _frequencies(graph, metadata, info)
-        return Weights(key, session, _embeddings(embeddings, info), frequencies)
+        weights = Weights(key, session, _embeddings(embeddings, info), frequencies)
+        if provider != CPU:
+            rows = weights.rows(np.arange(8, dtype=np.int32) % info.vocab_size)
+            weights.session = tried(graph, session, rows, info, provider, lambda wanted: _open(graph, threads, wanted))
+        return weights
 
     return _shared.acquire(key, load)
 
@@ -96,7 +98,7 @@ def cache_names(layers: int) -> list[tuple[str, str]]:
     return [(f"keys.{layer}", f"values.{layer}") for layer in range(layers)]
 
 
-def _open(path: Path, threads: int) -> Any:
+def _open(path: Path, threads: int, provider: Provider) -> Any:
     import onnxruntime as ort
 
     options = session_options()
@@ -104,11 +106,14 @@ def _open(path: Path, threads: int) -> Any:
     # The threads wait in a loop for work within a run, which has hundreds of short steps, but not after it: the tower
     # and other programs have the cores then.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if provider.name == "DmlExecutionProvider":
+        # https://onnxruntime.ai/docs/execution-providers/DirectML-ExecutionProvider.html#configuration-options
+        options.enable_mem_pattern = False
     if int8_products_saturate():
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         with utf8_path(path.parent) as name:
-            session = ort.InferenceSession(str(Path(name, path.name)), options, providers=[CPU_PROVIDER])
+            session = ort.InferenceSession(str(Path(name, path.name)), options, providers=provider.session_providers())
     except Exception as error:  # ONNX Runtime's exceptions share no base class but this.
         raise BundleError(
             f"{path}: not a decoder that ONNX Runtime can open ({one_line(error, 300)}); {_REMEDY}"

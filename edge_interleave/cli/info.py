@@ -142,15 +142,19 @@ def _trained_for(manifest: Manifest) -> dict[str, Any]:
 
 
 def _engines(bundle: Bundle) -> dict[str, str]:
-    """The backend and execution provider that would run the bundle on this machine."""
+    """The backend and the execution providers that would run the bundle on this machine."""
     from edge_interleave.decoding.registry import backend_for
-    from edge_interleave.vision.providers import provider_for
+    from edge_interleave.util.providers import decoder_provider, tower_provider
 
     try:
         backend = backend_for(bundle, None).name
     except BackendError as error:
         backend = str(error)
-    return {"backend": backend, "vision_provider": provider_for(bundle.manifest.precisions.get(VISION_NAME)).name}
+    precisions = bundle.manifest.precisions
+    engines = {"backend": backend, "vision_provider": tower_provider(precisions.get(VISION_NAME)).name}
+    if backend == "onnx":
+        engines["decoder_provider"] = decoder_provider(precisions.get(ONNX_NAME)).name
+    return engines
 
 
 def _installation() -> dict[str, Any]:

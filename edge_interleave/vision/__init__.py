@@ -9,5 +9,4 @@
 - `merge`: join the tokens of an overview and its tiles; add the model's `image_newline` rows.
 
 `image_encoder` runs these steps with a `cache`; `media_encoder` applies it to the images and videos of messages.
-`providers` chooses what runs the tower; `onnx_check` checks its file before ONNX Runtime parses it.
 """

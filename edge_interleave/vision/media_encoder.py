@@ -221,11 +221,11 @@ class MediaEncoder:
             return self._shared_tower
 
     def _open_tower(self) -> VisionTower:
-        from edge_interleave.vision.providers import provider_for
+        from edge_interleave.util.providers import tower_provider
         from edge_interleave.vision.tower import VisionTower
 
         manifest = self._bundle.manifest
-        provider = provider_for(manifest.precisions.get(VISION_NAME))
+        provider = tower_provider(manifest.precisions.get(VISION_NAME))
         tower = VisionTower(self._bundle.file(VISION_NAME), manifest.vision, self._threads, provider)
         if tower.hidden_size != manifest.decoder.hidden_size:
             raise BundleError(

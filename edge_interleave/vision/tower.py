@@ -19,13 +19,14 @@ from edge_interleave.util.arrays import FloatArray
 from edge_interleave.util.cpus import quota_limit
 from edge_interleave.util.engine_lock import check_process, claim_process
 from edge_interleave.util.onnx_runtime import (
+    CPU_PROVIDER,
     int8_products_saturate,
     keep_at_fork,
     run_options,
     session_options,
 )
+from edge_interleave.util.providers import CPU, Provider
 from edge_interleave.util.utf8_path import utf8_path
-from edge_interleave.vision.providers import CPU, CPU_PROVIDER, Provider
 
 LOG = logging.getLogger(__name__)
 
@@ -182,13 +183,12 @@ def _open_session(path: Path, threads: int | None, provider: Provider) -> Any:
     options = _tower_options(threads)
     if provider.fixed_shapes:
         options.add_free_dimension_override_by_name(VISION_BATCH, 1)  # `encode` runs one image at a time
-    providers = [(provider.name, dict(provider.options)), *([] if provider.name == CPU_PROVIDER else [CPU_PROVIDER])]
     if not path.is_file():
         raise BundleError(f"{path}: missing; convert or pull the model again")
     check_onnx(path)
     try:
         with utf8_path(path) as name:
-            return ort.InferenceSession(name, options, providers=providers)
+            return ort.InferenceSession(name, options, providers=provider.session_providers())
     except InputError:
         raise
     except Exception as error:  # ONNX Runtime's exceptions have no other common base class

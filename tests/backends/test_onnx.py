@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from support.tiny import TRAINED_CONTEXT, tiny_bundle
 
 from edge_interleave.backends.onnx.cache import KvCache
+from edge_interleave.backends.onnx.trial import tried
+from edge_interleave.backends.onnx.weights import acquire, release
 from edge_interleave.bundle.manifest import ONNX_DATA, ONNX_EMBEDDINGS, ONNX_GRAPH, ONNX_NAME, Bundle, open_bundle
 from edge_interleave.decoding.decoder import Decoder, DecoderOptions
 from edge_interleave.decoding.registry import find_backend
 from edge_interleave.errors import BundleError
+from edge_interleave.util.providers import CPU, GPUS, Provider, decoder_provider
 
 TEXT = [5, 17, 99, 42, 7]
 FREQUENCIES = 10000.0 ** (-np.arange(0, 8, 2) / 8)
@@ -160,3 +163,43 @@ def test_cells_hold_the_entries_of_their_positions(steps: list[tuple[str, int, i
         held = cache.arrays[0, 1, 0, :, 0]
         assert {int(p): int(held[cell]) for cell, p in enumerate(cache.positions) if p >= 0} == wanted
         assert (cache.positions[: cache.length] >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("precision", "wanted"), [("f16", GPUS[0]), ("f32", GPUS[0]), ("int4", GPUS[0]), ("int8", CPU), (None, CPU)]
+)
+def test_a_gpu_runs_a_decoder_whose_products_it_has(
+    monkeypatch: pytest.MonkeyPatch, precision: str | None, wanted: Provider
+) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [CPU.name, *(gpu.name for gpu in GPUS)])
+    assert decoder_provider(precision) == wanted
+    monkeypatch.undo()
+    assert decoder_provider(precision) == CPU
+
+
+def test_the_cpu_runs_a_decoder_that_the_provider_cannot_and_says_so(
+    sound: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = acquire(sound, 1, Provider("TeapotExecutionProvider"))
+    assert weights.session.get_providers() == [CPU.name]
+    release(weights)
+    (line,) = caplog.messages
+    assert "TeapotExecutionProvider cannot run it (" in line
+    assert line.endswith("the CPU does")
+    assert "\n" not in line
+
+
+def test_a_provider_is_left_if_it_gives_other_logits(
+    sound: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = tiny_bundle(tmp_path / "bundle", seed=5)
+    here, there = acquire(sound, 1), acquire(other, 1)
+    info, rows = sound.manifest.decoder, here.rows(np.arange(8, dtype=np.int32))
+    again = acquire(sound, 2)
+    assert tried(sound.folder, here.session, rows, info, CPU, lambda _: again.session) is again.session
+    assert not caplog.messages
+    assert tried(sound.folder, here.session, rows, info, CPU, lambda _: there.session) is here.session
+    (line,) = caplog.messages
+    assert "its logits differ from the CPU's: cosine" in line
+    for weights in (here, there, again):
+        release(weights)

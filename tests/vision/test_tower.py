@@ -18,8 +18,8 @@ from edge_interleave.converters.checkpoint.reader import open_checkpoint
 from edge_interleave.converters.onnx.vision import write_vision_onnx
 from edge_interleave.errors import BackendError, BundleError, UsageError
 from edge_interleave.util.onnx_runtime import PROBE
+from edge_interleave.util.providers import CORE_ML, CPU, Provider, tower_provider
 from edge_interleave.vision import tower as tower_module
-from edge_interleave.vision.providers import CORE_ML, CPU, Provider, provider_for
 from edge_interleave.vision.tower import VisionTower
 
 TOWER = Tower()
@@ -149,7 +149,7 @@ def test_core_ml_runs_float_towers_on_apple_silicon(
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: names)
-    assert provider_for(precision) == wanted
+    assert tower_provider(precision) == wanted
 
 
 @pytest.mark.parametrize("change", [{"image_size": 76}, {"grid": 5}])
