@@ -14,7 +14,7 @@ import numpy.typing as npt
 from edge_interleave.backends.common.ranges import Ranges
 
 Numbers = npt.NDArray[np.int64]
-Halves = npt.NDArray[np.float16]
+Cells = npt.NDArray[np.float16] | npt.NDArray[np.int8]
 
 SPARE = 128
 """Cells beyond the capacity, for copies of what prefetched entries see: a system prompt, say."""
@@ -24,10 +24,18 @@ _FREE = -1
 class KvCache:
     """All layers' keys and values, and the positions of the timeline's entries."""
 
-    def __init__(self, layers: int, heads: int, size: int, capacity: int, frequencies: npt.NDArray[np.float64]) -> None:
-        """`frequencies`: of RoPE, radians a position, (size / 2,)."""
+    def __init__(
+        self,
+        layers: int,
+        heads: int,
+        size: int,
+        capacity: int,
+        frequencies: npt.NDArray[np.float64],
+        dtype: npt.DTypeLike = np.float16,
+    ) -> None:
+        """`frequencies`: of RoPE, radians a position, (size / 2,). `dtype`: float16, or int8 in steps."""
         self.cells = capacity + SPARE
-        self.arrays: Halves = np.zeros((layers, 2, heads, self.cells, size), np.float16)
+        self.arrays: Cells = np.zeros((layers, 2, heads, self.cells, size), dtype)
         """(layers, keys and values, kv heads, cells, head size)."""
         self.positions: Numbers = np.full(self.cells, _FREE, np.int64)
         """By cell; -1 where there is no entry of the timeline."""
@@ -129,25 +137,29 @@ class KvCache:
         for layer in self.arrays:
             keys = layer[0, :, first : first + count]
             left, right = keys[..., :half].astype(np.float32), keys[..., half:].astype(np.float32)
-            keys[..., :half] = left * cosine - right * sine
-            keys[..., half:] = right * cosine + left * sine
+            # Whole numbers are rotated as they are: the two channels of a pair have the same step.
+            keys[..., :half] = self._stored(left * cosine - right * sine)
+            keys[..., half:] = self._stored(right * cosine + left * sine)
 
     def clear(self) -> None:
         """Forget the timeline."""
         self.positions[:] = _FREE
         self.length = 0
 
-    def in_order(self) -> Halves:
+    def in_order(self) -> Cells:
         """A copy of the timeline's entries by position: (layers, 2, kv heads, length, head size)."""
         return self.arrays[:, :, :, np.argsort(self.positions[: self.length])]
 
-    def fill(self, ranges: Ranges, arrays: Halves) -> None:
+    def fill(self, ranges: Ranges, arrays: Cells) -> None:
         """Make these entries, as `in_order` gives them, the timeline."""
         self.clear()
         count = arrays.shape[3]
         self.arrays[:, :, :, :count] = arrays
         self.positions[:count] = np.concatenate([np.arange(*pair) for pair in ranges] or [np.zeros(0, np.int64)])
         self.length = count
+
+    def _stored(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return np.rint(values).clip(-127, 127) if self.arrays.dtype == np.int8 else values
 
     def _close(self, length: int) -> None:
         """Fill free cells below `length` with the entries that lie above."""

@@ -23,7 +23,7 @@ from edge_interleave.backends.common.inputs import (
 from edge_interleave.backends.common.ranges import below, check_range, positions_in, without
 from edge_interleave.backends.common.state import SavedState, read_state, write_state
 from edge_interleave.backends.onnx.cache import KvCache
-from edge_interleave.backends.onnx.memory import bytes_per_token, check_kv_precision, decoder_memory
+from edge_interleave.backends.onnx.memory import CACHE_TYPES, bytes_per_token, check_kv_precision, decoder_memory
 from edge_interleave.backends.onnx.scratch import OnnxScratch
 from edge_interleave.backends.onnx.weights import Weights, acquire, cache_names, release
 from edge_interleave.bundle.manifest import ONNX_NAME, Bundle
@@ -65,7 +65,8 @@ class OnnxDecoder:
         check_kv_precision(bundle, options.kv_precision)
         self._batch = min(options.batch or BATCH, BATCH)
         self._folder = bundle.folder / ONNX_NAME
-        self._weights = acquire(bundle, options.threads or usable_cores())
+        self._dtype = np.dtype(CACHE_TYPES[options.kv_precision])
+        self._weights = acquire(bundle, options.threads or usable_cores(), self._dtype)
         self._finalizer = weakref.finalize(self, _free, self._weights)
         self._finalizer.atexit = False  # threads may still compute at exit; the system frees the memory
         capacity = max(1, min(options.context, info.context_length))
@@ -74,12 +75,13 @@ class OnnxDecoder:
             vocab_size=info.vocab_size,
             trained_context=info.context_length,
             capacity=capacity,
-            bytes_per_token=bytes_per_token(info),
+            bytes_per_token=bytes_per_token(info, options.kv_precision),
         )
         files = bundle.manifest.files
         digests = " ".join(files[f"{ONNX_NAME}/{name}"].sha256 for name in sorted(bundle.files_in(ONNX_NAME)))
         self._fingerprint = f"onnx {digests} kv={options.kv_precision}"
-        self._cache = KvCache(info.layers, info.kv_heads, info.head_dim, capacity, self._weights.frequencies)
+        frequencies = self._weights.frequencies
+        self._cache = KvCache(info.layers, info.kv_heads, info.head_dim, capacity, frequencies, self._dtype)
         self._scratch = OnnxScratch(self._cache)
         self._run = _Run(self._weights, self._cache, info.context_length, info.vocab_size)
 
@@ -186,7 +188,7 @@ class OnnxDecoder:
     def save(self, path: Path) -> None:
         """Write the timeline's KV state to a file, atomically."""
         self._alive()
-        payload = self._cache.in_order().astype("<f2").tobytes()
+        payload = self._cache.in_order().astype(self._dtype.newbyteorder("<")).tobytes()
         write_state(Path(path), SavedState(self._fingerprint, self._cache.ranges, payload))
 
     def load(self, path: Path) -> None:
@@ -200,7 +202,7 @@ class OnnxDecoder:
         if len(state.payload) != length * self._facts.bytes_per_token:
             raise InputError(f"{path}: damaged, not the keys and values of {length} entries; prefill again")
         shape = self._cache.arrays.shape
-        arrays = np.frombuffer(state.payload, "<f2").reshape(*shape[:3], length, shape[4])
+        arrays = np.frombuffer(state.payload, self._dtype.newbyteorder("<")).reshape(*shape[:3], length, shape[4])
         # The file holds its own digest, so a wrong file can match it.
         if not np.isfinite(arrays).all():
             raise InputError(f"{path}: damaged, not all of its keys and values are finite; prefill again")
@@ -324,7 +326,8 @@ class _Run:
         layers, _, heads, cells, size = self._cache.arrays.shape
         for layer, names in enumerate(cache_names(layers)):
             for kind, name in enumerate(names):
-                place = ("cpu", 0, np.float16, [1, heads, cells, size], self._cache.pointer(layer, kind, first))
+                address = self._cache.pointer(layer, kind, first)
+                place = ("cpu", 0, self._cache.arrays.dtype, [1, heads, cells, size], address)
                 binding.bind_input(name, *place)
                 binding.bind_output(f"new_{name}", *place)
         if wanted:

@@ -6,11 +6,16 @@ memory; tests hold them to it.
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from edge_interleave.backends.onnx.cache import SPARE
 from edge_interleave.bundle.manifest import ONNX_DATA, ONNX_NAME, Bundle, DecoderInfo
 from edge_interleave.decoding.decoder import DecoderMemory, DecoderOptions
 from edge_interleave.errors import BackendError
 
+CACHE_TYPES: dict[str, npt.DTypeLike] = {"f16": np.float16, "q8_0": np.int8}
+"""By KV precision."""
 _FLOAT, _HALF = 4, 2
 _PACKED, _SESSION = 1.05, 6 << 20
 """ONNX Runtime packs matrices anew, with sums of their columns; the graph itself takes some room."""
@@ -20,15 +25,21 @@ _WIDENING = 5.5
 """The greatest ratio of feed-forward to hidden size in known models."""
 
 
-def bytes_per_token(info: DecoderInfo) -> int:
+def bytes_per_token(info: DecoderInfo, kv_precision: str) -> int:
     """KV cache bytes for one entry, keys and values of all layers."""
-    return 2 * info.layers * info.kv_heads * info.head_dim * _HALF
+    return 2 * info.layers * info.kv_heads * info.head_dim * np.dtype(CACHE_TYPES[kv_precision]).itemsize
 
 
 def check_kv_precision(bundle: Bundle, precision: str) -> None:
-    """Raise BackendError for a KV precision other than f16."""
-    if precision != "f16":
-        raise BackendError(f"{bundle.folder}: ONNX Runtime has no KV cache in {precision} here; take f16")
+    """Raise BackendError for a KV precision that the decoder does not have: q8_0 needs one in int8 or int4."""
+    if precision not in CACHE_TYPES:
+        raise BackendError(f"{bundle.folder}: ONNX Runtime has no KV cache in {precision} here; take f16 or q8_0")
+    stored = bundle.manifest.precisions.get(ONNX_NAME)
+    if precision == "q8_0" and stored not in ("int8", "int4"):
+        raise BackendError(
+            f"{bundle.folder}: a KV cache in q8_0 needs a decoder in int8 or int4 here, not {stored}; take f16, or "
+            "convert the model with --onnx-precision int8"
+        )
 
 
 def decoder_memory(bundle: Bundle, options: DecoderOptions, batch: int) -> DecoderMemory:
@@ -39,7 +50,7 @@ def decoder_memory(bundle: Bundle, options: DecoderOptions, batch: int) -> Decod
     capacity = max(1, min(options.context, info.context_length))
     return DecoderMemory(
         weights=int(bundle.manifest.files[f"{ONNX_NAME}/{ONNX_DATA}"].bytes * _PACKED) + _SESSION,
-        cache=(capacity + SPARE) * bytes_per_token(info),
+        cache=(capacity + SPARE) * bytes_per_token(info, options.kv_precision),
         compute=_compute(info, min(batch, capacity), capacity),
     )
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_interleave.backends.common.shared_weights import SharedWeights, file_key
+from edge_interleave.backends.onnx.int8_cache import with_int8_cache
 from edge_interleave.backends.onnx.trial import tried
 from edge_interleave.bundle.manifest import ONNX_DATA, ONNX_EMBEDDINGS, ONNX_GRAPH, ONNX_NAME, Bundle, DecoderInfo
 from edge_interleave.bundle.onnx_check import check_onnx
@@ -60,14 +61,18 @@ def _free(weights: Weights) -> None:
 _shared: SharedWeights[Weights] = SharedWeights(_free)
 
 
-def acquire(bundle: Bundle, threads: int, provider: Provider | None = None) -> Weights:
+def acquire(
+    bundle: Bundle, threads: int, cache_type: npt.DTypeLike = np.float16, provider: Provider | None = None
+) -> Weights:
     """The weights, opened unless another decoder uses them. The caller must `release` them once.
 
-    `provider` runs the graph; None: what this machine has for the decoder's precision. Raises BundleError.
+    `cache_type`: of the KV cache, float16 or int8. `provider` runs the graph; None: what this machine has for the
+    decoder's precision. Raises BundleError.
     """
+    cache_type = np.dtype(cache_type)
     provider = provider or decoder_provider(bundle.manifest.precisions.get(ONNX_NAME))
     paths = [bundle.file(f"{ONNX_NAME}/{name}") for name in (ONNX_GRAPH, ONNX_DATA, ONNX_EMBEDDINGS)]
-    key = (threads, provider.name, *(file_key(path) for path in paths))
+    key = (threads, cache_type, provider.name, *(file_key(path) for path in paths))
 
     def load() -> Weights:
         graph, data, embeddings = paths
@@ -75,14 +80,18 @@ def acquire(bundle: Bundle, threads: int, provider: Provider | None = None) -> W
             raise BundleError(f"{graph}: {graph.stat().st_size} bytes are too many for a graph; {_REMEDY}")
         check_onnx(graph, data)
         info = bundle.manifest.decoder
-        session = _open(graph, threads, CPU)
+        session = _open(graph, threads, CPU, cache_type)
         metadata = dict(session.get_modelmeta().custom_metadata_map)
-        _check_signature(graph, session, info)
+        _check_signature(graph, session, info, cache_type)
         frequencies = _frequencies(graph, metadata, info)
         weights = Weights(key, session, _embeddings(embeddings, info), frequencies)
         if provider != CPU:
             rows = weights.rows(np.arange(8, dtype=np.int32) % info.vocab_size)
-            weights.session = tried(graph, session, rows, info, provider, lambda wanted: _open(graph, threads, wanted))
+
+            def open_on(other: Provider) -> Any:
+                return _open(graph, threads, other, cache_type)
+
+            weights.session = tried(graph, session, rows, info, provider, open_on)
         return weights
 
     return _shared.acquire(key, load)
@@ -98,7 +107,7 @@ def cache_names(layers: int) -> list[tuple[str, str]]:
     return [(f"keys.{layer}", f"values.{layer}") for layer in range(layers)]
 
 
-def _open(path: Path, threads: int, provider: Provider) -> Any:
+def _open(path: Path, threads: int, provider: Provider, cache_type: np.dtype[Any]) -> Any:
     import onnxruntime as ort
 
     options = session_options()
@@ -113,7 +122,13 @@ def _open(path: Path, threads: int, provider: Provider) -> Any:
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         with utf8_path(path.parent) as name:
-            session = ort.InferenceSession(str(Path(name, path.name)), options, providers=provider.session_providers())
+            model: str | bytes = str(Path(name, path.name))
+            if cache_type == np.int8:
+                model = with_int8_cache(path)
+                options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(name))
+            session = ort.InferenceSession(model, options, providers=provider.session_providers())
+    except BundleError:
+        raise
     except Exception as error:  # ONNX Runtime's exceptions share no base class but this.
         raise BundleError(
             f"{path}: not a decoder that ONNX Runtime can open ({one_line(error, 300)}); {_REMEDY}"
@@ -122,11 +137,12 @@ def _open(path: Path, threads: int, provider: Provider) -> Any:
     return session
 
 
-def _check_signature(path: Path, session: Any, info: DecoderInfo) -> None:
+def _check_signature(path: Path, session: Any, info: DecoderInfo, cache_type: np.dtype[Any]) -> None:
     """Raise BundleError where the graph does not take and give what a decoder of `info` does."""
     half, float_ = "tensor(float16)", "tensor(float)"
+    stored = "tensor(int8)" if cache_type == np.int8 else half
     cache = {
-        name: (half, [1, info.kv_heads, "cells", info.head_dim]) for pair in cache_names(info.layers) for name in pair
+        name: (stored, [1, info.kv_heads, "cells", info.head_dim]) for pair in cache_names(info.layers) for name in pair
     }
     takes = {
         "rows": (float_, [1, "n", info.hidden_size]),

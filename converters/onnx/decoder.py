@@ -52,6 +52,8 @@ OPSET = 23
 """The first with RMSNormalization."""
 APART_SHARE, APART_MULTIPLE = 8, 16
 """Of the feed-forward's inner channels one in so many gets steps of its own, rounded up to a multiple."""
+CACHE_ROOM = 1.5
+"""A KV cache in int8 holds values up to this many times the largest of the calibration; larger ones are cut off."""
 HEAD_BYTES = 32 << 20
 """Of a piece of the head."""
 FORMAT = "1"
@@ -74,6 +76,19 @@ class Smoothing:
     """Of the feed-forward's inner channels."""
     order: npt.NDArray[np.int64]
     """The inner channels, those with the largest values first, which get steps of their own."""
+    keys: FloatArray
+    """Largest sizes of what a KV cache holds, (kv heads, head size): the two channels that RoPE rotates have one."""
+    values: FloatArray
+    """The same for values, (kv heads, head size)."""
+
+    def cache_steps(self, smoothed: bool) -> list[FloatArray]:
+        """Steps of a KV cache in int8 for keys and values, (1, kv heads, 1, head size) each.
+
+        `smoothed`: whether the weights are those of `apply`.
+        """
+        values = self.values / self.mixed.reshape(self.values.shape) if smoothed else self.values
+        steps = [np.maximum(peaks * CACHE_ROOM / 127, 1e-9).astype(np.float32) for peaks in (self.keys, values)]
+        return [part[np.newaxis, :, np.newaxis] for part in steps]
 
     def apply(self, name: str, values: FloatArray, config: DecoderConfig) -> FloatArray:
         """A tensor of the layer, `self_attn.q_proj.weight` say, as int8 takes it. May change `values`."""
@@ -116,9 +131,9 @@ def decoder_files(
 ) -> dict[str, Callable[[Path], object]]:
     """The files of the folder by name, each with a function that writes it to a path. They may be written in any order.
 
-    `smoothings` is called once if int8 weights are written; None: activations are not smoothed. `progress` is called
-    with the stage `onnx` and bytes of weights. Raises UsageError for an unknown precision. Writing raises
-    CheckpointError for values that are not finite, and OSError for a full disk.
+    `smoothings` is called once if int8 or int4 weights are written; None: activations are not smoothed, and there can
+    be no KV cache in int8. `progress` is called with the stage `onnx` and bytes of weights. Raises UsageError for an
+    unknown precision. Writing raises CheckpointError for values that are not finite, and OSError for a full disk.
     """
     export = export_decoder(checkpoint, precision, smoothings)
     graph = export.graph
@@ -268,6 +283,7 @@ class DecoderExport:
         attention = f"{prefix}.self_attn"
         packed = self.linear(normed, f"{attention}.qkv", [f"{attention}.{name}_proj" for name in "qkv"])
         mixed = self.attention(packed, number)
+        self.cache_steps(number)
         added = self.linear(mixed, f"{attention}.o_proj")
         feed_forward, x = self.norm(x, added, f"{prefix}.post_attention_layernorm")
         steps = self.quantized(feed_forward)
@@ -305,6 +321,14 @@ class DecoderExport:
             do_rotary=1,
         )
         return graph.op("Cast", mixed, name=f"mixed.{number}", to=TensorProto.FLOAT)
+
+    def cache_steps(self, number: int) -> None:
+        """Weights for a KV cache in int8, which the graph as it is does not use; only for int8 and int4."""
+        if self.precision not in ("int8", "int4") or self._smoothings is None:
+            return
+        shape = (1, self.config.kv_heads, 1, self.config.head_dim)
+        specs = [Spec(f"{kind}.{number}.steps", shape, np.dtype(np.float32)) for kind in ("keys", "values")]
+        self.graph.weights(specs, lambda: self._smoothing(number).cache_steps(self.precision == "int8"))
 
     def norm(self, x: str, pending: str | None, name: str) -> tuple[str, str]:
         """RMS norm of `x` + `pending`, and their sum."""
@@ -469,9 +493,13 @@ class DecoderExport:
         values = self.checkpoint.tensor(name)
         if self._smoothings is None or self.precision != "int8" or not name.startswith("decoder.layers."):
             return values
+        return self._smoothing(int(name.split(".")[2])).apply(name, values, self.config)
+
+    def _smoothing(self, layer: int) -> Smoothing:
+        assert self._smoothings is not None
         if self._found is None:
             self._found = self._smoothings()
-        return self._found[int(name.split(".")[2])].apply(name, values, self.config)
+        return self._found[layer]
 
     def zero(self) -> str:
         """The zero point of rows."""

@@ -6,7 +6,7 @@ same (SmoothQuant, arXiv 2211.10438). What stands in front of the products takes
 rows of the value projection, the rows of the up projection.
 
 The run goes layer by layer, with the weights of one in memory, over a text that ships with the package and over the
-visual tokens of some pictures.
+visual tokens of some pictures. On the way it finds how large the keys and values are, for a KV cache in int8.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_interleave.converters.checkpoint.reader import Checkpoint
 from edge_interleave.converters.checkpoint.weight_names import EMBEDDING
@@ -57,9 +58,16 @@ def find_smoothings(
     for layer in range(config.layers):
         session = open_graph(layer_graph(checkpoint, layer))
         caches = {f"{kind}.{layer}": cache for kind in ("keys", "values")}
-        x, *peaks = session.run(["out", *INPUTS], {"rows": x, **common, **caches})
+        wanted = ["out", *(f"new_{name}" for name in caches), *INPUTS]
+        x, keys, values, *peaks = session.run(wanted, {"rows": x, **common, **caches})
         del session
-        found.append(_smoothing(checkpoint, layer, dict(zip(INPUTS, peaks, strict=True))))
+        found.append(
+            Smoothing(
+                **_divisors_and_order(checkpoint, layer, dict(zip(INPUTS, peaks, strict=True))),
+                keys=_radii(keys[0]),
+                values=np.abs(values[0]).max(axis=1).astype(np.float32),
+            )
+        )
         if progress is not None:
             progress(STAGE, layer + 1, config.layers)
     return found
@@ -87,7 +95,14 @@ def layer_graph(checkpoint: Checkpoint, number: int) -> bytes:
     return graph.serialized()
 
 
-def _smoothing(checkpoint: Checkpoint, layer: int, peaks: Mapping[str, FloatArray]) -> Smoothing:
+def _radii(keys: npt.NDArray[np.float16]) -> FloatArray:
+    """Largest sizes of keys (heads, n, size) by channel: of the pair that RoPE rotates, whatever the position."""
+    left, right = np.split(keys.astype(np.float32), 2, axis=2)
+    radius: FloatArray = np.hypot(left, right).max(axis=1)
+    return np.tile(radius, 2)
+
+
+def _divisors_and_order(checkpoint: Checkpoint, layer: int, peaks: Mapping[str, FloatArray]) -> dict[str, Any]:
     config, prefix = checkpoint.config.decoder, f"decoder.layers.{layer}"
     takers = {
         "attention": [f"self_attn.{name}_proj" for name in "qkv"],
@@ -105,8 +120,7 @@ def _smoothing(checkpoint: Checkpoint, layer: int, peaks: Mapping[str, FloatArra
                 values.reshape(config.kv_heads, -1, config.head_dim).max(axis=1).reshape(-1) for values in (reach, peak)
             )
         found[name] = divisors(peak, reach)
-    order = np.argsort(-peaks["gated"] / found["gated"], kind="stable")
-    return Smoothing(**found, order=order)
+    return {**found, "order": np.argsort(-peaks["gated"] / found["gated"], kind="stable")}
 
 
 def _reach(checkpoint: Checkpoint, name: str) -> FloatArray:

@@ -18,7 +18,7 @@ from edge_interleave.backends.onnx.weights import acquire, release
 from edge_interleave.bundle.manifest import ONNX_DATA, ONNX_EMBEDDINGS, ONNX_GRAPH, ONNX_NAME, Bundle, open_bundle
 from edge_interleave.decoding.decoder import Decoder, DecoderOptions
 from edge_interleave.decoding.registry import find_backend
-from edge_interleave.errors import BundleError
+from edge_interleave.errors import BackendError, BundleError
 from edge_interleave.util.providers import CPU, GPUS, Provider, decoder_provider
 
 TEXT = [5, 17, 99, 42, 7]
@@ -180,7 +180,7 @@ def test_a_gpu_runs_a_decoder_whose_products_it_has(
 def test_the_cpu_runs_a_decoder_that_the_provider_cannot_and_says_so(
     sound: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
-    weights = acquire(sound, 1, Provider("TeapotExecutionProvider"))
+    weights = acquire(sound, 1, provider=Provider("TeapotExecutionProvider"))
     assert weights.session.get_providers() == [CPU.name]
     release(weights)
     (line,) = caplog.messages
@@ -203,3 +203,30 @@ def test_a_provider_is_left_if_it_gives_other_logits(
     assert "its logits differ from the CPU's: cosine" in line
     for weights in (here, there, again):
         release(weights)
+
+
+def test_q8_0_needs_weights_in_int8(sound: Bundle) -> None:
+    with pytest.raises(BackendError, match=r"needs a decoder in int8 or int4 here, not f32; .*--onnx-precision int8"):
+        find_backend("onnx").open(sound, DecoderOptions(kv_precision="q8_0"))
+
+
+def test_q8_0_needs_the_steps_that_the_converter_finds(tmp_path: Path) -> None:
+    folder = tiny_bundle(tmp_path / "bundle", precision="int8").folder
+
+    def forget(model: onnx.ModelProto) -> None:
+        (place,) = [n for n, weight in enumerate(model.graph.initializer) if weight.name == "keys.1.steps"]
+        del model.graph.initializer[place]
+
+    change_graph(folder, forget)
+    opened(folder).close()
+    with pytest.raises(BundleError, match="has no steps for a KV cache in q8_0; convert the model again"):
+        find_backend("onnx").open(open_bundle(folder), DecoderOptions(kv_precision="q8_0"))
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_values_beyond_the_calibration_are_cut_off(tmp_path: Path, precision: str) -> None:
+    bundle = tiny_bundle(tmp_path / "bundle", precision=precision)
+    decoder = find_backend("onnx").open(bundle, DecoderOptions(context=64, threads=1, kv_precision="q8_0"))
+    assert np.isfinite(decoder.append_embeddings(np.full((20, 64), 1e4, np.float32))).all()
+    assert np.isfinite(decoder.append_tokens(TEXT)).all()
+    decoder.close()

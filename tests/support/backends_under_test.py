@@ -13,7 +13,7 @@ from edge_interleave.decoding.registry import find_backend
 from edge_interleave.errors import BackendError
 
 OURS = ("llama-cpp", "mlx", "onnx")
-KV_PRECISIONS_OF = {"onnx": ("f16",)}
+KV_PRECISIONS_OF = {"onnx": ("f16", "q8_0")}
 """Of those of ours that have not all."""
 MLX_WHEELS = {("darwin", "arm64"), ("linux", "x86_64"), ("linux", "aarch64")}
 """Platforms with MLX wheels, on which the test extra installs MLX."""

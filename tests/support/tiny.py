@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import gguf
 import numpy as np
@@ -26,6 +27,7 @@ from edge_interleave.bundle.manifest import (
 )
 from edge_interleave.converters.checkpoint.config import DecoderConfig
 from edge_interleave.converters.onnx.decoder import decoder_files
+from edge_interleave.converters.onnx.smoothing import find_smoothings
 from support.tiny_tower import write_safetensors
 
 HIDDEN, HEADS, FEED_FORWARD = 64, 4, 96
@@ -201,8 +203,10 @@ def write_tiny_onnx(
 ) -> None:
     """The same for ONNX Runtime."""
     folder.mkdir()
-    checkpoint = TinyCheckpoint(weights, context_length=context_length, heads=heads)
-    for name, write in decoder_files(checkpoint, precision).items():  # type: ignore[arg-type]
+    checkpoint: Any = TinyCheckpoint(weights, context_length=context_length, heads=heads)
+    visual = np.random.default_rng(0).standard_normal((32, HIDDEN)).astype(np.float32)
+    files = decoder_files(checkpoint, precision, lambda: find_smoothings(checkpoint, range(32), visual))
+    for name, write in files.items():
         write(folder / name)
 
 
@@ -227,7 +231,7 @@ def tiny_bundle(
     write_tiny_gguf(folder / GGUF_NAME, weights, context_length=context_length, heads=heads)
     write_tiny_mlx(folder / MLX_NAME, weights, context_length=context_length, heads=heads)
     write_tiny_onnx(folder / ONNX_NAME, weights, context_length=context_length, heads=heads, precision=precision)
-    write_manifest(folder, _manifest(folder, vocab_size, layers, context_length, heads))
+    write_manifest(folder, _manifest(folder, vocab_size, layers, context_length, heads, precision))
     return open_bundle(folder)
 
 
@@ -247,7 +251,7 @@ def _kv_heads(heads: int) -> int:
     return max(1, heads // 2)
 
 
-def _manifest(folder: Path, vocab_size: int, layers: int, context_length: int, heads: int) -> Manifest:
+def _manifest(folder: Path, vocab_size: int, layers: int, context_length: int, heads: int, precision: str) -> Manifest:
     head_dim = HIDDEN // heads
     return Manifest(
         name="tiny",
@@ -256,6 +260,6 @@ def _manifest(folder: Path, vocab_size: int, layers: int, context_length: int, h
         vision=VisionInfo("siglip", 28, 14, 2, "squash", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 0),
         prompt=PromptInfo(LLAVA_TEMPLATE, "<image>", None, "<|im_end|>", (vocab_size - 2, vocab_size - 4)),
         pooling_mode="average",
-        precisions={GGUF_NAME: "f32", MLX_NAME: "f32", ONNX_NAME: "f32"},
+        precisions={GGUF_NAME: "f32", MLX_NAME: "f32", ONNX_NAME: precision},
         files=describe_files(folder),
     )
