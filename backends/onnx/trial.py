@@ -39,7 +39,8 @@ def tried(path: Path, session: Any, rows: FloatArray, info: DecoderInfo, provide
             if not reason:
                 return other
         except Exception as error:  # ONNX Runtime's exceptions share no base class but this.
-            reason = one_line(error, 200)
+            # Providers say in the end what happened, after the places in their code.
+            reason = one_line(error.__cause__ or error, 2000)[-200:]
     LOG.warning("%s: %s cannot run it (%s); the CPU does", path, provider.name, reason)
     return session
 

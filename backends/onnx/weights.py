@@ -126,7 +126,7 @@ def _open(path: Path, threads: int, provider: Provider, cache_type: np.dtype[Any
             if cache_type == np.int8:
                 model = with_int8_cache(path)
                 options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(name))
-            session = ort.InferenceSession(model, options, providers=provider.session_providers())
+            session = ort.InferenceSession(model, options, **provider.session_arguments())
     except BundleError:
         raise
     except Exception as error:  # ONNX Runtime's exceptions share no base class but this.

@@ -25,10 +25,13 @@ class Provider:
     fixed_shapes: bool = False
     """Whether the graph's batch size must be fixed before it is opened."""
 
-    def session_providers(self) -> list[Any]:
-        """What ONNX Runtime's `InferenceSession` takes: the CPU runs what this one does not support."""
+    def session_arguments(self) -> dict[str, Any]:
+        """Arguments of ONNX Runtime's `InferenceSession`; the CPU runs operators that the provider lacks.
+
+        If the provider cannot open the graph, that is an error: ONNX Runtime's own way out is to print it and go on.
+        """
         own = (self.name, dict(self.options))
-        return [own] if self.name == CPU_PROVIDER else [own, CPU_PROVIDER]
+        return {"providers": [own] if self.name == CPU_PROVIDER else [own, CPU_PROVIDER], "enable_fallback": 0}
 
 
 CPU = Provider(CPU_PROVIDER)

@@ -188,7 +188,7 @@ def _open_session(path: Path, threads: int | None, provider: Provider) -> Any:
     check_onnx(path)
     try:
         with utf8_path(path) as name:
-            return ort.InferenceSession(name, options, providers=provider.session_providers())
+            return ort.InferenceSession(name, options, **provider.session_arguments())
     except InputError:
         raise
     except Exception as error:  # ONNX Runtime's exceptions have no other common base class
