@@ -227,7 +227,10 @@ def test_convert_models_info_and_remove(env: dict[str, str], random_checkpoint: 
     assert facts["verified"] is True
     assert facts["vision"]["tokens_per_image"] == 16
     assert facts["files"]["vision.onnx"]["precision"] == "int8"
-    assert facts["runs_here_with"] == {"backend": backend_for(bundle, None).name, "vision_provider": CPU_PROVIDER}
+    engines = {"backend": backend_for(bundle, None).name, "vision_provider": CPU_PROVIDER}
+    if engines["backend"] == "onnx":
+        engines["decoder_provider"] = CPU_PROVIDER
+    assert facts["runs_here_with"] == engines
     assert run("models", "remove", "small", env=env, stdin="n\n").returncode == 130
     assert out.exists()
     (out / "tokenizer.json").write_text("{}".ljust((out / "tokenizer.json").stat().st_size))
