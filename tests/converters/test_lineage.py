@@ -38,8 +38,10 @@ from edge_interleave.converters.convert import convert
 from edge_interleave.decoding.inputs import TextInput, as_inputs
 from edge_interleave.errors import BundleError, ContextFullError
 from edge_interleave.evaluation.answering import Answerer, Settings
+from edge_interleave.evaluation.sample_size import LocalSize
 from edge_interleave.evaluation.samples import Labels, Sample, Turn
 from edge_interleave.model import Model, load
+from edge_interleave.prompt.messages import Image as ImagePart
 from edge_interleave.prompt.messages import media_of
 from edge_interleave.vision.media_encoder import PictureGroup
 
@@ -180,12 +182,13 @@ class TestRunning:
         found = answerer.answer(asked)
         assert found is not None
         assert [reply.visual_tokens for reply in found.replies] == [16 + 12 * (12 + 1), 2 * (16 + 12 * (12 + 1))]
-        answerer._trained_context = 100
-        before = onevision.media_encoder._encoder().images_encoded
-        with pytest.raises(ContextFullError, match="2 images are 172 visual tokens"):
-            answerer.answer(asked)
-        assert onevision.media_encoder._encoder().images_encoded == before
         answerer.close()
+        size = LocalSize(onevision, 1, 8)
+        image = ImagePart(tmp_path / "large.png")
+        assert size.tokens(size.opened([image])) == 16 + 12 * (12 + 1)
+        assert size.tokens(size.opened([image, image])) == 2 * (16 + 1)
+        with pytest.raises(ContextFullError, match="30 images are 5160 visual tokens"):
+            size.check_tokens(30 * size.tokens([image]), 30)
 
     def test_an_older_program_refuses_the_bundle(self, onevision: Model) -> None:
         assert onevision.bundle.manifest.schema_version == 2
