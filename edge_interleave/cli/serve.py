@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
@@ -20,6 +22,7 @@ from edge_interleave.errors import BackendError, InputError, UsageError
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _KEYS_BYTES_MAX = 1 << 16
+_SOURCE_NAME = re.compile(r"[\w][\w .-]{0,63}")
 
 
 @click.command()
@@ -55,6 +58,14 @@ _KEYS_BYTES_MAX = 1 << 16
 @click.option("--allow-host", "hosts", multiple=True, metavar="NAME", help="Host name that clients may use.")
 @click.option("--allow-origin", "origins", multiple=True, metavar="URL", help="Web page origin that may call.")
 @click.option("--allow-remote-images", is_flag=True, help="Fetch images from public http(s) addresses.")
+@click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    metavar="NAME=SOURCE",
+    help="A source of this machine that the page may watch: door=camera:0, yard=rtsp://...; repeat for more.",
+)
+@click.option("--tls-self-signed", is_flag=True, help="Serve https with a certificate that is made and kept here.")
 @click.option("--tls-cert", type=_FILE, help="Certificate (PEM) for https.")
 @click.option("--tls-key", type=_FILE, help="Private key (PEM) of the certificate.")
 def serve(
@@ -75,10 +86,12 @@ def serve(
     hosts: tuple[str, ...],
     origins: tuple[str, ...],
     allow_remote_images: bool,
+    sources: tuple[str, ...],
+    tls_self_signed: bool,
     tls_cert: Path | None,
     tls_key: Path | None,
 ) -> None:
-    """Serve the OpenAI interface: point an app's base URL at http://127.0.0.1:8080/v1.
+    """Serve the OpenAI interface at http://127.0.0.1:8080/v1 for apps, and a live page for people at the same address.
 
     Chat completions with several images and videos, streams, JSON by schema, live windows. Images stay on this machine,
     and addresses in requests are not fetched. Ctrl-C or SIGTERM ends the server once running answers are complete.
@@ -92,6 +105,9 @@ def serve(
         )
     if (tls_cert is None) != (tls_key is None):
         raise UsageError("--tls-cert and --tls-key belong together; give both")
+    if tls_self_signed and tls_cert is not None:
+        raise UsageError("--tls-self-signed makes a certificate of its own; leave --tls-cert and --tls-key out")
+    named_sources = _named_sources(sources)
     for origin in origins:
         if not origin.startswith(("http://", "https://")):
             raise UsageError(f"--allow-origin {origin}: give scheme and host, for example https://app.example")
@@ -104,6 +120,12 @@ def serve(
     from edge_interleave.serve.run import serve as run
     from edge_interleave.serve.settings import Settings, limits_within
 
+    if tls_self_signed:
+        from edge_interleave.serve.self_signed import default_folder, self_signed
+
+        certificate = self_signed(default_folder())
+        tls_cert, tls_key = certificate.cert, certificate.key
+        output.note(f"certificate: {tls_cert}, SHA-256 {certificate.fingerprint}")
     size = None if memory is None else parse_memory(memory)
     settings = Settings(
         models=models or (None,),
@@ -122,10 +144,42 @@ def serve(
         hosts=hosts,
         origins=origins,
         remote_images=allow_remote_images,
+        sources=named_sources,
         tls_cert=tls_cert,
         tls_key=tls_key,
     )
-    run(settings, lambda url: output.note(f"ready: {url}/v1 (ctrl-C ends it)"))
+    run(settings, _ready)
+
+
+def _ready(url: str) -> None:
+    output.note(f"ready: {url}/v1 (ctrl-C ends it)")
+    parts = urlsplit(url)
+    everywhere = parts.hostname in ("0.0.0.0", "::")
+    if everywhere:
+        from edge_interleave.serve.own_addresses import own_addresses
+
+        hosts = own_addresses() or ("127.0.0.1",)
+    else:
+        hosts = (parts.netloc.rpartition(":")[0],)
+    output.note("page: " + ", ".join(f"{parts.scheme}://{host}:{parts.port}/" for host in hosts))
+
+
+def _named_sources(given: tuple[str, ...]) -> dict[str, str]:
+    """`NAME=SOURCE` texts as a table. Raises UsageError for a wrong one."""
+    from edge_interleave.media.sources.open import open_source
+
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, spec = text.partition("=")
+        if not equals or not _SOURCE_NAME.fullmatch(name) or not spec:
+            raise UsageError(
+                "--source: give a name and a source, for example door=camera:0 or yard=rtsp://192.168.1.9/"
+            )
+        if name in found:
+            raise UsageError(f"--source {name}: given twice; give each source its own name")
+        open_source(spec)
+        found[name] = spec
+    return found
 
 
 def _read_keys(path: Path) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
 from edge_interleave.decoding.generation import TokenScore
 from edge_interleave.errors import shown
@@ -26,10 +26,14 @@ from edge_interleave.serve.engine import LOG
 from edge_interleave.serve.errors import ApiError, api_error, wrong
 from edge_interleave.serve.handle import Done, Ended, Handle, Piece
 from edge_interleave.serve.hub import Card, Hub
-from edge_interleave.serve.live_api import Window, Windows
+from edge_interleave.serve.jobs import Jobs, Watch
+from edge_interleave.serve.live_api import Windows
+from edge_interleave.serve.live_socket import LiveSockets
 from edge_interleave.serve.loaded import LoadedModel
 from edge_interleave.serve.metrics import CONTENT_TYPE, Metrics
 from edge_interleave.serve.openapi import description
+from edge_interleave.serve.page_files import page_routes
+from edge_interleave.serve.parsing import parse
 from edge_interleave.serve.question import chat_question, live_question, responses_question
 from edge_interleave.serve.remote import fetch_public
 from edge_interleave.serve.responses_api import ResponsesAnswer, named_event_line
@@ -42,11 +46,10 @@ from edge_interleave.serve.schema import (
     ResponsesRequest,
 )
 from edge_interleave.serve.settings import Settings
-from edge_interleave.serve.socket_inbox import SocketInbox
+from edge_interleave.serve.shared_sources import SharedSources
 
 _M = TypeVar("_M", bound=BaseModel)
 _IDLE_CHECK_S = 5.0
-_GONE = ApiError(499, "the client has gone")
 _IMAGE_TYPES = ("image/", "application/octet-stream")
 
 
@@ -60,7 +63,10 @@ class Serving:
         self.hub = Hub(settings, self.metrics)
         self.startup_error: ApiError | None = None
         """The error that kept the first model from loading; None if there was none."""
-        self._windows = Windows(settings.limits)
+        self._jobs = Jobs(settings.limits.request_s, self.metrics)
+        self._windows = Windows(settings.limits, self.hub, self._jobs)
+        self._sources = SharedSources(settings.sources)
+        self._sockets = LiveSockets(self._windows, self._jobs, self._sources, settings.limits)
         self.metrics.windows.set_function(lambda: len(self._windows))
         self._reader = MediaReader(settings.limits, fetch_public if settings.remote_images else None)
         self._started = int(time.time())
@@ -74,6 +80,7 @@ class Serving:
             Route("/v1/models/{name:path}", self._model, methods=["GET"]),
             Route("/v1/live", self._live_open, methods=["POST"]),
             WebSocketRoute("/v1/live/ws", self._live_socket),
+            Route("/v1/live/sources", self._live_sources, methods=["GET"]),
             Route("/v1/live/{id}", self._live_state, methods=["GET", "DELETE"]),
             Route("/v1/live/{id}/frames", self._live_frames, methods=["POST"]),
             Route("/v1/live/{id}/ask", self._live_ask, methods=["POST"]),
@@ -83,6 +90,7 @@ class Serving:
             Route("/readyz", self._health, methods=["GET"]),
             Route("/metrics", self._metrics, methods=["GET"]),
             Route("/openapi.json", self._openapi, methods=["GET"]),
+            *page_routes(),
         ]
         handlers: dict[Any, Any] = {
             ApiError: _error_response,
@@ -97,7 +105,7 @@ class Serving:
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         try:
-            await self._run(self.hub.cards[0], "start", lambda model, handle: handle.emit(Done()))
+            await self._jobs.run(self.hub.cards[0], "start", lambda model, handle: handle.emit(Done()))
         except ApiError as error:
             self.startup_error = error
             raise
@@ -106,6 +114,7 @@ class Serving:
             yield
         finally:
             idle.cancel()
+            await run_in_threadpool(self._sources.close)
             await run_in_threadpool(self.hub.stop, self.settings.limits.grace_s)
 
     async def _close_idle(self) -> None:
@@ -121,7 +130,7 @@ class Serving:
         card = self.hub.card(asked.model)
         question = await run_in_threadpool(chat_question, asked, self._reader, self.settings.limits)
         asked.messages.clear()  # the base64 texts of images
-        answer = ChatAnswer(asked.model or card.id, _fingerprint(card), logprobs=bool(asked.logprobs))
+        answer = ChatAnswer(asked.model or card.id, card.fingerprint, logprobs=bool(asked.logprobs))
         usage = asked.stream_options is not None and asked.stream_options.include_usage
         return await self._completion(
             request,
@@ -138,14 +147,14 @@ class Serving:
         card = self.hub.card(asked.model)
         question = await run_in_threadpool(responses_question, asked, self._reader, self.settings.limits)
         answer = ResponsesAnswer(asked.model or card.id, asked)
-        handle = self._submit(card, request.scope["edge_interleave.client"], lambda m, h: m.answer(question, h))
+        handle = self._jobs.submit(card, request.scope["edge_interleave.client"], lambda m, h: m.answer(question, h))
         if not asked.stream:
             ended, _ = await self._whole(handle, request.receive, card)
             return JSONResponse(answer.whole(ended))
 
         async def lines() -> AsyncIterator[bytes]:
             try:
-                async for event in answer.events(self._counting(handle.events(), card)):
+                async for event in answer.events(self._jobs.counting(handle.events(), card)):
                     yield named_event_line(event)
             except ApiError as error:
                 yield named_event_line(answer.failed(error.body()["error"]))
@@ -219,7 +228,7 @@ class Serving:
 
     async def _live_open(self, request: Request) -> Response:
         asked = await _read(request, LiveRequest, or_default=True)
-        window = await self._open_window(asked, request.scope["edge_interleave.client"], request.receive)
+        window = await self._windows.open(asked, request.scope["edge_interleave.client"], request.receive)
         return JSONResponse(window.state(), status_code=201)
 
     async def _live_state(self, request: Request) -> Response:
@@ -240,7 +249,7 @@ class Serving:
         else:
             asked = await _read(request, FramesRequest)
             pictures, time_s = await run_in_threadpool(self._pictures, asked), asked.time_s
-        numbers = await self._add_frames(
+        numbers = await self._windows.add_frames(
             window, pictures, time_s, request.scope["edge_interleave.client"], request.receive
         )
         return JSONResponse({"id": window.id, "object": "live.frames", "numbers": numbers})
@@ -249,7 +258,7 @@ class Serving:
         window = self._windows.find(request.path_params["id"])
         asked = await _read(request, LiveQuestion)
         question = live_question(asked, self.settings.limits)
-        answer = ChatAnswer(window.card.id, _fingerprint(window.card))
+        answer = ChatAnswer(window.card.id, window.card.fingerprint)
         usage = asked.stream_options is not None and asked.stream_options.include_usage
         return await self._completion(
             request,
@@ -260,75 +269,12 @@ class Serving:
             usage=usage,
         )
 
+    async def _live_sources(self, request: Request) -> Response:
+        entries = [{"id": name, "object": "live.source"} for name in self._sources.names]
+        return JSONResponse({"object": "list", "data": entries})
+
     async def _live_socket(self, socket: WebSocket) -> None:
-        """Serve a live window that closes with its socket. See docs/guides/live.md."""
-        await socket.accept()
-        window: Window | None = None
-        client, inbox = socket.scope["edge_interleave.client"], SocketInbox(socket)
-        try:
-            window = await self._open_window(_valid(LiveRequest, await _first_message(inbox)), client, inbox.gone)
-            await socket.send_json({"type": "live.opened", **window.state()})
-            while True:
-                try:
-                    await self._socket_message(socket, inbox, window, client)
-                except ApiError as error:
-                    await socket.send_json({"type": "error", **error.body()})
-        except ApiError as error:
-            with contextlib.suppress(RuntimeError):
-                await socket.send_json({"type": "error", **error.body()})
-                await socket.close(1008)
-        except WebSocketDisconnect:
-            pass
-        finally:
-            inbox.close()
-            if window is not None:
-                await run_in_threadpool(self._windows.remove, window)
-
-    async def _socket_message(self, socket: WebSocket, inbox: SocketInbox, window: Window, client: str) -> None:
-        message = await inbox.next()
-        self._windows.find(window.id)
-        content = message.get("bytes")
-        if content is not None:
-            numbers = await self._add_frames(window, [Picture(content, "auto", "frame")], None, client, inbox.gone)
-            await socket.send_json({"type": "live.frames", "numbers": numbers})
-            return
-        text = message.get("text") or ""
-        question = live_question(_valid(LiveQuestion, text.encode()), self.settings.limits)
-        handle = self._submit(window.card, client, lambda m, h: m.ask_window(window.live, question, h))
-        answer = ChatAnswer(window.card.id, _fingerprint(window.card))
-        watch = _Watch(handle, inbox.gone)
-        try:
-            async for chunk in answer.chunks(self._counting(handle.events(), window.card), with_usage=True):
-                await socket.send_json({"type": "live.answer", **chunk})
-        finally:
-            watch.end()
-
-    async def _open_window(self, asked: LiveRequest, client: str, receive: Receive | None) -> Window:
-        if asked.window > self.settings.limits.window_frames:
-            raise wrong("window", f"more than {self.settings.limits.window_frames} frames")
-        card = self.hub.card(asked.model)
-        self._windows.reserve()
-        opened: Window | None = None
-        try:
-
-            def open_window(model: LoadedModel, handle: Handle) -> None:
-                nonlocal opened
-                opened = Window(card, model.open_window(asked))
-                handle.emit(Done())
-
-            await self._run(card, client, open_window, receive)
-        finally:
-            # Also if the client has gone meanwhile: the window then closes after its idle time.
-            self._windows.settle(opened)
-        assert opened is not None
-        return opened
-
-    async def _add_frames(
-        self, window: Window, pictures: list[Picture], time_s: float | None, client: str, receive: Receive | None
-    ) -> Any:
-        return await self._run(
-            window.card, client, lambda m, h: m.add_frames(window.live, pictures, time_s, h), receive
-        )
+        await self._sockets.serve(socket)
 
     def _pictures(self, asked: FramesRequest) -> list[Picture]:
         if len(asked.images) > self.settings.limits.media:
@@ -336,30 +282,7 @@ class Serving:
         urls = [image if isinstance(image, str) else image.url for image in asked.images]
         return [self._reader.picture(url, "auto", f"images.{number}") for number, url in enumerate(urls)]
 
-    # Running jobs.
-
-    def _submit(self, card: Card, client: str, run: Callable[[LoadedModel, Handle], None]) -> Handle:
-        handle = Handle(self.settings.limits.request_s)
-        try:
-            job = card.engine.submit(client, handle, lambda model: run(model, handle))
-            handle.when_closed = lambda: card.engine.forget(job)
-        except ApiError:
-            handle.close()
-            raise
-        return handle
-
-    async def _run(
-        self, card: Card, client: str, run: Callable[[LoadedModel, Handle], None], receive: Receive | None = None
-    ) -> Any:
-        """Run a job that ends with `Done`; returns its value. Raises ApiError."""
-        handle = self._submit(card, client, run)
-        watch = _Watch(handle, receive)
-        try:
-            event = await handle.next()
-        finally:
-            watch.end()
-        assert isinstance(event, Done)
-        return event.value
+    # Answers.
 
     async def _completion(
         self,
@@ -372,14 +295,14 @@ class Serving:
         usage: bool,
         timings: bool = False,
     ) -> Response:
-        handle = self._submit(card, request.scope["edge_interleave.client"], run)
+        handle = self._jobs.submit(card, request.scope["edge_interleave.client"], run)
         if not stream:
             ended, scores = await self._whole(handle, request.receive, card)
             return JSONResponse(answer.whole(ended, scores))
 
         async def lines() -> AsyncIterator[bytes]:
             try:
-                events = self._counting(handle.events(), card)
+                events = self._jobs.counting(handle.events(), card)
                 async for chunk in answer.chunks(events, with_usage=usage, with_timings=timings):
                     yield event_line(chunk)
                 yield DONE_LINE
@@ -391,9 +314,9 @@ class Serving:
     async def _whole(self, handle: Handle, receive: Receive, card: Card) -> tuple[Ended, list[TokenScore]]:
         """Wait for the whole answer; returns its `Ended` event and the scores of its tokens. Raises ApiError."""
         scores: list[TokenScore] = []
-        watch = _Watch(handle, receive)
+        watch = Watch(handle, receive)
         try:
-            async for event in self._counting(handle.events(), card):
+            async for event in self._jobs.counting(handle.events(), card):
                 if isinstance(event, Piece):
                     scores += event.scores
                 elif isinstance(event, Ended):
@@ -402,38 +325,10 @@ class Serving:
             watch.end()
         raise AssertionError("events end with Ended")
 
-    async def _counting(self, events: AsyncIterator[Any], card: Card) -> AsyncIterator[Any]:
-        async for event in events:
-            if isinstance(event, Ended):
-                self.metrics.answered(card.id, event)
-            yield event
-
-
-class _Watch:
-    """Ends a job early if its client disconnects."""
-
-    def __init__(self, handle: Handle, receive: Receive | None) -> None:
-        """`receive`: the request's, after its body was read; None: disconnection cannot be detected."""
-        self._handle = handle
-        self._gone = None if receive is None else asyncio.create_task(self._wait(receive))
-
-    def end(self) -> None:
-        """Stop watching, and end the job if it still runs."""
-        if self._gone is not None:
-            self._gone.cancel()
-        self._handle.close()
-
-    async def _wait(self, receive: Receive) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                self._handle.end(_GONE)
-                return
-
 
 async def _stream(lines: AsyncIterator[bytes], handle: Handle, receive: Receive) -> Response:
     """A streamed response that starts at the first event, so earlier errors get their own status code."""
-    watch = _Watch(handle, receive)
+    watch = Watch(handle, receive)
     try:
         await handle.begun()
     except BaseException:
@@ -445,7 +340,7 @@ async def _stream(lines: AsyncIterator[bytes], handle: Handle, receive: Receive)
 class _EventStream(Response):
     """Sends lines as they are produced (server-sent events)."""
 
-    def __init__(self, lines: AsyncIterator[bytes], watch: _Watch) -> None:
+    def __init__(self, lines: AsyncIterator[bytes], watch: Watch) -> None:
         super().__init__(
             media_type="text/event-stream", headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         )
@@ -492,45 +387,7 @@ async def _read(request: Request, model: type[_M], *, or_default: bool = False) 
         body += chunk
     if not body and or_default:
         return model()
-    return await run_in_threadpool(_valid, model, bytes(body))
-
-
-def _valid(model: type[_M], body: bytes) -> _M:
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        # Of a union's members, report the one whose validation got furthest: most likely the one that was meant.
-        found = max(error.errors(include_url=False, include_context=False), key=lambda one: len(one["loc"]))
-        if found["type"] == "json_invalid":
-            raise ApiError(400, f"the body is not JSON: {found['msg']}", None, "invalid_json") from None
-        where = _field_path(found["loc"])
-        if found["type"] == "extra_forbidden":
-            raise wrong(where, f"{where}: this server does not know this field", "unknown_parameter") from None
-        given = "" if found["type"] == "missing" else f", not {shown(found['input'], 40)}"
-        raise wrong(where, f"{where}: {found['msg']}{given}") from None
-
-
-def _field_path(parts: tuple[int | str, ...]) -> str:
-    """A field's path as the client wrote it, without the names of union members that pydantic adds."""
-    named: list[str] = []
-    for part in map(str, parts):
-        is_type = part in ("str", "int", "float", "bool") or part[:1].isupper() or not part.isidentifier()
-        if part.isdecimal() or (not is_type and part not in named[-1:]):
-            named.append(part)
-    return ".".join(named) or "body"
-
-
-async def _first_message(inbox: SocketInbox) -> bytes:
-    message = await inbox.next()
-    text = message.get("text")
-    if text is None:
-        raise wrong("body", 'the first message must be text: {} or {"window": 8, "pool": 2}')
-    return str(text).encode()
-
-
-def _fingerprint(card: Card) -> str:
-    digests = sorted(file.sha256 for file in card.bundle.manifest.files.values())
-    return f"ei-{digests[0][:12]}" if digests else "ei"
+    return await run_in_threadpool(parse, model, bytes(body))
 
 
 async def _error_response(request: Request, error: Exception) -> Response:

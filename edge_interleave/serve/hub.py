@@ -42,6 +42,12 @@ class Card:
     """Most tokens of a prompt with its answer."""
     engine: Engine
 
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the bundle in answers (`system_fingerprint`)."""
+        digests = sorted(file.sha256 for file in self.bundle.manifest.files.values())
+        return f"ei-{digests[0][:12]}" if digests else "ei"
+
 
 @dataclass(frozen=True)
 class _Opening:

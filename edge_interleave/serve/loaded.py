@@ -16,6 +16,8 @@ from edge_interleave.decoding.grammar import Grammar
 from edge_interleave.decoding.inputs import as_inputs
 from edge_interleave.decoding.session import ANSWER_ROOM
 from edge_interleave.errors import ContextFullError, EdgeInterleaveError, UsageError
+from edge_interleave.live.layout import WindowLayout
+from edge_interleave.live.prompt import LivePrompt
 from edge_interleave.model import Model
 from edge_interleave.prompt.builder import ImageSegment, Segment
 from edge_interleave.prompt.messages import Image, Media, Message, Video
@@ -28,6 +30,7 @@ from edge_interleave.serve.schema import LiveRequest
 from edge_interleave.serve.settings import Limits
 from edge_interleave.serve.timelines import TimelinePool
 from edge_interleave.vision.media_encoder import EncodedMedia, PictureGroup
+from edge_interleave.vision.pooling import frame_stride, image_tokens
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Pixels
@@ -55,6 +58,30 @@ class _Shown:
     @property
     def count(self) -> int:
         return max(1, len(self.frames))
+
+
+@dataclass(frozen=True)
+class PoolingChoice:
+    """What the context allows at one pooling stride."""
+
+    pool: int
+    tokens: int
+    """Visual tokens of a frame."""
+    frames: int
+    """The largest window; 0 if not even one frame fits."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """How likely the answer to a question is yes."""
+
+    number: int
+    """The window's newest frame; 0: it is empty."""
+    probability: float
+    """P(yes) / (P(yes) + P(no))."""
+    certainty: float
+    """P(yes) + P(no): near 0, the question is not one for yes or no."""
+    seconds: float
 
 
 class LoadedModel:
@@ -121,14 +148,32 @@ class LoadedModel:
         self.windows += 1
         return live
 
-    def add_frames(self, live: Live, pictures: Sequence[Picture], time_s: float | None, handle: Handle) -> None:
+    def pooling_choices(
+        self, most: int, system: str | None = None, *, keep_answers: bool = False
+    ) -> tuple[PoolingChoice, ...]:
+        """The windows that the context allows, of at most `most` frames, for each pooling stride."""
+        vision, mode = self.model.bundle.manifest.vision, self.model.bundle.manifest.pooling_mode
+        layout = WindowLayout.of(LivePrompt(self.model.prompts, self.model.tokenizer, system))
+        limit, found = self.model.context_limit, []
+        for stride in [stride for stride in _STRIDES if stride <= vision.grid]:
+            tokens = image_tokens(vision, frame_stride(vision, stride), mode)
+            room = limit - layout.entries(0, (tokens,), keep_answers)
+            found.append(PoolingChoice(stride, tokens, max(0, min(most, room // (layout.around_frame + tokens)))))
+        return tuple(found)
+
+    def add_frames(
+        self, live: Live, pictures: Sequence[Picture | Pixels], time_s: float | None, handle: Handle
+    ) -> None:
         """Add pictures to a live window; the handle gets their numbers. Raises ApiError."""
         numbers = []
         for picture in pictures:
             if handle.cancel.is_set():
                 return
-            with _naming(picture):
-                numbers.append(live.add(picture.data, time_s))
+            if isinstance(picture, Picture):
+                with _naming(picture):
+                    numbers.append(live.add(picture.data, time_s))
+            else:
+                numbers.append(live.add(picture, time_s))
             time_s = None
         handle.emit(Done(numbers))
 
@@ -148,6 +193,14 @@ class LoadedModel:
             computed = stats.prompt_tokens - stats.cached_tokens
             spent = Timings(stats.cached_tokens, computed, stats.answer_tokens, 0.0, stats.prefill_s, decode_s)
             handle.emit(Ended(stream.answer, timings=spent))
+
+    def check_window(self, live: Live, question: str, handle: Handle) -> None:
+        """Compute how likely the answer about a live window is yes; the handle gets a `Checked`."""
+        began = time.perf_counter()
+        choice = live.check(question)
+        handle.emit(
+            Done(Checked(live.number, choice.probability, choice.total_probability, time.perf_counter() - began))
+        )
 
     def close_window(self, live: Live) -> None:
         """Close a live window. Safe from any thread."""

@@ -30,6 +30,7 @@ def description(*, with_key: bool) -> dict[str, Any]:
             "/v1/models": {"get": _without_body("The models.")},
             "/v1/models/{name}": {"get": _without_body("One model.", parameters=[_MODEL])},
             "/v1/live": {"post": _with_body(LiveRequest, "Open a live window.", status="201", required=False)},
+            "/v1/live/sources": {"get": _without_body("The server's own sources.")},
             "/v1/live/{id}": {
                 "get": _without_body("The state of a live window.", parameters=[_ID]),
                 "delete": _without_body("Close a live window.", parameters=[_ID]),

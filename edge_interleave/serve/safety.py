@@ -3,11 +3,15 @@
 - `Host` must be an IP address, `localhost`, the machine's name or an allowed name. This stops DNS rebinding, in which
   a hostile page's host name is made to resolve to 127.0.0.1: the browser still sends that name.
 - `Origin`, if present, must be the server's own or an allowed one; these get CORS headers.
+- A browser's WebSocket cannot send an `Authorization` header. It names its key as a subprotocol, which unlike a URL is
+  kept in no history or log.
 - Bodies are counted while they are read, each one and all together.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
 import ipaddress
@@ -22,8 +26,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edge_interleave.serve.errors import ApiError
 from edge_interleave.serve.settings import Settings
 
-OPEN_ROUTES = ("/health", "/v1/health", "/readyz")
-"""Routes that need no key."""
+OPEN_ROUTES = ("/", "/health", "/v1/health", "/readyz")
+OPEN_FOLDER = "/page/"
+"""Routes that need no key, and the folder of the page's files."""
+SUBPROTOCOL = "edge-interleave"
+KEY_SUBPROTOCOL = "edge-interleave.key."
+"""A WebSocket's subprotocol, and the one that names the key: followed by its bytes as base64url without padding."""
 _METHODS = "GET, POST, DELETE, OPTIONS"
 _HEADERS = "authorization, content-type"
 
@@ -104,12 +112,12 @@ class Safety:
         if not self._keys:
             return str(address)
         kind, _, key = headers.get("authorization", "").partition(" ")
-        given = _digest(key.strip() if kind.lower() == "bearer" else "")
+        given = _digest(key.strip() if kind.lower() == "bearer" else _subprotocol_key(scope))
         # All keys are compared, so that timing reveals nothing about them.
         matches = [hmac.compare_digest(given, known) for known in self._keys]
         if any(matches):
             return f"key {matches.index(True)} {address}"
-        if scope["path"] in OPEN_ROUTES:
+        if scope["path"] in OPEN_ROUTES or scope["path"].startswith(OPEN_FOLDER):
             return str(address)
         raise ApiError(
             401,
@@ -166,6 +174,17 @@ class _Body:
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _subprotocol_key(scope: Scope) -> str:
+    for protocol in scope.get("subprotocols", ()):
+        if protocol.startswith(KEY_SUBPROTOCOL):
+            text = protocol.removeprefix(KEY_SUBPROTOCOL)
+            try:
+                return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
+            except (binascii.Error, ValueError):
+                return ""
+    return ""
 
 
 def _own_names() -> Iterable[str]:

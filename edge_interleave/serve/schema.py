@@ -321,3 +321,24 @@ class LiveQuestion(Sampling):
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=1 << 31)] | None = None
     response_format: ResponseFormat | None = None
+
+
+class LiveCheck(_Strict):
+    """A message of the WebSocket: how likely is the answer yes?"""
+
+    check: str
+
+
+class LiveReopen(_Strict):
+    """A message of the WebSocket: open another window instead."""
+
+    reopen: LiveRequest
+
+
+class LiveWatch(_Strict):
+    """A message of the WebSocket: add frames of a source of the server's own."""
+
+    watch: str | None
+    """The source's name; None: stop."""
+    fps: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Frames per second, at most."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -82,6 +83,8 @@ class Settings:
     """Allowed origins of web pages, such as `https://app.example`."""
     remote_images: bool = False
     """Whether http(s) addresses of images and videos are fetched."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Sources of the server's own, by name."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
     limits: Limits = field(default_factory=Limits)

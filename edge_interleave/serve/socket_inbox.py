@@ -1,8 +1,9 @@
-"""Reads a WebSocket ahead, so that a client that disconnects is noticed while its question is answered."""
+"""Reads a WebSocket ahead: a client that disconnects, or stops its answer, is noticed while the answer is made."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from starlette.types import Message
@@ -15,8 +16,12 @@ _AHEAD = 2
 class SocketInbox:
     """The messages of a WebSocket that was accepted."""
 
-    def __init__(self, socket: WebSocket) -> None:
-        """Call it in the event loop; `close` ends the reading."""
+    def __init__(self, socket: WebSocket, urgent: Callable[[Message], bool]) -> None:
+        """Call it in the event loop; `close` ends the reading.
+
+        `urgent` gets each message as soon as it is read; if it returns True, `next` does not return the message.
+        """
+        self._urgent = urgent
         self._socket = socket
         self._messages: asyncio.Queue[Message] = asyncio.Queue(_AHEAD)
         self._gone = asyncio.Event()
@@ -45,4 +50,5 @@ class SocketInbox:
             message = await self._socket.receive()
             if message["type"] == "websocket.disconnect":
                 self._gone.set()
-            await self._messages.put(message)
+            if not self._urgent(message):
+                await self._messages.put(message)

@@ -1,0 +1,38 @@
+"""Parses JSON of requests into pydantic models; errors name the wrong field as the client wrote it."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from edge_interleave.errors import shown
+from edge_interleave.serve.errors import ApiError, wrong
+
+_M = TypeVar("_M", bound=BaseModel)
+
+
+def parse(model: type[_M], body: bytes) -> _M:
+    """The body as a `model`. Raises ApiError (400) naming the field that is wrong."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        # Of a union's members, report the one whose validation got furthest: most likely the one that was meant.
+        found = max(error.errors(include_url=False, include_context=False), key=lambda one: len(one["loc"]))
+        if found["type"] == "json_invalid":
+            raise ApiError(400, f"the body is not JSON: {found['msg']}", None, "invalid_json") from None
+        where = _field_path(found["loc"])
+        if found["type"] == "extra_forbidden":
+            raise wrong(where, f"{where}: this server does not know this field", "unknown_parameter") from None
+        given = "" if found["type"] == "missing" else f", not {shown(found['input'], 40)}"
+        raise wrong(where, f"{where}: {found['msg']}{given}") from None
+
+
+def _field_path(parts: tuple[int | str, ...]) -> str:
+    """A field's path as the client wrote it, without the names of union members that pydantic adds."""
+    named: list[str] = []
+    for part in map(str, parts):
+        is_type = part in ("str", "int", "float", "bool") or part[:1].isupper() or not part.isidentifier()
+        if part.isdecimal() or (not is_type and part not in named[-1:]):
+            named.append(part)
+    return ".".join(named) or "body"
