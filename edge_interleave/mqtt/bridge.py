@@ -141,9 +141,11 @@ class Bridge:
 
     def set_paused(self, source: str, paused: bool) -> None:
         """Report that a source is paused or watched. The states of a paused source's rules are unknown."""
-        if self._set(self._topics.source(source, "paused"), _ON if paused else _OFF):
-            for rule in self._sources[source].rules if source in self._sources else ():
-                self._set(self._topics.rule(source, rule, "state"), _UNKNOWN if paused else _OFF)
+        with self._lock:
+            if self._put(self._topics.source(source, "paused"), _ON if paused else _OFF):
+                for rule in self._sources[source].rules if source in self._sources else ():
+                    self._put(self._topics.rule(source, rule, "state"), _UNKNOWN if paused else _OFF)
+        self._connection.wake()
 
     def set_question(self, source: str, rule: str, question: str) -> None:
         """Report the question of a rule."""
@@ -153,11 +155,18 @@ class Bridge:
         """Report a check of a rule: whether its alert is raised, and the check as JSON."""
         state, attributes = self._topics.rule(source, rule, "state"), self._topics.rule(source, rule, "attributes")
         value, now = _ON if raised else _OFF, time.monotonic()
-        # Attributes come first: who is triggered by the state reads them.
-        if self._states.get(state) != value or now - self._last_attributes.get(attributes, 0.0) >= ATTRIBUTES_EVERY_S:
+        with self._lock:
+            # A check that ran when the source was paused ends later.
+            if self._states.get(self._topics.source(source, "paused")) == _ON:
+                return
+            changed = self._states.get(state) != value
+            if not changed and now - self._last_attributes.get(attributes, 0.0) < ATTRIBUTES_EVERY_S:
+                return
+            # Attributes come first: who is triggered by the state reads them.
             self._last_attributes[attributes] = now
-            self._set(attributes, _json(event))
-        self._set(state, value)
+            self._put(attributes, _json(event))
+            self._put(state, value)
+        self._connection.wake()
 
     def answered(self, source: str, ask: str, event: Mapping[str, Any]) -> None:
         """Report an answer; the event has the key `answer`."""
@@ -309,14 +318,18 @@ class Bridge:
             if state_topic in self._states:
                 self._due[state_topic] = None
 
-    def _set(self, topic: str, value: bytes) -> bool:
-        """Set what a topic shows; returns whether it is another value."""
+    def _set(self, topic: str, value: bytes) -> None:
+        """Set what a topic shows."""
         with self._lock:
-            if self._states.get(topic) == value:
-                return False
-            self._states[topic] = value
-            self._due[topic] = None
+            self._put(topic, value)
         self._connection.wake()
+
+    def _put(self, topic: str, value: bytes) -> bool:
+        """Set what a topic shows, with the lock held; returns whether it is another value."""
+        if self._states.get(topic) == value:
+            return False
+        self._states[topic] = value
+        self._due[topic] = None
         return True
 
     def _begin_source(self, source: AnnouncedSource, before: AnnouncedSource | None) -> None:

@@ -11,10 +11,8 @@ import pytest
 from PIL import Image, ImageDraw
 from support.command_line import PROGRAM, environment
 from support.frigate import frigate
-from support.markdown import blocks
 from support.mjpeg_server import HEAD, part, serving
 from support.mosquitto import mosquitto, needs_mosquitto, subscriber
-from support.paths import ROOT
 
 from edge_interleave.errors import InputError
 from edge_interleave.household.settings_file import read_settings
@@ -172,11 +170,3 @@ rules = [{{ name = "circle", when = "Is there a red circle?", for = 2 }}]
                 process.kill()
                 _, errors = process.communicate()
     assert "Traceback" not in errors
-
-
-def test_the_guides_settings_are_accepted(tmp_path: Path) -> None:
-    (block,) = [block for block in blocks(ROOT / "docs/guides/serve-home-assistant.md") if block.language == "toml"]
-    (tmp_path / "secrets").mkdir()
-    (tmp_path / "secrets" / "mqtt").write_text("password\n")
-    (door,) = read_settings(written(tmp_path, block.text), {"DOOR_PASSWORD": "p"}).sources
-    assert door.rule_names == ("person", "scene")

@@ -235,6 +235,7 @@ def test_a_question_and_a_pause_come_from_home_assistant(broker: Mosquitto, tmp_
         client.publish("edge-interleave/door/paused/set", b"ON")
         client.wait_last("edge-interleave/door/paused", b"ON")
         client.wait_last(f"{RULE}/state", b"None")
+        house.bridge.checked("door", "person", True, {})  # it ran when the source was paused
         client.publish("edge-interleave/door/paused/set", b"OFF")
         client.wait_last(f"{RULE}/state", b"OFF")
         client.publish(f"{ASK}/question/set", b"Who is there?")
