@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edge_interleave.bundle.manifest import NO_TOKEN, TilingInfo, VideoInfo
+from edge_interleave.bundle.manifest import CONTEXT_MAX, NO_TOKEN, TilingInfo, VideoInfo
 from edge_interleave.converters.checkpoint.config import ModelConfig
 from edge_interleave.converters.checkpoint.config_original import parse_original
 from edge_interleave.converters.checkpoint.config_parts import (
@@ -89,7 +89,7 @@ _ONEVISION_GRIDS = tuple((columns, rows) for rows in range(1, 7) for columns in 
 
 
 def _parse_hf(fields: JsonFields, generation: Any) -> ModelConfig:
-    kind = fields.text("model_type", "")
+    kind = _model_type(fields)
     if kind in _REFUSED:
         raise CheckpointError(f"{fields.path}: model type {kind!r} is not supported: {_REFUSED[kind]}")
     family = _FAMILIES.get(kind)
@@ -166,6 +166,14 @@ def _with_tiles(config: ModelConfig, kind: str, fields: JsonFields) -> ModelConf
     )
 
 
+def _model_type(fields: JsonFields) -> str:
+    """transformers' model type. Some published configs of LLaVA-NeXT-Video name LLaVA-NeXT's, but their own class."""
+    named = fields.raw.get("architectures")
+    if isinstance(named, list) and "LlavaNextVideoForConditionalGeneration" in named:
+        return "llava_next_video"
+    return fields.text("model_type", "")
+
+
 def _video_token(kind: str, fields: JsonFields) -> int | None:
     """The id of the video marker; None in a family without one."""
     named = token_ids("video_token_id", fields.raw) or token_ids("video_token_index", fields.raw)
@@ -173,11 +181,19 @@ def _video_token(kind: str, fields: JsonFields) -> int | None:
 
 
 def _with_pooled_frames(config: ModelConfig, fields: JsonFields) -> ModelConfig:
-    """The config with LLaVA-NeXT-Video's frames, which `LlavaNextVideoPooler` pools between tower and projector."""
+    """The config with LLaVA-NeXT-Video's frames, which `LlavaNextVideoPooler` pools between tower and projector.
+
+    Its decoders stretch their context for many frames (linear RoPE scaling); `max_position_embeddings` is the context
+    before that.
+    """
     mode = fields.choice("spatial_pool_mode", ("average", "max"), "average")
     stride = fields.integer("spatial_pool_stride", 2, most=config.vision.grid)
     # The video processor resizes the shortest edge and crops the centre, and no newline follows a video.
     video = VideoInfo(stride, "crop", NO_TOKEN, before_projector=True)
+    decoder = config.decoder
+    if decoder.rope_scaling is not None and decoder.rope_scaling.type == "linear":
+        stretched = min(int(decoder.context_length * decoder.rope_scaling.factor), CONTEXT_MAX)
+        config = replace(config, decoder=replace(decoder, context_length=stretched))
     return replace(config, video=video, pooling_mode=mode)
 
 

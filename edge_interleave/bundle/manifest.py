@@ -56,6 +56,8 @@ each frame, after each row of each frame's grid, nowhere."""
 GRIDS_MAX = 64
 GRID_SIDE_MAX = 12
 """Limits of `TilingInfo.grids`: an image of 12 x 12 tiles takes the tower 145 times."""
+CONTEXT_MAX = 1 << 24
+"""Limit of `DecoderInfo.context_length`."""
 _REMEDY = "convert or pull the model again"
 
 
@@ -350,7 +352,7 @@ def _decoder(fields: JsonFields) -> DecoderInfo:
         kv_heads=fields.integer("kv_heads", most=1 << 10),
         head_dim=fields.integer("head_dim", most=1 << 12),
         vocab_size=fields.integer("vocab_size", most=1 << 22),
-        context_length=fields.integer("context_length", most=1 << 24),
+        context_length=fields.integer("context_length", most=CONTEXT_MAX),
         parameters=fields.integer("parameters", least=0, most=1 << 44),
     )
 

@@ -243,6 +243,19 @@ class TestPooledFrames:
                 )
                 assert encoded.images[-1].size == frame
 
+    def test_published_configs_name_another_model_type_and_the_context_before_scaling(
+        self, pooling_checkpoint: Path, tmp_path: Path
+    ) -> None:
+        """As in llava-hf/LLaVA-NeXT-Video-7B-DPO-hf."""
+        folder = Path(shutil.copytree(pooling_checkpoint, tmp_path / "checkpoint"))
+        raw = json.loads((folder / "config.json").read_text())
+        raw["model_type"] = "llava_next"
+        raw["text_config"]["rope_scaling"] = {"factor": 2.5, "type": "linear"}
+        (folder / "config.json").write_text(json.dumps(raw))
+        with open_checkpoint(folder) as checkpoint:
+            assert family_name(checkpoint.config) == "LLaVA-NeXT-Video"
+            assert checkpoint.config.decoder.context_length == 2.5 * 4096
+
     def test_a_picture_is_not_taken_for_a_frame_that_was_encoded_before(self, pooling: Model) -> None:
         """The overview of a picture of the tower's size has the same pixels as the frame."""
         same = picture(3, (28, 28))
