@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -18,14 +18,26 @@ def parse(model: type[_M], body: bytes) -> _M:
         return model.model_validate_json(body)
     except ValidationError as error:
         # Of a union's members, report the one whose validation got furthest: most likely the one that was meant.
-        found = max(error.errors(include_url=False, include_context=False), key=lambda one: len(one["loc"]))
+        found = max(error.errors(include_url=False), key=lambda one: len(one["loc"]))
         if found["type"] == "json_invalid":
             raise ApiError(400, f"the body is not JSON: {found['msg']}", None, "invalid_json") from None
         where = _field_path(found["loc"])
         if found["type"] == "extra_forbidden":
             raise wrong(where, f"{where}: this server does not know this field", "unknown_parameter") from None
-        given = "" if found["type"] == "missing" else f", not {shown(found['input'], 40)}"
-        raise wrong(where, f"{where}: {found['msg']}{given}") from None
+        if found["type"] == "union_tag_invalid":
+            where = f"{where}.type"
+        raise wrong(where, f"{where}: {_problem(found)}") from None
+
+
+def _problem(found: Any) -> str:
+    context = found.get("ctx", {})
+    if found["type"] == "none_required" or context.get("max_length") == 0:
+        return "not supported; leave it out"
+    if found["type"] == "union_tag_invalid":
+        return f"{shown(context['tag'], 40)} is not supported; give one of {context['expected_tags']}"
+    if found["type"] == "missing":
+        return "is missing"
+    return f"{found['msg']}, not {shown(found['input'], 40)}"
 
 
 def _field_path(parts: tuple[int | str, ...]) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from edge_interleave.decoding.sampling import SamplingOptions
 from edge_interleave.errors import UsageError
+from edge_interleave.prompt.builder import MARKER
 from edge_interleave.prompt.messages import Role
 from edge_interleave.serve.content import Clip, MediaReader, Picture
 from edge_interleave.serve.errors import ApiError, wrong
@@ -32,6 +33,7 @@ from edge_interleave.serve.schema import (
 )
 from edge_interleave.serve.settings import Limits
 
+_MARKER_AS_TEXT = "<image >"
 MAX_TOKENS = 1024
 """Most tokens of an answer if the request sets no limit."""
 
@@ -146,6 +148,24 @@ def _chat_turn(message: ChatMessage, index: int, reader: MediaReader) -> Turn:
 
 
 def _parts(
+    role: str, content: str | Sequence[Part], where: str, reader: MediaReader
+) -> tuple[str | Picture | Clip, ...]:
+    parts = _read_parts(role, content, where, reader)
+    texts = [part for part in parts if isinstance(part, str)]
+    markers, media = sum(text.count(MARKER) for text in texts), len(parts) - len(texts)
+    if role == "assistant" or markers in (0, media):
+        return parts
+    if media:
+        raise wrong(
+            where,
+            f"{MARKER} markers in the text: {markers}, images and videos of the message: {media}; give one marker for "
+            "each, or none",
+        )
+    # Where nothing can be placed, the word is text that somebody typed.
+    return tuple(part.replace(MARKER, _MARKER_AS_TEXT) if isinstance(part, str) else part for part in parts)
+
+
+def _read_parts(
     role: str, content: str | Sequence[Part], where: str, reader: MediaReader
 ) -> tuple[str | Picture | Clip, ...]:
     if isinstance(content, str):

@@ -261,6 +261,26 @@ def test_unsupported_fields_are_refused_by_name(server: Server, field: str, valu
     assert field in refused.value.message
 
 
+def test_markers_place_images_and_are_text_without_images(server: Server) -> None:
+    placed = ask(server, "In <image> and <image>, what changed?", BEFORE, AFTER)
+    assert placed.usage.prompt_tokens_details.visual_tokens == 72
+    assert ask(server, "What does <image> mean in HTML?").choices[0].message.content
+    with pytest.raises(BadRequestError, match="markers in the text: 1") as refused:
+        ask(server, "What is in <image>?", BEFORE, AFTER)
+    assert refused.value.param == "messages.0.content"
+
+
+def test_what_is_not_supported_says_so(server: Server) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    with pytest.raises(BadRequestError, match="tools: not supported; leave it out"):
+        ask(server, "Hello", tools=tools)
+    audio = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+    with pytest.raises(BadRequestError, match="'input_audio' is not supported; give one of 'text'") as refused:
+        ask(server, audio, "Hello")
+    assert refused.value.param == "messages.0.content.0.type"
+    assert server.post("/v1/embeddings", {"model": "embedded", "input": "x"}).status_code == 404
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("url", "said"),
