@@ -7,8 +7,9 @@ A view of the command line is such a program, and so is a bridge to a message br
         def tell(self, happening): ...               # something happened
         def close(self, timeout_s): ...              # the end
 
-    with Household(settings, [Bridge()]) as household:
-        household.run(...)
+    with Household(read_settings(path), [Bridge()], print) as household:
+        household.start()
+        household.wait(3600, threading.Event())
 """
 
 from __future__ import annotations

@@ -165,7 +165,8 @@ class _Reader:
         if not is_address(text):
             text = str(self._folder / text)
             if not os.path.exists(text):
-                raise table.error("source", f"{text}: no such file or folder; correct the path")
+                written = table.text("source")  # a secret, if it is one, is not shown
+                raise table.error("source", f"{written}: no such file or folder; correct the path, or give an address")
         table.checked("source", lambda: open_source(text, realtime=realtime, frigate=self._frigate))
         return text
 

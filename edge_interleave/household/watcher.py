@@ -25,6 +25,7 @@ from edge_interleave.household.window import SharedWindow
 from edge_interleave.live.live import Live
 from edge_interleave.media.frame import Frame
 from edge_interleave.media.reader import FIRST_RETRY_S, LAST_RETRY_S, FrameReader, ReaderStats, SourceStatus
+from edge_interleave.media.sources.base import Source
 from edge_interleave.media.sources.open import is_address, open_source
 from edge_interleave.media.sources.tap import TappedSource
 
@@ -74,7 +75,8 @@ class SourceWatcher:
         self._paused = False
         self._frames = self._replaced = 0
         self._reader: FrameReader | None = None
-        self._reading = threading.Lock()
+        self._opened: Source | None = None
+        """The source, which `close` can also abort while it is being opened."""
         self._commands: deque[Callable[[], None]] = deque()
         self._rules: dict[str, _RunningRule] = {}
         self._folder = folder
@@ -146,8 +148,9 @@ class SourceWatcher:
     def close(self, deliveries_s: float = 0.0) -> None:
         """End the source within about a second, and free everything. `deliveries_s`: time for alerts that wait."""
         self.stop()
-        with self._reading:
-            reader = self._reader
+        source, reader = self._opened, self._reader
+        if source is not None:
+            source.close()
         if reader is not None:
             reader.close()
         self._window.close()
@@ -180,6 +183,10 @@ class SourceWatcher:
         lost = False
         while not self._stop.is_set():
             source = open_source(self.settings.source, realtime=self.settings.realtime, frigate=self.settings.frigate)
+            self._opened = source
+            if self._stop.is_set():
+                source.close()
+                break
             try:
                 reader = FrameReader(
                     TappedSource(source, self._keep),
@@ -197,8 +204,7 @@ class SourceWatcher:
                 self._obey_until(time.monotonic() + retry_s)
                 retry_s = min(retry_s * 2, LAST_RETRY_S)
                 continue
-            with self._reading:
-                self._reader = reader
+            self._reader = reader
             if self._stop.is_set():
                 reader.close()
             return True

@@ -217,6 +217,17 @@ def test_a_camera_that_is_off_is_awaited_and_delays_no_other(tmp_path: Path, cli
         assert recorder.states("off") == ["waiting", "lost"]
 
 
+def test_a_camera_that_never_answers_does_not_delay_the_end(tmp_path: Path) -> None:
+    recorder = Recorder()
+    with serving(lambda server, connection, number: server.stopping.wait() and None) as server:
+        with running(source("mute", server.url, tmp_path, alert("circle", CIRCLE)), recorder=recorder) as household:
+            wait_for(lambda: len(server.requests) == 1)
+            started = time.monotonic()
+            household.close()
+            assert time.monotonic() - started < 3
+        assert household.watchers["mute"].ended
+
+
 def test_the_end_takes_a_second_at_most(tmp_path: Path) -> None:
     recorder = Recorder()
     with camera(lambda: picture(circle=True)) as url:
