@@ -31,6 +31,7 @@ from edge_interleave.media.sources.tap import TappedSource
 
 _POLL_S = 0.1
 _JOIN_S = 2.0
+_LAST_DELIVERIES_S = 0.5
 _JPEG_QUALITY = 85
 
 
@@ -145,8 +146,8 @@ class SourceWatcher:
         """End soon; returns at once. `close` must follow."""
         self._stop.set()
 
-    def close(self, deliveries_s: float = 0.0) -> None:
-        """End the source within about a second, and free everything. `deliveries_s`: time for alerts that wait."""
+    def close(self) -> None:
+        """End the source within about a second, and free everything. Alerts that wait have half a second of it."""
         self.stop()
         source, reader = self._opened, self._reader
         if source is not None:
@@ -156,8 +157,9 @@ class SourceWatcher:
         self._window.close()
         if self._thread.is_alive():
             self._thread.join(_JOIN_S)
+        until = time.monotonic() + _LAST_DELIVERIES_S
         for outbox in self._outboxes:
-            outbox.close(deliveries_s)
+            outbox.close(max(0.0, until - time.monotonic()))
         self._folder.close()
         self._turns.forget(self.settings.name)
 
