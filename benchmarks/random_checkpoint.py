@@ -96,9 +96,14 @@ _QWEN_7B = replace(
 
 
 def model_config(size: str = "tiny", decoder: str = "qwen2", vision: str = "siglip") -> ModelConfig:
-    """The architecture of a size: `tiny`, `0.5b` or `7b`; the last two with the SigLIP tower of the released models."""
+    """The architecture of a size: `tiny`, `0.5b` or `7b`; the last two with the SigLIP tower of the released models.
+
+    A `qwen3` decoder has heads of twice the size that divides its width.
+    """
     text = {"tiny": _TINY_DECODER, "0.5b": _QWEN_0_5B, "7b": _QWEN_7B}[size]
     tower = _SO400M if size != "tiny" else _TINY_SIGLIP if vision == "siglip" else _TINY_CLIP
+    if decoder == "qwen3":
+        text = replace(text, type="qwen3", attention_bias=False, head_dim=2 * text.head_dim)
     if decoder == "llama":
         text = replace(text, type="llama", attention_bias=False, rope_theta=10000.0, rms_norm_eps=1e-5)
     return ModelConfig(
@@ -343,9 +348,15 @@ def _decoder_json(config: ModelConfig, new: bool) -> dict[str, Any]:
         rope["rope_scaling"] = {"rope_type": kind, **(scaling if kind == "llama3" else {"factor": scaling["factor"]})}
     if new:
         rope = {"rope_parameters": {"rope_type": "default", **rope.pop("rope_scaling", {}), **rope}}
-    biases = {"attention_bias": decoder.attention_bias, "mlp_bias": decoder.mlp_bias, "head_dim": decoder.head_dim}
+    more = {
+        "qwen2": {},
+        "qwen3": {"attention_bias": decoder.attention_bias, "head_dim": decoder.head_dim},
+        "llama": {
+            "attention_bias": decoder.attention_bias, "mlp_bias": decoder.mlp_bias, "head_dim": decoder.head_dim
+        },
+    }  # fmt: skip
     return {
-        "architectures": ["Qwen2ForCausalLM" if decoder.type == "qwen2" else "LlamaForCausalLM"],
+        "architectures": [f"{decoder.type.capitalize()}ForCausalLM"],
         "model_type": decoder.type,
         "hidden_size": decoder.hidden_size,
         "intermediate_size": decoder.intermediate_size,
@@ -358,7 +369,7 @@ def _decoder_json(config: ModelConfig, new: bool) -> dict[str, Any]:
         "tie_word_embeddings": decoder.tie_word_embeddings,
         "bos_token_id": config.bos_token_id,
         "eos_token_id": config.eos_token_ids[0],
-        **({} if decoder.type == "qwen2" else biases),
+        **more[decoder.type],
         **rope,
     }
 
@@ -425,7 +436,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write a checkpoint with random weights.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--size", choices=("tiny", "0.5b", "7b"), default="tiny")
-    parser.add_argument("--decoder", choices=("qwen2", "llama"), default="qwen2")
+    parser.add_argument("--decoder", choices=("qwen2", "qwen3", "llama"), default="qwen2")
     parser.add_argument("--vision", choices=("siglip", "clip"), default="siglip")
     parser.add_argument("--generation", choices=GENERATIONS, default="hf-2024")
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="bf16")

@@ -24,6 +24,7 @@ from edge_interleave.bundle.manifest import (
     read_manifest,
 )
 from edge_interleave.bundle.writer import add_files, build_bundle, check_target
+from edge_interleave.converters.checkpoint.config import ModelConfig
 from edge_interleave.converters.checkpoint.family import family_name
 from edge_interleave.converters.checkpoint.preprocessor import read_vision_info
 from edge_interleave.converters.checkpoint.prompt import prompt_info
@@ -222,10 +223,16 @@ def _manifest(checkpoint: Checkpoint, tokenizer: TokenizerFiles, name: str, prec
         pooling_mode=config.pooling_mode,
         precisions=precisions,
         files={},
-        schema_version=1 if config.tiling is None and config.video is None else SCHEMA_VERSION,
+        schema_version=_schema_version(config),
         created_by=f"edge-interleave {version('edge-interleave')}",
         family=family_name(config),
     )
+
+
+def _schema_version(config: ModelConfig) -> int:
+    """The lowest version whose programs understand the bundle."""
+    newer = config.tiling is not None or config.video is not None or config.vision.first_patch_dropped
+    return SCHEMA_VERSION if newer or config.decoder.type == "qwen3" else 1
 
 
 def _add(out: Path, wanted: Manifest, parts: Sequence[Part], recipe: dict[str, str]) -> Bundle:

@@ -1,7 +1,7 @@
 """Checks a GGUF file before llama.cpp opens it, since some damaged files make llama.cpp end the process.
 
-The header is read with every size checked against the file's size. Settings and tensors must be those of a Qwen2 or
-Llama decoder with the sizes in the bundle's manifest, and each tensor must lie inside the file. The tokenizer is
+The header is read with every size checked against the file's size. Settings and tensors must be those of a decoder
+of the type and sizes in the bundle's manifest, and each tensor must lie inside the file. The tokenizer is
 skipped, since the runtime does not use it. No weights are read.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
@@ -246,7 +246,9 @@ def _number(settings: dict[str, Value], key: str, least: float, most: float) -> 
 def _shapes(info: DecoderInfo, feed_forward: int) -> dict[str, tuple[int, ...]]:
     """Name, without the block's number, to shape. llama.cpp checks that none is missing."""
     hidden, queries, keys = info.hidden_size, info.heads * info.head_dim, info.kv_heads * info.head_dim
+    norms = dict.fromkeys(("attn_q_norm.weight", "attn_k_norm.weight"), (info.head_dim,))
     return {
+        **(norms if info.type == "qwen3" else {}),
         "token_embd.weight": (hidden, info.vocab_size),
         "output.weight": (hidden, info.vocab_size),
         "output_norm.weight": (hidden,),

@@ -10,8 +10,6 @@ from typing import Any
 
 from edge_interleave.errors import BackendError
 
-TYPES = ("qwen2", "llama")
-"""The decoders that a bundle can have; mlx-lm uses the same names."""
 _ALIAS = "edge_interleave_mlx_lm"
 
 if find_spec("mlx_lm") is None:

@@ -17,7 +17,7 @@ from mlx.utils import tree_flatten
 
 from edge_interleave.backends.common.shared_weights import SharedWeights, file_key
 from edge_interleave.backends.mlx.config import MlxConfig, read_config
-from edge_interleave.backends.mlx.models import TYPES, new_model
+from edge_interleave.backends.mlx.models import new_model
 from edge_interleave.bundle.manifest import MLX_NAME, Bundle
 from edge_interleave.bundle.safetensors_header import Entry, read_header
 from edge_interleave.errors import BundleError, one_line, shown
@@ -90,8 +90,6 @@ def release(weights: Weights) -> None:
 def read_files(bundle: Bundle) -> MlxFiles:
     """Read the config and the headers, but no weights. Raises BundleError if they are damaged or not of `bundle`."""
     info, folder = bundle.manifest.decoder, bundle.folder / MLX_NAME
-    if info.type not in TYPES:
-        raise BundleError(f"{folder}: mlx-lm's {info.type} decoder is not supported; convert with --backend llama-cpp")
     config = read_config(bundle.file(CONFIG_NAME), info)
     tensors: dict[Path, dict[str, Entry]] = {}
     names: set[str] = set()

@@ -24,7 +24,7 @@ class DecoderConfig:
     """The decoder's architecture."""
 
     type: str
-    """`qwen2` or `llama`."""
+    """One of `bundle.manifest.DECODER_TYPES`."""
     hidden_size: int
     intermediate_size: int
     layers: int
@@ -42,6 +42,11 @@ class DecoderConfig:
     """Whether the q, k and v projections have biases (for `llama`, o too)."""
     mlp_bias: bool = False
     rope_scaling: RopeScaling | None = None
+
+    @property
+    def qk_norm(self) -> bool:
+        """Whether each head's query and key are RMS-normalized before the rotary embedding."""
+        return self.type == "qwen3"
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,16 @@ class VisionConfig:
     def grid(self) -> int:
         """Patches along one side."""
         return self.image_size // self.patch_size
+
+    @property
+    def first_patch_dropped(self) -> bool:
+        """Whether `default`, made for CLIP's class token, drops the first patch of a tower without one (Mantis)."""
+        return self.type == "siglip" and self.select_strategy == "default"
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens of an image."""
+        return self.grid**2 - self.first_patch_dropped
 
     @property
     def positions(self) -> int:

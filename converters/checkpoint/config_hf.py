@@ -14,6 +14,7 @@ from edge_interleave.bundle.manifest import CONTEXT_MAX, NO_TOKEN, TilingInfo, V
 from edge_interleave.converters.checkpoint.config import ModelConfig
 from edge_interleave.converters.checkpoint.config_original import parse_original
 from edge_interleave.converters.checkpoint.config_parts import (
+    DECODERS,
     more_token_ids,
     parse_decoder,
     parse_vision,
@@ -23,7 +24,7 @@ from edge_interleave.converters.checkpoint.config_parts import (
 )
 from edge_interleave.converters.checkpoint.json_files import fields_of
 from edge_interleave.converters.checkpoint.tiling import most_tiles, read_grids
-from edge_interleave.errors import CheckpointError
+from edge_interleave.errors import CheckpointError, shown
 from edge_interleave.util.json_fields import JsonFields
 
 
@@ -83,7 +84,6 @@ _REFUSED = {
     "video_llava": "Video-LLaVA has a separate tower for video",
 }
 """Related model types, and the feature of each that is not supported."""
-_DECODERS = ("qwen2", "llama", "mistral")
 _NEXT_GRIDS = ((2, 1), (1, 2), (2, 2), (1, 3), (3, 1))
 _ONEVISION_GRIDS = tuple((columns, rows) for rows in range(1, 7) for columns in range(1, 7))
 
@@ -91,12 +91,12 @@ _ONEVISION_GRIDS = tuple((columns, rows) for rows in range(1, 7) for columns in 
 def _parse_hf(fields: JsonFields, generation: Any) -> ModelConfig:
     kind = _model_type(fields)
     if kind in _REFUSED:
-        raise CheckpointError(f"{fields.path}: model type {kind!r} is not supported: {_REFUSED[kind]}")
+        raise CheckpointError(f"{fields.path}: {kind!r} (field 'model_type') is not supported: {_REFUSED[kind]}")
     family = _FAMILIES.get(kind)
     if family is None:
-        named = fields.raw.get("architectures")
+        field = "model_type" if kind else "architectures"
         raise CheckpointError(
-            f"{fields.path}: architecture {kind or named!r} is not supported "
+            f"{fields.path}: architecture {shown(fields.raw.get(field))} (field '{field}') is not supported "
             "(LlavaForConditionalGeneration, LlavaNextForConditionalGeneration, "
             "LlavaNextVideoForConditionalGeneration, LlavaOnevisionForConditionalGeneration and the original "
             "LLaVA-NeXT's Qwen and Llama classes are)"
@@ -104,10 +104,10 @@ def _parse_hf(fields: JsonFields, generation: Any) -> ModelConfig:
     refuse_changes(fields)
     text = fields.object("text_config") if "text_config" in fields.raw else fields.nested({}, "text_config.")
     decoder = text.text("model_type", family.decoder)
-    if decoder not in _DECODERS:
+    if decoder not in DECODERS:
         raise CheckpointError(
-            f"{fields.path}: decoder {decoder!r} (field 'text_config.model_type') is not supported "
-            f"({', '.join(_DECODERS)} are)"
+            f"{fields.path}: decoder {shown(decoder)} (field 'text_config.model_type') is not supported "
+            f"({', '.join(DECODERS)} are)"
         )
     layer = fields.raw.get("vision_feature_layer", family.feature_layer)
     if type(layer) is not int:
@@ -145,6 +145,11 @@ def _with_tiles(config: ModelConfig, kind: str, fields: JsonFields) -> ModelConf
         "use_image_newline_parameter",
         fields.boolean("use_image_newline_parameter", True),
         "true (tiles without image_newline are not supported)",
+    )
+    fields.expect(
+        "vision_feature_select_strategy",
+        not config.vision.first_patch_dropped,
+        "'full' for tiles of a SigLIP tower (without the first patch they do not join to a grid)",
     )
     side = config.vision.image_size
     if kind in ("llava_next", "llava_next_video"):

@@ -119,8 +119,9 @@ def _decoder_type(fields: JsonFields) -> str:
         return "llama"
     if name in ("LlavaMistralForCausalLM", "llava_mistral"):
         return "mistral"
+    field = "architectures" if fields.raw.get("architectures") else "model_type"
     raise CheckpointError(
-        f"{fields.path}: architecture {shown(name)} is not supported "
+        f"{fields.path}: architecture {shown(name)} (field '{field}') is not supported "
         "(LlavaQwenForCausalLM, LlavaLlamaForCausalLM, LlavaMistralForCausalLM and LlavaForConditionalGeneration are)"
     )
 

@@ -1,12 +1,14 @@
 """Parses the config objects of decoders and towers, with transformers' defaults.
 
 transformers omits values that equal its defaults from `config.json`. So the defaults of its classes (`Qwen2Config`,
-`LlamaConfig`, `MistralConfig`, `SiglipVisionConfig`, `CLIPVisionConfig`) are part of the format and repeated here.
+`Qwen3Config`, `LlamaConfig`, `MistralConfig`, `SiglipVisionConfig`, `CLIPVisionConfig`) are part of the format and
+repeated here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from edge_interleave.bundle.manifest import POOLING_MODES
@@ -30,53 +32,77 @@ _CHANGES = {
     "add_faster_video": "false (LLaVA-Video's fast and slow frames are not supported)",
 }
 """Fields that must be absent, null or false."""
+_ROPE_REMEDIES = {
+    "dynamic": "it only acts beyond max_position_embeddings, so remove the object from config.json to stay within them"
+}
+"""What to do about a kind of RoPE scaling, if not the usual."""
+
+
+@dataclass(frozen=True)
+class _Defaults:
+    """What transformers' config class of a decoder says where a config is silent."""
+
+    intermediate_size: int
+    vocab_size: int
+    context_length: int
+    kv_heads: int | None
+    """None: as many as heads."""
+    head_dim: int | None = None
+    """None: hidden_size / heads."""
+
+
+DECODERS = {
+    "qwen2": _Defaults(22016, 151936, 32768, 32),
+    "qwen3": _Defaults(22016, 151936, 32768, 32, 128),
+    "llama": _Defaults(11008, 32000, 2048, None),
+    "mistral": _Defaults(14336, 32000, 131072, 8),
+}
+"""The decoders that are read, by transformers' model type."""
 
 
 def parse_decoder(fields: JsonFields, kind: str, tied: bool = False) -> DecoderConfig:
-    """A Qwen2, Llama or Mistral config object; Mistral without a sliding window is Llama.
+    """A decoder's config object; `kind` is one of DECODERS. Mistral without a sliding window is Llama.
 
     `tied`: whether the outer object already ties the embeddings.
     """
     if "quantization_config" in fields.raw:
         raise CheckpointError(f"{fields.path}: the checkpoint is already quantized; use the one it was made from")
-    qwen = kind == "qwen2"
+    defaults = DECODERS[kind]
     hidden = fields.integer("hidden_size", 4096, most=1 << 17)
     layers = fields.integer("num_hidden_layers", 32, most=1 << 10)
     heads = fields.integer("num_attention_heads", 32, most=1 << 10)
-    mistral = kind == "mistral"
-    kv_heads = fields.integer("num_key_value_heads", 32 if qwen else 8 if mistral else heads, most=1 << 10, null=heads)
-    head_dim = fields.integer("head_dim", hidden // heads or 1, most=1 << 12, null=hidden // heads or 1)
-    fields.expect("hidden_size", hidden % heads == 0, "a multiple of num_attention_heads")
+    kv_heads = fields.integer("num_key_value_heads", defaults.kv_heads or heads, most=1 << 10, null=heads)
+    width = hidden // heads or 1
+    head_dim = fields.integer("head_dim", defaults.head_dim or width, most=1 << 12, null=width)
+    fields.expect("hidden_size", head_dim != width or hidden % heads == 0, "a multiple of num_attention_heads")
     fields.expect("num_key_value_heads", heads % kv_heads == 0, "a divisor of num_attention_heads")
     fields.expect("head_dim", head_dim % 2 == 0, "even")
-    if qwen:
+    if kind == "qwen2":
         fields.expect("head_dim", head_dim * heads == hidden, "hidden_size / num_attention_heads")
     if fields.text("hidden_act", "silu") != "silu":
         raise fields.error("hidden_act", "'silu'")
-    _refuse_sliding_window(fields, qwen, layers)
-    context = fields.integer("max_position_embeddings", 32768 if qwen else 131072 if mistral else 2048, most=1 << 24)
-    if mistral:
-        window = fields.raw.get("sliding_window", 4096)
-        full = window is None or (type(window) is int and window >= context)
-        fields.expect("sliding_window", full, "null (sliding-window attention is not supported)")
+    context = fields.integer("max_position_embeddings", defaults.context_length, most=1 << 24)
+    _refuse_sliding_window(fields, kind, layers, context)
+    bias = fields.boolean("attention_bias", False) if kind in ("llama", "qwen3") else kind == "qwen2"
+    fields.expect(
+        "attention_bias", not bias or kind != "qwen3", "false (biases of Qwen3's attention are not supported)"
+    )
     theta, scaling = _rope(fields, context)
     return DecoderConfig(
-        type="qwen2" if qwen else "llama",
+        type="llama" if kind == "mistral" else kind,
         hidden_size=hidden,
-        intermediate_size=fields.integer(
-            "intermediate_size", 22016 if qwen else 14336 if mistral else 11008, most=1 << 19
-        ),
+        intermediate_size=fields.integer("intermediate_size", defaults.intermediate_size, most=1 << 19),
         layers=layers,
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        vocab_size=fields.integer("vocab_size", 151936 if qwen else 32000, most=1 << 22),
+        vocab_size=fields.integer("vocab_size", defaults.vocab_size, most=1 << 22),
         context_length=context,
         rope_theta=theta,
         rms_norm_eps=fields.number("rms_norm_eps", 1e-6, 0.0, 1.0),
         tie_word_embeddings=fields.boolean("tie_word_embeddings", False) or tied,
-        attention_bias=qwen or (not mistral and fields.boolean("attention_bias", False)),
-        mlp_bias=not qwen and not mistral and fields.boolean("mlp_bias", False),
+        attention_bias=bias,
+        mlp_bias=kind == "llama" and fields.boolean("mlp_bias", False),
         rope_scaling=scaling,
     )
 
@@ -159,14 +185,20 @@ def _ids(key: str, source: Any) -> tuple[int, ...]:
     return tuple(dict.fromkeys(ids)) if all(type(i) is int and 0 <= i < 1 << 22 for i in ids) else ()
 
 
-def _refuse_sliding_window(fields: JsonFields, qwen: bool, layers: int) -> None:
+def _refuse_sliding_window(fields: JsonFields, kind: str, layers: int, context: int) -> None:
+    """Refuse attention that is cut off within the trained context."""
+    full = "(sliding-window attention is not supported)"
     kinds = fields.raw.get("layer_types")
-    used = isinstance(kinds, list) and any(kind != "full_attention" for kind in kinds)
-    if qwen and kinds is None and fields.boolean("use_sliding_window", False):
+    only_full = not isinstance(kinds, list) or all(name == "full_attention" for name in kinds)
+    fields.expect("layer_types", only_full, f"'full_attention' for each layer {full}")
+    if kind.startswith("qwen") and kinds is None and fields.boolean("use_sliding_window", False):
         window = fields.integer("sliding_window", 4096, least=0, null=0)
-        used = window > 0 and fields.integer("max_window_layers", 28, least=0) < layers
-    if used:
-        raise CheckpointError(f"{fields.path}: sliding-window attention is not supported; use a full-attention model")
+        cut = 0 < window < context and fields.integer("max_window_layers", 28, least=0) < layers
+        fields.expect("use_sliding_window", not cut, f"false {full}")
+    if kind == "mistral":
+        window = fields.raw.get("sliding_window", 4096)
+        wide = window is None or (type(window) is int and window >= context)
+        fields.expect("sliding_window", wide, f"null {full}")
 
 
 def _rope(fields: JsonFields, context: int) -> tuple[float, RopeScaling | None]:
@@ -184,18 +216,15 @@ def _rope(fields: JsonFields, context: int) -> tuple[float, RopeScaling | None]:
     kind = rope.text("rope_type", rope.text("type", "default"))
     if kind == "default":
         return theta, None
-    if kind not in ("dynamic", "linear", "llama3"):
+    if kind not in ("linear", "llama3"):
         name = f"{rope.prefix}{'rope_type' if 'rope_type' in rope.raw else 'type'}"
         raise CheckpointError(
-            f"{fields.path}: RoPE scaling {shown(kind)} (field '{name}') is not supported (default, linear, dynamic "
-            "and llama3 are); use a checkpoint that was trained without it"
+            f"{fields.path}: RoPE scaling {shown(kind)} (field '{name}') is not supported (default, linear and llama3 "
+            f"are); {_ROPE_REMEDIES.get(kind, 'use a checkpoint that was trained without it')}"
         )
     whole = rope if "partial_rotary_factor" in rope.raw else fields
     whole.expect("partial_rotary_factor", whole.raw.get("partial_rotary_factor", 1) in (None, 1), "1")
     factor = rope.number("factor", None, 1.0, 1e6)
-    if kind == "dynamic":
-        # Dynamic scaling changes frequencies beyond the trained context only, which no backend uses.
-        return theta, None
     if kind == "linear":
         return theta, RopeScaling("linear", factor)
     low = rope.number("low_freq_factor", None, 1e-6, 1e6)

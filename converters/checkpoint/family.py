@@ -6,7 +6,7 @@ from edge_interleave.bundle.manifest import ONE_TOKEN
 from edge_interleave.converters.checkpoint.config import ModelConfig
 
 INTERLEAVE, NEXT, ONEVISION, LLAVA = "LLaVA-NeXT-Interleave", "LLaVA-NeXT", "LLaVA-OneVision", "LLaVA-1.5"
-NEXT_VIDEO, VIDEO = "LLaVA-NeXT-Video", "LLaVA-Video"
+NEXT_VIDEO, VIDEO, MANTIS = "LLaVA-NeXT-Video", "LLaVA-Video", "Mantis"
 SIGLIP_LLAVA = "LLaVA with SigLIP"
 """The build of LLaVA-1.5 with another tower, such as JoyCaption."""
 
@@ -20,6 +20,8 @@ def family_name(config: ModelConfig) -> str:
         return VIDEO if video.times or video.newline != ONE_TOKEN else ONEVISION
     if config.tiling is not None:
         return NEXT
+    if config.vision.first_patch_dropped:
+        return MANTIS
     if config.vision.type == "clip":
         return LLAVA
     return INTERLEAVE if config.decoder.type == "qwen2" else SIGLIP_LLAVA

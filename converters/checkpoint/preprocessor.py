@@ -77,6 +77,7 @@ def read_vision_info(folder: Path, config: ModelConfig, parameters: int) -> Visi
         image_newline=config.image_newline,
         tiling=config.tiling,
         video=config.video,
+        first_patch_dropped=vision.first_patch_dropped,
     )
 
 

@@ -200,6 +200,9 @@ def _decoder_shapes(decoder: DecoderConfig) -> dict[str, tuple[int, ...]]:
         shapes.update(_linear(f"{layer}.self_attn.k_proj", keys, width, bias))
         shapes.update(_linear(f"{layer}.self_attn.v_proj", keys, width, bias))
         shapes.update(_linear(f"{layer}.self_attn.o_proj", width, queries, bias and decoder.type == "llama"))
+        if decoder.qk_norm:
+            shapes[f"{layer}.self_attn.q_norm.weight"] = (decoder.head_dim,)
+            shapes[f"{layer}.self_attn.k_norm.weight"] = (decoder.head_dim,)
         shapes[f"{layer}.post_attention_layernorm.weight"] = (width,)
         shapes.update(_linear(f"{layer}.mlp.gate_proj", inner, width, decoder.mlp_bias))
         shapes.update(_linear(f"{layer}.mlp.up_proj", inner, width, decoder.mlp_bias))

@@ -121,12 +121,12 @@ def _part(tensors: Sequence[Tensor], quantization: str, types: Mapping[str, str]
 
 
 def check_gguf(checkpoint: Checkpoint) -> None:
-    """Raise CheckpointError if llama.cpp cannot run the decoder, but MLX can."""
+    """Raise CheckpointError if llama.cpp cannot run the decoder, but the other engines can."""
     decoder = checkpoint.config.decoder
-    if decoder.type == "qwen2" and decoder.rope_scaling is not None and decoder.rope_scaling.type == "llama3":
+    if decoder.type != "llama" and decoder.rope_scaling is not None and decoder.rope_scaling.type == "llama3":
         raise CheckpointError(
-            f"{checkpoint.folder / CONFIG_NAME}: RoPE scaling 'llama3' of a Qwen2 decoder is not supported by "
-            "llama.cpp; convert it for MLX (--backend mlx)"
+            f"{checkpoint.folder / CONFIG_NAME}: RoPE scaling 'llama3' of a {decoder.type} decoder is not supported by "
+            "llama.cpp; convert it for ONNX Runtime or MLX (--backend onnx, --backend mlx)"
         )
 
 
@@ -154,7 +154,8 @@ def _write_plain(
 
 
 def _arch(decoder: DecoderConfig) -> gguf.MODEL_ARCH:
-    return {"qwen2": gguf.MODEL_ARCH.QWEN2, "llama": gguf.MODEL_ARCH.LLAMA}[decoder.type]
+    known = {"qwen2": gguf.MODEL_ARCH.QWEN2, "llama": gguf.MODEL_ARCH.LLAMA, "qwen3": gguf.MODEL_ARCH.QWEN3}
+    return known[decoder.type]
 
 
 def _add_parameters(writer: gguf.GGUFWriter, checkpoint: Checkpoint, matrix_type: str | None) -> None:

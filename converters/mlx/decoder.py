@@ -226,7 +226,7 @@ def _stored(mx: Any, tensor: _Tensor, values: Any) -> tuple[Any, ...]:
 
 
 def _config(checkpoint: Checkpoint, files: TokenizerFiles, tensors: list[_Tensor], recipe: str) -> dict[str, Any]:
-    """`config.json` for mlx-lm's `qwen2` and `llama`."""
+    """`config.json` for mlx-lm's model of the decoder's type."""
     decoder = checkpoint.config.decoder
     config: dict[str, Any] = {
         "model_type": decoder.type,

@@ -93,6 +93,8 @@ class Smoothing:
     def apply(self, name: str, values: FloatArray, config: DecoderConfig) -> FloatArray:
         """A tensor of the layer, `self_attn.q_proj.weight` say, as int8 takes it. May change `values`."""
         part, kind = name.split(".")[-2:]
+        if part in ("q_norm", "k_norm"):
+            return values  # behind the products, and it would undo any factor on their rows
         if part.endswith("layernorm"):
             return values / (self.attention if part == "input_layernorm" else self.feed_forward)
         if kind == "weight":
@@ -302,12 +304,9 @@ class DecoderExport:
         for name in cache:
             graph.input(name, np.float16, shape)
             graph.output(f"new_{name}", np.float16, shape)
-        halves = graph.op("Cast", packed, name=f"{packed}.f16", to=TensorProto.FLOAT16)
         mixed, _, _ = graph.ops(
             "GroupQueryAttention",
-            halves,
-            "",
-            "",
+            *(self.normed_heads(packed, number) if config.qk_norm else (self.halves(packed), "", "")),
             *cache,
             "last",
             "total",
@@ -330,8 +329,29 @@ class DecoderExport:
         specs = [Spec(f"{kind}.{number}.steps", shape, np.dtype(np.float32)) for kind in ("keys", "values")]
         self.graph.weights(specs, lambda: self._smoothing(number).cache_steps(self.precision == "int8"))
 
+    def normed_heads(self, packed: str, number: int) -> list[str]:
+        """Queries, keys and values apart, in float16; queries and keys with the RMS norm of each head.
+
+        The norm comes before the rounding to float16: what it takes may be beyond that type's range.
+        """
+        graph, config = self.graph, self.config
+        counts = (config.heads, config.kv_heads, config.kv_heads)
+        by_head = graph.op("Reshape", packed, self.integers(0, 0, sum(counts), config.head_dim), name=f"{packed}.heads")
+        names = [f"decoder.layers.{number}.self_attn.{part}" for part in "qkv"]
+        pieces = graph.ops("Split", by_head, self.integers(*counts), names=[f"{name}_heads" for name in names], axis=2)
+        taken = []
+        for name, piece, count in zip(names, pieces, counts, strict=True):
+            x = piece if name.endswith("v") else self.norm(piece, None, f"{name}_norm")[0]
+            x = graph.op("Reshape", x, self.integers(0, 0, count * config.head_dim), name=f"{name}_rows")
+            taken.append(self.halves(x))
+        return taken
+
+    def halves(self, x: str) -> str:
+        """`x` in float16."""
+        return self.graph.op("Cast", x, name=f"{x}.f16", to=TensorProto.FLOAT16)
+
     def norm(self, x: str, pending: str | None, name: str) -> tuple[str, str]:
-        """RMS norm of `x` + `pending`, and their sum."""
+        """RMS norm of `x` + `pending` over the last axis, and their sum."""
         spec = Spec(f"{name}.weight", self.checkpoint.shape(f"{name}.weight"), np.dtype(np.float32))
         (weight,) = self.graph.weights([spec], lambda: [self.tensor(spec.name)])
         epsilon = self.config.rms_norm_eps

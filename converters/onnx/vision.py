@@ -1,6 +1,8 @@
 """Converts a checkpoint's vision tower and projector to an ONNX graph.
 
-    pixels (n, 3, image_size, image_size) float32 -> visual_tokens (n, grid * grid, decoder's hidden size) float32
+    pixels (n, 3, image_size, image_size) float32 -> visual_tokens (n, tokens, decoder's hidden size) float32
+
+There are grid * grid tokens, or one less if the model leaves out the first patch (`VisionConfig.first_patch_dropped`).
 
 A model whose video frames are pooled before the projector (LLaVA-NeXT-Video) gets a second output, `frame_tokens`. The
 pooled grid then goes through the projector behind the whole one, as more rows of the same matrix.
@@ -121,16 +123,17 @@ def stage_graph(
 
 
 def _check(checkpoint: Checkpoint) -> None:
-    """Raise CheckpointError for a missing layer, or features that are not a square grid of patches."""
+    """Raise CheckpointError for a missing layer, or a class token among the features."""
     vision, folder = checkpoint.config.vision, checkpoint.folder
     if not 0 <= vision.layers_used <= vision.layers:
         raise CheckpointError(
             f"{folder}: feature layer {vision.feature_layer} lies outside the tower's {vision.layers} layers"
         )
-    if vision.select_strategy != ("default" if vision.type == "clip" else "full"):
+    if vision.type == "clip" and vision.select_strategy != "default":
         raise CheckpointError(
-            f"{folder}: feature select strategy {vision.select_strategy!r} of a {vision.type} tower does not "
-            "leave a square grid of patches; supported are 'default' for clip and 'full' for siglip"
+            f"{folder}: feature select strategy {vision.select_strategy!r} of a clip tower (field "
+            "'vision_feature_select_strategy' or 'mm_vision_select_feature') keeps the class token; only 'default' and "
+            "'patch' are supported"
         )
 
 
@@ -198,7 +201,7 @@ class _Export:
                 x = self.projector(x)
         rows, width = self.tokens, vision.hidden_size
         if numbers.stop > last:
-            rows, width = vision.grid**2 + self.pooled_side**2, self.checkpoint.shape("projector.linear_2.weight")[0]
+            rows, width = vision.tokens + self.pooled_side**2, self.checkpoint.shape("projector.linear_2.weight")[0]
         if self.int8:
             x = graph.op("Reshape", x, self.integers(-1, rows, width), name="by_image")
         if output != VISION_OUTPUT or not self.pooled_side:
@@ -249,15 +252,17 @@ class _Export:
         return self.watch(self.graph.op("Add", x, y, name=f"{prefix}.out"))
 
     def projector(self, x: str) -> str:
-        """The projector, from the tower's hidden states to the decoder's width, without CLIP's class token.
+        """The projector, from the tower's hidden states to the decoder's width.
 
-        Of a model that pools frames before it, also the pooled grid, behind the whole one.
+        It leaves out the first row: CLIP's class token, or a patch (`VisionConfig.first_patch_dropped`). Of a model
+        that pools frames before it, it also gives the pooled grid, behind the whole one.
         """
         vision, graph, one, two = self.vision, self.graph, "projector.linear_1", "projector.linear_2"
-        clip, apart = vision.type == "clip", vision.type == "clip" or self.pooled_side > 0
+        dropped = self.tokens != vision.tokens
+        apart = dropped or self.pooled_side > 0
         if apart and self.int8:
             x = graph.op("Reshape", x, self.integers(-1, self.tokens, vision.hidden_size), name="by_picture")
-        if clip:
+        if dropped:
             start, end, axis = (self.integers(value) for value in (1, np.iinfo(np.int64).max, 1))
             x = graph.op("Slice", x, start, end, axis, name="patches")
         if self.pooled_side:

@@ -27,7 +27,8 @@ from edge_interleave.util.atomic_file import atomic_file
 from edge_interleave.util.json_fields import JsonFields, read_json
 
 SCHEMA_VERSION = 2
-"""Version 2 added `tiling` and `video`. Bundles without them stay at version 1, which older programs read."""
+"""Version 2 added `tiling`, `video`, `first_patch_dropped` and the decoder type `qwen3`. Bundles without them stay at
+version 1, which older programs read."""
 MANIFEST_NAME = "bundle.json"
 MANIFEST_BYTES_MAX = 4 << 20
 TOKENIZER_NAME = "tokenizer.json"
@@ -47,6 +48,8 @@ VISION_OUTPUT = "visual_tokens"
 FRAME_OUTPUT = "frame_tokens"
 """The second output, of a tower that pools the frames of a video before the projector."""
 
+DECODER_TYPES = ("qwen2", "llama", "qwen3")
+"""Architectures of decoders, by transformers' model type; all three engines use the same names."""
 RESIZES = ("squash", "crop", "pad")
 RESAMPLES = ("bicubic", "bilinear", "lanczos", "nearest")
 POOLING_MODES = ("average", "bilinear", "max")
@@ -66,7 +69,7 @@ class DecoderInfo:
     """The decoder's architecture."""
 
     type: str
-    """`qwen2` or `llama`."""
+    """One of DECODER_TYPES."""
     hidden_size: int
     layers: int
     heads: int
@@ -132,11 +135,13 @@ class VisionInfo:
     tiling: TilingInfo | None = None
     """How the model was trained to see images in tiles; None if it sees images whole."""
     video: VideoInfo | None = None
+    first_patch_dropped: bool = False
+    """Whether the first visual token of the grid is left out. The others are no full grid and cannot be pooled."""
 
     @property
     def tokens(self) -> int:
         """Visual tokens of one image at pooling stride 1, without `image_newline`."""
-        return self.grid * self.grid
+        return self.grid * self.grid - self.first_patch_dropped
 
     @property
     def row_after_video(self) -> bool:
@@ -345,7 +350,7 @@ def read_parts(path: Path, raw: Any) -> dict[str, PartInfo]:
 
 def _decoder(fields: JsonFields) -> DecoderInfo:
     return DecoderInfo(
-        type=fields.choice("type", ("qwen2", "llama")),
+        type=fields.choice("type", DECODER_TYPES),
         hidden_size=fields.integer("hidden_size", most=1 << 17),
         layers=fields.integer("layers", most=1 << 10),
         heads=fields.integer("heads", most=1 << 10),
@@ -371,7 +376,20 @@ def _vision(fields: JsonFields) -> VisionInfo:
         image_newline=fields.boolean("image_newline", False),
         tiling=None if fields.raw.get("tiling") is None else _tiling(fields.object("tiling")),
         video=None if fields.raw.get("video") is None else _video(fields.object("video")),
+        first_patch_dropped=_first_patch_dropped(fields),
     )
+
+
+def _first_patch_dropped(fields: JsonFields) -> bool:
+    dropped = fields.boolean("first_patch_dropped", False)
+    others = (fields.raw.get(name) for name in ("tiling", "video"))
+    whole = fields.raw.get("image_newline") is not True and all(other is None for other in others)
+    fields.expect(
+        "first_patch_dropped",
+        not dropped or (whole and fields.raw.get("grid") != 1),
+        "false for a model with tiles, video or image_newline, or with a grid of one patch",
+    )
+    return dropped
 
 
 def _tiling(fields: JsonFields) -> TilingInfo:

@@ -48,9 +48,11 @@ if TYPE_CHECKING:
     from edge_interleave.live.stats import LiveStats
     from edge_interleave.media.frame import Frame
     from edge_interleave.media.sources.base import Source
+    from edge_interleave.model import Model
     from edge_interleave.options import AnswerOptions
     from edge_interleave.planning.plan import Plan
     from edge_interleave.remote.live import RemoteLive
+    from edge_interleave.remote.model import RemoteModel
 
 ASK_EVERY_S = 2.0
 DELIVERY_WAIT_S = 60.0
@@ -214,6 +216,8 @@ def watch(
             view.note(f"{planned.frames} frames, pooling {pooling}, in {format_memory(planned.estimate)}")
             window, pool, opened = planned.frames, planned.pool, planned.open()
         stack.enter_context(opened)
+        if not is_given(ctx, "pool"):
+            pool = _usable(opened, pool)
         live = opened.live(window, pool, mode=mode, keep_answers=keep_answers, system=system)
         stack.enter_context(live)
         outboxes = [stack.enter_context(closing(Outbox(delivery, view.note))) for delivery in deliveries]
@@ -253,6 +257,16 @@ def watch(
         raise error
     if tolerant is not None and tolerant.lost is not None:
         raise tolerant.lost
+
+
+def _usable(opened: Model | RemoteModel, pool: tuple[int, ...]) -> tuple[int, ...]:
+    """The pooling strides of a default, as far as the model's frames can be pooled."""
+    from edge_interleave.model import Model
+    from edge_interleave.vision.pooling import coarsest_stride
+
+    if not isinstance(opened, Model):
+        return pool
+    return tuple(min(stride, coarsest_stride(opened.bundle.manifest.vision)) for stride in pool)
 
 
 def _planned(

@@ -155,7 +155,7 @@ def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, pare
     from edge_interleave.prompt.builder import PromptBuilder
     from edge_interleave.prompt.tokenizer import TextTokenizer
     from edge_interleave.vision.media_encoder import MediaEncoder
-    from edge_interleave.vision.pooling import tokens_of_frame
+    from edge_interleave.vision.pooling import coarsest_stride, tokens_of_frame
 
     backend = find_backend(backend_name)
     for name in (*_IMPORTED_LATE, *parent_modules):
@@ -172,7 +172,7 @@ def _run(folder: Path, backend_name: str, threads: int | None, rates: bool, pare
 
     # The decoder opens before the tower, as in a model, so the peak of loading the tower comes on top.
     manifest = bundle.manifest
-    stride = manifest.vision.grid  # pools a frame to one visual token
+    stride = coarsest_stride(manifest.vision)
     tokens = tokens_of_frame(manifest.vision, stride, manifest.pooling_mode)
     context = layout.context(_WINDOW, [tokens], False, sliding=True, limit=manifest.decoder.context_length)
     options = DecoderOptions(context, threads, batch=_BATCH)

@@ -89,6 +89,8 @@ def plan(
     if isinstance(memory, str):
         memory = parse_memory(memory)
     request = _as_trained(_request(goal, preset, frames, pool, seconds), bundle.manifest.vision)
+    if bundle.manifest.vision.first_patch_dropped and pool is None and preset is None:
+        request = replace(request, pools=((1,),), why="as many frames as fit; this model's frames cannot be pooled")
     chosen_backend = backend_for(bundle, backend)
     timed = request.seconds is not None
     if footprint is None or (timed and footprint.rates is None):

@@ -30,7 +30,7 @@ from edge_interleave.serve.schema import LiveRequest
 from edge_interleave.serve.settings import Limits
 from edge_interleave.serve.timelines import TimelinePool
 from edge_interleave.vision.media_encoder import EncodedMedia, PictureGroup
-from edge_interleave.vision.pooling import frame_stride, image_tokens
+from edge_interleave.vision.pooling import coarsest_stride, frame_stride, image_tokens
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Pixels
@@ -155,7 +155,7 @@ class LoadedModel:
         vision, mode = self.model.bundle.manifest.vision, self.model.bundle.manifest.pooling_mode
         layout = WindowLayout.of(LivePrompt(self.model.prompts, self.model.tokenizer, system))
         limit, found = self.model.context_limit, []
-        for stride in [stride for stride in _STRIDES if stride <= vision.grid]:
+        for stride in [stride for stride in _STRIDES if stride <= coarsest_stride(vision)]:
             tokens = image_tokens(vision, frame_stride(vision, stride), mode)
             room = limit - layout.entries(0, (tokens,), keep_answers)
             found.append(PoolingChoice(stride, tokens, max(0, min(most, room // (layout.around_frame + tokens)))))
@@ -275,10 +275,10 @@ class LoadedModel:
         """The pooling stride of each image or clip."""
         if question.pool is not None:
             return [question.pool] * len(shown)
-        fixed = {"low": _LOW_STRIDE, "high": 1}
-        grid = self.model.bundle.manifest.vision.grid
+        coarsest = coarsest_stride(self.model.bundle.manifest.vision)
+        fixed = {"low": min(_LOW_STRIDE, coarsest), "high": 1}
         strides: list[int] = []
-        for auto in [stride for stride in _STRIDES if stride <= grid]:
+        for auto in [stride for stride in _STRIDES if stride <= coarsest]:
             strides = [fixed.get(item.media.detail, auto) for item in shown]
             if self._size(shown, strides, question) <= room:
                 break

@@ -24,7 +24,7 @@ from edge_interleave.util.engine_lock import EngineLock
 from edge_interleave.util.progress import QuestionProgress
 from edge_interleave.vision.cache import CacheKey, EmbeddingCache, cache_key
 from edge_interleave.vision.merge import merge, merged_tokens, most_merged_tokens
-from edge_interleave.vision.pooling import frame_grid, pool, pooled_grid
+from edge_interleave.vision.pooling import check_stride, frame_grid, pool, pooled_grid
 from edge_interleave.vision.preprocess import preprocess
 from edge_interleave.vision.tiles import ON_REQUEST, split_tiles, tile_grid
 
@@ -68,7 +68,7 @@ class Tower(Protocol):
         ...
 
     def encode(self, pixels: FloatArray, cancel: threading.Event | None = None) -> FloatArray:
-        """Pixels, float32 (n, 3, H, W), to visual tokens, float32 (n, grid * grid, hidden).
+        """Pixels, float32 (n, 3, H, W), to visual tokens, float32 (n, `VisionInfo.tokens`, hidden).
 
         Raises UsageError, in the middle of an image, when `cancel` is set.
         """
@@ -136,9 +136,10 @@ class ImageEncoder:
 
         `stride`: pooling stride. `options`: how each image is encoded, or one for all. `progress`: called before each
         run of the tower. `cancel`: aborts the encoding, in the middle of an image, when it is set.
-        Raises UsageError for a stride that leaves no token, when cancelled, once stopped, and in a forked child;
-        MediaError for an image that cannot be decoded.
+        Raises UsageError for a stride that the model cannot pool by, when cancelled, once stopped, and in a
+        forked child; MediaError for an image that cannot be decoded.
         """
+        check_stride(self.info, stride)
         pooled_grid(self.info.grid, stride, self.pooling_mode)
         with self._engine:
             started = time.perf_counter()
@@ -161,14 +162,18 @@ class ImageEncoder:
 
     def tokens_for(self, image: Image.Image | None = None, stride: int = 1, options: PictureOptions = _WHOLE) -> int:
         """The number of visual tokens that `encode` returns for an image; for None, an upper bound over all images."""
+        check_stride(self.info, stride)
         grid, stride = self._grid(stride, options)
         side, newline = pooled_grid(grid, stride, self.pooling_mode), self._newline is not None
+        dropped = int(self.info.first_patch_dropped)
         if not options.tiles:
-            return side * side + newline * (options.ends + options.rows * side)
+            return side * side - dropped + newline * (options.ends + options.rows * side)
         if image is None:
             return max(side * side + newline, most_merged_tokens(side, self._tiling, newline=newline))
         tiles = tile_grid(image.size, self.info.image_size, self._tiling)
-        return merged_tokens(side, image.size, tiles, newline=newline, most_tiles=self._tiling.most_tiles)
+        parts = 1 if tiles is None else 1 + tiles[0] * tiles[1]
+        tokens = merged_tokens(side, image.size, tiles, newline=newline, most_tiles=self._tiling.most_tiles)
+        return tokens - dropped * parts
 
     def stop(self, reason: str = STOPPED) -> None:
         """Make `encode`, running or later, raise UsageError(reason), even in the middle of an image.

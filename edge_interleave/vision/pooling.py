@@ -30,6 +30,20 @@ def pooled_grid(grid: int, stride: int, mode: str) -> int:
     return grid // stride
 
 
+def check_stride(vision: VisionInfo, stride: int) -> None:
+    """Raise UsageError for a pooling stride above 1 if the model's visual tokens are no full grid."""
+    if vision.first_patch_dropped and stride > 1:
+        raise UsageError(
+            f"pooling stride {stride}: this model leaves out the first patch of each image, and {vision.tokens} visual "
+            "tokens are no grid that could be pooled; give stride 1 (--pool 1)"
+        )
+
+
+def coarsest_stride(vision: VisionInfo) -> int:
+    """The pooling stride that leaves the fewest visual tokens."""
+    return 1 if vision.first_patch_dropped else vision.grid
+
+
 def frame_stride(vision: VisionInfo, stride: int) -> int:
     """The pooling stride of a video's frame: at least the one that the model was trained with.
 
@@ -56,18 +70,23 @@ def tokens_of_frame(vision: VisionInfo, stride: int, mode: str) -> int:
     """How many visual tokens a frame of a video or of a live window has, with its `image_newline` rows.
 
     Without the row that a model puts after a whole video. A model that was not trained on video sees a frame of a live
-    window as an image. Raises UsageError as `pooled_grid`.
+    window as an image. Raises UsageError as `pooled_grid` and `check_stride`.
     """
+    check_stride(vision, stride)
     side = pooled_grid(*frame_grid(vision, stride, mode), mode)
     if not vision.image_newline:
-        return side**2
+        return side**2 - vision.first_patch_dropped
     place = FRAME if vision.video is None else vision.video.newline
     return side**2 + {FRAME: 1, GRID: side}.get(place, 0)
 
 
 def image_tokens(vision: VisionInfo, stride: int, mode: str) -> int:
-    """How many visual tokens an image without tiles has, with `image_newline`. Raises UsageError as `pooled_grid`."""
-    return pooled_grid(vision.grid, stride, mode) ** 2 + vision.image_newline
+    """How many visual tokens an image without tiles has, with `image_newline`.
+
+    Raises UsageError as `pooled_grid` and `check_stride`.
+    """
+    check_stride(vision, stride)
+    return pooled_grid(vision.grid, stride, mode) ** 2 - vision.first_patch_dropped + vision.image_newline
 
 
 def pool(tokens: FloatArray, grid: int, stride: int, mode: str) -> FloatArray:

@@ -159,6 +159,59 @@ def test_the_configs_of_the_published_models_are_understood() -> None:
     assert hf.pooling_mode == "average"
 
 
+def test_a_published_config_of_mantis_has_728_visual_tokens() -> None:
+    """TIGER-Lab/Mantis-8B-siglip-llama3."""
+    raw = {
+        "architectures": ["LlavaForConditionalGeneration"], "image_token_index": 128256, "model_type": "llava",
+        "text_config": {
+            "bos_token_id": 128000, "eos_token_id": 128001, "intermediate_size": 14336, "model_type": "llama",
+            "max_position_embeddings": 8192, "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 500000.0,
+            "vocab_size": 128258,
+        },
+        "vision_config": {
+            "hidden_act": "gelu_pytorch_tanh", "hidden_size": 1152, "image_size": 384, "intermediate_size": 4304,
+            "layer_norm_eps": 1e-06, "model_type": "siglip_vision_model", "num_attention_heads": 16,
+            "num_hidden_layers": 27, "patch_size": 14,
+        },
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+    }  # fmt: skip
+    config = parse_config(Path("config.json"), raw)
+    assert (config.vision.tokens, config.vision.grid, config.vision.layers_used) == (728, 27, 26)
+    assert (config.decoder.type, config.decoder.hidden_size, config.decoder.heads) == ("llama", 4096, 32)
+    assert config.decoder.head_dim == 128
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "said"),
+    [
+        # Qwen3-4B, Qwen3-32B and Mistral-Nemo; the last is transformers' default for what a Qwen3 leaves out.
+        ("qwen3", {"hidden_size": 2560, "num_attention_heads": 32, "num_key_value_heads": 8}, ("qwen3", 32, 8, 128)),
+        ("qwen3", {"hidden_size": 5120, "num_attention_heads": 64, "head_dim": 128}, ("qwen3", 64, 32, 128)),
+        (
+            "mistral",
+            {"hidden_size": 5120, "num_attention_heads": 32, "head_dim": 128, "sliding_window": None},
+            ("llama", 32, 8, 128),
+        ),
+        ("llama", {"hidden_size": 2048, "num_attention_heads": 8, "head_dim": 64}, ("llama", 8, 8, 64)),
+    ],
+)
+def test_the_size_of_a_head_is_read_apart_from_the_width(
+    kind: str, fields: dict[str, Any], said: tuple[str, int, int, int]
+) -> None:
+    raw = {
+        "model_type": "llava",
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "full",
+        "text_config": {"model_type": kind, **fields},
+        "vision_config": {"model_type": "siglip_vision_model"},
+    }
+    decoder = parse_config(Path("config.json"), raw).decoder
+    assert (decoder.type, decoder.heads, decoder.kv_heads, decoder.head_dim) == said
+    assert decoder.qk_norm is (kind == "qwen3")
+    assert not decoder.attention_bias
+
+
 def test_rope_scaling_is_read_in_the_old_and_in_the_new_spelling(tmp_path: Path) -> None:
     scaling = RopeScaling("llama3", 8.0, 1.0, 4.0, 128)
     base = model_config("tiny", "llama")
@@ -175,7 +228,6 @@ def test_rope_scaling_is_read_in_the_old_and_in_the_new_spelling(tmp_path: Path)
         ({}, 1e6, None),
         ({"rope_scaling": {"type": "linear", "factor": 4.0}}, 1e6, RopeScaling("linear", 4.0)),
         ({"rope_scaling": {}}, 1e6, None),
-        ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, 1e6, None),
         ({"rope_parameters": {"rope_type": "linear", "factor": 4.0}}, 1e6, RopeScaling("linear", 4.0)),
         ({"rope_parameters": {"rope_theta": 5e5}}, 5e5, None),
         (
@@ -346,15 +398,26 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "config is not UTF-8": (file(b"\xff\xfe{}", "config.json"), "not readable as JSON"),
     "config is a list": (file(b"[]", "config.json"), "must be a JSON object"),
     "config is too deep": (file(b"[" * 100_000, "config.json"), "not readable as JSON"),
-    "unknown model": (config(model_type="idefics3"), "'idefics3' is not supported"),
+    "unknown model": (config(model_type="idefics3"), "'idefics3' (field 'model_type') is not supported"),
+    "no model type": (config(model_type="", architectures=["Qwen3VL"]), "(field 'architectures') is not supported"),
     "unknown decoder": (text(model_type="mamba"), "decoder 'mamba' (field 'text_config.model_type') is not supported"),
     "unknown tower": (vision(model_type="dinov2"), "vision tower 'dinov2' is not supported"),
     "a number of 400 digits": (text(rms_norm_eps=10**400), "field 'text_config.rms_norm_eps' must be a number"),
     "no text config": (config(text_config=None), "field 'text_config' must be a JSON object"),
     "quantized": (config(quantization_config={"bits": 4}), "is already quantized"),
     "quantized inside": (text(quantization_config={"bits": 4}), "is already quantized"),
-    "sliding window": (text(use_sliding_window=True, max_window_layers=1), "sliding-window"),
-    "sliding layers": (text(layer_types=["full_attention", "sliding_attention"]), "sliding-window"),
+    "sliding window": (
+        text(use_sliding_window=True, sliding_window=64, max_window_layers=1),
+        "field 'text_config.use_sliding_window' must be false (sliding-window",
+    ),
+    "sliding layers": (
+        text(layer_types=["full_attention", "sliding_attention"]),
+        "field 'text_config.layer_types' must be 'full_attention' for each layer (sliding-window",
+    ),
+    "dynamic RoPE": (
+        text(rope_scaling={"type": "dynamic", "factor": 4.0}),
+        "RoPE scaling 'dynamic' (field 'text_config.rope_scaling.type') is not supported",
+    ),
     "RoPE of another kind": (text(rope_scaling={"rope_type": "yarn", "factor": 4}), "RoPE scaling 'yarn'"),
     "RoPE of two kinds": (
         text(rope_parameters={"rope_type": "default", "rope_theta": 1e4}, rope_scaling={"type": "mrope"}),
@@ -405,8 +468,31 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         config(model_type="llava_next_video", spatial_pool_mode="conv"),
         "field 'spatial_pool_mode' must be one of average, max",
     ),
-    "ViP-LLaVA": (config(model_type="vipllava"), "'vipllava' is not supported: ViP-LLaVA joins"),
-    "Qwen3 decoder": (text(model_type="qwen3"), "decoder 'qwen3' (field 'text_config.model_type') is not supported"),
+    "ViP-LLaVA": (config(model_type="vipllava"), "'vipllava' (field 'model_type') is not supported: ViP-LLaVA joins"),
+    "Qwen3 with experts": (
+        text(model_type="qwen3_moe", num_experts=8),
+        "decoder 'qwen3_moe' (field 'text_config.model_type') is not supported",
+    ),
+    "Qwen3 with biases": (
+        text(model_type="qwen3", attention_bias=True),
+        "field 'text_config.attention_bias' must be false",
+    ),
+    "Qwen3 with a sliding window": (
+        text(model_type="qwen3", use_sliding_window=True, sliding_window=64, max_window_layers=0),
+        "field 'text_config.use_sliding_window' must be false",
+    ),
+    "Qwen3's norms missing": (
+        text(model_type="qwen3", head_dim=16),
+        "decoder.layers.0.self_attn.q_norm.weight (shape (16,)) is missing",
+    ),
+    "heads of another size in a Qwen2": (
+        text(head_dim=32),
+        "field 'text_config.head_dim' must be hidden_size / num_attention_heads",
+    ),
+    "tiles without the first patch": (
+        config(model_type="llava_next", vision_feature_select_strategy="default", image_grid_pinpoints=[[28, 56]]),
+        "field 'vision_feature_select_strategy' must be 'full' for tiles of a SigLIP tower",
+    ),
     "Mistral's window": (
         text(model_type="mistral", sliding_window=128),
         "field 'text_config.sliding_window' must be null",
@@ -530,7 +616,12 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(checkpoint_folder: Path, na
         ("mm_projector_type", "resampler", "mm_projector_type"),
         ("mm_hidden_size", 7, "mm_hidden_size"),
         ("mm_vision_select_feature", "slicefour_patch", "mm_vision_select_feature"),
-        ("architectures", ["LlavaGemmaForCausalLM"], "LlavaGemmaForCausalLM"),
+        ("architectures", ["LlavaGemmaForCausalLM"], "'LlavaGemmaForCausalLM' (field 'architectures')"),
+        ("architectures", ["LlavaQwenMoeForCausalLM"], "'LlavaQwenMoeForCausalLM' (field 'architectures')"),
+        ("architectures", ["LlavaQwen3ForCausalLM"], "'LlavaQwen3ForCausalLM' (field 'architectures')"),
+        ("layer_types", ["full_attention", "sliding_attention"], "field 'layer_types' must be 'full_attention'"),
+        ("rope_scaling", {"type": "dynamic", "factor": 2.0}, "(field 'rope_scaling.type') is not supported"),
+        ("rope_scaling", {"mrope_section": [2, 3, 3]}, "field 'rope_scaling.mrope_section'"),
         ("image_aspect_ratio", "anyres_max_9", "field 'mm_patch_merge_type' must be 'spatial_unpad'"),
         ("image_aspect_ratio", "highres", "field 'image_aspect_ratio'"),
         ("image_aspect_ratio", ["pad"], "field 'image_aspect_ratio'"),

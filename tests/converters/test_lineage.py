@@ -36,17 +36,30 @@ from edge_interleave.converters.checkpoint.family import family_name
 from edge_interleave.converters.checkpoint.reader import open_checkpoint
 from edge_interleave.converters.convert import convert
 from edge_interleave.decoding.inputs import TextInput, as_inputs
-from edge_interleave.errors import BundleError, ContextFullError
+from edge_interleave.errors import BundleError, ContextFullError, UsageError
 from edge_interleave.evaluation.answering import Answerer, Settings
 from edge_interleave.evaluation.sample_size import LocalSize
 from edge_interleave.evaluation.samples import Labels, Sample, Turn
 from edge_interleave.model import Model, load
+from edge_interleave.planning.planner import plan
 from edge_interleave.prompt.messages import Image as ImagePart
 from edge_interleave.prompt.messages import media_of
 from edge_interleave.vision.media_encoder import PictureGroup
 
 LEAST_COSINE = 0.99999
-RUNS = [*((kind, "llama-cpp") for kind in KINDS), ("onevision", "mlx"), ("next-mistral", "mlx")]
+RUNS = [
+    *((kind, "llama-cpp") for kind in KINDS),
+    ("onevision", "mlx"),
+    ("next-mistral", "mlx"),
+    ("next-nemo", "mlx"),
+    ("next-nemo", "onnx"),
+]
+EXACT = {
+    "llama-cpp": ("quantization", "f16"),
+    "mlx": ("mlx_quantization", "f16"),
+    "onnx": ("onnx_precision", "f32"),
+}
+"""The option and the precision in which each engine rounds least."""
 
 
 @pytest.fixture(scope="module", params=RUNS, ids=" on ".join)
@@ -67,8 +80,8 @@ def checkpoint(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(checkpoint: Path, run_of: tuple[str, str]) -> Iterator[Model]:
-    exact = {"quantization": "f16"} if run_of[1] == "llama-cpp" else {"mlx_quantization": "f16"}
-    bundle = convert(checkpoint, checkpoint.parent / "bundle", vision_precision="fp32", **exact)
+    option, precision = EXACT[run_of[1]]
+    bundle = convert(checkpoint, checkpoint.parent / "bundle", vision_precision="fp32", **{option: precision})
     with load(bundle.folder, backend=run_of[1], context=4096, threads=1) as opened:
         yield opened
 
@@ -295,6 +308,8 @@ FAMILIES = {
     "joycaption": "LLaVA with SigLIP",
     "llava-1.5": "LLaVA-1.5",
     "next-video": "LLaVA-NeXT-Video",
+    "mantis": "Mantis",
+    "onevision-qwen3": "LLaVA-OneVision",
 }
 
 
@@ -304,3 +319,50 @@ def test_each_kind_is_named_by_its_family(tmp_path: Path) -> None:
             assert family_name(checkpoint.config) == family
     with open_checkpoint(write_random_checkpoint(tmp_path / "interleave", model_config())) as checkpoint:
         assert family_name(checkpoint.config) == "LLaVA-NeXT-Interleave"
+
+
+@pytest.fixture(scope="module")
+def mantis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    folder = tmp_path_factory.mktemp("mantis")
+    bundle = convert(write_kind(folder / "c", "mantis"), folder / "b", quantization="f16", vision_precision="int8")
+    with load(bundle.folder, context=4096, threads=1) as opened:
+        yield opened
+
+
+class TestWithoutTheFirstPatch:
+    """Mantis: 4 x 4 patches, of which the first is left out."""
+
+    def test_tokens_are_counted_as_they_are_encoded(self, mantis: Model) -> None:
+        group = PictureGroup([picture(0, (165, 170))])
+        for tiles, tokens in ((False, 15), (True, 15 * (1 + 2 * 2))):
+            encoded = mantis.media_encoder.encode_pictures([group], stride=1, tiles=tiles)
+            assert sum(visual.size for visual in encoded.images) == tokens
+            assert mantis.media_encoder.tokens_for(group, tiles=tiles) == tokens
+        assert mantis.ask([picture(0, (40, 30)), "What?"], max_tokens=1).stats.visual_tokens == 15
+
+    def test_pooling_is_refused_with_the_reason(self, mantis: Model) -> None:
+        reason = "pooling stride 2: this model leaves out the first patch"
+        with pytest.raises(UsageError, match=reason):
+            mantis.ask([picture(0, (40, 30)), "What?"], pool=2)
+        with pytest.raises(UsageError, match=reason):
+            mantis.live(window=2, pool=2)
+
+    def test_windows_and_plans_count_what_is_left(self, mantis: Model) -> None:
+        made = plan(mantis.bundle, frames=3, threads=1)
+        assert (made.pool, made.frame_tokens) == ((1,), (15,))
+        with mantis.live(window=3) as live:
+            for number in range(4):
+                live.add(picture(number, (64, 48)))
+            assert live.ask("What?", max_tokens=1).stats.prompt_tokens > 3 * 15
+
+    def test_an_older_program_refuses_the_bundle(self, mantis: Model) -> None:
+        assert mantis.bundle.manifest.schema_version == 2
+
+    @pytest.mark.parametrize("fields", [{"grid": 1}, {"image_newline": True}, {"first_patch_dropped": 1}], ids=str)
+    def test_a_manifest_that_cannot_be_is_refused(
+        self, mantis: Model, tmp_path: Path, fields: dict[str, object]
+    ) -> None:
+        folder = Path(shutil.copytree(mantis.bundle.folder, tmp_path / "bundle"))
+        change_manifest(folder, "vision", **fields)
+        with pytest.raises(BundleError, match="first_patch_dropped"):
+            open_bundle(folder)

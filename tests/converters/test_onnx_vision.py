@@ -133,8 +133,7 @@ def test_progress_ends_at_the_size_of_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tower", "says"),
     [
-        (Tower(strategy="default"), "square grid"),
-        (Tower("clip", -1, "full", "quick_gelu"), "square grid"),
+        (Tower("clip", -1, "full", "quick_gelu"), "keeps the class token"),
         (Tower(act="swish"), "activation 'swish'"),
     ],
 )

@@ -44,6 +44,7 @@ class Kind:
 KINDS = {
     "qwen2 and siglip": Kind("qwen2", "siglip", "hf-2024", "qwen2"),
     "llama and clip": Kind("llama", "clip", "hf-5", "llama3"),
+    "qwen3 and siglip": Kind("qwen3", "siglip", "hf-5", "qwen2"),
 }
 # Numbers stand for pictures, in place; `messages` with roles where there are several.
 CASES: list[list[tuple[str, list[str | int]]]] = [
@@ -220,9 +221,10 @@ ROPES: dict[str, tuple[str, dict[str, Any]]] = {
     "both, linear wins": ("qwen2", {"rope_parameters": {"rope_theta": 1e4}, "rope_scaling": _LINEAR}),
     "both, default wins": ("qwen2", {"rope_parameters": _LINEAR, "rope_scaling": {"rope_type": "default"}}),
     "both, the base is lost": ("llama", {"rope_parameters": {"rope_theta": 5e5}, "rope_scaling": _LINEAR}),
-    "dynamic": ("qwen2", {"rope_scaling": {"type": "dynamic", "factor": 4.0}}),
     "llama3 beside a default": ("llama", {"rope_parameters": {"rope_theta": 1e4}, "rope_scaling": _LLAMA3}),
     "llama3 of a Qwen2": ("qwen2", {"rope_scaling": _LLAMA3}),
+    "linear of a Qwen3": ("qwen3", {"rope_scaling": _LINEAR}),
+    "llama3 of a Qwen3": ("qwen3", {"rope_scaling": _LLAMA3}),
 }
 
 
@@ -236,13 +238,14 @@ def test_rotary_fields_are_read_as_in_transformers(tmp_path: Path, name: str, en
     folder = write_random_checkpoint(
         tmp_path / "c",
         model_config("tiny", decoder=kind),
-        Options(tokenizer="qwen2" if kind == "qwen2" else "llama3", dtype="f32"),
+        Options(tokenizer="llama3" if kind == "llama" else "qwen2", dtype="f32"),
     )
     raw = json.loads((folder / "config.json").read_text())
     raw["text_config"].update(fields)
     (folder / "config.json").write_text(json.dumps(raw))
-    if (name, engine) == ("llama3 of a Qwen2", "llama-cpp"):
-        with pytest.raises(ei.CheckpointError, match=r"'llama3' of a Qwen2 decoder is not supported by llama\.cpp"):
+    if name.startswith("llama3 of") and engine == "llama-cpp":
+        refusal = rf"'llama3' of a {kind} decoder is not supported by llama\.cpp"
+        with pytest.raises(ei.CheckpointError, match=refusal):
             convert(folder, tmp_path / "b", backends=[engine])
         return
     option, precision = {

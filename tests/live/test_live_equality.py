@@ -32,7 +32,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from support.backends_under_test import MLX_HERE, OURS
-from support.numpy_decoder import Array, NumpyDecoder, Qwen2
+from support.numpy_decoder import Array, NumpyDecoder, Qwen
 
 from edge_interleave.bundle.manifest import Bundle, VideoInfo
 from edge_interleave.converters.convert import convert
@@ -157,8 +157,8 @@ def lossless(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def reference() -> Qwen2:
-    return Qwen2(golden_prompts.CHECKPOINT)
+def reference() -> Qwen:
+    return Qwen(golden_prompts.CHECKPOINT)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def images() -> list[FloatArray]:
 
 
 @pytest.fixture
-def mirrored(backend: str, lossless: Bundle, reference: Qwen2) -> Iterator[Callable[[int], Mirrored]]:
+def mirrored(backend: str, lossless: Bundle, reference: Qwen) -> Iterator[Callable[[int], Mirrored]]:
     opened: list[Decoder] = []
 
     def open_(context: int = CAPACITY) -> Mirrored:
@@ -186,7 +186,7 @@ def likeness(a: FloatArray | Array, b: FloatArray | Array) -> float:
     return parity.cosine(a - a.mean(), b - b.mean())
 
 
-def test_the_reference_equals_transformers(lossless: Bundle, reference: Qwen2) -> None:
+def test_the_reference_equals_transformers(lossless: Bundle, reference: Qwen) -> None:
     golden = golden_prompts.load()
     assert golden.checkpoint == golden_prompts.fingerprint(golden_prompts.CHECKPOINT), "make the golden files anew"
     tokenizer, media_encoder = TextTokenizer.open(lossless), MediaEncoder(lossless, 1)
@@ -201,7 +201,7 @@ def test_the_reference_equals_transformers(lossless: Bundle, reference: Qwen2) -
         assert parity.cosine(logits, wanted) > 0.9999999
 
 
-def test_the_references_timeline_equals_one_pass_with_a_mask(reference: Qwen2, images: list[FloatArray]) -> None:
+def test_the_references_timeline_equals_one_pass_with_a_mask(reference: Qwen, images: list[FloatArray]) -> None:
     """Rows appended before an eviction attend to the evicted rows, later rows do not: one mask expresses both."""
     decoder = NumpyDecoder(reference)
     head, tail = [3, 200, 41, 7], [9, 300, 11]
@@ -220,7 +220,7 @@ def test_the_references_timeline_equals_one_pass_with_a_mask(reference: Qwen2, i
     assert likeness(seeing_all[-1], logits) < SAME
 
 
-def test_a_wrong_position_or_entry_changes_the_logits_noticeably(reference: Qwen2, images: list[FloatArray]) -> None:
+def test_a_wrong_position_or_entry_changes_the_logits_noticeably(reference: Qwen, images: list[FloatArray]) -> None:
     decoder = NumpyDecoder(reference)
     decoder.append_tokens([3, 200, 41, 7])
     for image in images[:4]:

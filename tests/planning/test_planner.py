@@ -2,8 +2,10 @@
 
 import ctypes
 import re
+import shutil
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import llama_cpp.llama_cpp as low
 import pytest
@@ -46,6 +48,18 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     tiny_bundle(folder, heads=1, layers=8, context_length=32768)
     change_manifest(folder, "vision", grid=27, image_size=384)
     return open_bundle(folder)
+
+
+def test_frames_without_their_first_patch_are_counted_so_and_never_pooled(large: Bundle, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(large.folder, tmp_path / "mantis"))
+    change_manifest(folder, "vision", first_patch_dropped=True)
+    bundle = open_bundle(folder)
+    for goal, seconds in (("coverage", None), ("detail", None), ("latency", 9.0)):
+        made = plan(bundle, None, goal, frames=4, seconds=seconds, footprint=FOOTPRINT)
+        assert (made.pool, made.frame_tokens, made.visual_tokens) == ((1,), (728,), 4 * 728)
+    for asked in ({"pool": 2}, {"pool": (1, 4)}, {"preset": "64-pooled"}):
+        with pytest.raises(UsageError, match="leaves out the first patch"):
+            plan(bundle, **asked, footprint=FOOTPRINT)
 
 
 class TestWhatFits:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -61,7 +62,15 @@ KINDS = {
     "llava-1.5": Kind("llava", "llama", "clip", "llama3"),
     "next-video": Kind("llava_next_video", "llama", "clip", "llama3", NEXT_VIDEO_TEMPLATE),
     "next-video-max": Kind("llava_next_video", "mistral", "clip", "llama3", NEXT_VIDEO_TEMPLATE, "max"),
+    "mantis": Kind("llava", "llama", "siglip", "llama3"),
+    "onevision-qwen3": Kind("llava_onevision", "qwen3", "siglip", "qwen2"),
+    "next-nemo": Kind("llava_next", "mistral", "clip", "llama3"),
 }
+TOWERS: dict[str, dict[str, Any]] = {
+    "joycaption": {"feature_layer": -2},
+    "mantis": {"feature_layer": -2, "select_strategy": "default"},
+}
+"""Fields of the tower that differ from the family's."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +104,12 @@ def has_case(kind: str, case: str) -> bool:
 
 def write_kind(folder: Path, name: str) -> Path:
     kind = KINDS[name]
-    config = model_config("tiny", "qwen2" if kind.decoder == "qwen2" else "llama", kind.vision)
+    config = model_config("tiny", "llama" if kind.decoder == "mistral" else kind.decoder, kind.vision)
     # Untied, or random weights repeat the last token for ever.
     decoder = replace(config.decoder, tie_word_embeddings=False, context_length=4096)
-    vision = config.vision if name != "joycaption" else replace(config.vision, feature_layer=-2)
+    if name == "next-nemo":
+        decoder = replace(decoder, head_dim=2 * decoder.head_dim)  # Mistral Nemo's heads do not make up its width
+    vision = replace(config.vision, **TOWERS.get(name, {}))
     options = Options(seed=4, tokenizer=kind.tokenizer, scale=1.5, family=kind.family, decoder=kind.decoder)
     config = replace(config, decoder=decoder, vision=vision, pooling_mode=kind.pooling)
     write_random_checkpoint(folder, config, options)

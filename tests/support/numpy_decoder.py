@@ -1,9 +1,10 @@
-"""The reference decoder: Qwen2 in plain float64 NumPy, with the timeline operations of the `Decoder` protocol.
+"""The reference decoder: Qwen2 and Qwen3 in float64 NumPy, with the timeline operations of the `Decoder` protocol.
 
 An entry's keys and values are computed once, from the entries visible when it is appended. Keys are stored before
 rotation, so positions can change without rounding. Attention is the plain formula over all entries, with an explicit
-visibility matrix; it is slow on purpose. Sources: the Qwen2 report (arXiv 2407.10671, section 2.2) and RoFormer
-(arXiv 2104.09864), with the rotation over halves of the published code.
+visibility matrix; it is slow on purpose. Sources: the Qwen2 report (arXiv 2407.10671, section 2.2), the Qwen3 report
+(arXiv 2505.09388, section 2: QK-Norm) and RoFormer (arXiv 2104.09864), with the rotation over halves of the published
+code.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Entries:
         )
 
 
-class Qwen2:
+class Qwen:
     """A checkpoint's decoder weights, and the forward pass."""
 
     def __init__(self, checkpoint: Path) -> None:
@@ -61,11 +62,12 @@ class Qwen2:
         self.vocab_size: int = config["vocab_size"]
         self._heads: int = config["num_attention_heads"]
         self._kv_heads: int = config["num_key_value_heads"]
-        self._head_size = self.hidden_size // self._heads
+        self._head_size: int = config.get("head_dim", self.hidden_size // self._heads)
         self._epsilon: float = config["rms_norm_eps"]
         exponents = np.arange(0, self._head_size, 2) / self._head_size
         self._frequencies = config["rope_parameters"]["rope_theta"] ** -exponents
-        self._weights = _decoder_weights(checkpoint / "model.safetensors")
+        self.weights = _decoder_weights(checkpoint / "model.safetensors")
+        """By name within the decoder, in float64."""
 
     def nothing(self) -> Entries:
         """No entries."""
@@ -74,7 +76,7 @@ class Qwen2:
 
     def embed(self, ids: Sequence[int]) -> Array:
         """The embeddings of token ids: (n, hidden)."""
-        return self._weights["embed_tokens.weight"][list(ids)]
+        return self.weights["embed_tokens.weight"][list(ids)]
 
     def forward(self, rows: Array, positions: Positions, past: Entries, visible: Visibility) -> tuple[Array, Entries]:
         """Logits (n, vocabulary) of new rows (n, hidden) at positions (n,), and their new entries.
@@ -86,6 +88,11 @@ class Qwen2:
             block = f"layers.{layer}."
             normed = self._norm(stream, block + "input_layernorm.weight")
             q, k, v = (self._heads_of(self._linear(normed, f"{block}self_attn.{name}_proj")) for name in "qkv")
+            if f"{block}self_attn.q_norm.weight" in self.weights:
+                q, k = (
+                    self._norm(q, f"{block}self_attn.q_norm.weight"),
+                    self._norm(k, f"{block}self_attn.k_norm.weight"),
+                )
             keys.append(k)
             values.append(v)
             mixed = self._attend(
@@ -98,17 +105,17 @@ class Qwen2:
             normed = self._norm(stream, block + "post_attention_layernorm.weight")
             gate, up = (self._linear(normed, f"{block}mlp.{name}_proj") for name in ("gate", "up"))
             stream = stream + self._linear(gate / (1 + np.exp(-gate)) * up, block + "mlp.down_proj")
-        logits = self._norm(stream, "norm.weight") @ self._weights["embed_tokens.weight"].T
+        logits = self._norm(stream, "norm.weight") @ self.weights["embed_tokens.weight"].T
         return logits, Entries(positions, np.stack(keys), np.stack(values))
 
     def _attend(self, q: Array, k: Array, v: Array, visible: Visibility) -> Array:
-        """q (n, heads, size), k and v (m, kv heads, size), visible (n, m) -> (n, hidden)."""
+        """q (n, heads, size), k and v (m, kv heads, size), visible (n, m) -> (n, heads * size)."""
         k, v = (np.repeat(x, self._heads // self._kv_heads, axis=1) for x in (k, v))
         scores = np.einsum("ihd,jhd->hij", q, k) / math.sqrt(self._head_size)
         scores = np.where(visible, scores, -np.inf)
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         weights /= weights.sum(-1, keepdims=True)
-        return np.einsum("hij,jhd->ihd", weights, v).reshape(len(q), self.hidden_size)
+        return np.einsum("hij,jhd->ihd", weights, v).reshape(len(q), -1)
 
     def _rotate(self, x: Array, positions: Positions) -> Array:
         angles = positions[:, None, None] * self._frequencies
@@ -120,18 +127,18 @@ class Qwen2:
         return x.reshape(len(x), -1, self._head_size)
 
     def _norm(self, x: Array, name: str) -> Array:
-        return x / np.sqrt((x * x).mean(-1, keepdims=True) + self._epsilon) * self._weights[name]
+        return x / np.sqrt((x * x).mean(-1, keepdims=True) + self._epsilon) * self.weights[name]
 
     def _linear(self, x: Array, name: str) -> Array:
-        product = x @ self._weights[f"{name}.weight"].T
-        bias = self._weights.get(f"{name}.bias")
+        product = x @ self.weights[f"{name}.weight"].T
+        bias = self.weights.get(f"{name}.bias")
         return product if bias is None else product + bias
 
 
 class NumpyDecoder:
     """A timeline with the operations of the `Decoder` protocol. `entries` can be saved and restored."""
 
-    def __init__(self, model: Qwen2) -> None:
+    def __init__(self, model: Qwen) -> None:
         self.model = model
         self.entries = model.nothing()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,9 @@ class Tower:
     @property
     def info(self) -> VisionInfo:
         third = (0.5, 0.5, 0.5)
-        return VisionInfo(self.type, self.size, 14, self.grid, "squash", "bicubic", third, third, 0)
+        dropped = self.type == "siglip" and self.strategy == "default"
+        info = VisionInfo(self.type, self.size, 14, self.grid, "squash", "bicubic", third, third, 0)
+        return replace(info, first_patch_dropped=dropped)
 
 
 def clip(feature_layer: int, **changes: object) -> Tower:
@@ -47,6 +49,7 @@ TOWERS = {
     "siglip, last layer": Tower(),
     "siglip, last but one": Tower(feature_layer=-2),
     "siglip, layer 1": Tower(feature_layer=1),
+    "siglip, without the first patch": Tower(feature_layer=-2, strategy="default"),
     "siglip, erf gelu, projector without bias": Tower(act="gelu", projector_bias=False),
     "siglip, the embedded model's size": Tower(width=192, heads=3, size=112),
     "clip, last layer": clip(-1),
