@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,6 +10,7 @@ import click
 
 from edge_interleave.cli import output
 from edge_interleave.cli.durations import duration
+from edge_interleave.cli.named_sources import named_sources
 from edge_interleave.cli.options import (
     COUNT,
     backend_option,
@@ -22,7 +22,6 @@ from edge_interleave.errors import BackendError, InputError, UsageError
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _KEYS_BYTES_MAX = 1 << 16
-_SOURCE_NAME = re.compile(r"[\w][\w .-]{0,63}")
 
 
 @click.command()
@@ -107,7 +106,7 @@ def serve(
         raise UsageError("--tls-cert and --tls-key belong together; give both")
     if tls_self_signed and tls_cert is not None:
         raise UsageError("--tls-self-signed makes a certificate of its own; leave --tls-cert and --tls-key out")
-    named_sources = _named_sources(sources)
+    watched = named_sources(sources)
     for origin in origins:
         if not origin.startswith(("http://", "https://")):
             raise UsageError(f"--allow-origin {origin}: give scheme and host, for example https://app.example")
@@ -144,7 +143,7 @@ def serve(
         hosts=hosts,
         origins=origins,
         remote_images=allow_remote_images,
-        sources=named_sources,
+        sources=watched,
         tls_cert=tls_cert,
         tls_key=tls_key,
     )
@@ -162,24 +161,6 @@ def _ready(url: str) -> None:
     else:
         hosts = (parts.netloc.rpartition(":")[0],)
     output.note("page: " + ", ".join(f"{parts.scheme}://{host}:{parts.port}/" for host in hosts))
-
-
-def _named_sources(given: tuple[str, ...]) -> dict[str, str]:
-    """`NAME=SOURCE` texts as a table. Raises UsageError for a wrong one."""
-    from edge_interleave.media.sources.open import open_source
-
-    found: dict[str, str] = {}
-    for text in given:
-        name, equals, spec = text.partition("=")
-        if not equals or not _SOURCE_NAME.fullmatch(name) or not spec:
-            raise UsageError(
-                "--source: give a name and a source, for example door=camera:0 or yard=rtsp://192.168.1.9/"
-            )
-        if name in found:
-            raise UsageError(f"--source {name}: given twice; give each source its own name")
-        open_source(spec)
-        found[name] = spec
-    return found
 
 
 def _read_keys(path: Path) -> tuple[str, ...]:

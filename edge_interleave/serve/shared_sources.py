@@ -24,7 +24,8 @@ class SharedSources:
     def __init__(self, specs: Mapping[str, str]) -> None:
         """`specs`: name to `camera:0`, `rtsp://...` or what else `open_source` takes."""
         self._specs = dict(specs)
-        self._lock = threading.Lock()
+        # One for each, since opening a camera or a network stream takes seconds.
+        self._locks = {name: threading.Lock() for name in specs}
         self._feeds: dict[str, _Feed] = {}
 
     @property
@@ -37,7 +38,7 @@ class SharedSources:
         if name not in self._specs:
             known = ", ".join(self._specs) or "none; start the server with --source NAME=camera:0"
             raise ApiError(404, f"no source of that name here; there are: {known}", "watch", "not_found")
-        with self._lock:
+        with self._locks[name]:
             feed = self._feeds.get(name)
             if feed is None or feed.ended:
                 try:
@@ -49,7 +50,7 @@ class SharedSources:
 
     def leave(self, name: str, feed: _Feed) -> None:
         """End one watcher's use of a source; the last one closes it."""
-        with self._lock:
+        with self._locks[name]:
             feed.watchers -= 1
             if feed.watchers:
                 return
@@ -58,11 +59,13 @@ class SharedSources:
             feed.close()
 
     def close(self) -> None:
-        """Close all sources."""
-        with self._lock:
-            for feed in self._feeds.values():
-                feed.close()
-            self._feeds.clear()
+        """Close all sources, except one that is just being opened: its thread must not hold up the server's end."""
+        for name, lock in self._locks.items():
+            if lock.acquire(timeout=_WAIT_S):
+                feed = self._feeds.pop(name, None)
+                lock.release()
+                if feed is not None:
+                    feed.close()
 
 
 class Watcher:

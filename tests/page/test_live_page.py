@@ -6,6 +6,7 @@ Screenshots are kept in the folder that EDGE_INTERLEAVE_SCREENSHOTS names, other
 import io
 import os
 import re
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from support.breakable_proxy import BreakableProxy
 from support.browser import chromium
 from support.fake_camera import scene, write_camera
 from support.serving import DEMO, Server, serving
+
+from edge_interleave.embedded import BUNDLE
 
 pytestmark = pytest.mark.slow
 
@@ -238,14 +241,16 @@ def test_a_lost_connection_resumes_with_its_window(page: Any, server: Server) ->
         proxy.close()
 
 
-def test_a_server_that_restarts_is_found_again(page: Any, tmp_path: Path) -> None:
+def test_a_server_that_restarts_is_found_again_and_may_want_a_key_now(page: Any, tmp_path: Path) -> None:
     with serving(tmp_path) as first:
         watch_camera(page, first.url)
         port = first.url.rpartition(":")[2]
         first.process.send_signal(signal.SIGTERM)
         page.wait_for_selector("#status[data-state=lost]")
         first.process.wait(30)
-    with serving(tmp_path, "--port", port):
+    with serving(tmp_path, "--port", port, "--api-key", KEY):
+        page.fill("#key", KEY)
+        page.press("#key", "Enter")
         page.wait_for_selector("#status[data-state=ready]")
         wait_for_frame_after(page, frame_number(page))
 
@@ -270,6 +275,17 @@ def test_the_key_is_asked_once_and_stays_in_the_tab(page: Any, browser: Any, tmp
         other.wait_for_selector("#key-dialog", state="visible")
         assert not browser.cookies()
         other.close()
+
+
+def test_another_model_is_chosen(page: Any, tmp_path: Path) -> None:
+    shutil.copytree(BUNDLE, tmp_path / "other")
+    with serving(tmp_path, "--model", "embedded", "--model", tmp_path / "other") as server:
+        watch_camera(page, server.url)
+        assert page.locator("#knows").is_visible()
+        page.select_option("#model", "other")
+        until(page, "document.querySelector('#status-text').textContent === 'Connected to other'")
+        assert page.locator("#knows").is_hidden()
+        page.wait_for_selector("#window li")
 
 
 def test_errors_say_what_to_do(page: Any, browser: Any, server: Server) -> None:

@@ -4,37 +4,19 @@ import asyncio
 import base64
 import io
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import websockets
 from PIL import Image
-from support.serving import DEMO, Server, serving
+from support.serving import CARDS, KEY, Server, serving
 from websockets.asyncio.client import ClientConnection
 
 import edge_interleave as ei
 
-CARDS = [DEMO / f"card-{number}.png" for number in (1, 2, 3, 4)]
 CHECK = "Is there a yellow umbrella?"
-KEY = "clé of the house"
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def own(home: Path) -> Iterator[Server]:
-    """A server with a key and two sources of its own."""
-    cards = home / "cards"
-    cards.mkdir()
-    for card in CARDS:
-        (cards / card.name).write_bytes(card.read_bytes())
-    with serving(home, "--api-key", KEY, "--source", f"cards={cards}", "--source", "gone=camera:99") as running:
-        yield running
 
 
 def talk(server: Server, run: Callable[[ClientConnection], Awaitable[Any]], key: str = "", window: Any = None) -> Any:
@@ -160,19 +142,19 @@ def test_wrong_messages_are_named_and_the_window_goes_on(server: Server) -> None
     assert frames["type"] == "live.frames"
 
 
-def test_a_browser_names_its_key_as_a_subprotocol(own: Server) -> None:
-    opened = talk(own, receive, KEY)
+def test_a_browser_names_its_key_as_a_subprotocol(keyed: Server) -> None:
+    opened = talk(keyed, receive, KEY)
     assert opened["type"] == "live.opened"
     for wrong in ("", "wrong", KEY + "x"):
         with pytest.raises(websockets.InvalidStatus) as refused:
-            talk(own, receive, wrong)
+            talk(keyed, receive, wrong)
         assert refused.value.response.status_code == 403
-    assert own.get("/v1/live/sources").status_code == 401
+    assert keyed.get("/v1/live/sources").status_code == 401
 
 
-def test_sources_are_listed_by_name_and_watched_by_several_windows(own: Server) -> None:
+def test_sources_are_listed_by_name_and_watched_by_several_windows(keyed: Server) -> None:
     headers = {"Authorization": f"Bearer {KEY}".encode("latin-1")}
-    listed = own.get("/v1/live/sources", headers=headers).json()["data"]
+    listed = keyed.get("/v1/live/sources", headers=headers).json()["data"]
     assert [source["id"] for source in listed] == ["cards", "gone"]
     assert str(CARDS[0].parent) not in json.dumps(listed)
 
@@ -187,16 +169,16 @@ def test_sources_are_listed_by_name_and_watched_by_several_windows(own: Server) 
         return events[0], pictures, events[-1], await ask(socket, {"watch": None})
 
     for _ in range(2):
-        opened, pictures, frames, closed = talk(own, run, KEY)
+        opened, pictures, frames, closed = talk(keyed, run, KEY)
         assert (opened["source"], closed["source"]) == ("cards", None)
         assert pictures == [(300, 300)] * 4
         assert [frame["number"] for frame in frames["frames"]] == [2, 3, 4]
         assert frames["missed"] == 0
 
 
-def test_a_source_that_cannot_be_opened_says_why(own: Server) -> None:
+def test_a_source_that_cannot_be_opened_says_why(keyed: Server) -> None:
     async def run(socket: ClientConnection) -> Any:
         await receive(socket)
         return await ask(socket, {"watch": "gone"})
 
-    assert "camera 99" in talk(own, run, KEY)["error"]["message"].replace("camera:99", "camera 99")
+    assert "camera 99" in talk(keyed, run, KEY)["error"]["message"].replace("camera:99", "camera 99")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from support.serving import Server, serving
+from support.serving import Server
 
 from edge_interleave.serve.page_files import FOLDER
 
@@ -40,15 +40,15 @@ def test_nothing_else_is_served(server: Server) -> None:
     assert server.post("/", {}).status_code == 405
 
 
-def test_the_page_needs_no_key_and_the_rest_does(tmp_path: Path) -> None:
-    with serving(tmp_path, "--api-key", "key") as server:
-        for path in ("/", "/page/main.js"):
-            assert server.get(path).status_code == 200
-        for path in ("/v1/models", "/v1/live/sources", "/page%2f..%2fmetrics", "/page/../metrics"):
-            assert server.get(path).status_code in (401, 404), path
-        assert server.get("/metrics").status_code == 401
-        # A page of another host name gets nothing, as everywhere.
-        assert server.get("/", headers={"Host": "evil.example"}).status_code == 403
+def test_the_page_needs_no_key_and_the_rest_does(keyed: Server) -> None:
+    for path in ("/", "/page/main.js"):
+        assert keyed.get(path).status_code == 200
+    for path in ("/v1/models", "/v1/live/sources", "/metrics"):
+        assert keyed.get(path).status_code == 401, path
+    for path in ("/page%2f..%2fmetrics", "/page/../metrics", "/page/%2e%2e/metrics"):
+        assert keyed.get(path).status_code in (401, 404), path
+    # A page of another host name gets nothing, as everywhere.
+    assert keyed.get("/", headers={"Host": "evil.example"}).status_code == 403
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -23,6 +23,8 @@ from edge_interleave.embedded import DEMO_CLIP
 from support.command_line import PROGRAM, environment
 
 DEMO = DEMO_CLIP.parent
+CARDS = [DEMO / f"card-{number}.png" for number in (1, 2, 3, 4)]
+KEY = "clé of the house"
 _START_S = 60.0
 
 

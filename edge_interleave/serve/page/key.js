@@ -24,25 +24,36 @@ export function subprotocols() {
 
 /**
  * Ask for the key until the server takes it.
- * @param {() => Promise<boolean>} accepted Whether the server takes the key that is kept now.
+ * @param {() => Promise<boolean>} accepted Whether the server takes the key that is kept now. May throw an error for people.
  */
 export async function askForKey(accepted) {
   const dialog = byId("key-dialog");
+  if (dialog.open) return;
+  const form = byId("key-form");
   const field = byId("key");
   byId("key-error").textContent = "";
+  dialog.addEventListener("cancel", keepOpen);
   dialog.showModal();
-  dialog.addEventListener("cancel", (/** @type {Event} */ event) => event.preventDefault());
   await new Promise((done) => {
-    byId("key-form").addEventListener("submit", async (/** @type {Event} */ event) => {
+    form.onsubmit = async (/** @type {Event} */ event) => {
       event.preventDefault();
       sessionStorage.setItem(PLACE, field.value.trim());
       byId("key-error").textContent = "";
-      if (await accepted()) return done(undefined);
+      const wrong = await accepted().then(
+        (yes) => (yes ? "" : "The server does not take this key. Look it up where the server was started."),
+        (error) => error.message,
+      );
+      if (!wrong) return done(undefined);
       sessionStorage.removeItem(PLACE);
-      byId("key-error").textContent = "The server does not take this key. Look it up where the server was started.";
+      byId("key-error").textContent = wrong;
       field.select();
-    });
+    };
   });
   dialog.close();
   field.value = "";
+}
+
+/** @param {Event} event */
+function keepOpen(event) {
+  event.preventDefault();
 }

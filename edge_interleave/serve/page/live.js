@@ -40,6 +40,7 @@ export class Live {
   #dropped = 0;
   #presented = 0;
   #captionTimer = 0;
+  #onLost;
   /** @type {Blob[]} */
   #refill = [];
   /** @type {Blob | null} */
@@ -47,7 +48,9 @@ export class Live {
   /** @type {HTMLVideoElement} */
   #video = byId("video");
 
-  constructor() {
+  /** @param {() => void} onLost Called when the connection is lost: a server that was started anew may want a key. */
+  constructor(onLost) {
+    this.#onLost = onLost;
     byId("choose-camera").addEventListener("click", () => this.#open(() => openCamera()));
     byId("choose-screen").addEventListener("click", () => this.#open(openScreen));
     byId("choose-file").addEventListener("click", () => byId("file").click());
@@ -203,6 +206,7 @@ export class Live {
     });
     on("lost", (seconds) => {
       status("lost", `Connection lost, next try in ${seconds < 1 ? "a moment" : `${Math.round(seconds)} s`}`);
+      this.#onLost();
     });
   }
 

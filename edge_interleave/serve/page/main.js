@@ -13,7 +13,7 @@ const EMBEDDED = "embedded";
 /** Questions that the embedded model knows; the first is one for yes or no. */
 const EXAMPLES = ["Is there a red circle?", "Describe the image.", "Where is the circle?", "What changed?"];
 
-const live = new Live();
+const live = new Live(() => allow().catch(() => {}));
 const conversation = new Conversation();
 setUpTabs();
 takeFiles(
@@ -33,11 +33,17 @@ start().catch((error) => {
 });
 
 async function start() {
-  /** @type {any[]} */
-  let models = [];
+  await allow();
+  live.offer(await list("/v1/live/sources"));
+  offerModels((await list("/v1/models")).map((model) => model.id));
+  status("ready", "Ready");
+}
+
+/** Ask for the key, if the server wants another one than the tab has. Throws Told if the server does not answer. */
+async function allow() {
   const accepted = async () => {
     try {
-      models = await list("/v1/models");
+      await list("/v1/models");
       return true;
     } catch (error) {
       if (error instanceof Unauthorized) return false;
@@ -45,9 +51,6 @@ async function start() {
     }
   };
   if (!(await accepted())) await askForKey(accepted);
-  live.offer(await list("/v1/live/sources"));
-  offerModels(models.map((model) => model.id));
-  status("ready", "Ready");
 }
 
 /** @param {string[]} names */
