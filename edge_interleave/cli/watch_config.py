@@ -25,6 +25,7 @@ from edge_interleave.household.runner import DELIVERY_WAIT_S, Household
 from edge_interleave.household.settings import Settings
 from edge_interleave.household.settings_file import read_settings
 from edge_interleave.household.watcher import SourceWatcher
+from edge_interleave.household.windows_plan import check_settings
 
 if TYPE_CHECKING:
     from edge_interleave.household.mqtt_observer import MqttObserver
@@ -35,7 +36,9 @@ _TICK_S = 0.5
 def watch_config(path: Path, *, only_check: bool, as_json: bool, with_stats: bool) -> None:
     """Watch the sources of a file of settings; `only_check`: only check the file and the model it names."""
     settings = read_settings(path)
-    backend_for(open_bundle(resolve(settings.model.name)), settings.model.backend)
+    bundle = open_bundle(resolve(settings.model.name))
+    backend_for(bundle, settings.model.backend)
+    check_settings(bundle, settings)
     if only_check:
         output.print_text(f"{path}: {_counted(settings)}; nothing is wrong")
         return

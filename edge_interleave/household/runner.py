@@ -16,7 +16,7 @@ from edge_interleave.household.happenings import Happening, Observer
 from edge_interleave.household.settings import Settings, SourceSettings
 from edge_interleave.household.turns import Turns
 from edge_interleave.household.watcher import SourceWatcher
-from edge_interleave.household.windows_plan import plan_settings
+from edge_interleave.household.windows_plan import check_settings, plan_settings
 from edge_interleave.model import Model, load
 from edge_interleave.planning.several import DEFAULT_FRAMES
 from edge_interleave.planning.system_memory import format_memory, limit_allocator, release_freed_memory
@@ -103,6 +103,7 @@ class Household:
             raise UsageError("[model] differs, and a loaded model cannot be changed; start the watch again for that")
         if settings.mqtt != self._settings.mqtt:
             raise UsageError("[mqtt] differs; start the watch again for that")
+        check_settings(self._model.bundle, settings)
         settings = self._with_windows(settings)
         with self._changing:
             folders = {

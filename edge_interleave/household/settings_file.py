@@ -41,6 +41,7 @@ from edge_interleave.alerts.ring import LONGEST_S
 from edge_interleave.alerts.rule import Rule
 from edge_interleave.alerts.webhook import Webhook
 from edge_interleave.decoding.decoder import KV_PRECISIONS
+from edge_interleave.errors import shown
 from edge_interleave.household.broker_settings import FRIGATE_KEYS, MQTT_KEYS, read_frigate, read_mqtt
 from edge_interleave.household.secrets import fill_secrets
 from edge_interleave.household.settings import (
@@ -226,7 +227,7 @@ def _question(table: TomlTable, key: str) -> str:
 def _check_name(name: str, table: TomlTable, key: str) -> None:
     """Names become folders, and parts of topics."""
     if not _NAME.fullmatch(name):
-        raise table.error(key, f"'{name}' is no name; use letters, digits, - and _, 64 characters at most")
+        raise table.error(key, f"{shown(name)} is no name; use letters, digits, - and _, 64 characters at most")
 
 
 def _check_folders(sources: tuple[SourceSettings, ...], names: TomlTable) -> None:

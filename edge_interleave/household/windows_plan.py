@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from edge_interleave.alerts.alarm import MAX_PICTURES, PICTURE_BYTES_PER_PIXEL
 from edge_interleave.alerts.ring import BYTES_PER_S, VIDEO_BYTES
-from edge_interleave.bundle.manifest import open_bundle
+from edge_interleave.bundle.manifest import Bundle, open_bundle
 from edge_interleave.bundle.store import resolve
 from edge_interleave.household.settings import AlertSettings, Settings, SourceSettings
+from edge_interleave.live.layout import WindowLayout
+from edge_interleave.live.prompt import LivePrompt
 from edge_interleave.live.window import SLIDING
 from edge_interleave.planning.plan import Cost
 from edge_interleave.planning.planner import FRAME_SIZE
-from edge_interleave.planning.several import SharedPlan, WindowRequest, plan_windows
+from edge_interleave.planning.several import SharedPlan, WindowRequest, check_windows, plan_windows
 from edge_interleave.planning.system_memory import parse_memory
+from edge_interleave.prompt.builder import PromptBuilder
+from edge_interleave.prompt.tokenizer import TextTokenizer
 
 
 def plan_settings(
@@ -22,22 +26,10 @@ def plan_settings(
     `frame_size`: width and height of the sources' frames in pixels. `memory`: the limit in bytes; None: as the settings
     say. Raises as `plan_windows`.
     """
-    model = settings.model
-    requests = [
-        WindowRequest(
-            source.name,
-            source.source,
-            source.window,
-            source.pool,
-            source.keep_answers,
-            source.mode == SLIDING,
-            _kept_bytes(source, frame_size),
-        )
-        for source in settings.sources
-    ]
+    model, bundle = settings.model, open_bundle(resolve(settings.model.name))
     return plan_windows(
-        open_bundle(resolve(model.name)),
-        requests,
+        bundle,
+        _requests(bundle, settings, frame_size),
         parse_memory(model.memory) if memory is None and model.memory is not None else memory,
         backend=model.backend,
         threads=model.threads,
@@ -45,6 +37,29 @@ def plan_settings(
         frame_size=frame_size,
         more=(Cost("writing videos of alerts", VIDEO_BYTES),) if any(s.before_s for s in settings.sources) else (),
     )
+
+
+def check_settings(bundle: Bundle, settings: Settings) -> None:
+    """Check the windows of all sources; see `check_windows`."""
+    check_windows(bundle, _requests(bundle, settings, FRAME_SIZE))
+
+
+def _requests(bundle: Bundle, settings: Settings, frame_size: tuple[int, int]) -> list[WindowRequest]:
+    tokenizer = TextTokenizer.open(bundle)
+    prompts = PromptBuilder(bundle, tokenizer)
+    return [
+        WindowRequest(
+            source.name,
+            source.source,
+            source.window,
+            source.pool,
+            WindowLayout.of(LivePrompt(prompts, tokenizer, source.system)),
+            source.keep_answers,
+            source.mode == SLIDING,
+            _kept_bytes(source, frame_size),
+        )
+        for source in settings.sources
+    ]
 
 
 def _kept_bytes(source: SourceSettings, frame_size: tuple[int, int]) -> int:

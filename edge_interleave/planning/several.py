@@ -13,7 +13,7 @@ from edge_interleave.bundle.manifest import Bundle
 from edge_interleave.decoding.decoder import Backend, DecoderOptions
 from edge_interleave.decoding.registry import backend_for
 from edge_interleave.errors import ResourceError, UsageError
-from edge_interleave.live.layout import visual_tokens
+from edge_interleave.live.layout import WindowLayout, visual_tokens
 from edge_interleave.planning.costs import (
     BATCHES,
     SLOW_BATCH,
@@ -45,6 +45,8 @@ class WindowRequest:
     """Exactly this many; None: as many as fit, the same number for all such windows."""
     pool: tuple[int, ...]
     """Pooling strides of the frames, a pattern that repeats."""
+    layout: WindowLayout
+    """The lengths of its text."""
     keep_answers: bool = False
     sliding: bool = True
     kept_bytes: int = 0
@@ -117,11 +119,30 @@ def plan_windows(
     Raises ResourceError for too little memory, naming the least that is enough; UsageError for a window that exceeds
     the trained context; BundleError, BackendError.
     """
+    check_windows(bundle, requests)
     chosen = backend_for(bundle, backend)
     measured = footprint or measure(bundle, chosen.name, threads)
     planner = _Planner(bundle, chosen, requests, memory, threads, kv_precision, frame_size, more, measured)
-    planner.check_context()
     return planner.best()
+
+
+def check_windows(bundle: Bundle, requests: Sequence[WindowRequest]) -> None:
+    """Check that each window has a possible pooling stride and fits into the trained context. Opens no engine.
+
+    Raises UsageError, which names the window.
+    """
+    trained = bundle.manifest.decoder.context_length
+    for request in requests:
+        frames = request.frames or 1
+        try:
+            needed = request.layout.entries(frames, frame_tokens(bundle, request.pool), request.keep_answers)
+        except UsageError as error:
+            raise UsageError(f"{request.name}: {error}") from error
+        if needed > trained:
+            raise UsageError(
+                f"{request.name}: a window of {frames} frame{'s' * (frames > 1)} needs {needed} entries, and "
+                f"{bundle.manifest.name} was trained on {trained}; take fewer, or a larger pooling stride"
+            )
 
 
 @dataclass(frozen=True)
@@ -135,18 +156,6 @@ class _Planner:
     frame_size: tuple[int, int]
     more: Sequence[Cost]
     measured: Footprint
-
-    def check_context(self) -> None:
-        """Raise UsageError for a window that exceeds the trained context."""
-        for request in self.requests:
-            frames = request.frames or 1
-            needed = self._entries(request, frames)
-            if needed > self._trained_context:
-                raise UsageError(
-                    f"{request.name}: a window of {frames} frame{'s' * (frames > 1)} needs {needed} entries, and "
-                    f"{self.bundle.manifest.name} was trained on {self._trained_context}; take fewer, or a larger "
-                    "pooling stride"
-                )
 
     def best(self) -> SharedPlan:
         """The plan with the most frames; of equal ones, that with the largest batch. Raises ResourceError."""
@@ -188,7 +197,7 @@ class _Planner:
 
     def _entries(self, request: WindowRequest, frames: int) -> int:
         tokens = frame_tokens(self.bundle, request.pool)
-        return self.measured.layout.entries(frames, tokens, request.keep_answers)
+        return request.layout.entries(frames, tokens, request.keep_answers)
 
     def _plan(self, frames: int, batch: int) -> SharedPlan:
         """The plan with this many frames in the windows that name no number."""
@@ -207,11 +216,11 @@ class _Planner:
 
     def _window(self, request: WindowRequest, frames: int, batch: int) -> PlannedWindow:
         tokens = frame_tokens(self.bundle, request.pool)
-        context = self.measured.layout.context(
+        context = request.layout.context(
             frames, tokens, request.keep_answers, sliding=request.sliding, limit=self._trained_context
         )
         options = DecoderOptions(context, self.threads, self.kv_precision, batch)
-        visual = visual_tokens(frames, tokens) + self.measured.layout.after_frames
+        visual = visual_tokens(frames, tokens) + request.layout.after_frames
         vision = self.bundle.manifest.vision
         pool = tuple(frame_stride(vision, stride) for stride in request.pool)
         kept = (Cost("pictures of alerts", request.kept_bytes),) if request.kept_bytes else ()

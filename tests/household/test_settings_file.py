@@ -1,8 +1,11 @@
 """The file of settings of several sources: what it may hold, and errors that name the line."""
 
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.media_files import Track, write_video
 
 from edge_interleave.errors import InputError
@@ -62,14 +65,14 @@ def error_of(folder: Path, text: str) -> str:
 
 
 def test_all_settings_are_read(tmp_path: Path) -> None:
-    settings = read_settings(written(tmp_path, WHOLE), {"DOOR": "p@ss/word"})
-    assert (settings.model.threads, settings.model.memory) == (2, "2GB")
-    door, yard = settings.sources
+    found = read_settings(written(tmp_path, WHOLE), {"DOOR": "p@ss/word"})
+    assert (found.model.threads, found.model.memory) == (2, "2GB")
+    door, yard = found.sources
     # A secret inside an address is percent-encoded; one that is the whole value is not.
     assert door.source == "rtsp://me:p%40ss%2Fword@127.0.0.1/door"
     assert door.webhook == "http://127.0.0.1/secret"
-    assert "p%40ss" not in repr(settings)
-    assert "secret" not in repr(settings)
+    assert "p%40ss" not in repr(found)
+    assert "secret" not in repr(found)
     assert (door.window, door.pool, door.before_s, door.out) == (
         4, (1, 4), 10.0, tmp_path / "edge-interleave-events" / "door",
     )  # fmt: skip
@@ -100,6 +103,7 @@ def test_all_settings_are_read(tmp_path: Path) -> None:
         ("above = 0.9", "above = 2", "cameras.toml:17: 'above' must be a number from 0 to 1, not 2"),
         ("above = 0.9", "max_tokens = 3", "cameras.toml:17: 'max_tokens' does not go with 'when'"),
         ('name = "person"', 'name = "a/b"', "cameras.toml:15: 'a/b' is no name"),
+        ("[sources.yard]", '[sources."a\\nb"]', "cameras.toml:29: 'a\\nb' is no name"),
         ("every = 30", "every = 30\nname = 'person'", "cameras.toml:28: two rules are called 'person'"),
         ("every = 30", "every = 'soon'", "cameras.toml:27: 'every' must be a duration"),
         ("when = \"Is there a person?\"\n", "", "cameras.toml:14: a rule needs either 'when'"),
@@ -142,3 +146,25 @@ def test_lines_of_values_in_all_forms_of_toml() -> None:
     assert lines[("t", "many", 1, "n")] == 17
     assert lines[("t", "many", 1, "deep", 0, "o")] == 19
     assert ("no", "header") not in lines
+
+
+VALUES = st.sampled_from(
+    ["", "1", "-1", "0.5", "nan", "inf", "true", '""', '"x"', '"1s"', "[]", "[1]", '["x"]', "{}", "{ a = 1 }", "[{}]",
+     "1979-05-27", "9223372036854775807", '"${HOME}"', '"${file:/}"', '"\\u0000"', "[[", "'", '"\U0001F600"']
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 60), VALUES), min_size=1, max_size=3))
+def test_any_value_gives_settings_or_one_line(changes: list[tuple[int, str]]) -> None:
+    lines = WHOLE.split("\n")
+    for place, value in changes:
+        key, equals, _ = lines[place % len(lines)].partition(" = ")
+        lines[place % len(lines)] = f"{key} = {value}" if equals else value
+    with tempfile.TemporaryDirectory() as name:
+        path = written(Path(name), "\n".join(lines))
+        try:
+            read_settings(path, {"DOOR": "x", "HOME": "/"})
+        except InputError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+            assert str(path) in str(error)  # noqa: PT017

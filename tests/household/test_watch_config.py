@@ -109,6 +109,8 @@ def test_a_file_is_checked_without_being_run(settings: Path, env: dict[str, str]
     assert checked.returncode == 0, checked.stderr
     assert "1 source, 1 rule" in " ".join(checked.stdout.split())
     assert not (settings.parent / "edge-interleave-events").exists()
+    settings.write_text(settings.read_text().replace("window = 2", "window = 999"))
+    assert "door: a window of 999 frames needs" in error_line(run("watch", "--config", settings, "--check", env=env), 2)
     settings.write_text(settings.read_text().replace("[model]\n", '[model]\nname = "nothing"\n'))
     assert "nothing" in error_line(run("watch", "--config", settings, "--check", env=env), 3)
 
