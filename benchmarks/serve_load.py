@@ -1,28 +1,38 @@
 """What `edge-interleave serve` does under load: many clients, clients that vanish, a signal, thousands of requests.
 
     python benchmarks/serve_load.py                   # all of it, minutes
-    python benchmarks/serve_load.py --only vanish     # one of: clients, vanish, signal, memory
+    python benchmarks/serve_load.py --only vanish     # one of: clients, vanish, early, signal, memory
+    python benchmarks/serve_load.py --only early --bundle FOLDER
 
-Each part starts a server of the embedded model in a process of its own and prints one line of figures; it fails where
-a promise of docs/guides/serve.md is not kept.
+Each part starts a server in a process of its own, of the embedded model (`early`: of --bundle, or of random weights),
+and prints one line of figures; it fails where a promise of docs/guides/serve.md is not kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
+import io
+import json
 import signal
+import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+from PIL import Image
+from serve_history import random_bundle
 
 SHORT: dict[str, Any] = {"messages": [{"role": "user", "content": "What can you see?"}], "max_tokens": 8}
 # The embedded model writes as many numbers as it must.
@@ -114,6 +124,55 @@ def vanish(times: int = 20) -> str:
     )
 
 
+def early(times: int = 20, bundle: Path | None = None) -> str:
+    """Clients that go before the first token, while pictures are encoded or the prompt is prefilled."""
+
+    def body(number: int) -> dict[str, Any]:
+        parts: list[dict[str, Any]] = [noise(100 * number + picture, 448) for picture in range(6)]
+        return {"messages": [{"role": "user", "content": [*parts, {"type": "text", "text": "?"}]}], "max_tokens": 1}
+
+    def busy() -> float:
+        return server.metric(watching, "edge_interleave_busy")
+
+    waits: list[float] = []
+    with ExitStack() as stack:
+        if bundle is None:
+            bundle = random_bundle(Path(stack.enter_context(tempfile.TemporaryDirectory())), "middle")
+        server = stack.enter_context(serving("--model", str(bundle)))
+        watching = stack.enter_context(httpx.Client(timeout=600))
+        address = httpx.URL(server.url)
+        started = time.perf_counter()
+        assert watching.post(f"{server.url}{CHAT}", json=body(0)).status_code == 200
+        whole = time.perf_counter() - started
+        for number in range(times):
+            content = json.dumps(body(number + 1)).encode()
+            head = f"POST {CHAT} HTTP/1.1\r\nHost: {address.host}\r\nContent-Length: {len(content)}\r\n\r\n"
+            with socket.create_connection((address.host, address.port or 80)) as connection:
+                connection.sendall(head.encode() + content)
+                while not busy():
+                    time.sleep(0.001)
+                time.sleep(whole * 0.9 * number / times)
+                assert busy(), "the request was through before its client went"
+            gone = time.perf_counter()
+            while busy():
+                time.sleep(0.001)
+            waits.append(time.perf_counter() - gone)
+    return (
+        f"a client that vanishes before the first token, at {times} moments spread over {whole:.1f} s, frees the "
+        f"engine after {statistics.median(waits) * 1000:.0f} ms (median; the most {max(waits) * 1000:.0f} ms), a look "
+        "at the metrics included"
+    )
+
+
+def noise(seed: int, side: int) -> dict[str, Any]:
+    """A picture like no other, as a part of a message."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "JPEG")
+    url = f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
 def stop() -> str:
     """SIGTERM while answers are given: those that have begun come to their end, others say why not."""
 
@@ -150,18 +209,9 @@ def stop() -> str:
 
 def memory(requests: int = 5000) -> str:
     """Thousands of requests with different pictures and texts: memory after a tenth of them, and after all."""
-    import base64
-    import io
-
-    import numpy as np
-    from PIL import Image
 
     def body(number: int) -> dict[str, Any]:
-        pixels = np.random.default_rng(number).integers(0, 256, (48, 48, 3), np.uint8)
-        content = io.BytesIO()
-        Image.fromarray(pixels).save(content, "PNG")
-        url = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
-        parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": f"What is {number}?"}]
+        parts = [noise(number, 48), {"type": "text", "text": f"What is {number}?"}]
         return {"messages": [{"role": "user", "content": parts}], "max_tokens": 2, "stream": number % 2 == 0}
 
     resident = {}
@@ -176,21 +226,29 @@ def memory(requests: int = 5000) -> str:
     return f"memory: {told}; the most {peak:.0f} MB with --memory 400MB"
 
 
-PARTS = {"clients": clients, "vanish": vanish, "signal": stop, "memory": memory}
+PARTS: dict[str, Callable[..., str]] = {
+    "clients": clients,
+    "vanish": vanish,
+    "early": early,
+    "signal": stop,
+    "memory": memory,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--bundle", type=Path, help="Model of the part `early` (default: random weights).")
     parser.add_argument("--quick", action="store_true", help="A tenth of it.")
     chosen = parser.parse_args()
     for name, part in PARTS.items():
         if chosen.only in (None, name):
             options: dict[str, Any] = {}
             if chosen.quick:
-                options = {"clients": {"seconds": 6.0}, "vanish": {"times": 5}, "memory": {"requests": 500}}.get(
-                    name, {}
-                )
+                quick = {"clients": {"seconds": 6.0}, "vanish": {"times": 5}, "early": {"times": 5}}
+                options = {**quick, "memory": {"requests": 500}}.get(name, {})
+            if name == "early":
+                options["bundle"] = chosen.bundle
             print(part(**options), flush=True)
 
 
