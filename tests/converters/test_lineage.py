@@ -112,12 +112,20 @@ def compare(
     assert ours[2] == list(theirs[2])
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("run_of", "name"),
+    [
+        pytest.param(run, name, id=" on ".join(run) + f": {name}")
+        for run in RUNS
+        for name in CASES
+        if has_case(run[0], name)
+    ],
+    indirect=["run_of"],
+    scope="module",
+)
 def test_features_prompt_logits_and_answer_are_those_transformers_gave(
     model: Model, kind: str, name: str, tmp_path: Path
 ) -> None:
-    if not has_case(kind, name):
-        pytest.skip("not for this kind")
     with np.load(GOLDEN) as golden:
         theirs = [golden[f"{kind}/{name}/{what}"] for what in ("features", "prompt", "answer", "logits")]
     compare(computed(model, CASES[name], tmp_path), (theirs[0], theirs[1].tolist(), theirs[2].tolist(), theirs[3]))
