@@ -151,7 +151,6 @@ def serve(
 
 
 def _ready(url: str) -> None:
-    output.note(f"ready: {url}/v1 (ctrl-C ends it)")
     parts = urlsplit(url)
     everywhere = parts.hostname in ("0.0.0.0", "::")
     if everywhere:
@@ -161,6 +160,7 @@ def _ready(url: str) -> None:
     else:
         hosts = (parts.netloc.rpartition(":")[0],)
     output.note("page: " + ", ".join(f"{parts.scheme}://{host}:{parts.port}/" for host in hosts))
+    output.note(f"ready: {url}/v1 (ctrl-C ends it)")
 
 
 def _read_keys(path: Path) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 @contextmanager
-def chromium(profile: Path, camera: Path | None = None, **options: Any) -> Iterator[Any]:
+def chromium(profile: Path, camera: Path | None = None) -> Iterator[Any]:
     """A browser context with an empty profile (`playwright.sync_api.BrowserContext`); skips the test without Chromium.
 
     `camera`: the fake camera's video; None: its moving test picture.
@@ -38,7 +38,11 @@ def chromium(profile: Path, camera: Path | None = None, **options: Any) -> Itera
     flags = [*_FLAGS, *([] if camera is None else [f"--use-file-for-fake-video-capture={camera}"])]
     with playwright.sync_playwright() as driver:
         context = driver.chromium.launch_persistent_context(
-            str(profile), executable_path=program, args=flags, viewport={"width": 1280, "height": 900}, **options
+            str(profile),
+            executable_path=program,
+            args=flags,
+            viewport={"width": 1280, "height": 900},
+            ignore_https_errors=True,  # self-signed certificates
         )
         try:
             yield context
