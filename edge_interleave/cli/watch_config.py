@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_interleave.alerts.events import Checked
 from edge_interleave.bundle.manifest import open_bundle
@@ -26,6 +26,7 @@ from edge_interleave.household.settings import Settings
 from edge_interleave.household.settings_file import read_settings
 from edge_interleave.household.watcher import SourceWatcher
 from edge_interleave.household.windows_plan import check_settings
+from edge_interleave.util.process_memory import memory_bytes, peak_memory_bytes
 
 if TYPE_CHECKING:
     from edge_interleave.household.mqtt_observer import MqttObserver
@@ -193,22 +194,18 @@ class _JsonLines(_View):
 
 def _report(watchers: dict[str, SourceWatcher], as_json: bool, with_stats: bool) -> None:
     """How near each rule came, what was delivered, what was lost."""
+    ended: dict[str, Any] = {}
     for name, watcher in watchers.items():
         stats = watcher.stats()
         delivered = {outbox.name: outbox.stats() for outbox in watcher.outboxes}
-        if as_json:
-            output.print_json(
-                {
-                    "event": "end",
-                    "source": name,
-                    "frames": stats.frames,
-                    "replaced": stats.replaced,
-                    "reader": None if stats.reader is None else asdict(stats.reader),
-                    "rules": {rule: miss.figures() for rule, miss in stats.rules.items()},
-                    "unwritten": watcher.folder.unwritten,
-                    "deliveries": {delivery: asdict(counts) for delivery, counts in delivered.items()},
-                }
-            )
+        ended[name] = {
+            "frames": stats.frames,
+            "replaced": stats.replaced,
+            "reader": None if stats.reader is None else asdict(stats.reader),
+            "rules": {rule: miss.figures() for rule, miss in stats.rules.items()},
+            "unwritten": watcher.folder.unwritten,
+            "deliveries": {delivery: asdict(counts) for delivery, counts in delivered.items()},
+        }
         for rule, miss in stats.rules.items():
             output.note(f"{name}: {rule}: {miss.line()}")
         for delivery, counts in delivered.items():
@@ -224,6 +221,11 @@ def _report(watchers: dict[str, SourceWatcher], as_json: bool, with_stats: bool)
                 f"{name}: {stats.frames} frames in the window, {reader.captured} captured, {late} late, "
                 f"{reader.damaged} damaged, {reader.reconnects} reconnects"
             )
+    now, peak = memory_bytes(), peak_memory_bytes()
+    if as_json:
+        output.print_json({"event": "end", "sources": ended, "memory_bytes": now, "peak_memory_bytes": peak})
+    if with_stats:
+        output.note(f"memory {output.size(now)}, peak {output.size(peak)}")
 
 
 def _counted(settings: Settings) -> str:

@@ -1,0 +1,58 @@
+"""The memory plan of several sources with one model."""
+
+from pathlib import Path
+
+import pytest
+
+from edge_interleave.alerts.rule import Rule
+from edge_interleave.errors import ResourceError, UsageError
+from edge_interleave.household.settings import AlertSettings, ModelSettings, Settings, SourceSettings
+from edge_interleave.household.windows_plan import plan_settings
+
+
+def settings(*windows: int | None, memory: str | None = None, system: str | None = None, pool: int = 2) -> Settings:
+    """Sources with these windows, of which the first keeps ten seconds for its alerts."""
+    rules = (AlertSettings("rule", Rule("Is there a cat?")),)
+    sources = tuple(
+        SourceSettings(
+            f"cam-{number}",
+            f"rtsp://127.0.0.1/{number}",
+            rules,
+            Path(f"cam-{number}"),
+            window=window,
+            pool=(pool,),
+            system=system,
+            before_s=0 if number else 10.0,
+        )
+        for number, window in enumerate(windows)
+    )
+    return Settings(ModelSettings(threads=1, memory=memory), sources)
+
+
+def test_windows_share_the_memory_and_the_weights() -> None:
+    one, two = plan_settings(settings(8)), plan_settings(settings(8, 8))
+    assert [window.frames for window in two.windows] == [8, 8]
+    # The second source costs its window, its frames and its process, but no weights; the first one its pictures too.
+    assert two.estimate - one.estimate == pytest.approx(two.windows[1].bytes, rel=0.02)
+    assert {cost.name for cost in two.windows[0].costs} - {cost.name for cost in two.windows[1].costs} == set()
+    assert two.windows[0].bytes > two.windows[1].bytes
+    # Without a limit, a window that names no number has the usual one; with one, as many frames as fit.
+    assert [window.frames for window in plan_settings(settings(2, None)).windows] == [2, 8]
+    memory = two.estimate + 1_500_000
+    limited = plan_settings(settings(2, None, memory=f"{memory}B"))
+    assert limited.windows[0].frames == 2
+    assert limited.windows[1].frames > 8
+    assert limited.estimate <= memory
+    with pytest.raises(ResourceError, match="the least that is enough is") as caught:
+        plan_settings(settings(8, None, memory="50MB"))
+    least = str(caught.value).rsplit(" ", 1)[1]
+    assert plan_settings(settings(8, None, memory=least)).windows[1].frames >= 1
+
+
+def test_a_system_message_counts_and_a_window_that_cannot_be_is_refused() -> None:
+    plain, told = plan_settings(settings(8)), plan_settings(settings(8, system="You watch a door. Be brief."))
+    assert told.windows[0].context > plain.windows[0].context
+    with pytest.raises(UsageError, match="cam-1: a window of 999 frames needs"):
+        plan_settings(settings(8, 999))
+    with pytest.raises(UsageError, match="cam-0: pooling stride 50"):
+        plan_settings(settings(8, pool=50))
