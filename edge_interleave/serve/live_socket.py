@@ -222,8 +222,8 @@ class _Connection:
         try:
             while True:
                 began = loop.time()
-                found = await run_in_threadpool(_next, watcher)
-                if found is False:
+                found = await run_in_threadpool(watcher.next)
+                if found is None and watcher.ended:
                     await self._send({"type": "live.source", "state": "ended"})
                     return
                 if isinstance(found, SourceStatus):
@@ -264,14 +264,6 @@ def _names(message: Message, field: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(found, dict) and field in found
-
-
-def _next(watcher: Watcher) -> Frame | SourceStatus | bool | None:
-    """The watcher's next; False once the source has ended (a StopIteration cannot leave a thread's future)."""
-    try:
-        return watcher.next()
-    except StopIteration:
-        return False
 
 
 def _jpeg(image: Image.Image) -> bytes:

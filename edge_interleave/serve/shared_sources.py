@@ -40,7 +40,7 @@ class SharedSources:
             raise ApiError(404, f"no source of that name here; there are: {known}", "watch", "not_found")
         with self._locks[name]:
             feed = self._feeds.get(name)
-            if feed is None or feed.ended:
+            if feed is None or feed.finished:
                 try:
                     feed = _Feed(self._specs[name])
                 except MediaError as error:
@@ -74,6 +74,8 @@ class Watcher:
     def __init__(self, sources: SharedSources, name: str, feed: _Feed) -> None:
         """Use `SharedSources.watch`."""
         feed.watchers += 1
+        self.ended = False
+        """Whether no more frames come. Valid after `next` has returned None."""
         self.missed = 0
         """Frames that came while this watcher was not ready for one."""
         self._sources, self._name, self._feed = sources, name, feed
@@ -84,7 +86,7 @@ class Watcher:
     def next(self) -> Frame | SourceStatus | None:
         """The next frame, or a change of the source's state; None if none came within half a second.
 
-        Raises StopIteration once the source has ended, ApiError if it failed.
+        Raises ApiError if the source failed.
         """
         feed = self._feed
         with feed.changed:
@@ -101,8 +103,7 @@ class Watcher:
                 return feed.frame
             if feed.finished and feed.error is not None:
                 raise ApiError(502, str(feed.error), "watch", "source_failed", "server_error")
-            if feed.finished:
-                raise StopIteration
+            self.ended = feed.finished
         return None
 
     def close(self) -> None:
@@ -130,11 +131,6 @@ class _Feed:
         self._live = source.live
         self._thread = threading.Thread(target=self._read, name="edge-interleave shared source", daemon=True)
         self._thread.start()
-
-    @property
-    def ended(self) -> bool:
-        """Whether no more frames come."""
-        return self.finished
 
     def close(self) -> None:
         """Close the source."""
