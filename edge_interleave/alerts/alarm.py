@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from edge_interleave.alerts.events import Alert, EventFolder, now
 from edge_interleave.alerts.outbox import Outbox
-from edge_interleave.alerts.ring import FrameRing, mp4
+from edge_interleave.alerts.ring import FrameRing, RingPicture, mp4
 from edge_interleave.alerts.rule import Hysteresis, NearMiss, Rule
 
 if TYPE_CHECKING:
@@ -120,6 +120,8 @@ class Alarm:
             source=self.source,
             rule=self.name,
         )
+        # Before the description, which may take longer than the ring is.
+        before = [] if self._ring is None else self._ring.pictures()
         if self._describe is not None:
             self._describing = True
             try:
@@ -128,13 +130,13 @@ class Alarm:
                 self._describing = False
         self.best_picture = None if self._best is None else self._best.jpeg
         if self._folder is not None:
-            alert = self._saved(alert, self._folder)
+            alert = self._saved(alert, self._folder, before)
         for outbox in self._outboxes:
             outbox.offer(alert)
         self._forget_pictures()
         return alert
 
-    def _saved(self, alert: Alert, folder: EventFolder) -> Alert:
+    def _saved(self, alert: Alert, folder: EventFolder, before: Sequence[RingPicture]) -> Alert:
         """Save the pictures, then the alert with their paths: a line never names a picture that does not exist."""
         stamp = "-".join(filter(None, (re.sub("[-:]", "", alert.time), alert.rule)))
         kept = {picture.frame: picture for picture in (*self._pictures, *([self._best] if self._best else []))}
@@ -143,7 +145,7 @@ class Alarm:
             for number, picture in sorted(kept.items())
             if (path := folder.save(f"{stamp}-frame-{number:06d}.jpg", picture.jpeg)) is not None
         }
-        clip = self._save_clip(folder, f"{stamp}-before.mp4")
+        clip = _save_clip(folder, f"{stamp}-before.mp4", before)
         alert = replace(
             alert,
             frames=tuple(paths[picture.frame] for picture in self._pictures if picture.frame in paths),
@@ -153,16 +155,6 @@ class Alarm:
         folder.append(alert)
         return alert
 
-    def _save_clip(self, folder: EventFolder, name: str) -> Path | None:
-        pictures = [] if self._ring is None else self._ring.pictures()
-        if not pictures:
-            return None
-        try:
-            return folder.save(name, mp4(pictures))
-        except Exception as error:  # of FFmpeg: the alert must still be raised
-            folder.count_failure(folder.pictures / name, error)
-            return None
-
 
 @dataclass(frozen=True)
 class _Picture:
@@ -171,3 +163,13 @@ class _Picture:
     frame: int
     probability: float
     jpeg: bytes
+
+
+def _save_clip(folder: EventFolder, name: str, pictures: Sequence[RingPicture]) -> Path | None:
+    if not pictures:
+        return None
+    try:
+        return folder.save(name, mp4(pictures))
+    except Exception as error:  # of FFmpeg: the alert must still be raised
+        folder.count_failure(folder.pictures / name, error)
+        return None

@@ -38,7 +38,9 @@ class Household:
         self._note = note
         self._turns = Turns()
         self._watchers: dict[str, SourceWatcher] = {}
+        """The sources by name; replaced as a whole, never changed, so that it can be read without a lock."""
         self._changing = threading.RLock()
+        """Held while new settings are applied, and at the end."""
         self._memory: int | None = None
         """The limit in bytes, once it is known."""
         self._context: int | None = None
@@ -49,7 +51,7 @@ class Household:
         self._model = self._load()
         try:
             for source, folder in zip(settings.sources, folders, strict=True):
-                self._watchers[source.name] = self._open(source, folder)
+                self._watchers = {**self._watchers, source.name: self._open(source, folder)}
         except BaseException:
             self._model.close()
             raise
@@ -62,8 +64,7 @@ class Household:
     @property
     def watchers(self) -> dict[str, SourceWatcher]:
         """The sources, by name."""
-        with self._changing:
-            return dict(self._watchers)
+        return dict(self._watchers)
 
     def start(self) -> None:
         """Begin to watch; returns at once."""
@@ -106,28 +107,29 @@ class Household:
         check_settings(self._model.bundle, settings)
         settings = self._with_windows(settings)
         with self._changing:
+            before = self._watchers
             folders = {
                 source.name: _folder(source, self._note)
                 for source in settings.sources
-                if source.name not in self._watchers or source.out != self._watchers[source.name].settings.out
+                if source.name not in before or source.out != before[source.name].settings.out
             }
             kept = {
-                source.name
+                source.name: before[source.name]
                 for source in settings.sources
-                if source.name in self._watchers and _goes_on(self._watchers[source.name], source)
+                if source.name in before and _goes_on(before[source.name], source)
             }
-            leaving = [self._watchers.pop(name) for name in list(self._watchers) if name not in kept]
-            _close_all(leaving)
+            self._watchers = kept
+            _close_all([watcher for name, watcher in before.items() if name not in kept])
             self._settings = settings
             opened = []
             for source in settings.sources:
                 if source.name in kept:
-                    self._watchers[source.name].apply(source, folders.get(source.name))
+                    kept[source.name].apply(source, folders.get(source.name))
                     continue
                 try:
                     folder = folders.get(source.name) or _folder(source, self._note)
-                    self._watchers[source.name] = self._open(source, folder)
-                    opened.append(self._watchers[source.name])
+                    opened.append(self._open(source, folder))
+                    self._watchers = {**self._watchers, source.name: opened[-1]}
                 except EdgeInterleaveError as error:
                     self._note(f"{source.name}: not watched: {error}")
         for observer in self._observers:
@@ -214,10 +216,10 @@ class Household:
             observer.tell(happening)
 
     def _watcher(self, name: str) -> SourceWatcher:
-        with self._changing:
-            if name not in self._watchers:
-                raise UsageError(f"no source '{name}'; there are {', '.join(self._watchers)}")
-            return self._watchers[name]
+        watchers = self._watchers
+        if name not in watchers:
+            raise UsageError(f"no source '{name}'; there are {', '.join(watchers)}")
+        return watchers[name]
 
 
 def _folder(source: SourceSettings, note: Callable[[str], None]) -> EventFolder:

@@ -115,6 +115,25 @@ def test_a_failing_video_does_not_lose_the_alert(tmp_path: Path, monkeypatch: py
     assert "no encoder" in said[0]
 
 
+def test_the_video_shows_the_time_before_the_alert_however_long_its_description_takes(tmp_path: Path) -> None:
+    ring = FrameRing(2)
+
+    def describe() -> str:
+        for second in range(10, 20):
+            ring.add(Image.new("RGB", (32, 24), "blue"), float(second))
+        return "a red circle"
+
+    for second in (8, 9):
+        ring.add(Image.new("RGB", (32, 24), "red"), float(second))
+    alarm = Alarm(Rule(QUESTION, checks=1), EventFolder(tmp_path), ring=ring, describe=describe)
+    (alert,) = check_all(alarm, [0.9])
+    assert alert.description == "a red circle"
+    with av.open(str(alert.clip)) as video:
+        shown = [frame.to_ndarray(format="rgb24")[12, 16] for frame in video.decode(video=0)]
+    assert len(shown) == 2
+    assert all(red > 150 > blue for red, _, blue in shown)
+
+
 def test_a_ring_keeps_the_last_seconds_in_small_pictures() -> None:
     ring = FrameRing(2)
     for number in range(100):
