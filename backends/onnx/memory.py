@@ -60,5 +60,7 @@ def _compute(info: DecoderInfo, rows: int, cells: int) -> int:
     hidden, queries, keys = info.hidden_size, info.heads * info.head_dim, info.kv_heads * info.head_dim
     feeding = int(_FLOAT * rows * (4 * _WIDENING * hidden + 4 * hidden))
     attending = rows * (_FLOAT * info.heads * cells + (_FLOAT + 2 * _HALF) * (queries + 2 * keys) + _FLOAT * 3 * hidden)
+    if info.type == "qwen3":  # queries and keys apart, before and behind the norms of their heads
+        attending += rows * 2 * _FLOAT * (queries + keys)
     rotations = 2 * _HALF * info.context_length * info.head_dim // 2
     return int(_ARENA * max(feeding, attending)) + rotations + 4 * _FLOAT * info.vocab_size

@@ -42,6 +42,7 @@ from edge_interleave.evaluation.sample_size import LocalSize
 from edge_interleave.evaluation.samples import Labels, Sample, Turn
 from edge_interleave.model import Model, load
 from edge_interleave.planning.planner import plan
+from edge_interleave.prompt.builder import TextSegment
 from edge_interleave.prompt.messages import Image as ImagePart
 from edge_interleave.prompt.messages import media_of
 from edge_interleave.vision.media_encoder import PictureGroup
@@ -337,6 +338,15 @@ def mantis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
         yield opened
 
 
+NUMBERED = (
+    "A chat.</s>{% set seen = namespace(images=0) %}{% for message in messages %}{{ message['role'] | upper }}: "
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{% set seen.images = seen.images + 1 %}"
+    "(image {{ seen.images }}: <Image><image></Image>){% else %}{{ part['text'] }}{% endif %}{% endfor %}</s>"
+    "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+"""Writes images as Mantis' own program does (mantis/models/mllava/processing_llava.py)."""
+
+
 class TestWithoutTheFirstPatch:
     """Mantis: 4 x 4 patches, of which the first is left out."""
 
@@ -362,6 +372,19 @@ class TestWithoutTheFirstPatch:
             for number in range(4):
                 live.add(picture(number, (64, 48)))
             assert live.ask("What?", max_tokens=1).stats.prompt_tokens > 3 * 15
+
+    def test_a_template_like_its_own_programs_is_followed_but_not_in_live_windows(self, tmp_path: Path) -> None:
+        folder = write_kind(tmp_path / "checkpoint", "mantis")
+        (folder / "chat_template.jinja").write_text(NUMBERED)
+        with load(bundle_of(folder).folder, context=4096, threads=1) as opened:
+            segments = opened.prompts.build(message(CASES["three images"], tmp_path))
+            ids = [part.ids if isinstance(part, TextSegment) else () for part in segments]
+            assert "".join(opened.tokenizer.decode(part) if part else "<image>" for part in ids) == (
+                "A chat.</s>USER: (image 1: <Image><image></Image>)(image 2: <Image><image></Image>)"
+                "(image 3: <Image><image></Image>)What changed?</s>ASSISTANT:"
+            )
+            with pytest.raises(BundleError, match="cannot run live"):
+                opened.live(window=2)
 
     def test_an_older_program_refuses_the_bundle(self, mantis: Model) -> None:
         assert mantis.bundle.manifest.schema_version == 2

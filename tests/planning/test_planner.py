@@ -92,7 +92,8 @@ class TestWhatFits:
         assert forced.kv_precision == "f16"
 
     def test_a_decoder_without_q8_0_is_planned_with_f16(self, embedded: Bundle) -> None:
-        assert plan(embedded, 187 * MB, "detail", footprint=FOOTPRINT).kv_precision == "f16"
+        made = plan(embedded, 187 * MB, "detail", footprint=FOOTPRINT, backend="llama-cpp")
+        assert made.kv_precision == "f16"
 
     def test_a_pattern_counts_at_its_most_expensive_point(self, large: Bundle) -> None:
         made = plan(large, None, frames=5, pool=(1, 4, 4, 4), footprint=FOOTPRINT)
