@@ -61,7 +61,7 @@ class SourceSettings:
     out: Path
     """The folder of its events, pictures and videos."""
     window: int | None = None
-    """Frames; None: as many as the memory holds, at most 64, or 8 without a limit."""
+    """Frames; None: 8, or fewer where the memory holds no more."""
     pool: tuple[int, ...] = DEFAULT_POOL
     fps: float | None = None
     change: float | None = None

@@ -24,14 +24,14 @@ from edge_interleave.planning.costs import (
     window_costs,
 )
 from edge_interleave.planning.footprint import Footprint, measure
-from edge_interleave.planning.goals import COVERAGE
 from edge_interleave.planning.plan import Cost
-from edge_interleave.planning.planner import FRAME_SIZE, MAX_FRAMES
+from edge_interleave.planning.planner import FRAME_SIZE
 from edge_interleave.planning.system_memory import format_memory
 from edge_interleave.vision.pooling import frame_stride
 
 DEFAULT_FRAMES = 8
-"""Frames of a window that names no number, where there is no limit."""
+"""Frames of a window that names no number, if the memory holds them. More are not better: a rule is asked about the
+whole window, and an alert ends only when its cause has left it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class WindowRequest:
     source: str
     """What is watched: a camera or a stream may need a process of its own."""
     frames: int | None
-    """Exactly this many; None: as many as fit, the same number for all such windows."""
+    """Exactly this many; None: DEFAULT_FRAMES, or as many as fit, the same number for all such windows."""
     pool: tuple[int, ...]
     """Pooling strides of the frames, a pattern that repeats."""
     layout: WindowLayout
@@ -179,8 +179,7 @@ class _Planner:
     def _plans(self, batch: int) -> Iterator[tuple[int, SharedPlan]]:
         """Plans with fewer and fewer frames in the windows that name no number."""
         free = [request for request in self.requests if request.frames is None]
-        most = DEFAULT_FRAMES if self.memory is None or not free else MAX_FRAMES[COVERAGE]
-        for frames in range(most, 0, -1):
+        for frames in range(DEFAULT_FRAMES, 0, -1):
             if all(self._entries(request, frames) <= self._trained_context for request in free):
                 yield frames, self._plan(frames, batch)
                 if not free:
