@@ -91,6 +91,7 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
             "hidden_size": decoder.hidden_size,
             "heads": decoder.heads,
             "kv_heads": decoder.kv_heads,
+            "head_dim": decoder.head_dim,
             "vocab_size": decoder.vocab_size,
             "context_length": decoder.context_length,
             "precisions": {

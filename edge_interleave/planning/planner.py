@@ -90,7 +90,7 @@ def plan(
         memory = parse_memory(memory)
     request = _as_trained(_request(goal, preset, frames, pool, seconds), bundle.manifest.vision)
     if bundle.manifest.vision.first_patch_dropped and pool is None and preset is None:
-        request = replace(request, pools=((1,),), why="as many frames as fit; this model's frames cannot be pooled")
+        request = replace(request, pools=((1,),), why="unpooled, as this model's frames can only be")
     chosen_backend = backend_for(bundle, backend)
     timed = request.seconds is not None
     if footprint is None or (timed and footprint.rates is None):

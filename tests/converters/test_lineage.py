@@ -36,6 +36,7 @@ from edge_interleave.converters.checkpoint.family import family_name
 from edge_interleave.converters.checkpoint.reader import open_checkpoint
 from edge_interleave.converters.convert import convert
 from edge_interleave.decoding.inputs import TextInput, as_inputs
+from edge_interleave.embedded import DEMO_CLIP
 from edge_interleave.errors import BundleError, ContextFullError, UsageError
 from edge_interleave.evaluation.answering import Answerer, Settings
 from edge_interleave.evaluation.sample_size import LocalSize
@@ -385,6 +386,13 @@ class TestWithoutTheFirstPatch:
             )
             with pytest.raises(BundleError, match="cannot run live"):
                 opened.live(window=2)
+
+    def test_watch_pools_by_default_only_what_can_be_pooled(self, mantis: Model, tmp_path: Path) -> None:
+        told = run(
+            "watch", DEMO_CLIP, "--model", mantis.bundle.folder, "--ask", "What?", "--max-tokens", "1", "--fps", "1",
+            "--context", "1024", "--json", env=environment(tmp_path),
+        )  # fmt: skip
+        assert told.returncode == 0, told.stderr
 
     def test_an_older_program_refuses_the_bundle(self, mantis: Model) -> None:
         assert mantis.bundle.manifest.schema_version == 2
