@@ -18,12 +18,17 @@ def parse(model: type[_M], body: bytes) -> _M:
         return model.model_validate_json(body)
     except ValidationError as error:
         # Of a union's members, report the one whose validation got furthest: most likely the one that was meant.
-        found = max(error.errors(include_url=False), key=lambda one: len(one["loc"]))
+        found = max(
+            error.errors(include_url=False), key=lambda one: (len(one["loc"]), not one["type"].endswith("_type"))
+        )
         if found["type"] == "json_invalid":
-            raise ApiError(400, f"the body is not JSON: {found['msg']}", None, "invalid_json") from None
+            why = found["msg"].removeprefix("Invalid JSON: ")
+            raise ApiError(400, f"the body is not JSON: {why}", None, "invalid_json") from None
         where = _field_path(found["loc"])
         if found["type"] == "extra_forbidden":
             raise wrong(where, f"{where}: this server does not know this field", "unknown_parameter") from None
+        if found["type"] == "missing":
+            raise wrong(where, f"{where} is missing") from None
         if found["type"] == "union_tag_invalid":
             where = f"{where}.type"
         raise wrong(where, f"{where}: {_problem(found)}") from None
@@ -35,8 +40,6 @@ def _problem(found: Any) -> str:
         return "not supported; leave it out"
     if found["type"] == "union_tag_invalid":
         return f"{shown(context['tag'], 40)} is not supported; give one of {context['expected_tags']}"
-    if found["type"] == "missing":
-        return "is missing"
     return f"{found['msg']}, not {shown(found['input'], 40)}"
 
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from openai import AsyncOpenAI, BadRequestError, NotFoundError
 from PIL import Image
@@ -278,6 +279,12 @@ def test_what_is_not_supported_says_so(server: Server) -> None:
     with pytest.raises(BadRequestError, match="'input_audio' is not supported; give one of 'text'") as refused:
         ask(server, audio, "Hello")
     assert refused.value.param == "messages.0.content.0.type"
+    for body, said in (({}, "messages is missing"), ("x", "the body is not JSON: expected value at line 1 column 1")):
+        content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+        answer = httpx.post(f"{server.url}/v1/chat/completions", content=content, timeout=60)
+        assert answer.json()["error"]["message"] == said
+    empty = server.post("/v1/responses", {"input": []}).json()["error"]["message"]
+    assert empty == "input: List should have at least 1 item after validation, not 0, not []"
     assert server.post("/v1/embeddings", {"model": "embedded", "input": "x"}).status_code == 404
 
 
