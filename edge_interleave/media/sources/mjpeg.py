@@ -70,7 +70,10 @@ def decode_picture(name: str, data: bytes) -> Image.Image:
     try:
         if _END not in data[-_TAIL_BYTES:]:
             return _decode_without_end(name, data)
-        return _decode_jpeg(name, data)
+        image = _decode_jpeg(name, data)
+        if _ends_flat(image):
+            _decode_without_end(name, data[: data.rindex(_END)])
+        return image
     except FrameDamaged:
         raise
     except MediaError as error:
@@ -90,6 +93,16 @@ def _decode_without_end(name: str, data: bytes) -> Image.Image:
     if np.array_equal(np.asarray(image), np.asarray(_decode_jpeg(name, data + filling + _FILLING + _END))):
         return image
     raise FrameDamaged(f"{name}: a picture is cut off")
+
+
+def _ends_flat(image: Image.Image) -> bool:
+    """Whether the last corner has one colour, as after lost data: a decoder then shows grey, or repeats a colour.
+
+    Some cameras write the end marker even if data before it got lost. Other pictures that end flat are decoded twice.
+    """
+    # The last 4 x 4 pixels: a whole block of 8 x 8 may take on colours of its neighbours.
+    pixels = np.asarray(image.crop((max(image.width - 4, 0), max(image.height - 4, 0), image.width, image.height)))
+    return bool((pixels == pixels[0, 0]).all())
 
 
 def _decode_jpeg(name: str, data: bytes) -> Image.Image:

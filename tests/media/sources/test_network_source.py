@@ -283,6 +283,25 @@ def test_a_picture_without_end_marker_is_used_and_a_truncated_one_is_damaged(
         assert (np.asarray(last.image) == np.asarray(right)).all()
 
 
+def test_a_grey_picture_after_lost_data_is_damaged_although_it_has_an_end(opened: Callable[[str], Source]) -> None:
+    data, right = without_end()
+    end = b"\xff\xd9"
+    lost = [data[: len(data) * tenths // 10] + end for tenths in (3, 5, 7, 9)]
+    flat = io.BytesIO()
+    Image.new("RGB", (72, 40), (128, 128, 128)).save(flat, "JPEG")  # whole, though grey
+    parts = part(data + end) + b"".join(map(part, lost)) + part(flat.getvalue()) + part(data + end)
+    with serving(sending(HEAD + parts + numbered(0, 1))) as server:
+        source = opened(server.url)
+        (first,) = take(source, 1)
+        assert (np.asarray(first.image) == np.asarray(right)).all()
+        for _ in lost:
+            with pytest.raises(FrameDamaged, match="cut off"):
+                source.read()
+        grey, last = take(source, 2)
+        assert grey.image.getpixel((70, 38)) == (128, 128, 128)
+        assert (np.asarray(last.image) == np.asarray(right)).all()
+
+
 @pytest.mark.parametrize("behind", [b"\xff", b"\0\0\0\0", b"\r\n", b"-", b"--"])
 def test_bytes_in_place_of_the_end_marker_do_no_harm(behind: bytes, opened: Callable[[str], Source]) -> None:
     data, right = without_end()
