@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from edge_interleave.alerts.alarm import Alarm
 from edge_interleave.alerts.command import Command
@@ -236,7 +237,7 @@ class SourceWatcher:
         if reader.error is not None:
             raise reader.error
         for rule in list(self._rules.values()):
-            rule.handler.end()
+            self._apply_rule(rule, rule.handler.end)
         self._status("ended", f"{self.settings.name}: the source has ended")
 
     def _handle(self, frame: Frame, reader: FrameReader) -> None:
@@ -265,12 +266,16 @@ class SourceWatcher:
         for rule in rules:
             if self._stop.is_set():
                 return
-            try:
-                rule.handler.frame(number)
-            except ContextFullError as error:  # the question is too long; the source goes on, with its other rules
-                if rule.settings.name not in self._too_long:
-                    self._too_long.add(rule.settings.name)
-                    self._note(f"{rule.settings.name}: {error}")
+            self._apply_rule(rule, partial(rule.handler.frame, number))
+
+    def _apply_rule(self, rule: _RunningRule, call: Callable[[], None]) -> None:
+        """Call a rule's handler. If its question is too long, the source goes on with its other rules."""
+        try:
+            call()
+        except ContextFullError as error:
+            if rule.settings.name not in self._too_long:
+                self._too_long.add(rule.settings.name)
+                self._note(f"{rule.settings.name}: {error}")
 
     def _keep(self, frame: Frame) -> None:
         """Put a frame into the ring. In the reader's thread."""
@@ -313,20 +318,20 @@ class SourceWatcher:
 
     def _change(self, settings: SourceSettings, folder: EventFolder | None) -> None:
         before = self._rules
-        old_folder, old_outboxes = self._folder, self._outboxes
+        old_folder, old_outboxes, old_ring = self._folder, self._outboxes, self._ring
         same_deliveries = (settings.command, settings.webhook) == (self.settings.command, self.settings.webhook)
         self.settings = settings
         self._set_up(settings, folder or old_folder, old_outboxes if same_deliveries else None)
         for name, rule in self._rules.items():
             earlier = before.get(name)
             if earlier is not None and earlier.file_settings == rule.file_settings:
-                unchanged = same_deliveries and folder is None
+                unchanged = same_deliveries and folder is None and self._ring is old_ring
                 self._rules[name] = earlier if unchanged else self._running(earlier.settings, rule.file_settings)
         if folder is not None:
             old_folder.close()
         if not same_deliveries:
             for outbox in old_outboxes:
-                outbox.close()
+                outbox.close(_LAST_DELIVERIES_S)
 
     def _set_up(self, settings: SourceSettings, folder: EventFolder, outboxes: list[Outbox] | None = None) -> None:
         self._folder = folder

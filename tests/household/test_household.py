@@ -184,6 +184,14 @@ def test_new_settings_keep_the_windows_of_sources_that_stay(tmp_path: Path) -> N
             assert before["leaves"].ended
             assert (tmp_path / "moved" / "events.jsonl").read_text().count('"alert"') == 1
             assert [each.sources[0].name for each in recorder.begun] == ["stays", "stays"]
+            # The same rule has no ring to save yet; with one it begins anew, and its next alert has a video.
+            with_video = replace(other_rules, before_s=1.0)
+            household.change(Settings(ModelSettings(threads=1), (with_video, comes)))
+            wait_for(lambda: len(recorder.of("stays", Alert)) == 2)
+            first, second = (each.event for each in recorder.of("stays", Alert))
+            assert isinstance(first, Alert)
+            assert isinstance(second, Alert)
+            assert (first.clip, bool(second.clip)) == (None, True)
             with pytest.raises(UsageError, match=r"\[model\] differs"):
                 household.change(Settings(ModelSettings(threads=2), (other_rules,)))
             assert set(household.watchers) == {"stays", "comes"}
