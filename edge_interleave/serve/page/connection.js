@@ -41,11 +41,14 @@ export class Connection extends EventTarget {
   #timer = 0;
   /** Whether a window is open. */
   open = false;
+  /** Resolves when the first window is open. @type {Promise<unknown>} */
+  ready;
 
   /** @param {Settings} settings */
   constructor(settings) {
     super();
     this.#settings = settings;
+    this.ready = new Promise((done) => this.addEventListener("opened", done, { once: true }));
     this.#connect();
   }
 

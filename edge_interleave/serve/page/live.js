@@ -35,6 +35,8 @@ export class Live {
   #turn = 0;
   #side = 384;
   #checking = false;
+  /** Whether the source has ended. */
+  #isOver = false;
   /** Whether the server refused the window, which the notice says. */
   #refused = false;
   #dropped = 0;
@@ -136,9 +138,12 @@ export class Live {
         track.addEventListener("ended", () => this.#source === source && this.#ended(`${source.name} has ended.`));
       }
       this.#show(source.name, this.#video);
+      this.#connect();
+      // A video waits for the window, so that none of it plays unseen.
+      if (source.url) await this.#connection?.ready;
+      if (turn !== this.#turn) return;
       await play(this.#video, source);
       await this.#listCameras();
-      this.#connect();
       await this.#pump(turn);
     } catch (error) {
       if (turn !== this.#turn) return;
@@ -175,6 +180,7 @@ export class Live {
     this.#asker.reset();
     this.#meter.reset();
     this.#dropped = this.#presented = 0;
+    this.#isOver = false;
     if (document.activeElement === document.body) byId("question").focus({ preventScroll: true });
     say(`${name} is shown.`);
   }
@@ -296,7 +302,8 @@ export class Live {
     this.#figures.frame(message, message.missed ?? this.#dropped);
     const name = this.#source?.name ?? this.#watched ?? "";
     const pace = message.frames_per_s ? ` · ${rate(message.frames_per_s)} frames/s` : "";
-    byId("pill-text").textContent = `${name} · frame ${number}${pace}`;
+    // The last frame may arrive after the source's end has been said.
+    if (!this.#isOver) byId("pill-text").textContent = `${name} · frame ${number}${pace}`;
     this.#check();
     if (this.#watched) this.#askAboutPreview();
   }
@@ -361,6 +368,7 @@ export class Live {
   /** @param {string} why The source gives no more frames; the window stays, and questions about it can be asked. */
   #ended(why) {
     this.#turn += 1;
+    this.#isOver = true;
     byId("pill-text").textContent = why;
     say(`${why} You can still ask about the window.`);
   }
