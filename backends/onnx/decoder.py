@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_interleave.backends.common.inputs import (
     Entries,
@@ -36,6 +37,7 @@ from edge_interleave.util.onnx_runtime import run_options
 
 BATCH = 256
 """The greatest number of rows computed at a time; more rows save no time and take memory."""
+_POSITIONS = 1024
 
 
 class OnnxBackend:
@@ -271,8 +273,7 @@ class _Run:
     def __init__(self, weights: Weights, cache: KvCache, trained: int, vocab_size: int) -> None:
         self._session = weights.session
         self._cache = cache
-        angles = np.arange(trained, dtype=np.float64)[:, np.newaxis] * weights.frequencies
-        self._cos, self._sin = np.cos(angles).astype(np.float16), np.sin(angles).astype(np.float16)
+        self._cos, self._sin = _rotations(weights.frequencies, trained)
         self._logits = np.zeros((1, vocab_size), np.float32)
         self._options = {True: run_options(), False: run_options()}
         self._options[False].only_execute_path_to_fetches = True
@@ -332,6 +333,18 @@ class _Run:
                 binding.bind_output(f"new_{name}", *place)
         if wanted:
             binding.bind_output("logits", "cpu", 0, np.float32, self._logits.shape, self._logits.ctypes.data)
+
+
+def _rotations(
+    frequencies: npt.NDArray[np.float64], trained: int
+) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
+    """Cosines and sines of RoPE by position, (trained, head size / 2) each, made in parts that take little memory."""
+    cos, sin = (np.empty((trained, len(frequencies)), np.float16) for _ in range(2))
+    for start in range(0, trained, _POSITIONS):
+        part = slice(start, min(start + _POSITIONS, trained))
+        angles = np.arange(part.start, part.stop)[:, np.newaxis] * frequencies
+        cos[part], sin[part] = np.cos(angles), np.sin(angles)
+    return cos, sin
 
 
 def _free(weights: Weights) -> None:

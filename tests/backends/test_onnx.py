@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -230,3 +231,15 @@ def test_values_beyond_the_calibration_are_cut_off(tmp_path: Path, precision: st
     assert np.isfinite(decoder.append_embeddings(np.full((20, 64), 1e4, np.float32))).all()
     assert np.isfinite(decoder.append_tokens(TEXT)).all()
     decoder.close()
+
+
+def test_opening_takes_no_more_than_what_it_keeps(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "bundle", context_length=65536)
+    tracemalloc.start()
+    try:
+        decoder = find_backend("onnx").open(bundle, DecoderOptions(context=64, threads=1))
+        kept, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    decoder.close()
+    assert most - kept < 1 << 20, "tables of RoPE for all positions are made in parts"
