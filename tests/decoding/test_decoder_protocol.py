@@ -205,7 +205,8 @@ def test_rebase_closes_gaps_as_if_the_kept_entries_were_all_there_ever_was(one_l
     one_layer.append_tokens(TEXT)
     afresh = one_layer.append_tokens([3])
     assert cosine(rebased, afresh) > RE_ROTATED[precision]
-    assert cosine(with_gaps, afresh) < RE_ROTATED[precision], "positions must matter, or this test shows nothing"
+    nearer = 1 - cosine(rebased, afresh) < (1 - cosine(with_gaps, afresh)) / 2
+    assert nearer, "positions must matter, or this test shows nothing"
 
 
 def test_rebase_after_evicting_the_front_changes_no_distance(decoder: Decoder, precision: str) -> None:
