@@ -181,8 +181,12 @@ def _model_type(fields: JsonFields) -> str:
 
 def _video_token(kind: str, fields: JsonFields) -> int | None:
     """The id of the video marker; None in a family without one."""
-    named = token_ids("video_token_id", fields.raw) or token_ids("video_token_index", fields.raw)
-    return named[0] if named and kind in _VIDEO_TOKENS else _VIDEO_TOKENS.get(kind)
+    if kind not in _VIDEO_TOKENS:
+        return None
+    for key in ("video_token_id", "video_token_index"):
+        if fields.raw.get(key) is not None:
+            return fields.integer(key, least=0)
+    return _VIDEO_TOKENS[kind]
 
 
 def _with_pooled_frames(config: ModelConfig, fields: JsonFields) -> ModelConfig:

@@ -127,7 +127,11 @@ def parse_vision(
     fields.expect("patch_size", patch <= image, "at most image_size")
     fields.expect("image_size", image // patch <= 256, "at most 256 patches")
     fields.expect("num_channels", fields.integer("num_channels", 3) == 3, "3")
-    fields.expect("vision_feature_layer", -layers - 1 <= feature_layer <= layers, f"within the {layers} layers")
+    if not -layers - 1 <= feature_layer <= layers:
+        raise CheckpointError(
+            f"{fields.path}: feature layer {feature_layer} (field 'vision_feature_layer') is not within the {layers} "
+            "layers of the vision tower; download the checkpoint again"
+        )
     return VisionConfig(
         type=kinds[kind],
         image_size=image,
@@ -189,7 +193,7 @@ def _refuse_sliding_window(fields: JsonFields, kind: str, layers: int, context: 
     """Refuse attention that is cut off within the trained context."""
     full = "(sliding-window attention is not supported)"
     kinds = fields.raw.get("layer_types")
-    only_full = not isinstance(kinds, list) or all(name == "full_attention" for name in kinds)
+    only_full = kinds is None or (isinstance(kinds, list) and all(name == "full_attention" for name in kinds))
     fields.expect("layer_types", only_full, f"'full_attention' for each layer {full}")
     if kind.startswith("qwen") and kinds is None and fields.boolean("use_sliding_window", False):
         window = fields.integer("sliding_window", 4096, least=0, null=0)

@@ -216,6 +216,11 @@ def _size(tokenizer: Tokenizer) -> int:
 def _image_token(checkpoint: Checkpoint, tokenizer: Tokenizer, rows: int) -> tuple[str, int | None]:
     configured = checkpoint.config.image_token_id
     if configured is not None and (token := tokenizer.id_to_token(configured)) is not None:
+        if configured not in tokenizer.get_added_tokens_decoder():
+            raise CheckpointError(
+                f"{checkpoint.folder}: config.json has image token {configured}, which is the text {shown(token)} in "
+                "the tokenizer; the two do not belong together"
+            )
         return token, configured
     if tokenizer.token_to_id(IMAGE_TOKEN) is None:
         if configured is None and _size(tokenizer) == rows:

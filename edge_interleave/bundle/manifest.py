@@ -430,6 +430,8 @@ def _prompt(fields: JsonFields) -> PromptInfo:
     ids = fields.raw.get("eos_token_ids")
     if not isinstance(ids, list) or not ids or not all(type(i) is int and i >= 0 for i in ids):
         raise fields.error("eos_token_ids", "a list of token ids")
+    for name in ("image_token", "video_token"):
+        fields.expect(name, fields.raw.get(name) != "", "a marker that is not empty")
     return PromptInfo(
         chat_template=fields.text("chat_template"),
         image_token=fields.text("image_token"),

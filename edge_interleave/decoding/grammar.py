@@ -32,6 +32,9 @@ _MAPS_OF_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions")
 _LISTS_OF_SCHEMAS = ("anyOf", "oneOf", "prefixItems")
 _SCHEMAS = ("items", "additionalProperties")
 _OPEN_KEYWORDS = {"additionalProperties", "unevaluatedProperties", "patternProperties", "anyOf", "oneOf", "$ref"}
+# A small model that may write more digits can continue for ever. 15 digits are exact in every reader's numbers.
+_NUMBER_MAX = 10**15 - 1
+_NUMBER_STEP = 1e-9
 _tokenizers: weakref.WeakKeyDictionary[TextTokenizer, LLTokenizer] = weakref.WeakKeyDictionary()
 _tokenizers_lock = threading.Lock()
 
@@ -58,7 +61,7 @@ class Grammar:
             raise BackendError(
                 f"answers that follow a schema need llguidance ({error}); pip install 'edge-interleave[schema]'"
             ) from error
-        found = _ANY_OBJECT if schema is None else _closed(schema_of(schema))
+        found = _ANY_OBJECT if schema is None else _narrowed(schema_of(schema))
         text = json.dumps(found)
         if len(text) > SCHEMA_BYTES_MAX:
             raise UsageError(f"the schema has {len(text)} bytes, more than {SCHEMA_BYTES_MAX}; give a smaller one")
@@ -128,31 +131,54 @@ def schema_of(schema: Any) -> Mapping[str, Any]:
     return schema
 
 
-def _closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The schema without properties that its objects do not name, as in llama.cpp's server and OpenAI's strict mode.
+def _narrowed(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema without properties that its objects do not name, and with numbers that end.
 
-    It only allows JSON that the given schema allows too. Objects with a rule for further properties stay as they are;
-    so does a whole schema with `allOf`, because that merges objects.
+    Objects are closed as in llama.cpp's server and OpenAI's strict mode; objects with a rule for further properties
+    stay as they are. Numbers get bounds and at most nine decimals, unless the schema says otherwise. The result only
+    allows JSON that the given schema allows too. A schema with `allOf` stays as it is, because that merges schemas.
     """
-    return schema if '"allOf"' in json.dumps(schema) else dict(_closed_below(schema))
+    return schema if '"allOf"' in json.dumps(schema) else dict(_narrowed_below(schema))
 
 
-def _closed_below(schema: Any) -> Any:
+def _narrowed_below(schema: Any) -> Any:
     if not isinstance(schema, Mapping):
         return schema
-    closed: dict[str, Any] = {}
+    narrowed: dict[str, Any] = {}
     for key, value in schema.items():
         if key in _MAPS_OF_SCHEMAS and isinstance(value, Mapping):
-            closed[key] = {name: _closed_below(one) for name, one in value.items()}
+            narrowed[key] = {name: _narrowed_below(one) for name, one in value.items()}
         elif key in _LISTS_OF_SCHEMAS and isinstance(value, list):
-            closed[key] = [_closed_below(one) for one in value]
+            narrowed[key] = [_narrowed_below(one) for one in value]
         elif key in _SCHEMAS:
-            closed[key] = _closed_below(value)
+            narrowed[key] = _narrowed_below(value)
         else:
-            closed[key] = value
+            narrowed[key] = value
     if "properties" in schema and not _OPEN_KEYWORDS & schema.keys():
-        closed["additionalProperties"] = False
-    return closed
+        narrowed["additionalProperties"] = False
+    return {**_number_limits(schema), **narrowed}
+
+
+def _number_limits(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords that bound the digits of a schema's numbers."""
+    kinds = schema.get("type")
+    kinds = kinds if isinstance(kinds, list) else [kinds]
+    if not {"integer", "number"} & set(map(str, kinds)) or {"enum", "const"} & schema.keys():
+        return {}
+    given = [
+        abs(schema[key])
+        for key in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+        if isinstance(schema.get(key), (int, float))
+    ]
+    limits: dict[str, Any] = {}
+    if max(given, default=0) < _NUMBER_MAX:
+        if "exclusiveMinimum" not in schema:
+            limits["minimum"] = -_NUMBER_MAX
+        if "exclusiveMaximum" not in schema:
+            limits["maximum"] = _NUMBER_MAX
+    if "number" in kinds:
+        limits["multipleOf"] = _NUMBER_STEP
+    return limits
 
 
 def _guide(tokenizer: TextTokenizer, vocab_size: int, eos: tuple[int, ...]) -> LLTokenizer:

@@ -414,6 +414,11 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         text(layer_types=["full_attention", "sliding_attention"]),
         "field 'text_config.layer_types' must be 'full_attention' for each layer (sliding-window",
     ),
+    "kinds of layers in one word": (text(layer_types="x"), "field 'text_config.layer_types' must be 'full_attention'"),
+    "video token is a word": (
+        config(model_type="llava_next_video", video_token_index="<video>"),
+        "field 'video_token_index' must be a whole number",
+    ),
     "dynamic RoPE": (
         text(rope_scaling={"type": "dynamic", "factor": 4.0}),
         "RoPE scaling 'dynamic' (field 'text_config.rope_scaling.type') is not supported",
@@ -459,7 +464,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "other activation": (text(hidden_act="relu"), "hidden_act"),
     "not a number": (text(rms_norm_eps=float("nan")), "rms_norm_eps"),
     "several feature layers": (config(vision_feature_layer=[-1, -2]), "vision_feature_layer"),
-    "feature layer outside": (config(vision_feature_layer=-9), "vision_feature_layer"),
+    "feature layer outside": (config(vision_feature_layer=-9), "feature layer -9 (field 'vision_feature_layer')"),
     "unknown strategy": (config(vision_feature_select_strategy="cls"), "vision_feature_select_strategy"),
     "huge image": (vision(image_size=1 << 20), "image_size"),
     "patch past the image": (vision(patch_size=64), "patch_size"),

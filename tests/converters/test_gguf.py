@@ -387,6 +387,7 @@ TOKENIZER_DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         "has the id 'first'",
     ),
     "image token elsewhere": (edit("config.json", lambda c: c.update(image_token_index=600)), "image token 600"),
+    "image token is a letter": (edit("config.json", lambda c: c.update(image_token_index=0)), "which is the text '!'"),
     "no end": (
         lambda f: [edit("tokenizer_config.json", lambda c: c.pop("eos_token"))(f), *_without_ends(f)],
         "no eos_token",

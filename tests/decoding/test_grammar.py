@@ -80,6 +80,34 @@ def test_an_object_has_only_the_properties_that_the_schema_names(model: Model) -
     assert set(found["a"]) == {"b"}
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer"},
+        {"type": "number"},
+        {"type": ["integer", "null"], "minimum": 1},
+        {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+    ],
+    ids=json.dumps,
+)
+def test_numbers_end_even_if_a_model_would_write_digits_for_ever(model: Model, schema: dict[str, Any]) -> None:
+    info = model.bundle.manifest
+    grammar = Grammar.of_schema(
+        {"type": "object", "properties": {"n": schema}, "required": ["n"]},
+        model.tokenizer,
+        info.decoder.vocab_size,
+        tuple(info.prompt.eos_token_ids),
+    )
+    texts = [model.tokenizer.decode([number]) for number in range(info.decoder.vocab_size)]
+    eager = np.array([len(text) if text and set(text) <= set("0123456789.") else 0 for text in texts], np.float32)
+    constraint, ids = grammar.begin(), []
+    while not constraint.complete and len(ids) < 80:
+        token = int(np.argmax(constraint.masked(eager)))
+        constraint.accept(token)
+        ids.append(token)
+    assert abs(json.loads(model.tokenizer.decode(ids))["n"]) < 10**15
+
+
 VALUES = st.sampled_from(
     [
         {"type": "boolean"},
@@ -87,6 +115,7 @@ VALUES = st.sampled_from(
         {"enum": ["red", "green", 3]},
         {"const": "x"},
         {"type": "integer", "minimum": -5, "maximum": 5},
+        {"type": "number"},
         {"type": "string", "maxLength": 5},
         {"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 3},
     ]
