@@ -38,6 +38,7 @@ from edge_interleave.util.onnx_runtime import run_options
 BATCH = 256
 """The greatest number of rows computed at a time; more rows save no time and take memory."""
 _POSITIONS = 1024
+"""Positions whose rotations are computed at a time."""
 
 
 class OnnxBackend:

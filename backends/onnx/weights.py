@@ -80,7 +80,7 @@ def acquire(
             raise BundleError(f"{graph}: {graph.stat().st_size} bytes are too many for a graph; {_REMEDY}")
         check_onnx(graph, data)
         info = bundle.manifest.decoder
-        session = _open(graph, threads, CPU, cache_type)
+        session = _open(graph, threads, CPU, cache_type, info)
         metadata = dict(session.get_modelmeta().custom_metadata_map)
         _check_signature(graph, session, info, cache_type)
         frequencies = _frequencies(graph, metadata, info)
@@ -89,7 +89,7 @@ def acquire(
             rows = weights.rows(np.arange(8, dtype=np.int32) % info.vocab_size)
 
             def open_on(other: Provider) -> Any:
-                return _open(graph, threads, other, cache_type)
+                return _open(graph, threads, other, cache_type, info)
 
             weights.session = tried(graph, session, rows, info, provider, open_on)
         return weights
@@ -107,7 +107,7 @@ def cache_names(layers: int) -> list[tuple[str, str]]:
     return [(f"keys.{layer}", f"values.{layer}") for layer in range(layers)]
 
 
-def _open(path: Path, threads: int, provider: Provider, cache_type: np.dtype[Any]) -> Any:
+def _open(path: Path, threads: int, provider: Provider, cache_type: np.dtype[Any], info: DecoderInfo) -> Any:
     import onnxruntime as ort
 
     options = session_options()
@@ -124,7 +124,7 @@ def _open(path: Path, threads: int, provider: Provider, cache_type: np.dtype[Any
         with utf8_path(path.parent) as name:
             model: str | bytes = str(Path(name, path.name))
             if cache_type == np.int8:
-                model = with_int8_cache(path)
+                model = with_int8_cache(path, info)
                 options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(name))
             session = ort.InferenceSession(model, options, **provider.session_arguments())
     except BundleError:

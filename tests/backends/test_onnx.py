@@ -224,6 +224,20 @@ def test_q8_0_needs_the_steps_that_the_converter_finds(tmp_path: Path) -> None:
         find_backend("onnx").open(open_bundle(folder), DecoderOptions(kv_precision="q8_0"))
 
 
+def test_steps_of_another_shape_are_refused(tmp_path: Path) -> None:
+    folder = tiny_bundle(tmp_path / "bundle", precision="int8").folder
+
+    def flatten(model: onnx.ModelProto) -> None:
+        (steps,) = [weight for weight in model.graph.initializer if weight.name == "values.1.steps"]
+        shape = [1, 1, 1, int(np.prod(steps.dims))]
+        del steps.dims[:]
+        steps.dims.extend(shape)
+
+    change_graph(folder, flatten)
+    with pytest.raises(BundleError, match=r"values\.1\.steps is not float32 of shape \(1, 2, 1, 16\)"):
+        find_backend("onnx").open(open_bundle(folder), DecoderOptions(kv_precision="q8_0"))
+
+
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_values_beyond_the_calibration_are_cut_off(tmp_path: Path, precision: str) -> None:
     bundle = tiny_bundle(tmp_path / "bundle", precision=precision)
