@@ -96,13 +96,14 @@ class EventFolder:
 
     Use it from one process and one thread at a time.
 
-    A later write that fails (a full disk) is reported once and counted; the watch continues.
+    A later write that fails (a full disk) is counted, and the first of several in a row is reported; the watch
+    continues. A folder that somebody deletes or renames while it is used is made again.
     """
 
     def __init__(self, folder: Path, on_failure: Callable[[str], None] = lambda line: None) -> None:
         """Create the folder if it is missing; keep its files. Raises InputError if it cannot be written to.
 
-        `on_failure` gets one line when a write fails for the first time.
+        `on_failure` gets one line when writes begin to fail.
         """
         # Absolute, because programs in other folders read the events.
         self.path = folder.absolute() / EVENTS_NAME
@@ -110,28 +111,30 @@ class EventFolder:
         self.unwritten = 0
         """Lines and pictures that could not be written."""
         self._on_failure = on_failure
+        self._failing = False
+        """Whether the latest write failed."""
+        self._file = -1
+        self._torn = False
+        """Whether the last line was cut off."""
         try:
-            self.pictures.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-            # A crash may have cut the last line off; the next event then starts on a new line.
-            size = os.fstat(self._file).st_size
-            self._torn = size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
-            sync_folder(folder)
+            self._open()
         except OSError as error:
             raise InputError(f"{folder}: cannot be written to ({error.strerror}); give another folder") from error
 
     def append(self, event: Event) -> None:
         """Write one line and sync it to disk. A failure is counted, not raised."""
         line = event.line().encode("utf-8", "backslashreplace") + b"\n"
-        if self._torn:
-            line = b"\n" + line
-        self._torn = True
         try:
+            self._open_again_if_moved()
+            if self._torn:
+                line = b"\n" + line
+            self._torn = True
             written = os.write(self._file, line)
             while written < len(line):
                 written += os.write(self._file, line[written:])
             self._torn = False
             os.fsync(self._file)
+            self._failing = False
         except OSError as error:
             self.count_failure(self.path, error)
 
@@ -139,6 +142,7 @@ class EventFolder:
         """Write a picture or a video atomically and sync it to disk; return its path, or None if that failed."""
         path = self.pictures / name
         try:
+            self._open_again_if_moved()
             with atomic_file(path, durable=True) as temporary:
                 temporary.write_bytes(content)
         except OSError as error:
@@ -153,11 +157,33 @@ class EventFolder:
             self._file = -1
 
     def count_failure(self, path: Path, error: Exception) -> None:
-        """Count a file that could not be written; report the first."""
+        """Count a file that could not be written; report the first of several in a row."""
         self.unwritten += 1
-        if self.unwritten == 1:
+        first, self._failing = not self._failing, True
+        if first:
             why = getattr(error, "strerror", None) or error
-            self._on_failure(f"{path}: could not be written ({why}); further failures are only counted")
+            self._on_failure(
+                f"{path}: could not be written ({why}); further failures are only counted until a line is written"
+            )
+
+    def _open(self) -> None:
+        """Make the folders and open the file. Raises OSError."""
+        self.pictures.mkdir(parents=True, exist_ok=True)
+        self.close()
+        self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        # A crash may have cut the last line off; the next event then starts on a new line.
+        size = os.fstat(self._file).st_size
+        self._torn = size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
+        sync_folder(self.path.parent)
+
+    def _open_again_if_moved(self) -> None:
+        """Open a new file if the old one was deleted or renamed: lines would go where nobody reads them."""
+        try:
+            kept = os.path.samestat(os.stat(self.path), os.fstat(self._file)) and self.pictures.is_dir()
+        except OSError:
+            kept = False
+        if not kept:
+            self._open()
 
 
 def now() -> str:

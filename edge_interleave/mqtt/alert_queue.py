@@ -10,7 +10,7 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +56,8 @@ class AlertQueue:
     ) -> None:
         """Open the folder, which is created if it is missing. Alerts that an earlier process left are still queued.
 
-        `on_problem` gets a line for each damaged file, and one when alerts begin to be dropped or cannot be saved.
+        `on_problem` gets a line for each file that cannot be read, and one when alerts begin to be dropped or cannot be
+        saved.
         Raises InputError if the folder cannot be used, or another process uses it.
         """
         self._folder = folder
@@ -66,6 +67,8 @@ class AlertQueue:
         self._lock = threading.Lock()
         self._sizes: OrderedDict[int, int] = OrderedDict()
         self._unsaved: dict[int, QueuedAlert] = {}
+        self._topics: dict[int, str] = {}
+        """Topics of alerts, as far as they were read or added by this process."""
         self.dropped = 0
         """Alerts that were dropped because the queue was full."""
         self._reported_unsaved = False
@@ -98,18 +101,21 @@ class AlertQueue:
         with self._lock:
             number = self._next
             self._next += 1
+            self._topics[number] = topic
             alert = QueuedAlert(number, topic, event, picture_topic, picture)
             content = _encode(alert)
             try:
+                self._folder.mkdir(parents=True, exist_ok=True)  # somebody may have deleted it
                 with atomic_file(self._path(number), private=True, durable=True) as temporary:
                     temporary.write_bytes(content)
+                self._reported_unsaved = False
             except OSError as error:
                 self._unsaved[number] = alert
                 if not self._reported_unsaved:
                     self._reported_unsaved = True
                     self._on_problem(
                         f"{self._folder}: an alert cannot be saved ({error.strerror}) and waits in memory alone; "
-                        "free some space"
+                        "make room, or make the folder writable"
                     )
             self._sizes[number] = len(content)
             while len(self._sizes) > self._max_alerts or sum(self._sizes.values()) > self._max_bytes:
@@ -117,20 +123,27 @@ class AlertQueue:
                     break
                 self._drop_oldest()
 
-    def first(self) -> QueuedAlert | None:
-        """The oldest alert; None if none waits. A damaged file is renamed and skipped."""
+    def first(self, without: Collection[str] = ()) -> QueuedAlert | None:
+        """The oldest alert; None if none waits. A file that cannot be read is reported and skipped.
+
+        `without`: topics whose alerts are left out.
+        """
         while True:
             with self._lock:
-                number = next(iter(self._sizes), None)
+                number = next((number for number in self._sizes if self._topics.get(number) not in without), None)
                 if number is None:
                     return None
-                if number in self._unsaved:
-                    return self._unsaved[number]
+                found = self._unsaved.get(number)
                 path = self._path(number)
-            try:
-                return _decode(number, path.read_bytes())
-            except (OSError, ValueError, KeyError, TypeError):
-                self._set_aside(number, path)
+            if found is None:
+                try:
+                    found = _decode(number, path.read_bytes())
+                except (OSError, ValueError, KeyError, TypeError) as error:
+                    self._set_aside(number, path, error)
+                    continue
+            self._topics[number] = found.topic
+            if found.topic not in without:
+                return found
 
     def remove(self, number: int) -> None:
         """Delete an alert that the broker has."""
@@ -152,14 +165,20 @@ class AlertQueue:
 
     def _forget(self, number: int) -> None:
         self._sizes.pop(number, None)
+        self._topics.pop(number, None)
         if self._unsaved.pop(number, None) is None:
             with suppress(OSError):
                 self._path(number).unlink()
                 sync_folder(self._folder)
 
-    def _set_aside(self, number: int, path: Path) -> None:
+    def _set_aside(self, number: int, path: Path, error: Exception) -> None:
         with self._lock:
-            self._sizes.pop(number, None)
+            if self._sizes.pop(number, None) is None:
+                return  # dropped meanwhile
+            self._topics.pop(number, None)
+        if isinstance(error, OSError):
+            self._on_problem(f"{path}: cannot be read ({error.strerror}), so this alert is not sent")
+            return
         with suppress(OSError):
             path.rename(path.with_suffix(_DAMAGED))
         self._on_problem(f"{path}: damaged, so this alert is not sent; renamed to {path.with_suffix(_DAMAGED).name}")

@@ -33,8 +33,11 @@ from edge_interleave.mqtt.topics import SET, Topics
 
 ATTRIBUTES_EVERY_S = 10.0
 """While a rule's state does not change, its attributes are published at most this often; Home Assistant stores each."""
-REFUSED_PAUSE_S = 60.0
-"""Pause after the broker refused an alert, for example because its access list forbids the topic."""
+REFUSED_PAUSE_S = 300.0
+"""Pause of a topic after the broker refused an alert there, for example because its access list forbids the topic.
+
+A new connection does not end it: mosquitto 2.0.11 ends the connection after a refusal.
+"""
 NOTES_PER_TOPIC = 3
 """Refused commands of one topic that are reported; more are only counted, until one is accepted."""
 MAX_COMMANDS, COMMANDS_S = 20, 10.0
@@ -90,9 +93,11 @@ class Bridge:
         self._announced = Announced()
         self._online_number = 0
         """Number of the message that reports that the program is online, the last one after connecting."""
-        self._in_flight: dict[int, tuple[int, bool]] = {}
-        """Message numbers of the alert on its way: the alert's number, and whether it is the alert itself."""
-        self._not_before = 0.0
+        self._in_flight: dict[int, QueuedAlert | None] = {}
+        """Message numbers of the alert on its way; None for its picture's."""
+        self._refused_until: dict[str, float] = {}
+        """Topics of alerts that the broker refused, and when to try again."""
+        self._told_too_large = False
         self._snapshots: dict[str, bytes] = {}
         self._refusals: dict[str, int] = {}
         self._commands: deque[float] = deque(maxlen=MAX_COMMANDS)
@@ -205,7 +210,6 @@ class Bridge:
     def connected(self, link: Link) -> None:
         """Publish everything again: the broker may have lost what it retained."""
         self._in_flight.clear()
-        self._not_before = 0.0
         with self._lock:
             self._publish_all_due = True
 
@@ -216,11 +220,11 @@ class Bridge:
             self._note(f"{self.name}: refuses messages ({refusal}); allow this user the topics {self._topics.prefix}/#")
         if number == self._online_number:
             write_announced(self._settings.outbox, self._announced)
-        alert_number, is_alert = self._in_flight.pop(number, (0, False))
-        if is_alert and refusal:
-            self._not_before = time.monotonic() + REFUSED_PAUSE_S
-        elif is_alert:
-            self._queue.remove(alert_number)
+        alert = self._in_flight.pop(number, None)
+        if alert is not None and refusal:
+            self._refused_until[alert.topic] = time.monotonic() + REFUSED_PAUSE_S
+        elif alert is not None:
+            self._queue.remove(alert.number)
             self.sent += 1
 
     def received(self, topic: str, payload: bytes, retained: bool) -> None:
@@ -261,8 +265,10 @@ class Bridge:
             messages = [Message(topic, self._states[topic]) for topic in due]
         for message in messages:
             link.publish(message)
-        if not self._in_flight and time.monotonic() >= self._not_before:
-            alert = self._queue.first()
+        if not self._in_flight:
+            now = time.monotonic()
+            self._refused_until = {topic: until for topic, until in self._refused_until.items() if until > now}
+            alert = self._queue.first(self._refused_until)
             if alert is not None:
                 self._send(alert, link)
 
@@ -277,11 +283,22 @@ class Bridge:
 
     def _send(self, alert: QueuedAlert, link: Link) -> None:
         """Publish the picture, then the alert: who gets the alert finds its picture."""
-        if alert.picture and len(alert.picture) <= link.max_bytes:
+        if len(alert.picture) > link.max_bytes:
+            self._tell_too_large(len(alert.picture), link.max_bytes)
+        elif alert.picture:
             self._snapshots[alert.picture_topic] = alert.picture
-            self._in_flight[link.publish(Message(alert.picture_topic, alert.picture))] = alert.number, False
+            self._in_flight[link.publish(Message(alert.picture_topic, alert.picture))] = None
         message = Message(alert.topic, _json(alert.event), retain=False)
-        self._in_flight[link.publish(message)] = alert.number, True
+        self._in_flight[link.publish(message)] = alert
+
+    def _tell_too_large(self, size: int, limit: int) -> None:
+        """Say once that alerts are sent without their pictures."""
+        if not self._told_too_large:
+            self._told_too_large = True
+            self._note(
+                f"{self.name}: takes no message above {limit} bytes, so alerts are sent without larger pictures (this "
+                f"one has {size}); raise its limit, max_packet_size of mosquitto"
+            )
 
     def _publish_all(self, link: Link) -> None:
         """Publish discovery, all states and the last pictures, and at last that the program is online."""

@@ -46,6 +46,8 @@ from edge_interleave.serve.shared_sources import SharedSources, Watcher
 from edge_interleave.serve.socket_inbox import SocketInbox
 
 _POLICY_VIOLATION = 1008
+_BUSY_PAUSE_S = 0.5
+"""Pause of a watched source after the server was too busy for one of its frames."""
 _PREVIEW_SIDE = 640
 """The longest side, in pixels, of a watched source's pictures on their way to the client."""
 _PREVIEW_QUALITY = 80
@@ -214,7 +216,11 @@ class _Connection:
             self._feed = None
         if asked.watch is not None:
             watcher = await run_in_threadpool(self._server.sources.watch, asked.watch)
-            self._feed = asyncio.create_task(self._feed_frames(watcher, asked.fps))
+            feed = self._feed = asyncio.create_task(self._feed_frames(watcher, asked.fps))
+            # Not the task's own work, because a task can be cancelled before it begins. In a thread, because closing a
+            # camera may take a second.
+            loop = asyncio.get_running_loop()
+            feed.add_done_callback(lambda _: loop.run_in_executor(None, watcher.close))
         await self._send({"type": "live.source", "source": asked.watch, "state": "open" if asked.watch else "closed"})
 
     async def _feed_frames(self, watcher: Watcher, fps: float | None) -> None:
@@ -230,7 +236,7 @@ class _Connection:
                     await self._send({"type": "live.source", "state": found.state, "line": found.line})
                 elif isinstance(found, Frame):
                     async with self._reopening:
-                        await self._add(found.image, found.time_s, watcher)
+                        await self._add_watched(found, watcher)
                     if fps is not None:
                         await asyncio.sleep(max(0.0, began + 1 / fps - loop.time()))
         except ApiError as error:
@@ -238,9 +244,16 @@ class _Connection:
                 await self._send({"type": "live.source", "state": "failed", "line": error.message})
         except (WebSocketDisconnect, RuntimeError):
             pass
-        finally:
-            # In a thread that a cancelled task need not wait for: closing a camera may take a second.
-            loop.run_in_executor(None, watcher.close)
+
+    async def _add_watched(self, frame: Frame, watcher: Watcher) -> None:
+        """Add a watched source's frame; a server that is too busy for it misses it."""
+        try:
+            await self._add(frame.image, frame.time_s, watcher)
+        except ApiError as error:
+            if error.status not in (429, 504):
+                raise
+            watcher.missed += 1
+            await asyncio.sleep(_BUSY_PAUSE_S)
 
     async def _send(self, message: dict[str, Any]) -> None:
         async with self._sending:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,6 +47,36 @@ def test_an_alert_is_one_line_of_json_with_the_pictures_that_raised_it(tmp_path:
             shades.append(picture.getpixel((16, 12))[0])
     assert shades == pytest.approx([60, 80, 100], abs=3)
     assert len(list((tmp_path / "events" / "frames").iterdir())) == 3  # no pictures of other checks
+
+
+def test_a_folder_that_is_deleted_or_rotated_is_made_again(tmp_path: Path) -> None:
+    folder = EventFolder(tmp_path / "events")
+    folder.append(numbered(1))
+    shutil.rmtree(tmp_path / "events")
+    folder.append(numbered(2))
+    folder.path.rename(tmp_path / "events.jsonl.1")
+    folder.append(numbered(3))
+    assert json.loads((tmp_path / "events.jsonl.1").read_text())["frame"] == 2
+    assert json.loads(folder.path.read_text())["frame"] == 3
+    folder.pictures.rmdir()
+    assert folder.save("a.jpg", b"x") == folder.pictures / "a.jpg"
+    assert folder.unwritten == 0
+    folder.close()
+
+
+def test_writes_that_fail_are_reported_again_after_one_that_succeeded(tmp_path: Path) -> None:
+    notes: list[str] = []
+    folder = EventFolder(tmp_path / "events", notes.append)
+    for _ in range(2):
+        shutil.rmtree(tmp_path / "events")
+        (tmp_path / "events").write_text("in the way")
+        folder.append(numbered(1))
+        folder.append(numbered(2))
+        (tmp_path / "events").unlink()
+        folder.append(numbered(3))
+    folder.close()
+    assert folder.unwritten == 4
+    assert len(notes) == 2
 
 
 def test_a_long_streak_saves_its_latest_pictures_only(tmp_path: Path) -> None:

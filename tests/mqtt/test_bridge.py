@@ -1,6 +1,7 @@
 """States, alerts and commands through a real broker that is killed, restarted, or refuses the login."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -339,6 +340,55 @@ def test_what_the_settings_no_longer_have_is_removed(broker: Mosquitto, tmp_path
             client.publish("edge-interleave/end", b"")
             late.wait_last("edge-interleave/end", b"")
             assert not [topic for topic, _, _ in late.messages if "garden" in topic or "parcel" in topic]
+
+
+def test_a_forbidden_topic_keeps_back_its_own_alerts_only(tmp_path: Path) -> None:
+    rules = AnnouncedSource("door", {**DOOR.rules, "parcel": "Is there a parcel?"}, {})
+    access = tmp_path / "access"
+    access.write_text("topic readwrite #\ntopic deny edge-interleave/door/person/alert\n")
+    access.chmod(0o600)
+    with ExitStack() as stack:
+        broker = stack.enter_context(mosquitto(tmp_path, f"allow_anonymous true\nacl_file {access}"))
+        client = stack.enter_context(subscriber(broker.port, "edge-interleave/door/parcel/alert"))
+        house = stack.enter_context(House(broker.port, tmp_path / "outbox", rules))
+        house.alert(1)
+        house.alert(2)
+        house.bridge.alert("door", "parcel", {**ALERT.event(), "id": "a3"})
+        client.wait_for(lambda _: client.of("edge-interleave/door/parcel/alert") != [])
+        wait_for(lambda: house.bridge.waiting == 2)
+        assert "Not authorized" in house.notes[0]
+        assert "edge-interleave/#" in house.notes[0]
+        assert len(house.notes) <= 3, "mosquitto 2.0.11 ends the connection after a refusal: lost and back, once"
+
+
+def test_a_picture_above_the_brokers_limit_is_left_out_with_a_line(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        broker = stack.enter_context(mosquitto(tmp_path, "allow_anonymous true\nmax_packet_size 20000"))
+        client = stack.enter_context(subscriber(broker.port, "edge-interleave/#"))
+        house = stack.enter_context(House(broker.port, tmp_path / "outbox"))
+        house.alert(1, b"x" * 30_000)
+        house.alert(2, b"x" * 30_000)
+        house.alert(3)
+        client.wait_for(lambda _: ids(client) == ["a1", "a2", "a3"])
+        assert set(client.of(f"{RULE}/snapshot")) == {JPEG}
+    (note,) = house.notes
+    assert "30000" in note
+    assert "max_packet_size" in note
+
+
+def test_an_outbox_that_is_deleted_while_it_is_used_takes_the_next_alert(tmp_path: Path) -> None:
+    notes: list[str] = []
+    folder = tmp_path / "outbox"
+    with closing(AlertQueue(folder, notes.append)) as queue:
+        queue.add("t/alert", {"id": "1"}, "t/snapshot", JPEG)
+        shutil.rmtree(folder)
+        queue.add("t/alert", {"id": "2"}, "t/snapshot", JPEG)
+        found = queue.first()
+        assert found is not None
+        assert found.event == {"id": "2"}
+        assert len(queue) == len(list(folder.iterdir())) == 1
+    (note,) = notes
+    assert "cannot be read (No such file or directory), so this alert is not sent" in note
 
 
 def test_an_outbox_has_one_owner(tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 import asyncio
 import base64
+import contextlib
 import io
 import json
+import socket
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,9 @@ from typing import Any
 import pytest
 import websockets
 from PIL import Image
+from support.mjpeg_server import HEAD, jpeg, part
+from support.mjpeg_server import Server as Camera
+from support.mjpeg_server import serving as camera_serving
 from support.serving import CARDS, KEY, Server, serving
 from websockets.asyncio.client import ClientConnection
 
@@ -182,3 +188,27 @@ def test_a_source_that_cannot_be_opened_says_why(keyed: Server) -> None:
         return await ask(socket, {"watch": "gone"})
 
     assert "camera 99" in talk(keyed, run, KEY)["error"]["message"].replace("camera:99", "camera 99")
+
+
+def test_a_source_that_is_left_at_once_is_closed(tmp_path: Path) -> None:
+    left = threading.Semaphore(0)
+
+    def film(camera: Camera, connection: socket.socket, number: int) -> None:
+        with contextlib.suppress(OSError):
+            connection.sendall(HEAD)
+            while not camera.stopping.wait(0.02):
+                connection.sendall(part(jpeg(number)))
+        left.release()
+
+    async def run(socket: ClientConnection) -> None:
+        await receive(socket)
+        for _ in range(3):
+            for name in ("door", None, None):
+                await socket.send(json.dumps({"watch": name}))
+            while (await receive(socket)).get("state") != "closed":
+                pass
+
+    with camera_serving(film) as camera, serving(tmp_path, "--source", f"door={camera.url}") as running:
+        talk(running, run)
+        for _ in range(len(camera.requests)):
+            assert left.acquire(timeout=20), "nobody watches, so the camera is left"
