@@ -112,3 +112,19 @@ def test_the_images_steps_work_without_docker(tmp_path: Path) -> None:
 def _unused_port() -> int:
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         return server.server_port
+
+
+@pytest.mark.skipif(shutil.which("systemd-tmpfiles") is None, reason="systemd is not installed")
+def test_old_pictures_are_deleted_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "edge-interleave-events" / "door"
+    old, new, lines = folder / "frames" / "old.jpg", folder / "frames" / "new.jpg", folder / "events.jsonl"
+    (folder / "frames").mkdir(parents=True)
+    for path, days in ((old, 31), (new, 29), (lines, 31)):
+        path.write_bytes(b"x")
+        os.utime(path, (time.time() - days * 86400,) * 2)
+    rules = tmp_path / "rules.conf"
+    rules.write_text(
+        (DEPLOY / "edge-interleave-watch.conf").read_text().replace("/var/lib/private/edge-interleave", str(tmp_path))
+    )
+    subprocess.run(["systemd-tmpfiles", "--clean", str(rules)], check=True)
+    assert (old.exists(), new.exists(), lines.exists()) == (False, True, True)
