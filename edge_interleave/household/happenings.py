@@ -36,13 +36,16 @@ class StatusChanged(Event):
     (an error ended the source)."""
     message: str
     """A line for people, without passwords."""
+    seconds: float | None = None
+    """How long the source was lost, or has been (or was) broken or frozen; None for other states."""
 
     kind: ClassVar[str] = "source"
 
     def event(self) -> dict[str, Any]:
-        """The event as a JSON object: `event`, `time`, `source`, `state`, `line`, and `file` where there is one."""
+        """The event as a JSON object: `event`, `time`, `source`, `state`, `line`; `seconds` and `file` if there are."""
         found = {"event": self.kind, "time": self.time, "source": self.source, "state": self.state}
-        return {**found, "line": self.message, **({} if self.file is None else {"file": self.file})}
+        more = {"seconds": self.seconds, "line": self.message, "file": self.file}
+        return {**found, **{name: value for name, value in more.items() if value is not None}}
 
 
 @dataclass(frozen=True)

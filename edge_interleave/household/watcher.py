@@ -202,7 +202,7 @@ class SourceWatcher:
                 if not is_address(self.settings.source):  # a file that cannot be read will not come back
                     raise
                 if not lost:
-                    self._status("lost", f"{error}; trying again until it is there")
+                    self._status("lost", f"{error}; trying again until it is there", 0.0)
                     lost = True
                 self._obey_until(time.monotonic() + retry_s)
                 retry_s = min(retry_s * 2, LAST_RETRY_S)
@@ -386,10 +386,11 @@ class SourceWatcher:
 
     def _source_status(self, status: SourceStatus) -> None:
         """Pass on what the reader reports. In the reader's thread."""
-        self._status(status.state, status.line, status.file)
+        self._status(status.state, status.line, status.seconds, status.file)
 
-    def _status(self, state: SourceState, line: str, file: str | None = None) -> None:
-        self._report(None, StatusChanged(now(), "", self._window.number, self._time_s(), state, line, file=file))
+    def _status(self, state: SourceState, line: str, seconds: float | None = None, file: str | None = None) -> None:
+        number, time_s = self._window.number, self._time_s()
+        self._report(None, StatusChanged(now(), "", number, time_s, state, line, seconds, file=file))
 
     def _report(self, rule: str | None, event: Event) -> None:
         name = self.settings.name

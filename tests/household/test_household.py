@@ -1,6 +1,7 @@
 """Several sources with the embedded model: events, alerts, commands, new settings, and the end."""
 
 import io
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 from support.alerts import wait_for
-from support.mjpeg_server import HEAD, part, serving
+from support.mjpeg_server import HEAD, Server, jpeg, part, serving
 
 from edge_interleave.alerts.events import Alert, Answered, Checked, Event
 from edge_interleave.alerts.rule import Rule
@@ -223,6 +224,25 @@ def test_a_camera_that_is_off_is_awaited_and_delays_no_other(tmp_path: Path, cli
     with running(off, source("clip", clip, tmp_path, alert("circle", CIRCLE)), recorder=recorder):
         wait_for(lambda: "ended" in recorder.states("clip"))
         assert recorder.states("off") == ["waiting", "lost"]
+
+
+def test_a_lost_camera_is_said_to_be_back_with_the_time_it_was_away(tmp_path: Path) -> None:
+    def film(server: Server, connection: socket.socket, number: int) -> None:
+        connection.sendall(HEAD)
+        for shade in range(200):
+            connection.sendall(part(jpeg(shade)))
+            if server.stopping.wait(0.05) or (number == 0 and shade == 5):
+                return
+
+    recorder = Recorder()
+    with (
+        serving(film) as server,
+        running(source("door", server.url, tmp_path, alert("circle", CIRCLE)), recorder=recorder),
+    ):
+        wait_for(lambda: "back" in recorder.states("door"))
+    events = {each.event.event()["state"]: each.event.event() for each in recorder.of("door", StatusChanged)}
+    assert events["back"]["seconds"] > 0
+    assert "seconds" not in events["up"]
 
 
 def test_a_camera_that_never_answers_does_not_delay_the_end(tmp_path: Path) -> None:
