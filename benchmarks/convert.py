@@ -1,10 +1,10 @@
 """Peak memory and time of a conversion, with random weights at the released models' dimensions.
 
-    python benchmarks/convert.py [--size 0.5b|7b] [--backend llama-cpp|mlx ...] [--quantization q4_k_m]
+    python benchmarks/convert.py [--size 0.5b|7b] [--backend onnx|llama-cpp|mlx ...] [--quantization q4_k_m]
                                  [--mlx-quantization 4bit] [--vision-precision int8] [--json]
 
 Writes a checkpoint into a temporary folder (0.5b: 1.7 GB; 7b: 16 GB, in shards), converts it in another process, and
-deletes both. `--backend` twice makes both decoders. Targets on two cores: 0.5b in at most 2.5 GiB and 120 s, 7b in at
+deletes both. `--backend` twice makes two decoders. Targets on two cores: 0.5b in at most 2.5 GiB and 120 s, 7b in at
 most 6 GiB. On a busy machine, compare `cpu_seconds` instead of `seconds`.
 """
 
@@ -22,8 +22,7 @@ from pathlib import Path
 
 from random_checkpoint import Options, model_config, write_random_checkpoint
 
-from edge_interleave.converters.convert import BACKENDS
-from edge_interleave.converters.precisions import GGUF_QUANTIZATIONS, MLX_RECIPES
+from edge_interleave.converters.precisions import DECODERS, GGUF_QUANTIZATIONS, MLX_RECIPES
 
 GIB = 1 << 30
 TARGETS = {"0.5b": {"peak_gib": 2.5, "seconds": 120.0}, "7b": {"peak_gib": 6.0}}
@@ -77,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Peak memory and seconds of a conversion.")
     parser.add_argument("--size", choices=tuple(TARGETS), default="0.5b")
     parser.add_argument(
-        "--backend", action="append", choices=BACKENDS, help="repeat for both decoders (default: llama-cpp)"
+        "--backend", action="append", choices=tuple(DECODERS), help="repeat for several decoders (default: llama-cpp)"
     )
     parser.add_argument("--quantization", choices=GGUF_QUANTIZATIONS, help="precision of the decoder for llama.cpp")
     parser.add_argument("--mlx-quantization", choices=MLX_RECIPES, help="precision of the decoder for MLX")

@@ -154,7 +154,7 @@ def test_a_source_that_cannot_be_opened_raises() -> None:
 
 def test_a_lost_source_is_reopened_with_backoff_and_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader_module, "FIRST_RETRY_S", 0.05)
-    monkeypatch.setattr(reader_module, "LAST_RETRY_S", 0.2)
+    monkeypatch.setattr(reader_module, "LAST_RETRY_S", 0.4)
     lost = SourceLost("scripted: the cable is out")
     said: list[str] = []
     # Two of the reopened sources send no frame.
@@ -167,9 +167,10 @@ def test_a_lost_source_is_reopened_with_backoff_and_reported_once(monkeypatch: p
     assert [line.split(":")[1][:5] for line in said] == [" the ", " back", " the ", " back"]
     waits = np.diff(source.opened)
     # Three refusals, then two that open and are lost again; after the second loss the pause starts anew.
-    assert waits[1:6] == pytest.approx([0.1, 0.2, 0.2, 0.2, 0.2], abs=0.12)
+    # Never sooner; a busy machine may be later.
+    assert (waits[1:6] >= np.array([0.1, 0.2, 0.4, 0.4, 0.4]) - 0.02).all()
     assert len(source.opened) == 1 + 6 + 1
-    assert source.opened[-1] - source.opened[-2] < 0.2
+    assert waits[-1] < 0.4
 
 
 def test_a_reader_that_waits_to_reconnect_closes_at_once() -> None:
