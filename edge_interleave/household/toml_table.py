@@ -164,7 +164,8 @@ class TomlTable:
         text = str(value) if type(value) in (int, float) else value
         seconds = parse_duration(text) if isinstance(text, str) else None
         if seconds is None or seconds > most:
-            raise self._wrong(key, f'a duration like "2s", "500ms" or "1m", of at most {most:g} s')
+            longest = f"{most:g} s" if most < 86400 else f"{most / 86400:g} days"
+            raise self._wrong(key, f'a duration like "2s", "500ms" or "1m", of at most {longest}')
         return seconds
 
     def integers(self, key: str, default: tuple[int, ...], least: int = 1) -> tuple[int, ...]:

@@ -6,7 +6,8 @@ from edge_interleave.alerts.alarm import MAX_PICTURES, PICTURE_BYTES_PER_PIXEL
 from edge_interleave.alerts.ring import BYTES_PER_S, VIDEO_BYTES
 from edge_interleave.bundle.manifest import Bundle, open_bundle
 from edge_interleave.bundle.store import resolve
-from edge_interleave.household.settings import AlertSettings, Settings, SourceSettings
+from edge_interleave.errors import UsageError
+from edge_interleave.household.settings import AlertSettings, AskSettings, Settings, SourceSettings
 from edge_interleave.live.layout import WindowLayout
 from edge_interleave.live.prompt import LivePrompt
 from edge_interleave.live.window import SLIDING
@@ -40,8 +41,24 @@ def plan_settings(
 
 
 def check_settings(bundle: Bundle, settings: Settings) -> None:
-    """Check the windows of all sources; see `check_windows`."""
+    """Check the windows and the questions of all sources. Raises UsageError, which names the source."""
     check_windows(bundle, _requests(bundle, settings, FRAME_SIZE))
+    tokenizer, trained = TextTokenizer.open(bundle), bundle.manifest.decoder.context_length
+    for source in settings.sources:
+        for rule in source.rules:
+            for question in _questions(rule):
+                tokens = len(tokenizer.encode(question))
+                if tokens >= trained:
+                    raise UsageError(
+                        f"{source.name}: {rule.name}: a question of {tokens} tokens is too long, as "
+                        f"{bundle.manifest.name} was trained on {trained}; shorten it"
+                    )
+
+
+def _questions(rule: AlertSettings | AskSettings) -> tuple[str, ...]:
+    if isinstance(rule, AskSettings):
+        return (rule.question,)
+    return (rule.rule.question, *([] if rule.describe is None else [rule.describe]))
 
 
 def _requests(bundle: Bundle, settings: Settings, frame_size: tuple[int, int]) -> list[WindowRequest]:

@@ -1,13 +1,16 @@
 """The memory plan of several sources with one model."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edge_interleave.alerts.rule import Rule
+from edge_interleave.bundle.manifest import open_bundle
+from edge_interleave.bundle.store import resolve
 from edge_interleave.errors import ResourceError, UsageError
 from edge_interleave.household.settings import AlertSettings, ModelSettings, Settings, SourceSettings
-from edge_interleave.household.windows_plan import plan_settings
+from edge_interleave.household.windows_plan import check_settings, plan_settings
 from edge_interleave.planning.system_memory import parse_memory
 
 
@@ -55,3 +58,12 @@ def test_a_system_message_counts_and_a_window_that_cannot_be_is_refused() -> Non
         plan_settings(settings(8, 999))
     with pytest.raises(UsageError, match="cam-0: pooling stride 50"):
         plan_settings(settings(8, pool=50))
+
+
+def test_a_question_that_can_never_fit_is_refused_before_anything_starts() -> None:
+    (source,) = settings(1).sources
+    long = AlertSettings("cat", Rule("Is there a cat?"), describe="word " * 20_000)
+    bundle = open_bundle(resolve(None))
+    check_settings(bundle, settings(1))
+    with pytest.raises(UsageError, match=r"cam-0: cat: a question of \d+ tokens is too long"):
+        check_settings(bundle, Settings(ModelSettings(), (replace(source, rules=(long,)),)))
