@@ -30,7 +30,7 @@ from edge_interleave.serve.schema import LiveRequest
 from edge_interleave.serve.settings import Limits
 from edge_interleave.serve.timelines import TimelinePool
 from edge_interleave.vision.media_encoder import EncodedMedia, PictureGroup
-from edge_interleave.vision.pooling import coarsest_stride, frame_stride, image_tokens
+from edge_interleave.vision.pooling import coarsest_stride, tokens_of_frame
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Pixels
@@ -156,7 +156,7 @@ class LoadedModel:
         layout = WindowLayout.of(LivePrompt(self.model.prompts, self.model.tokenizer, system))
         limit, found = self.model.context_limit, []
         for stride in [stride for stride in _STRIDES if stride <= coarsest_stride(vision)]:
-            tokens = image_tokens(vision, frame_stride(vision, stride), mode)
+            tokens = tokens_of_frame(vision, stride, mode)
             room = limit - layout.entries(0, (tokens,), keep_answers)
             found.append(PoolingChoice(stride, tokens, max(0, min(most, room // (layout.around_frame + tokens)))))
         return tuple(found)

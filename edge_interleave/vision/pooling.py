@@ -26,7 +26,7 @@ def pooled_grid(grid: int, stride: int, mode: str) -> int:
     if mode == "bilinear":
         return -(-grid // stride)
     if stride > grid:
-        raise UsageError(f"pooling stride {stride} leaves no token of a {grid} x {grid} grid; give at most {grid}")
+        raise _no_token(stride, grid)
     return grid // stride
 
 
@@ -60,10 +60,13 @@ def frame_grid(vision: VisionInfo, stride: int, mode: str) -> tuple[int, int]:
 
     `stride`: of the whole; a tower that pools frames has done a part of it. Raises UsageError as `pooled_grid`.
     """
-    video, stride = vision.video, frame_stride(vision, stride)
+    video, whole = vision.video, frame_stride(vision, stride)
     if video is None or not video.before_projector:
-        return vision.grid, stride
-    return pooled_grid(vision.grid, video.stride, mode), stride // video.stride
+        return vision.grid, whole
+    side, rest = pooled_grid(vision.grid, video.stride, mode), whole // video.stride
+    if rest > side:
+        raise _no_token(whole, vision.grid)
+    return side, rest
 
 
 def tokens_of_frame(vision: VisionInfo, stride: int, mode: str) -> int:
@@ -122,6 +125,10 @@ def interpolate(cells: FloatArray, side: int, axis: int) -> FloatArray:
     end *= weight
     start += end
     return start
+
+
+def _no_token(stride: int, grid: int) -> UsageError:
+    return UsageError(f"pooling stride {stride} leaves no token of a {grid} x {grid} grid; give at most {grid}")
 
 
 def _blocks(cells: FloatArray, side: int, stride: int, mode: str) -> FloatArray:

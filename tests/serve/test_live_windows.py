@@ -9,9 +9,11 @@ from typing import Any
 import httpx
 import pytest
 import websockets
+from support.lineage import VIDEO, write_kind, write_original
 from support.serving import DEMO, Server, data_uri, serving
 
 import edge_interleave as ei
+from edge_interleave.converters.convert import convert
 
 FRAMES = [DEMO / f"card-{number}.png" for number in (1, 2, 3, 4)]
 QUESTION = "What is in the latest frame?"
@@ -140,3 +142,19 @@ def test_schemas_hold_for_windows_too(tmp_path: Path) -> None:
         # The server ends though a window is open.
         server.process.terminate()
         assert server.process.wait(10) == 0
+
+
+def test_the_tokens_that_a_window_announces_are_those_of_a_frame_of_the_family(tmp_path: Path) -> None:
+    """Families trained on video have `image_newline` after each row of a frame, or none in a frame."""
+    pooled = convert(
+        write_kind(tmp_path / "checkpoint", "next-video"), tmp_path / "next-video", vision_precision="fp32"
+    )
+    rows = convert(
+        write_original(tmp_path / "original", "onevision", **VIDEO), tmp_path / "rows", vision_precision="fp32"
+    )
+    with serving(tmp_path, "--model", pooled.folder, "--model", rows.folder) as server:
+        for name in ("next-video", "rows"):
+            opened = server.post("/v1/live", {"model": name, "window": 2}).json()
+            place = f"/v1/live/{opened['id']}"
+            server.post(f"{place}/frames", {"images": [data_uri(FRAMES[0])]})
+            assert server.get(place).json()["frames"][0]["tokens"] == opened["allowed"][0]["tokens"]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from support import vision_oracle as oracle
 from support.paths import GOLDEN_FOLDER
+from support.pictures import vision_info
 
-from edge_interleave.bundle.manifest import POOLING_MODES
+from edge_interleave.bundle.manifest import NO_TOKEN, POOLING_MODES, VideoInfo
 from edge_interleave.errors import UsageError
-from edge_interleave.vision.pooling import pool, pooled_grid
+from edge_interleave.vision.pooling import frame_grid, pool, pooled_grid
 
 GOLDEN = np.load(GOLDEN_FOLDER / "vision.npz")
 
@@ -73,3 +76,10 @@ def test_invalid_strides_and_modes_are_usage_errors(stride: int, mode: str, comp
         pooled_grid(27, stride, mode)
     with pytest.raises(UsageError, match=complaint):
         pool(oracle.tokens(1, 27, 2), 27, stride, mode)
+
+
+def test_a_stride_too_large_for_frames_pooled_in_the_tower_is_named_in_strides_of_the_whole_grid() -> None:
+    vision = replace(vision_info(), grid=4, video=VideoInfo(2, "crop", NO_TOKEN, before_projector=True))
+    assert frame_grid(vision, 5, "average") == (2, 2)
+    with pytest.raises(UsageError, match="stride 8 leaves no token of a 4 x 4 grid; give at most 4"):
+        frame_grid(vision, 9, "average")
