@@ -72,7 +72,8 @@ class MqttObserver:
         self._bridge.close(timeout_s)
         waiting = self._bridge.waiting
         if waiting:
-            self._note(f"{self._bridge.name}: {waiting} alerts wait in {self._outbox} and are sent at the next start")
+            alerts = "1 alert waits" if waiting == 1 else f"{waiting} alerts wait"
+            self._note(f"{self._bridge.name}: {alerts} in {self._outbox}, to be sent at the next start")
 
     def _tell_state(self, source: str, state: SourceState) -> None:
         match state:

@@ -286,8 +286,11 @@ class Bridge:
         if len(alert.picture) > link.max_bytes:
             self._tell_too_large(len(alert.picture), link.max_bytes)
         elif alert.picture:
-            self._snapshots[alert.picture_topic] = alert.picture
-            self._in_flight[link.publish(Message(alert.picture_topic, alert.picture))] = None
+            # A waiting alert can be of a rule that is gone: nothing would ever remove its retained picture.
+            retain = alert.picture_topic in self._announced.retained
+            if retain:
+                self._snapshots[alert.picture_topic] = alert.picture
+            self._in_flight[link.publish(Message(alert.picture_topic, alert.picture, retain))] = None
         message = Message(alert.topic, _json(alert.event), retain=False)
         self._in_flight[link.publish(message)] = alert
 

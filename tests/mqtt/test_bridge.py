@@ -361,6 +361,17 @@ def test_a_forbidden_topic_keeps_back_its_own_alerts_only(tmp_path: Path) -> Non
         assert len(house.notes) <= 3, "mosquitto 2.0.11 ends the connection after a refusal: lost and back, once"
 
 
+def test_a_waiting_alert_of_a_rule_that_is_gone_leaves_nothing_at_the_broker(broker: Mosquitto, tmp_path: Path) -> None:
+    with closing(AlertQueue(tmp_path, print)) as queue:
+        queue.add("edge-interleave/old/rule/alert", {"id": "1"}, "edge-interleave/old/rule/snapshot", JPEG)
+    with subscriber(broker.port, "edge-interleave/old/#") as client, House(broker.port, tmp_path) as house:
+        client.wait_last("edge-interleave/old/rule/snapshot", JPEG)
+        house.wait_sent()
+    with subscriber(broker.port, "edge-interleave/#") as late:
+        late.wait_last("edge-interleave/status", b"offline")
+        assert late.of("edge-interleave/old/rule/snapshot") == []
+
+
 def test_a_picture_above_the_brokers_limit_is_left_out_with_a_line(tmp_path: Path) -> None:
     with ExitStack() as stack:
         broker = stack.enter_context(mosquitto(tmp_path, "allow_anonymous true\nmax_packet_size 20000"))
