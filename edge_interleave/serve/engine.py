@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from edge_interleave.errors import EdgeInterleaveError
 from edge_interleave.serve.errors import ApiError, api_error, busy, stopping
 from edge_interleave.serve.handle import Failed, Handle
 from edge_interleave.serve.queue import FairQueue, QueueClosedError, QueueFullError
@@ -181,7 +182,9 @@ class Engine:
             failure = api_error(error)
             if failure is not error:
                 failure.__cause__ = error
-            if failure.status >= 500 and not isinstance(error, ApiError):
+            if failure.status >= 500 and isinstance(error, EdgeInterleaveError):
+                LOG.warning("request failed: %s", error)
+            elif failure.status >= 500 and not isinstance(error, ApiError):
                 LOG.exception("request failed")
             job.handle.emit(Failed(failure))
         finally:

@@ -14,6 +14,7 @@ import uvicorn
 
 from edge_interleave.errors import EdgeInterleaveError, InputError, ResourceError, UsageError
 from edge_interleave.serve.app import Serving
+from edge_interleave.serve.engine import LOG
 from edge_interleave.serve.settings import Settings
 
 _FLUSH_S = 1.0
@@ -52,8 +53,12 @@ def serve(settings: Settings, ready: Callable[[str], None]) -> None:
     # What goes wrong at the start is said once, by the error that ends the command.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     server = _Server(config, serving, lambda: ready(f"{scheme}://{_shown(host)}:{port}"))
-    with listening:
-        server.run(sockets=[listening])
+    try:
+        with listening:
+            server.run(sockets=[listening])
+    except SystemExit:  # some versions of uvicorn exit if the start failed, others return
+        if serving.startup_error is None:
+            raise
     failed = serving.startup_error
     if failed is not None:
         cause = failed.__cause__
@@ -70,7 +75,9 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn."""
+        LOG.setLevel(logging.ERROR)  # a model that cannot be loaded is named by the error that ends the command
         await super().startup(sockets)
+        LOG.setLevel(logging.NOTSET)
         if self.started:
             self._ready()
 

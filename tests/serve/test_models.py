@@ -59,6 +59,11 @@ def test_two_models_that_do_not_fit_together_take_turns(other: Path, tmp_path: P
         assert server.metric("peak_memory_bytes") <= (least + 12) * 1_000_000
 
 
+def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
+    refused = run("serve", "--backend", "onnx", "--kv-precision", "q4_0", "--port", "0", env=environment(tmp_path))
+    assert "no KV cache in q4_0" in error_line(refused, 4)
+
+
 def test_an_unknown_model_is_refused_naming_the_known_ones(two: Server) -> None:
     answer = two.post("/v1/chat/completions", {"model": "nothing", "messages": MESSAGES})
     assert answer.status_code == 404
