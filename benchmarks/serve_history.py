@@ -27,25 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from llama_cpp_server import PEER
 from PIL import Image, ImageDraw
 from random_checkpoint import model_config, write_random_checkpoint
 
 from edge_interleave.converters.convert import convert
 
 _START_S = 120.0
-PEER = """
-import sys
-import llama_cpp.llama_cpp as low
-defaults = low.llama_model_default_params
-def without_amx():
-    parameters = defaults()
-    parameters.use_extra_bufts = b"AMX_INT8 = 1" not in low.llama_print_system_info()
-    return parameters
-low.llama_model_default_params = without_amx
-from llama_cpp.server.__main__ import main
-main()
-"""
-"""llama-cpp-python's server; on CPUs with AMX its llama.cpp crashes unless AMX is left out."""
 
 
 SIZES = {

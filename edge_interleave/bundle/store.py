@@ -17,6 +17,7 @@ from edge_interleave import embedded
 from edge_interleave.bundle.manifest import MANIFEST_NAME, open_bundle, read_manifest
 from edge_interleave.bundle.writer import discard_partial, partial_folder
 from edge_interleave.errors import BundleError, InputError, UsageError
+from edge_interleave.util.user_folder import user_folder
 
 EMBEDDED = "embedded"
 HOME_VARIABLE = "EDGE_INTERLEAVE_HOME"
@@ -44,13 +45,8 @@ def models_folder() -> Path:
     home = os.environ.get(HOME_VARIABLE)
     if home:
         return expand_home(home)
-    from platformdirs import user_data_path
-
-    try:
-        folder = user_data_path("edge-interleave") / "models"
-    except RuntimeError:  # no HOME, and the user is not in the system's list
-        folder = Path("~")
-    if not folder.is_absolute():
+    folder = user_folder("models")
+    if folder is None:
         raise UsageError(f"no home folder to keep models in; set {HOME_VARIABLE} to a folder")
     return folder
 

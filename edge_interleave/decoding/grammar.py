@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 SCHEMA_BYTES_MAX = 1 << 18
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
-# Only one form of white space between values: a small model that may write more newlines can continue for ever.
+# Only one form of white space between values: a small model that may write more newlines may never stop.
 _LAYOUT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _MAPS_OF_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions")
 _LISTS_OF_SCHEMAS = ("anyOf", "oneOf", "prefixItems")
 _SCHEMAS = ("items", "additionalProperties")
 _OPEN_KEYWORDS = {"additionalProperties", "unevaluatedProperties", "patternProperties", "anyOf", "oneOf", "$ref"}
-# A small model that may write more digits can continue for ever. 15 digits are exact in every reader's numbers.
+# A small model that may write more digits may never stop. 15 digits are exact in every reader's numbers.
 _NUMBER_MAX = 10**15 - 1
 _NUMBER_STEP = 1e-9
 _tokenizers: weakref.WeakKeyDictionary[TextTokenizer, LLTokenizer] = weakref.WeakKeyDictionary()

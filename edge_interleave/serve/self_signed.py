@@ -18,11 +18,11 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from platformdirs import user_data_path
 
 from edge_interleave.errors import UsageError
 from edge_interleave.serve.own_addresses import own_addresses
 from edge_interleave.util.atomic_file import atomic_file
+from edge_interleave.util.user_folder import user_folder
 
 _VALID = datetime.timedelta(days=397)
 """Apple's systems accept no server certificate that is valid for longer than 398 days."""
@@ -43,11 +43,8 @@ class SelfSigned:
 
 def default_folder() -> Path:
     """The folder of the certificate. Raises UsageError if the user has no home folder."""
-    try:
-        folder = user_data_path("edge-interleave") / "tls"
-    except RuntimeError:  # no HOME, and the user is not in the system's list
-        folder = Path("~")
-    if not folder.is_absolute():
+    folder = user_folder("tls")
+    if folder is None:
         raise UsageError(f"no home folder to keep a certificate in; {_REMEDY}")
     return folder
 

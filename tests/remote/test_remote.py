@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from llama_cpp_server import PEER
 from support.command_line import environment, error_line, run
 from support.serving import DEMO, Server, serving
 
@@ -26,19 +27,6 @@ from edge_interleave.remote.model import RemoteModel
 BEFORE, AFTER, CLIP = DEMO / "before.png", DEMO / "after.png", DEMO / "clip.mp4"
 QUESTION = "What changed between the two images?"
 KEY = "the-key"
-PEER = """
-import sys
-import llama_cpp.llama_cpp as low
-defaults = low.llama_model_default_params
-def without_amx():
-    parameters = defaults()
-    parameters.use_extra_bufts = b"AMX_INT8 = 1" not in low.llama_print_system_info()
-    return parameters
-low.llama_model_default_params = without_amx
-from llama_cpp.server.__main__ import main
-main()
-"""
-"""llama-cpp-python's server; on CPUs with AMX its llama.cpp crashes unless AMX is left out."""
 
 
 @pytest.fixture(scope="module")

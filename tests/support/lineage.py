@@ -105,7 +105,7 @@ def has_case(kind: str, case: str) -> bool:
 def write_kind(folder: Path, name: str) -> Path:
     kind = KINDS[name]
     config = model_config("tiny", "llama" if kind.decoder == "mistral" else kind.decoder, kind.vision)
-    # Untied, or random weights repeat the last token for ever.
+    # Untied: with a tied head, random weights only repeat the last token.
     decoder = replace(config.decoder, tie_word_embeddings=False, context_length=4096)
     if name == "next-nemo":
         decoder = replace(decoder, head_dim=2 * decoder.head_dim)  # Mistral Nemo's heads do not make up its width
