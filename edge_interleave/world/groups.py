@@ -18,7 +18,7 @@ from edge_interleave.world.vocabulary import COLOURS, HELD_OUT_STYLE, NATURAL, S
 CHANGES = ("recolour", "reshape", "move", "appear", "disappear")
 LONG_CLIP = 24
 """Frames of a long clip."""
-UNKNOWN_WEIGHTS = (30, 13, 8, 10, 10, 10, 13, 6)
+UNKNOWN_WEIGHTS = (22, 9, 6, 8, 17, 9, 14, 15)
 """Relative frequency of each kind of UNKNOWN_KINDS."""
 EFFECTS = ("darkest", "blurriest", "noisiest")
 

@@ -195,7 +195,7 @@ def _gradient(rng: random.Random, size: Size, held_out: bool) -> Image.Image:
 
 
 def _screen(rng: random.Random, size: Size, held_out: bool) -> Image.Image:
-    """Windows, bars and lines of text; held out: charts."""
+    """Windows, tables, lists, maps and other charts; held out: bar charts and line charts."""
     light = rng.random() < 0.7
     image = Image.new("RGB", size, _grey(rng, 225, 255) if light else _grey(rng, 20, 60))
     pen, unit = ImageDraw.Draw(image), min(size) / 100
@@ -215,6 +215,9 @@ def _screen(rng: random.Random, size: Size, held_out: bool) -> Image.Image:
             points = [(left + (number + 0.5) * step, foot - height) for number, height in enumerate(heights)]
             pen.line(points, fill=tone, width=max(1, round(1.5 * unit)))
         return image
+    if rng.random() < 0.55:
+        rng.choice(_SCREENS)(rng, pen, size, unit, ink)
+        return image
     if rng.random() < 0.7:
         pen.rectangle((0, 0, size[0], rng.uniform(5, 14) * unit), fill=_any_colour(rng))
     if rng.random() < 0.5:
@@ -227,6 +230,86 @@ def _screen(rng: random.Random, size: Size, held_out: bool) -> Image.Image:
         _lines(rng, pen, (left + 3 * unit, top + 9 * unit, right, foot), unit, ink)
     _lines(rng, pen, (rng.uniform(0, 0.4) * size[0], rng.uniform(0.1, 0.5) * size[1], *size), unit, ink)
     return image
+
+
+def _table(rng: random.Random, pen: ImageDraw.ImageDraw, size: Size, unit: float, ink: Rgb) -> None:
+    """A table, a calendar or a keyboard: cells in rows, some filled, some with print."""
+    rows, columns = rng.randint(3, 9), rng.randint(3, 10)
+    left, top = rng.uniform(2, 20) * unit, rng.uniform(2, 25) * unit
+    wide, high = (size[0] - left - rng.uniform(2, 20) * unit) / columns, (size[1] - top - 4 * unit) / rows
+    gap = rng.choice((0.0, 0.0, 0.12)) * min(wide, high)
+    head, fill = _any_colour(rng), _any_colour(rng)
+    filled = rng.choice((0.0, 0.1, 0.3))
+    for row in range(rows):
+        for column in range(columns):
+            x, y = left + column * wide, top + row * high
+            tone = head if row == 0 and rng.random() < 0.9 else fill if rng.random() < filled else None
+            pen.rectangle((x, y, x + wide - gap, y + high - gap), fill=tone, outline=ink)
+            if rng.random() < 0.6:
+                _lines(rng, pen, (x + 0.15 * wide, y + 0.25 * high, x + 0.95 * wide, y + 0.8 * high), unit, ink)
+
+
+def _list(rng: random.Random, pen: ImageDraw.ImageDraw, size: Size, unit: float, ink: Rgb) -> None:
+    """A list of entries with boxes or buttons, or a chat with bubbles."""
+    chat, y = rng.random() < 0.4, rng.uniform(4, 14) * unit
+    tones = _any_colour(rng), _grey(rng, 150, 245)
+    while y < size[1] - 8 * unit:
+        high = rng.uniform(7, 18 if chat else 12) * unit
+        if chat:
+            wide, mine = rng.uniform(0.35, 0.7) * size[0], rng.random() < 0.5
+            x = size[0] - wide - 4 * unit if mine else 4 * unit
+            pen.rounded_rectangle((x, y, x + wide, y + high), radius=3 * unit, fill=tones[mine])
+            _lines(rng, pen, (x + 3 * unit, y + 2 * unit, x + wide, y + high), unit, ink)
+        else:
+            pen.rectangle((5 * unit, y, 5 * unit + 0.6 * high, y + 0.6 * high), outline=ink)
+            if rng.random() < 0.5:
+                pen.line([(6 * unit, y + 0.3 * high), (5 * unit + 0.3 * high, y + 0.55 * high)], fill=ink)
+            _lines(rng, pen, (8 * unit + high, y, size[0] * rng.uniform(0.5, 0.95), y + 0.7 * high), unit, ink)
+        y += high + rng.uniform(1.5, 5) * unit
+
+
+def _points(rng: random.Random, pen: ImageDraw.ImageDraw, size: Size, unit: float, ink: Rgb) -> None:
+    """A chart of points between two axes."""
+    left, foot = rng.uniform(6, 18) * unit, size[1] - rng.uniform(6, 18) * unit
+    pen.line([(left, 6 * unit), (left, foot), (size[0] - 6 * unit, foot)], fill=ink, width=max(1, round(unit)))
+    rise, spread, dot = rng.uniform(-0.8, 0.8), rng.uniform(0.03, 0.3), rng.uniform(0.6, 2.2) * unit
+    tones = [_any_colour(rng) for _ in range(rng.randint(1, 3))]
+    for _ in range(rng.randint(15, 90)):
+        along = rng.random()
+        up = min(max(0.5 + rise * (along - 0.5) + rng.gauss(0, spread), 0.02), 0.98)
+        x, y = left + along * (size[0] - left - 8 * unit), foot - up * (foot - 8 * unit)
+        pen.ellipse((x - dot, y - dot, x + dot, y + dot), fill=rng.choice(tones))
+
+
+def _pie(rng: random.Random, pen: ImageDraw.ImageDraw, size: Size, unit: float, ink: Rgb) -> None:
+    """A pie chart with a legend."""
+    reach = rng.uniform(18, 40) * unit
+    x, y = rng.uniform(0.4, 0.6) * size[0], rng.uniform(0.42, 0.58) * size[1]
+    cuts = sorted(rng.uniform(0, 360) for _ in range(rng.randint(3, 7)))
+    for number, (start, end) in enumerate(zip(cuts, [*cuts[1:], cuts[0] + 360], strict=True)):
+        tone = _any_colour(rng)
+        pen.pieslice((x - reach, y - reach, x + reach, y + reach), start, end, fill=tone, outline=ink)
+        at = (3 + 6 * number) * unit
+        pen.rectangle((2 * unit, at, 6 * unit, at + 4 * unit), fill=tone)
+        _lines(rng, pen, (8 * unit, at, 24 * unit, at + 4.5 * unit), unit, ink)
+
+
+def _map(rng: random.Random, pen: ImageDraw.ImageDraw, size: Size, unit: float, ink: Rgb) -> None:
+    """A street map: areas, roads across the page, a few pins."""
+    for _ in range(rng.randint(2, 6)):
+        corners = [
+            (rng.uniform(-0.2, 1.2) * size[0], rng.uniform(-0.2, 1.2) * size[1]) for _ in range(rng.randint(3, 6))
+        ]
+        pen.polygon(corners, fill=_grey(rng, 150, 235, 40))
+    for _ in range(rng.randint(4, 12)):
+        ends = [(rng.uniform(-0.2, 1.2) * size[0], rng.choice((-0.1, 1.1)) * size[1]) for _ in range(2)]
+        if rng.random() < 0.5:
+            ends = [(rng.choice((-0.1, 1.1)) * size[0], rng.uniform(-0.2, 1.2) * size[1]) for _ in range(2)]
+        pen.line(ends, fill=_grey(rng, 180, 255, 30), width=max(1, round(rng.uniform(1, 5) * unit)))
+    _lines(rng, pen, (rng.uniform(0, 0.5) * size[0], rng.uniform(0, 0.8) * size[1], *size), unit, ink)
+
+
+_SCREENS = (_table, _list, _points, _pie, _map)
 
 
 def _lines(
@@ -316,9 +399,24 @@ def _emoji(rng: random.Random, size: Size, held_out: bool) -> Image.Image:
         side = round(min(size) * (rng.uniform(0.35, 0.85) if large else rng.uniform(0.2, 0.36)))
         x = size[0] / 2 if large else (cell % 3 + 0.5) * size[0] / 3
         y = size[1] / 2 if large else (cell // 3 + 0.5) * size[1] / 3
-        picture = rng.choice(_emoji_cells(held_out)).resize((side, side), Image.Resampling.BICUBIC)
+        picture = rng.choice(_emoji_cells(held_out))
+        if not held_out:
+            picture = _varied(rng, picture)
+        picture = picture.resize((side, side), Image.Resampling.BICUBIC)
         image.paste(picture, (round(x - side / 2), round(y - side / 2)), picture)
     return image
+
+
+def _varied(rng: random.Random, picture: Image.Image) -> Image.Image:
+    """An emoji mirrored, turned or in other colours, so that training shows more than its sheets hold."""
+    if rng.random() < 0.5:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if rng.random() < 0.4:
+        picture = picture.rotate(rng.uniform(-30, 30), Image.Resampling.BICUBIC)
+    if rng.random() < 0.4:
+        red, green, blue, alpha = picture.split()
+        picture = Image.merge("RGBA", (*rng.sample((red, green, blue), 3), alpha))
+    return picture
 
 
 @cache
@@ -337,7 +435,7 @@ def _emoji_cells(held_out: bool) -> Sequence[Image.Image]:
 
 
 def _figure(rng: random.Random, size: Size, held_out: bool) -> Image.Image:
-    """Arrows, zigzags, grids and graphs; held out: stick figures."""
+    """Arrows, zigzags, grids, graphs and things made of joined lines and shapes; held out: stick figures."""
     scale = 2
     image = Image.new("RGB", (size[0] * scale, size[1] * scale), _grey(rng, 215, 255))
     pen, unit = ImageDraw.Draw(image), min(size) * scale / 100
@@ -352,6 +450,10 @@ def _figure(rng: random.Random, size: Size, held_out: bool) -> Image.Image:
             reach = side * rng.uniform(8, 16) * unit
             pen.line([(x, y + 7 * unit), (x + reach, y + rng.uniform(2, 18) * unit)], fill=ink, width=width)
             pen.line([(x, hip), (x + reach, hip + rng.uniform(12, 20) * unit)], fill=ink, width=width)
+        return image.resize(size, Image.Resampling.LANCZOS)
+    if rng.random() < 0.6:
+        fill = _any_colour(rng) if rng.random() < 0.4 else None
+        rng.choice(_JOINED)(rng, pen, middle, rng.uniform(16, 40) * unit, (ink, fill, width))
         return image.resize(size, Image.Resampling.LANCZOS)
     kind = rng.randrange(4)
     way = rng.uniform(0, 2 * math.pi)
@@ -385,6 +487,175 @@ def _figure(rng: random.Random, size: Size, held_out: bool) -> Image.Image:
         for x, y in nodes:
             pen.rectangle((x - 4 * unit, y - 3 * unit, x + 4 * unit, y + 3 * unit), fill=_any_colour(rng), outline=ink)
     return image.resize(size, Image.Resampling.LANCZOS)
+
+
+Pen = tuple[Rgb, Rgb | None, int]
+"""Ink, fill and width of a line."""
+Point = tuple[float, float]
+
+
+def _polar(middle: Point, reach: float, way: float) -> Point:
+    return middle[0] + reach * math.cos(way), middle[1] + reach * math.sin(way)
+
+
+def _round(draw: ImageDraw.ImageDraw, at: Point, reach: float, pen: Pen, squash: float = 1.0) -> None:
+    box = (at[0] - reach, at[1] - reach * squash, at[0] + reach, at[1] + reach * squash)
+    draw.ellipse(box, fill=pen[1], outline=pen[0], width=pen[2])
+
+
+def _molecule(rng: random.Random, draw: ImageDraw.ImageDraw, middle: Point, reach: float, pen: Pen) -> None:
+    """Circles joined by lines, as a molecule or a mobile."""
+    ball, start = rng.uniform(0.1, 0.3) * reach, rng.uniform(0, 2 * math.pi)
+    count = rng.randint(2, 6)
+    ends = [
+        _polar(middle, reach * rng.uniform(0.6, 1.1), start + 2 * math.pi * n / count + rng.uniform(-0.3, 0.3))
+        for n in range(count)
+    ]
+    for end in ends:
+        draw.line([middle, end], fill=pen[0], width=pen[2])
+    for end in [*ends, middle][: None if rng.random() < 0.6 else -1]:
+        _round(draw, end, ball * rng.uniform(0.7, 1.3), pen)
+
+
+def _sign_post(rng: random.Random, draw: ImageDraw.ImageDraw, middle: Point, reach: float, pen: Pen) -> None:
+    """A circle, a square or a triangle at the end of a stick: a lollipop, a flag, a magnifying glass."""
+    way = rng.choice((math.pi / 2, rng.uniform(0, 2 * math.pi)))
+    end, head = _polar(middle, reach * 1.2, way), rng.uniform(0.3, 0.6) * reach
+    draw.line([middle, end], fill=pen[0], width=pen[2] * rng.choice((1, 1, 2)))
+    kind = rng.randrange(3)
+    top = _polar(middle, head, way + math.pi)
+    if kind == 0:
+        _round(draw, top, head, pen)
+    elif kind == 1:
+        draw.rectangle((top[0] - head, top[1] - head, top[0] + head, top[1] + head), pen[1], pen[0], pen[2])
+    else:
+        draw.polygon(
+            [middle, _polar(middle, head * 1.5, way + 2.4), _polar(middle, head * 1.5, way + 3.4)], pen[1], pen[0]
+        )
+    if rng.random() < 0.4:
+        draw.line([_polar(end, reach * 0.4, way + 1.2), end, _polar(end, reach * 0.4, way - 1.2)], pen[0], pen[2])
+
+
+def _face(rng: random.Random, draw: ImageDraw.ImageDraw, middle: Point, reach: float, pen: Pen) -> None:
+    """A face of a few lines, or a mask."""
+    squash = rng.uniform(0.8, 1.25)
+    _round(draw, middle, reach, pen, squash)
+    x, y = middle
+    for side in (-1, 1):
+        _round(draw, (x + side * 0.4 * reach, y - 0.3 * reach), 0.1 * reach, (pen[0], pen[0], 1))
+    turn = rng.choice((0, 180))
+    draw.arc(
+        (x - 0.5 * reach, y - 0.1 * reach, x + 0.5 * reach, y + 0.6 * reach), 15 + turn, 165 + turn, pen[0], pen[2]
+    )
+    if rng.random() < 0.5:
+        draw.line([(x, y - 0.15 * reach), (x - 0.12 * reach, y + 0.15 * reach), (x, y + 0.15 * reach)], pen[0], pen[2])
+
+
+def _wheel(rng: random.Random, draw: ImageDraw.ImageDraw, middle: Point, reach: float, pen: Pen) -> None:
+    """A wheel with spokes, a target, a gear or a sun with rays."""
+    count, inner = rng.randint(5, 14), rng.uniform(0.2, 0.7) * reach
+    if rng.random() < 0.7:
+        _round(draw, middle, reach, pen)
+    _round(draw, middle, inner, pen)
+    if rng.random() < 0.7:
+        from_ = inner * rng.choice((0, 1, 1.15))
+        for number in range(count):
+            way = 2 * math.pi * number / count
+            draw.line([_polar(middle, from_, way), _polar(middle, reach, way)], fill=pen[0], width=pen[2])
+    else:
+        for ring in range(1, rng.randint(3, 6)):
+            _round(draw, middle, reach * 1.2 / ring, (pen[0], None, pen[2]))
+
+
+def _ladder(rng: random.Random, draw: ImageDraw.ImageDraw, middle: Point, reach: float, pen: Pen) -> None:
+    """A ladder, a fence, a comb or rails: two lines, or one, with rungs."""
+    way, wide = rng.uniform(0, math.pi), rng.uniform(0.15, 0.5) * reach
+    one_sided = rng.random() < 0.4
+    ends = _polar(middle, reach * 1.1, way), _polar(middle, reach * 1.1, way + math.pi)
+    for side in (1,) if one_sided else (-1, 1):
+        draw.line([_polar(end, side * wide, way + math.pi / 2) for end in ends], fill=pen[0], width=pen[2])
+    count = rng.randint(3, 9)
+    for number in range(count):
+        at = _polar(middle, reach * (2 * (number + 0.5) / count - 1), way)
+        draw.line([_polar(at, s * wide, way + math.pi / 2) for s in (-1, 1)], fill=pen[0], width=pen[2])
+
+
+def _solid(rng: random.Random, draw: ImageDraw.ImageDraw, middle: Point, reach: float, pen: Pen) -> None:
+    """A box, a prism or a can drawn in perspective, as wires."""
+    lean = rng.uniform(0.2, 0.6) * reach, -rng.uniform(0.15, 0.5) * reach
+    if rng.random() < 0.25:
+        for down in (-1, 1):
+            _round(draw, (middle[0], middle[1] + down * 0.7 * reach), 0.6 * reach, (pen[0], None, pen[2]), 0.35)
+        for side in (-1, 1):
+            x = middle[0] + side * 0.6 * reach
+            draw.line([(x, middle[1] - 0.7 * reach), (x, middle[1] + 0.7 * reach)], fill=pen[0], width=pen[2])
+        return
+    count, start = rng.choice((3, 4, 4, 5, 6)), rng.uniform(0, 1)
+    front = [_polar(middle, 0.8 * reach, start + 2 * math.pi * n / count) for n in range(count)]
+    back = [(x + lean[0], y + lean[1]) for x, y in front]
+    draw.polygon(front, fill=pen[1])
+    for a, b, c, d in zip(front, [*front[1:], front[0]], back, [*back[1:], back[0]], strict=True):
+        draw.line([a, b], fill=pen[0], width=pen[2])
+        draw.line([c, d], fill=pen[0], width=pen[2])
+        draw.line([a, c], fill=pen[0], width=pen[2])
+
+
+def _chain(rng: random.Random, draw: ImageDraw.ImageDraw, middle: Point, reach: float, pen: Pen) -> None:
+    """Rings or boxes that hang together: a chain, a flow chart, a caterpillar."""
+    way, count = rng.uniform(-0.8, 0.8), rng.randint(3, 7)
+    part = 2.2 * reach / count
+    boxes, gap = rng.random() < 0.5, rng.choice((0.35, 0.5, 0.62))
+    before: Point | None = None
+    for number in range(count):
+        at = _polar(middle, part * (number - (count - 1) / 2), way + rng.uniform(-0.2, 0.2))
+        if before is not None and gap < 0.5:
+            draw.line([before, at], fill=pen[0], width=pen[2])
+        if boxes:
+            half = gap * part
+            draw.rectangle((at[0] - half, at[1] - 0.6 * half, at[0] + half, at[1] + 0.6 * half), pen[1], pen[0], pen[2])
+        else:
+            _round(draw, at, gap * part, pen)
+        before = at
+
+
+def _branches(rng: random.Random, draw: ImageDraw.ImageDraw, middle: Point, reach: float, pen: Pen) -> None:
+    """A bare tree, a river or a root: lines that fork."""
+
+    def grow(at: Point, way: float, length: float, depth: int) -> None:
+        end = _polar(at, length, way)
+        draw.line([at, end], fill=pen[0], width=max(2, pen[2] * (depth + 1) // 4))
+        if depth:
+            for _ in range(rng.choice((2, 2, 3))):
+                grow(end, way + rng.uniform(-0.9, 0.9), length * rng.uniform(0.55, 0.85), depth - 1)
+
+    way = rng.choice((-math.pi / 2, rng.uniform(0, 2 * math.pi)))
+    grow(_polar(middle, reach, way + math.pi), way, reach * 0.8, rng.randint(2, 4))
+
+
+def _creature(rng: random.Random, draw: ImageDraw.ImageDraw, middle: Point, reach: float, pen: Pen) -> None:
+    """An insect, a robot or a dog of a few lines: a body with many legs, eyes on top."""
+    squash = rng.uniform(0.35, 0.7)
+    legs = rng.randint(2, 5)
+    for number in range(legs):
+        x = middle[0] + reach * (1.6 * (number + 0.5) / legs - 0.8)
+        foot = x + rng.uniform(-0.2, 0.2) * reach
+        knee = middle[1] + squash * reach * 0.9
+        draw.line([(x, middle[1]), (foot, knee), (foot, knee + rng.uniform(0.3, 0.7) * reach)], pen[0], pen[2])
+    if rng.random() < 0.5:
+        _round(draw, middle, reach, pen, squash)
+    else:
+        draw.rectangle(
+            (middle[0] - reach, middle[1] - squash * reach, middle[0] + reach, middle[1] + squash * reach),
+            pen[1], pen[0], pen[2],
+        )  # fmt: skip
+    if rng.random() < 0.6:
+        for side in (-1, 1):
+            at = middle[0] + side * 0.3 * reach, middle[1] - (squash + 0.3) * reach
+            draw.line([(middle[0] + side * 0.2 * reach, middle[1] - squash * reach), at], fill=pen[0], width=pen[2])
+            _round(draw, at, 0.1 * reach, pen)
+
+
+_JOINED = (_molecule, _sign_post, _face, _wheel, _ladder, _solid, _chain, _branches, _creature)
 
 
 def _grey(rng: random.Random, low: int, high: int, tint: int = 6) -> Rgb:

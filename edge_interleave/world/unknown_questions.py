@@ -7,15 +7,22 @@ out of training.
 from __future__ import annotations
 
 import random
+import re
 from importlib import resources
 
-
-def _read(mark: str) -> tuple[str, ...]:
-    text = (resources.files(__package__) / "unknown_questions.txt").read_text(encoding="utf-8")
-    return tuple(line[2:] for line in text.splitlines() if line.startswith(mark))
+_TEXT = (resources.files(__package__) / "unknown_questions.txt").read_text(encoding="utf-8").splitlines()
 
 
-TRAINED, HELD_OUT = _read("+"), _read("-")
+def _marked(mark: str) -> tuple[str, ...]:
+    return tuple(line[2:] for line in _TEXT if line.startswith(f"{mark} "))
+
+
+TRAINED, HELD_OUT, _PATTERNS = _marked("+"), _marked("-"), _marked("*")
+_HELD_OUT_PLAIN = frozenset(text.rstrip("?!.") for text in HELD_OUT)
+_WORDS = {found[1]: tuple(found[2].split()) for line in _TEXT if (found := re.fullmatch(r"([a-z]+): (.+)", line))}
+# Beginnings and ends of made-up syllables; none of either is common.
+_STARTS = (*"bcdfghjklmnprstvwz", "bl", "ch", "dr", "fl", "gr", "pr", "qu", "sh", "st", "tr", "")
+_ENDS = (*"bdlmnprstx", "ck", "ll", "nd", "rt", "st", "", "")
 _SUMS = (
     "what is {a} {op} {b}?",
     "{a} {op} {b}",
@@ -33,7 +40,7 @@ def unknown_question(rng: random.Random, held_out: bool = False) -> str:
         op = rng.choice(("+", "-", "*", "/", "plus", "minus", "times"))
         numbers = {"a": rng.randint(0, 99), "b": rng.randint(0, 99), "op": op}
         return rng.choice(_HELD_OUT_SUMS if held_out else _SUMS).format(**numbers)
-    text = rng.choice(HELD_OUT if held_out else TRAINED)
+    text = rng.choice(HELD_OUT) if held_out else _training_text(rng)
     if rng.random() < 0.3:
         text = text.rstrip("?!.")
     if rng.random() < 0.35:
@@ -44,6 +51,31 @@ def unknown_question(rng: random.Random, held_out: bool = False) -> str:
         if rng.random() < 0.1:
             text += rng.choice((" please", " now", "!", "??"))
     return text or "?"
+
+
+def _training_text(rng: random.Random) -> str:
+    return _of_pattern(rng) if rng.random() < 0.55 else rng.choice(TRAINED)
+
+
+def _of_pattern(rng: random.Random) -> str:
+    """A question of one of the patterns, never a held-out one. One word in twelve is a made-up one."""
+
+    def word(found: re.Match[str]) -> str:
+        kind = found[2]
+        if kind == "number":
+            return str(rng.randint(1, 99))
+        made = _made_up(rng) if kind == "new" or rng.random() < 1 / 12 else rng.choice(_WORDS[kind])
+        return f"{'an' if made[0] in 'aeiou' else 'a'} {made}" if found[1] else made
+
+    while True:
+        text = re.sub(r"\{(a )?([a-z]+)\}", word, rng.choice(_PATTERNS))
+        if text.rstrip("?!.") not in _HELD_OUT_PLAIN:
+            return text
+
+
+def _made_up(rng: random.Random) -> str:
+    """A word of one to three syllables that no language has."""
+    return "".join(rng.choice(_STARTS) + rng.choice("aeiouy") + rng.choice(_ENDS) for _ in range(rng.randint(1, 3)))
 
 
 def _nonsense(rng: random.Random) -> str:

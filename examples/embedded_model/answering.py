@@ -236,7 +236,7 @@ def train(
             features = tower_features(model, prepare(shown.pixels, grain=True))
             visual = student.projector(noisy(features.float()))
             answers, asked = student.loss(batch, visual, shown)
-            seen, _ = teacher.loss(visual, shown.labels, shown.effects, student.decoder.embed_tokens.weight)
+            seen, _ = teacher.loss(visual, shown, student.decoder.embed_tokens.weight)
         (answers + 0.1 * asked + PATCHES * seen).backward()
         step_all(optimizers, student.parameters())
         progress.step += 1

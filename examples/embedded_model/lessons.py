@@ -20,31 +20,32 @@ from edge_interleave.world.vocabulary import TRAIN
 from edge_interleave.world.wordings import reworded
 
 RECIPES = {
-    "single": 0.10,
-    "album": 0.07,
-    "change": 0.09,
-    "twins": 0.035,
-    "motion": 0.02,
+    "single": 0.08,
+    "album": 0.06,
+    "change": 0.08,
+    "twins": 0.03,
+    "motion": 0.015,
     "appearance": 0.045,
-    "arrivals": 0.065,
-    "story": 0.06,
-    "quality": 0.025,
-    "signs": 0.075,
-    "puzzle": 0.05,
-    "views": 0.06,
-    "patches": 0.04,
-    "live": 0.08,
-    "free": 0.26,
+    "arrivals": 0.06,
+    "story": 0.055,
+    "quality": 0.02,
+    "signs": 0.055,
+    "puzzle": 0.035,
+    "views": 0.055,
+    "patches": 0.03,
+    "live": 0.065,
+    "free": 0.34,
     "sizes": 0.025,
-    "unknown_picture": 0.035,
+    "unknown_picture": 0.055,
+    "unknown_film": 0.02,
     "blank": 0.01,
-    "unknown_question": 0.025,
+    "unknown_question": 0.04,
 }
 LIVE_KINDS = {"still": 0.20, "change": 0.40, "appear": 0.30, "motion": 0.10}
 REWORDED = 0.62
 """Share of the questions in wordings of training; the rest are in the world's own words."""
 FREE_QUESTIONS = {
-    "describe": 2.5,
+    "describe": 3,
     "colour": 1.5,
     "shape": 0.5,
     "place": 2,
@@ -56,12 +57,12 @@ FREE_QUESTIONS = {
     "nearly there": 1.5,
     "anything": 1,
     "what is": 1.2,
-    "count of a kind": 5,
+    "count of a kind": 6,
     "bigger": 0.6,
-    "shapes": 0.6,
+    "shapes": 0.9,
     "unwritten": 0.3,
-    "colours": 0.6,
-    "is coloured": 1.2,
+    "colours": 0.9,
+    "is coloured": 1.8,
     "is placed": 0.8,
 }
 """Relative frequency of the questions about one picture."""
@@ -154,6 +155,25 @@ class Packer:
                 questions += [asked.reading(rng, self.pool.groups[rng.choice(self.by_kind["sign"])].scenes[0])]
             turns += [(qa[0], UNKNOWN_PICTURE) for qa in questions if qa is not None]
         return Conversation(tuple(self.pool.first_image[index] for index in chosen), self._distinct(turns))
+
+    def _unknown_film(self) -> Conversation:
+        """Several unknown pictures, or one that stays; half of the time the frames of a live window."""
+        rng = self.rng
+        count = rng.randint(2, 8)
+        chosen = [rng.choice(self.by_kind["strange"])] * count
+        if rng.random() < 0.5:
+            chosen = [rng.choice(self.by_kind["strange"]) for _ in range(count)]
+        example = self.pool.groups[rng.choice(self.by_kind["free"])].scenes[0]
+        live = rng.random() < 0.5
+        questions = [self._about(example, kind) for kind in self._kinds(5)]
+        if not live:
+            questions += [self._about(example, kind, f" in image {rng.randint(1, count)}") for kind in self._kinds(2)]
+        index = rng.choice(self.by_kind["motion"])
+        questions.append(asked.direction(rng, self.pool.groups[index]))
+        questions.append((rng.choice(("What changed?", "What happens?", "What happens in the video?")), ""))
+        turns = self._distinct([(qa[0], UNKNOWN_PICTURE) for qa in questions if qa is not None])
+        images = tuple(self.pool.first_image[index] for index in chosen)
+        return Conversation(images, turns, count if live else None, rng.randint(1, 92) if live else 1)
 
     def _unknown_question(self) -> Conversation:
         """Unknown questions, with or without pictures; without pictures also questions about pictures."""

@@ -19,7 +19,8 @@ from edge_interleave.world.everyday_samples import EVERYDAY, WORDED, draw_everyd
 from edge_interleave.world.samples import TASKS, draw_sample
 from edge_interleave.world.unknown_questions import unknown_question
 
-MARGIN = 1.0
+MARGIN = 0.0
+"""A question is familiar if it is likelier among those of training than among other ones."""
 EXAMPLES = (
     "Describe the image.",
     "What colour is the car?",

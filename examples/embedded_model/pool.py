@@ -162,9 +162,11 @@ def patch_labels(scene: Scene) -> np.ndarray:
 
 
 def listed_items(scene: Scene) -> np.ndarray:
-    """Kind and colour of each thing in a picture, -1 for none: (ITEMS, 2) int8."""
+    """Kind and colour of each thing with its centre in a picture, -1 for none: (ITEMS, 2) int8."""
     listed = np.full((ITEMS, 2), -1, np.int8)
-    for number, item in enumerate(scene.items[:ITEMS]):
+    left, top, right, bottom = scene.crop
+    inside = [item for item in scene.items if left <= item.x < right and top <= item.y < bottom]
+    for number, item in enumerate(inside[:ITEMS]):
         listed[number] = KINDS.index(item.shape), COLOURS.index(item.colour) if item.colour else -1
     return listed
 

@@ -1,8 +1,9 @@
 """Stage one: train tower and projector to predict, for each patch, what lies there and where the patch is.
 
 Kinds and colours are classified by the decoder's word embeddings (the row of " star" classifies stars), which aligns
-features and words from the start. Pooled tokens have the same losses. For the whole picture, the tower predicts
-darkness, blur, noise, and whether it is an unknown picture.
+features and words from the start. A patch also predicts how many things of its kind, its colour and its name the
+picture shows, so that the decoder finds a count where it finds the thing. Pooled tokens have the same losses. For the
+whole picture, the tower predicts darkness, blur, noise, whether it is an unknown picture, and the number of things.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from optimizers import make_optimizers, set_rate, step_all
 from packing import IGNORE
-from pool import CENTRES, DOUBT, EFFECTS, EMPTY, GRID
+from pool import CENTRES, DOUBT, EFFECTS, EMPTY, GRID, ITEMS
 from precision import DEVICE, autocast
 from progress import Length, Progress
-from stored_pictures import Pictures
+from stored_pictures import Pictures, Shown
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
@@ -29,6 +30,8 @@ from edge_interleave.world.vocabulary import COLOURS, KINDS
 
 SAVE_SECONDS = 60.0
 """Seconds between two saved states."""
+SAME = 6
+"""Most things alike that a patch counts."""
 
 
 class Teacher(nn.Module):
@@ -41,29 +44,38 @@ class Teacher(nn.Module):
         self.column = nn.Linear(width, GRID)
         self.centres = nn.Linear(width, CENTRES)
         self.effects = nn.Linear(width, EFFECTS)
+        self.all = nn.Linear(width, ITEMS + 1)
+        self.alike = nn.ModuleList(nn.Linear(width, SAME) for _ in range(3))
         self.norm = nn.RMSNorm(width, eps=1e-6)
         ids = [[word_id(tokenizer, word) for word in words] for words in (KINDS, COLOURS)]
         self.word_ids = [torch.tensor(each, device=DEVICE) for each in ids]
         self.weights = [_weights((*[1.0] * len(each), 0.3)) for each in ids]
         self.of_centres = _weights((0.3, *[1.0] * (CENTRES - 1)))
+        self.of_alike = _weights((0.4, *[1.0] * (SAME - 1)))
 
-    def loss(
-        self, features: Tensor, labels: Tensor, effects: Tensor, embeddings: Tensor
-    ) -> tuple[Tensor, list[Tensor]]:
-        """The loss, and the accuracy on occupied patches, pooled or not (kind and colour both right).
+    def loss(self, features: Tensor, shown: Shown, embeddings: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The loss, and three accuracies.
 
-        features: (n, tokens, width) of the projector; labels: (n, g, g, 3) int64 as `pool.patch_labels`; effects:
-        (n, EFFECTS); embeddings: the decoder's, (vocabulary, width).
+        They are of kind and colour together on occupied patches, not pooled and pooled, and of the number of things of
+        the patch's kind where there are several.
+
+        features: (n, tokens, width) of the projector for the n pictures `shown`; embeddings: the decoder's,
+        (vocabulary, width).
         """
         features = features.unflatten(1, (GRID, GRID))
         words = [embeddings[ids] for ids in self.word_ids]
-        fine, fine_right = self._patches(features, labels, words)
+        labels, items = shown.labels, shown.items
+        fine, fine_right, counted = self._patches(features, labels, items, words)
         pooled = F.avg_pool2d(features.permute(0, 3, 1, 2).float(), 2).permute(0, 2, 3, 1)
-        coarse, coarse_right = self._patches(pooled, pooled_labels(labels), words)
-        seen = F.mse_loss(self.effects(self.norm(features).mean((1, 2))).float(), effects)
-        return fine + coarse + 4 * seen, [fine_right, coarse_right]
+        coarse, coarse_right, _ = self._patches(pooled, pooled_labels(labels), items, words)
+        whole = self.norm(features).mean((1, 2))
+        seen = F.mse_loss(self.effects(whole).float(), shown.effects)
+        total = F.cross_entropy(self.all(whole).float(), (items[..., 0] >= 0).sum(1))
+        return fine + coarse + 4 * seen + 0.3 * total, [fine_right, coarse_right, counted]
 
-    def _patches(self, features: Tensor, labels: Tensor, words: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def _patches(
+        self, features: Tensor, labels: Tensor, items: Tensor, words: list[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         features = self.norm(features)
         side = features.shape[1]
         total = features.new_zeros((), dtype=torch.float32)
@@ -78,13 +90,21 @@ class Teacher(nn.Module):
         total = total + 2 * mean_loss(
             self.centres(features).float().flatten(0, 2), labels[..., 2].flatten(), self.of_centres
         )
+        counted = features.new_zeros((), dtype=torch.float32)
+        for number, (head, many) in enumerate(zip(self.alike, alike(labels, items), strict=True)):
+            counts = head(features).float()
+            target = torch.where(many > 0, many.clamp(max=SAME) - 1, IGNORE)
+            total = total + mean_loss(counts.flatten(0, 2), target.flatten(), self.of_alike)
+            if number == 0:
+                several = target > 0
+                counted = ((counts.argmax(-1) == target) & several).sum() / several.sum().clamp(min=1)
         lines = torch.arange(side, device=features.device) * (GRID // side)
         row_target = lines[None, :, None].expand(features.shape[:3]).flatten()
         column_target = lines[None, None, :].expand(features.shape[:3]).flatten()
         total = total + 0.5 * F.cross_entropy(self.row(features).float().flatten(0, 2), row_target)
         total = total + 0.5 * F.cross_entropy(self.column(features).float().flatten(0, 2), column_target)
         occupied = labels[..., 0] >= 0
-        return total, (right & occupied).sum() / occupied.sum().clamp(min=1)
+        return total, (right & occupied).sum() / occupied.sum().clamp(min=1), counted
 
 
 def mean_loss(logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -135,7 +155,7 @@ def teach(
     while progress.share < 1:
         set_rate(optimizers, min(1.0, (progress.step + 1) / 50) * min(1.0, (1 - progress.share) / 0.4))
         rng = np.random.default_rng(progress.step)
-        if progress.step % 50 == 0:
+        if progress.step % 50 == 0 or progress.step == first:
             drawn = pictures.refresh()
             if drawn < batch:
                 time.sleep(0.2)
@@ -143,7 +163,7 @@ def teach(
         shown = pictures.get(pictures.some(batch, rng))
         with autocast():
             features = projector(tower_features(model, prepare(shown.pixels, grain=True)))
-            loss, right = teacher.loss(features, shown.labels, shown.effects, embeddings.weight)
+            loss, right = teacher.loss(features, shown, embeddings.weight)
         loss.backward()
         step_all(optimizers, modules.parameters())
         progress.step += 1
@@ -151,7 +171,7 @@ def teach(
             speed = (time.monotonic() - progress.began) / (progress.step - first)
             print(
                 f"tower {progress.step} ({progress.share:.0%}) loss {loss.item():.3f} right {right[0].item():.3f} "
-                f"{right[1].item():.3f} of {drawn} pictures, {speed:.3f} s/step",
+                f"{right[1].item():.3f} counted {right[2].item():.3f} of {drawn} pictures, {speed:.3f} s/step",
                 flush=True,
             )
         if time.monotonic() - saved_at > SAVE_SECONDS or progress.share >= 1:
@@ -163,6 +183,19 @@ def teach(
                 "seconds": progress.seconds,
             }
             states.save(state, checkpoint)
+
+
+def alike(labels: Tensor, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each patch, how many things of the picture have its kind, its colour, and both: (n, g, g) each.
+
+    0 where nothing is known to lie; for a thing in its own colours, only the kind counts. labels: as
+    `pool.patch_labels`; items: (n, ITEMS, 2).
+    """
+    kind, colour = (labels[..., part, None] for part in range(2))
+    same_kind = (items[:, None, None, :, 0] == kind) & (kind >= 0)
+    same_colour = (items[:, None, None, :, 1] == colour) & (colour >= 0)
+    both = same_kind & (same_colour | (colour < 0))
+    return same_kind.sum(-1), same_colour.sum(-1), both.sum(-1)
 
 
 def word_id(tokenizer: Tokenizer, word: str) -> int:

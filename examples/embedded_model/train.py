@@ -31,8 +31,8 @@ from stored_pictures import Pictures
 
 POOL = {
     "single": 24000, "change": 11000, "twins": 4000, "motion": 3000, "arrivals": 2600, "story": 2600, "quality": 1800,
-    "sign": 10000, "puzzle": 4500, "views": 5500, "patches": 2600, "free": 34000, "sizes": 5000, "blank": 900,
-    "strange": 9000,
+    "sign": 10000, "puzzle": 4500, "views": 5500, "patches": 2600, "free": 40000, "sizes": 5000, "blank": 900,
+    "strange": 18000,
 }  # fmt: skip
 DRAWING = 0.24
 """Share of --seconds for drawing; the tower trains meanwhile and a little longer."""

@@ -89,6 +89,51 @@ def test_pooled_labels_add_middles_up() -> None:
     assert pooled[0, 1, 1].tolist() == [-1, -1, 0]
 
 
+def test_a_patch_tells_how_many_things_are_like_its_own() -> None:
+    import torch
+    from pool import DOUBT, EMPTY
+    from teach_tower import alike
+
+    circle, star, dog = (KINDS.index(kind) for kind in ("circle", "star", "dog"))
+    red, blue = COLOURS.index("red"), COLOURS.index("blue")
+    items = torch.tensor([[[circle, red], [circle, red], [circle, blue], [star, red], [dog, -1], [dog, -1], [-1, -1]]])
+    labels = torch.tensor(
+        [[[[circle, red, 1], [circle, blue, 1], [star, red, 1]], [[dog, DOUBT, 1], [EMPTY] * 3, [DOUBT] * 3]]]
+    )
+    same_kind, same_colour, both = (count[0].tolist() for count in alike(labels, items))
+    assert same_kind == [[3, 3, 1], [2, 0, 0]]
+    assert same_colour == [[3, 1, 3], [0, 0, 0]]
+    assert both == [[2, 1, 1], [2, 0, 0]]
+
+
+def test_things_outside_a_tile_are_not_listed() -> None:
+    import pool
+
+    items = (
+        Item("circle", "red", 0.25, 0.25, 0.2, (255, 0, 0)),
+        Item("star", "blue", 0.75, 0.75, 0.2, (0, 0, 255)),
+    )
+    listed = pool.listed_items(Scene(items, WHITE, crop=(0.5, 0.5, 1.0, 1.0)))
+    assert listed[0].tolist() == [KINDS.index("star"), COLOURS.index("blue")]
+    assert (listed[1:] == -1).all()
+
+
+def test_every_recipe_makes_conversations() -> None:
+    import pool
+    from build import load_tokenizer
+    from lessons import RECIPES, Packer
+
+    kinds = "single change twins motion arrivals story quality sign puzzle views patches free sizes blank strange"
+    share = pool.share_of(dict.fromkeys(kinds.split(), 12), 5, 0, 1)
+    packer = Packer(share, load_tokenizer(), random.Random(0))
+    for recipe in RECIPES:
+        for _ in range(4):
+            conversation = getattr(packer, f"_{recipe}")()
+            assert conversation.turns, recipe
+            assert all(question and answer for question, answer in conversation.turns), recipe
+            assert all(0 <= image < share.images for image in conversation.images), recipe
+
+
 def test_a_checkpoint_enlarged_says_what_it_said(tmp_path: Path) -> None:
     import torch
     from build import build_model, load_checkpoint, load_tokenizer, save_checkpoint

@@ -97,7 +97,7 @@ def test_a_question_of_another_kind_is_left_alone() -> None:
 
 def test_unknown_questions_of_tests_and_of_training_differ() -> None:
     assert not set(TRAINED) & set(HELD_OUT)
-    drawn = {unknown_question(random.Random(index)) for index in range(300)}
-    kept = {unknown_question(random.Random(index), held_out=True) for index in range(300)}
-    assert len(drawn) > 150
+    drawn = {unknown_question(random.Random(index)) for index in range(3000)}
+    kept = {unknown_question(random.Random(index), held_out=True) for index in range(3000)}
+    assert len(drawn) > 2000
     assert not {text.lower().rstrip("?") for text in drawn} & {text.lower().rstrip("?") for text in kept}
