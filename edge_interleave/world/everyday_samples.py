@@ -32,6 +32,7 @@ EVERYDAY: dict[str, Task] = {
     "free names": Task("everyday", "free places", ()),
     "free colour": Task("everyday", "free places", ()),
     **{f"unknown {kind}": Task("everyday", "not known", ()) for kind in UNKNOWN_KINDS},
+    "unknown film": Task("everyday", "not known", ()),
     "unknown question": Task("everyday", "not known", ()),
     "no picture": Task("everyday", "not known", ()),
     "empty picture": Task("everyday", "not known", ()),
@@ -73,8 +74,18 @@ def _draw(task: str, rng: random.Random) -> Sample | None:
         return Sample(task, shown, unknown_question(rng, held_out=True), UNKNOWN_QUESTION, judge="unknown")
     if task == "no picture":
         return Sample(task, (), asked, NO_PICTURE, judge="unknown")
+    if task == "unknown film":
+        shown = _unknown_film(rng)
+        return Sample(task, shown, asked, UNKNOWN_PICTURE, judge="unknown")
     kind = task.removeprefix("unknown ")
     return Sample(task, (Scene((), free_look(rng), unknown=HELD_OUT + kind),), asked, UNKNOWN_PICTURE, judge="unknown")
+
+
+def _unknown_film(rng: random.Random) -> tuple[Scene, ...]:
+    """Two to eight pictures of one held-out kind: half of the time one that stays."""
+    kind, count = rng.choice(UNKNOWN_KINDS), rng.randint(2, 8)
+    frames = [Scene((), free_look(rng), unknown=HELD_OUT + kind) for _ in range(count)]
+    return tuple(frames if rng.random() < 0.5 else frames[:1] * count)
 
 
 def _about_something(rng: random.Random) -> str:

@@ -53,7 +53,7 @@ NONE = 10**6
 # Below this share of the peak learning rate, training rounds the weights to 4 bits.
 QUANTIZED_SHARE = 0.6
 # Weight of the patches' loss, relative to the answers'.
-PATCHES = 0.06
+PATCHES = 0.15
 
 
 class Student(nn.Module):

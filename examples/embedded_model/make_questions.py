@@ -1,6 +1,6 @@
 """Writes `checkpoint/questions.json`: which questions the embedded model was trained on, as counts of word pairs.
 
-    python examples/embedded_model/make_questions.py [--questions 12000] [--out checkpoint/questions.json]
+    python examples/embedded_model/make_questions.py [--questions 6000] [--out checkpoint/questions.json]
 
 `edge-interleave ask` then says so where a question is unlike them. Prints how many questions in wordings and words that
 were held out are taken for unfamiliar, and how many questions about other things for familiar.
@@ -19,8 +19,8 @@ from edge_interleave.world.everyday_samples import EVERYDAY, WORDED, draw_everyd
 from edge_interleave.world.samples import TASKS, draw_sample
 from edge_interleave.world.unknown_questions import unknown_question
 
-MARGIN = 0.0
-"""A question is familiar if it is likelier among those of training than among other ones."""
+MARGIN = -0.25
+"""A question is taken for familiar unless it is clearly likelier among other questions than among those of training."""
 EXAMPLES = (
     "Describe the image.",
     "What colour is the car?",
@@ -41,7 +41,7 @@ EXAMPLES = (
 def main() -> None:
     """Draw the questions, count, write, and print the shares of mistakes on questions that were held out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", type=int, default=12000, help="questions to count, of each sort")
+    parser.add_argument("--questions", type=int, default=6000, help="questions to count, of each sort")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("checkpoint") / "questions.json")
     arguments = parser.parse_args()
     rng = random.Random(20261126)

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pool
 import states
 import torch
 import torch.nn.functional as F
@@ -26,7 +28,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
-from edge_interleave.world.vocabulary import COLOURS, KINDS
+from edge_interleave.world.vocabulary import COLOURS, KINDS, SHAPES, THINGS
 
 SAVE_SECONDS = 60.0
 """Seconds between two saved states."""
@@ -152,6 +154,7 @@ def teach(
             optimizer.load_state_dict(saved)
         progress = Progress(length, state["step"], state["seconds"])
     first, saved_at = progress.step, time.monotonic()
+    fresh = fresh_pictures()
     while progress.share < 1:
         set_rate(optimizers, min(1.0, (progress.step + 1) / 50) * min(1.0, (1 - progress.share) / 0.4))
         rng = np.random.default_rng(progress.step)
@@ -160,7 +163,7 @@ def teach(
             if drawn < batch:
                 time.sleep(0.2)
                 continue
-        shown = pictures.get(pictures.some(batch, rng))
+        shown = mirrored(pictures.get(pictures.some(batch, rng)))
         with autocast():
             features = projector(tower_features(model, prepare(shown.pixels, grain=True)))
             loss, right = teacher.loss(features, shown, embeddings.weight)
@@ -174,6 +177,13 @@ def teach(
                 f"{right[1].item():.3f} counted {right[2].item():.3f} of {drawn} pictures, {speed:.3f} s/step",
                 flush=True,
             )
+        if progress.step % 500 == 0 or progress.share >= 1:
+            # Far below the accuracies above, the tower learns the pool by heart: draw more pictures.
+            with torch.no_grad(), autocast():
+                _, right = teacher.loss(
+                    projector(tower_features(model, prepare(fresh.pixels))), fresh, embeddings.weight
+                )
+            print("fresh pictures: right {:.3f} {:.3f} counted {:.3f}".format(*(r.item() for r in right)), flush=True)
         if time.monotonic() - saved_at > SAVE_SECONDS or progress.share >= 1:
             saved_at = time.monotonic()
             state = {
@@ -183,6 +193,15 @@ def teach(
                 "seconds": progress.seconds,
             }
             states.save(state, checkpoint)
+
+
+def fresh_pictures(count: int = 256) -> Shown:
+    """Pictures with things anywhere that no pool of training holds."""
+    scenes = [scene for group in pool.share_of({"free": count}, 2, 0, 1).groups for scene in group.scenes]
+    arrays = [np.stack([of(scene) for scene in scenes]) for of in (pool.picture, pool.patch_labels, pool.listed_items)]
+    pixels, labels, items = (torch.from_numpy(array).to(DEVICE) for array in arrays)
+    effects = torch.tensor([pool.effects_of(scene) for scene in scenes], device=DEVICE)
+    return Shown(pixels, labels.long(), items.long(), effects)
 
 
 def alike(labels: Tensor, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -196,6 +215,15 @@ def alike(labels: Tensor, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     same_colour = (items[:, None, None, :, 1] == colour) & (colour >= 0)
     both = same_kind & (same_colour | (colour < 0))
     return same_kind.sum(-1), same_colour.sum(-1), both.sum(-1)
+
+
+def mirrored(shown: Shown) -> Shown:
+    """The pictures, half of those without signs mirrored."""
+    things = (shown.labels[..., 0] < len(SHAPES) + len(THINGS)).flatten(1).all(1)
+    flip = things & (torch.rand(len(things), device=things.device) < 0.5)
+    pixels = torch.where(flip[:, None, None, None], shown.pixels.flip(2), shown.pixels)
+    labels = torch.where(flip[:, None, None, None], shown.labels.flip(2), shown.labels)
+    return replace(shown, pixels=pixels, labels=labels)
 
 
 def word_id(tokenizer: Tokenizer, word: str) -> int:

@@ -30,9 +30,9 @@ from progress import Length
 from stored_pictures import Pictures
 
 POOL = {
-    "single": 24000, "change": 11000, "twins": 4000, "motion": 3000, "arrivals": 2600, "story": 2600, "quality": 1800,
-    "sign": 10000, "puzzle": 4500, "views": 5500, "patches": 2600, "free": 40000, "sizes": 5000, "blank": 900,
-    "strange": 18000,
+    "single": 12000, "change": 5500, "twins": 2000, "motion": 1300, "arrivals": 1300, "story": 1300, "quality": 800,
+    "sign": 5000, "puzzle": 2000, "views": 2500, "patches": 1000, "free": 120000, "sizes": 5000, "blank": 900,
+    "strange": 14000,
 }  # fmt: skip
 DRAWING = 0.24
 """Share of --seconds for drawing; the tower trains meanwhile and a little longer."""
