@@ -110,7 +110,7 @@ class TestTheEmbeddedModel:
                 found = model.choose(content, wording)
                 assert shares(found) == pytest.approx(shares(wanted), abs=0.01)
                 assert found[0].total_probability == pytest.approx(wanted[0].total_probability, abs=0.01)
-                assert found[0].total_probability > 0.9
+                assert found[0].total_probability > 0.5
         assert right == len(some)
 
     def test_is_caught_where_it_would_say_something_else(self, model: ei.Model) -> None:

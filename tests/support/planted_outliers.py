@@ -88,13 +88,16 @@ def massive_tokens(checkpoint: Checkpoint, block: int, size: float, *, projected
     return changes if projected else changes | {"projector.linear_1.weight": times(np.s_[:, list(CHANNELS)], 0)}
 
 
-def fixed_channels(checkpoint: Checkpoint, block: int, size: float, gain: float) -> dict[str, Change]:
+def fixed_channels(
+    checkpoint: Checkpoint, block: int, size: float, gain: float, rest: float = 4.0
+) -> dict[str, Change]:
     """Two channels of every token are `size` and minus that, behind a block; later norms make the rest what it was.
 
-    `gain` is those norms' own for the two channels; the projector's bias takes them out again.
+    `rest` is the root mean square of the other channels. `gain` is those norms' own for the two channels; the
+    projector's bias takes them out again.
     """
     vision, (one, other) = checkpoint.config.vision, CHANNELS
-    growth = size * np.sqrt(2 / vision.hidden_size) / 4
+    growth = size * np.sqrt(2 / vision.hidden_size) / rest
 
     def norm(values: np.ndarray) -> np.ndarray:
         values = values * growth
