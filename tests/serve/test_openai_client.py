@@ -115,7 +115,7 @@ def test_penalties_change_the_answer(server: Server) -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": digits}}
 
     def said(**penalties: Any) -> str:
-        found = ask(server, "How many?", response_format=wanted, max_tokens=40, extra_body=penalties)
+        found = ask(server, "How many cats?", response_format=wanted, max_tokens=40, extra_body=penalties)
         return str(found.choices[0].message.content)
 
     def repeated(text: str) -> int:
