@@ -75,8 +75,7 @@ def _draw(task: str, rng: random.Random) -> Sample | None:
     if task == "no picture":
         return Sample(task, (), asked, NO_PICTURE, judge="unknown")
     if task == "unknown film":
-        shown = _unknown_film(rng)
-        return Sample(task, shown, asked, UNKNOWN_PICTURE, judge="unknown")
+        return Sample(task, _unknown_film(rng), asked, UNKNOWN_PICTURE, judge="unknown")
     kind = task.removeprefix("unknown ")
     return Sample(task, (Scene((), free_look(rng), unknown=HELD_OUT + kind),), asked, UNKNOWN_PICTURE, judge="unknown")
 
