@@ -295,7 +295,7 @@ def _pie(rng: random.Random, pen: ImageDraw.ImageDraw, size: Size, unit: float, 
 
 
 def _map(rng: random.Random, pen: ImageDraw.ImageDraw, size: Size, unit: float, ink: Rgb) -> None:
-    """A street map: areas, roads across the page, a few pins."""
+    """A street map: areas, roads across the page, some print."""
     for _ in range(rng.randint(2, 6)):
         corners = [
             (rng.uniform(-0.2, 1.2) * size[0], rng.uniform(-0.2, 1.2) * size[1]) for _ in range(rng.randint(3, 6))

@@ -160,9 +160,8 @@ class Packer:
         """Several unknown pictures, or one that stays; half of the time the frames of a live window."""
         rng = self.rng
         count = rng.randint(2, 8)
-        chosen = [rng.choice(self.by_kind["strange"])] * count
-        if rng.random() < 0.5:
-            chosen = [rng.choice(self.by_kind["strange"]) for _ in range(count)]
+        distinct = count if rng.random() < 0.5 else 1
+        chosen = [rng.choice(self.by_kind["strange"]) for _ in range(distinct)] * (count // distinct)
         example = self.pool.groups[rng.choice(self.by_kind["free"])].scenes[0]
         live = rng.random() < 0.5
         questions = [self._about(example, kind) for kind in self._kinds(5)]

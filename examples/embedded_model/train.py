@@ -29,6 +29,8 @@ from precision import DEVICE
 from progress import Length
 from stored_pictures import Pictures
 
+from edge_interleave.world.samples import TASKS
+
 POOL = {
     "single": 12000, "change": 5500, "twins": 2000, "motion": 1300, "arrivals": 1300, "story": 1300, "quality": 800,
     "sign": 5000, "puzzle": 2000, "views": 2500, "patches": 1000, "free": 120000, "sizes": 5000, "blank": 900,
@@ -99,7 +101,9 @@ def main() -> None:
             beside.rename(arguments.out)
             print(f"saved {arguments.out} after {time.monotonic() - began:.0f} s", flush=True)
 
-        exam = evaluate_in_torch.Exam(model, tokenizer, seed=77, count=arguments.exam) if arguments.exam else None
+        exam = None
+        if arguments.exam:
+            exam = evaluate_in_torch.Exam(model, tokenizer, seed=77, count=arguments.exam, tasks=tuple(TASKS))
         length = lengths[1] if seconds is None else Length(seconds=began + seconds - time.monotonic())
         state = arguments.runs / "answers.pt"
         answering.train(
