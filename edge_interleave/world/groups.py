@@ -179,6 +179,11 @@ def free(rng: random.Random, split: Split) -> Group:
     return Group("free", (world.free_scene(rng, split),))
 
 
+def crowd(rng: random.Random, split: Split) -> Group:
+    """One picture with many small things anywhere."""
+    return Group("crowd", (world.crowded_scene(rng, split),))
+
+
 def sizes(rng: random.Random, split: Split) -> Group:
     """One picture with two or more things anywhere, no two of one name."""
     while True:
@@ -214,6 +219,7 @@ MAKERS: dict[str, Callable[..., Group]] = {
     "views": views,
     "patches": patches,
     "free": free,
+    "crowd": crowd,
     "sizes": sizes,
     "blank": blank,
     "strange": unknown,

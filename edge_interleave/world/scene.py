@@ -17,6 +17,8 @@ DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}
 ITEMS_MAX = 5
 SAME_MAX = 6
 """Most things of one kind in a scene with things anywhere."""
+CROWD_MAX = 12
+"""Most things in a crowded scene."""
 SIZE_LEAST = 1 / 12
 """Smallest size of a thing that lies anywhere, as a fraction of the picture's shorter side."""
 
@@ -173,6 +175,22 @@ def free_scene(rng: random.Random, split: Split = SHAPES_ALONE, same: int | None
     return _scattered(rng, items, look)
 
 
+def crowded_scene(rng: random.Random, split: Split = SHAPES_ALONE) -> Scene:
+    """A scene with up to CROWD_MAX small things anywhere, of few kinds: what a vision tower finds hardest."""
+    look = free_look(rng)
+    first = [random_item(rng, look, 4, rng.choice(SHAPES) if rng.random() < 0.5 else None, split=split)]
+    items: list[Item] = []
+    for _ in range(rng.randint(5, CROWD_MAX)):
+        if rng.random() < 0.5:
+            first.append(random_item(rng, look, 4, rng.choice(SHAPES) if rng.random() < 0.5 else None, split=split))
+            items.append(first[-1])
+        else:
+            item = rng.choice(first)
+            same = rng.random() < 0.6
+            items.append(random_item(rng, look, 4, item.shape, item.colour if same else None, split=split))
+    return _scattered(rng, items, look, largest=0.22)
+
+
 def blank_scene(rng: random.Random) -> Scene:
     """An empty scene."""
     look = random_look(rng) if rng.random() < 0.5 else free_look(rng)
@@ -193,10 +211,10 @@ def free_look(rng: random.Random) -> Look:
     return replace(look, side=side, edges=edges, jpeg=jpeg, blur=look.blur if rng.random() < 0.5 else 0.0)
 
 
-def _scattered(rng: random.Random, items: list[Item], look: Look) -> Scene:
-    """Place the items anywhere, in any size; an item that finds no room is left out."""
+def _scattered(rng: random.Random, items: list[Item], look: Look, largest: float = 0.5) -> Scene:
+    """Place the items anywhere, in sizes up to `largest`; an item that finds no room is left out."""
     width, height = max(look.aspect, 1.0), 1 / min(look.aspect, 1.0)
-    largest = min(0.5, 0.95 / len(items) ** 0.5)
+    largest = min(largest, 0.95 / len(items) ** 0.5)
     shared = math.exp(rng.uniform(math.log(SIZE_LEAST), math.log(largest)))
     alike = rng.random() < 0.4
     nearness = 0.78 if rng.random() < 0.2 else 1.0

@@ -33,6 +33,8 @@ ITEMS = 12
 """Most things listed for a picture."""
 CENTRES = 4
 """Classes of the number of things whose centre lies in a patch: 0, 1, 2, more."""
+FINE = 20
+"""Parts of a patch in which the labels say where a thing's centre lies, and its size."""
 _AT_ONCE = 50
 """Pictures drawn between two checks of the clock."""
 unknown_pictures.training_folder = Path(__file__).with_name("unknown")
@@ -56,7 +58,7 @@ class Arrays:
     pixels: np.ndarray
     """(images, side, side, 3) uint8."""
     labels: np.ndarray
-    """(images, grid, grid, 3) int8, as `patch_labels`."""
+    """(images, grid, grid, 6) int8, as `patch_labels`."""
     items: np.ndarray
     """(images, ITEMS, 2) int8, as `listed_items`."""
     effects: np.ndarray
@@ -80,7 +82,7 @@ def open_arrays(folder: Path, tag: str, images: int, *, new: bool = False) -> Ar
     folder.mkdir(parents=True, exist_ok=True)
     shapes = {
         "pixels": (np.uint8, (images, IMAGE_SIDE, IMAGE_SIDE, 3)),
-        "labels": (np.int8, (images, GRID, GRID, 3)),
+        "labels": (np.int8, (images, GRID, GRID, 6)),
         "items": (np.int8, (images, ITEMS, 2)),
         "effects": (np.float32, (images, EFFECTS)),
     }
@@ -129,35 +131,46 @@ def effects_of(scene: Scene) -> tuple[float, ...]:
 
 
 def patch_labels(scene: Scene) -> np.ndarray:
-    """For each patch the kind and colour of what mainly covers it, and how many centres it holds: (grid, grid, 3) int8.
+    """For each patch, what mainly covers it: (grid, grid, 6) int8.
 
-    Centres count up to CENTRES - 1; they tell two things side by side from a large one. A sign's patches are its digits
-    or its word. EMPTY where nothing lies; DOUBT where little does, for the colour of a thing in its own colours, and
-    everywhere in an unknown picture.
+    The last axis: kind; colour; how many centres of things the patch holds, up to CENTRES - 1; how far right of and
+    below the patch's middle the centre of the covering thing lies, and the thing's size, in FINE parts of a patch
+    (0 for signs). The last four tell two things side by side from a large one. A sign's patches are its digits or its
+    word. EMPTY where nothing lies; DOUBT where little does, unless it is the thing's largest part, for the colour of a
+    thing in its own colours, and everywhere in an unknown picture.
     """
     if scene.unknown:
-        return np.full((GRID, GRID, 3), (DOUBT, DOUBT, 0), np.int8)
+        return np.full((GRID, GRID, 6), (DOUBT, DOUBT, 0, 0, 0, 0), np.int8)
     parts = [part for sign in scene.signs for part in sign_parts(sign)]
     facts = [(KINDS.index(i.shape), COLOURS.index(i.colour) if i.colour else DOUBT) for i in scene.items]
     facts += [(KINDS.index(part), DOUBT) for part in parts]
     covered = item_map(scene, IMAGE_SIDE).reshape(GRID, PATCH, GRID, PATCH).swapaxes(1, 2).reshape(GRID, GRID, -1)
-    labels = np.full((GRID, GRID, 3), (EMPTY, EMPTY, 0), np.int8)
+    labels = np.full((GRID, GRID, 6), (EMPTY, EMPTY, 0, 0, 0, 0), np.int8)
     left, top, right, bottom = scene.crop
+    spots = []
     for item in scene.items:
         x, y = (item.x - left) / (right - left), (item.y - top) / (bottom - top)
+        spots.append((x * GRID, y * GRID, item.size / (right - left) * GRID))
         if 0 <= x < 1 and 0 <= y < 1:
             at = int(y * GRID), int(x * GRID)
             labels[(*at, 2)] = min(labels[(*at, 2)] + 1, CENTRES - 1)
-    for row in range(GRID):
-        for column in range(GRID):
-            counts = np.bincount(covered[row, column], minlength=len(facts) + 1)[1:]
-            if not len(counts):
-                continue
-            best = int(counts.argmax())
-            if counts[best] >= 0.12 * PATCH * PATCH:
-                labels[row, column, :2] = facts[best]
-            elif counts[best] > 0.02 * PATCH * PATCH:
-                labels[row, column, :2] = DOUBT
+    if not facts:
+        return labels
+    cells = np.arange(GRID * GRID)[:, None] * (len(facts) + 1)
+    counts = np.bincount((cells + covered.reshape(GRID * GRID, -1)).ravel(), minlength=GRID * GRID * (len(facts) + 1))
+    counts = counts.reshape(GRID * GRID, -1)[:, 1:]
+    # A small thing across a corner covers little of each patch: its largest part stands for it.
+    homes = counts.argmax(0)
+    for patch in np.flatnonzero(counts.max(1) > 0.02 * PATCH * PATCH):
+        best = int(counts[patch].argmax())
+        row, column = divmod(int(patch), GRID)
+        if counts[patch, best] < 0.12 * PATCH * PATCH and homes[best] != patch:
+            labels[row, column, :2] = DOUBT
+            continue
+        labels[row, column, :2] = facts[best]
+        if best < len(spots):
+            x, y, size = spots[best]
+            labels[row, column, 3:] = (np.array((x - column - 0.5, y - row - 0.5, size)) * FINE).round().clip(-127, 127)
     return labels
 
 

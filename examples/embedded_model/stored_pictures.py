@@ -18,7 +18,7 @@ class Shown:
     pixels: Tensor
     """(n, side, side, 3) uint8."""
     labels: Tensor
-    """(n, grid, grid, 3) int64, as `pool.patch_labels`."""
+    """(n, grid, grid, 6) int64, as `pool.patch_labels`."""
     items: Tensor
     """(n, ITEMS, 2) int64, as `pool.listed_items`."""
     effects: Tensor

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from optimizers import make_optimizers, set_rate, step_all
 from packing import IGNORE
-from pool import CENTRES, DOUBT, EFFECTS, EMPTY, GRID, ITEMS
+from pool import CENTRES, DOUBT, EFFECTS, EMPTY, FINE, GRID, ITEMS
 from precision import DEVICE, autocast
 from progress import Length, Progress
 from stored_pictures import Pictures, Shown
@@ -45,6 +45,7 @@ class Teacher(nn.Module):
         self.row = nn.Linear(width, GRID)
         self.column = nn.Linear(width, GRID)
         self.centres = nn.Linear(width, CENTRES)
+        self.where = nn.Linear(width, 3)
         self.effects = nn.Linear(width, EFFECTS)
         self.all = nn.Linear(width, ITEMS + 1)
         self.alike = nn.ModuleList(nn.Linear(width, SAME) for _ in range(3))
@@ -68,12 +69,20 @@ class Teacher(nn.Module):
         words = [embeddings[ids] for ids in self.word_ids]
         labels, items = shown.labels, shown.items
         fine, fine_right, counted = self._patches(features, labels, items, words)
+        fine = fine + self._places(features, labels)
         pooled = F.avg_pool2d(features.permute(0, 3, 1, 2).float(), 2).permute(0, 2, 3, 1)
         coarse, coarse_right, _ = self._patches(pooled, pooled_labels(labels), items, words)
         whole = self.norm(features).mean((1, 2))
         seen = F.mse_loss(self.effects(whole).float(), shown.effects)
         total = F.cross_entropy(self.all(whole).float(), (items[..., 0] >= 0).sum(1))
         return fine + coarse + 4 * seen + 0.3 * total, [fine_right, coarse_right, counted]
+
+    def _places(self, features: Tensor, labels: Tensor) -> Tensor:
+        """The loss of where the centre of the thing at a patch lies, and of the thing's size."""
+        known = (labels[..., 5] > 0).float()
+        guesses = self.where(self.norm(features)).float()
+        missed = F.smooth_l1_loss(guesses, labels[..., 3:] / FINE, reduction="none", beta=0.2).sum(-1)
+        return (missed * known).sum() / known.sum().clamp(min=1)
 
     def _patches(
         self, features: Tensor, labels: Tensor, items: Tensor, words: list[Tensor]
@@ -222,7 +231,8 @@ def mirrored(shown: Shown) -> Shown:
     things = (shown.labels[..., 0] < len(SHAPES) + len(THINGS)).flatten(1).all(1)
     flip = things & (torch.rand(len(things), device=things.device) < 0.5)
     pixels = torch.where(flip[:, None, None, None], shown.pixels.flip(2), shown.pixels)
-    labels = torch.where(flip[:, None, None, None], shown.labels.flip(2), shown.labels)
+    other_way = shown.labels.flip(2) * torch.tensor([1, 1, 1, -1, 1, 1], device=things.device)
+    labels = torch.where(flip[:, None, None, None], other_way, shown.labels)
     return replace(shown, pixels=pixels, labels=labels)
 
 
@@ -236,15 +246,19 @@ def word_id(tokenizer: Tokenizer, word: str) -> int:
 
 def prepare(pixels: Tensor, *, grain: bool = False) -> Tensor:
     """(n, side, side, 3) uint8 to (n, 3, side, side) float32 in -1 ... 1; `grain` changes the light and adds noise."""
-    values = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+    values = pixels.permute(0, 3, 1, 2).float()
     if not grain:
-        return values
+        return values.div_(127.5).sub_(1)
     n, device = len(values), values.device
     gain = torch.empty((n, 1, 1, 1), device=device).uniform_(0.9, 1.08)
     lift = torch.empty((n, 1, 1, 1), device=device).uniform_(-0.06, 0.06)
     strength = (torch.rand((n, 1, 1, 1), device=device) * 3).floor() * 0.022
-    noise = torch.randn((n // 8 + 1, *values.shape[1:]), device=device).repeat(8, 1, 1, 1)[:n]
-    return ((values + strength * noise + 1) * gain - 1 + lift).clamp(-1, 1)
+    noise = torch.randn((n // 8 + 1, *pixels.shape[1:]), device=device).permute(0, 3, 1, 2)
+    values.mul_(gain / 127.5).add_(lift - 1)
+    for first in range(0, n, len(noise)):
+        part = values[first : first + len(noise)]
+        part.addcmul_(noise[: len(part)], (strength * gain)[first : first + len(noise)])
+    return values.clamp_(-1, 1)
 
 
 def pooled_labels(labels: Tensor) -> Tensor:

@@ -33,8 +33,8 @@ from edge_interleave.world.samples import TASKS
 
 POOL = {
     "single": 12000, "change": 5500, "twins": 2000, "motion": 1300, "arrivals": 1300, "story": 1300, "quality": 800,
-    "sign": 5000, "puzzle": 2000, "views": 2500, "patches": 1000, "free": 120000, "sizes": 5000, "blank": 900,
-    "strange": 14000,
+    "sign": 5000, "puzzle": 2000, "views": 2500, "patches": 1000, "free": 100000, "crowd": 60000,
+    "sizes": 5000, "blank": 900, "strange": 14000,
 }  # fmt: skip
 DRAWING = 0.24
 """Share of --seconds for drawing; the tower trains meanwhile and a little longer."""
@@ -87,7 +87,7 @@ def main() -> None:
             lengths = (Length(seconds=began + (DRAWING + 0.01) * seconds - time.monotonic()),) * 2
         if arguments.tower_steps:
             state = arguments.runs / "tower.pt"
-            rate = 1e-3 if start else 2e-3
+            rate = 1.5e-3 if start else 2e-3
             teach_tower.teach(model, teacher, pictures, lengths[0], state, batch=arguments.pictures, rate=rate)
         while not pipeline.all_drawn():
             time.sleep(0.2)
