@@ -6,9 +6,10 @@ A sample is determined by its random source. The held-out wordings of each kind 
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 from edge_interleave.world import group_questions, groups
-from edge_interleave.world.phrases import EMPTY, NO_PICTURE, NUMBERS, UNKNOWN_PICTURE, UNKNOWN_QUESTION, plural
+from edge_interleave.world.phrases import EMPTY, NO_PICTURE, NUMBERS, UNKNOWN_PICTURE, UNKNOWN_QUESTION, article, plural
 from edge_interleave.world.samples import TASKS, Sample, Task, draw_sample
 from edge_interleave.world.scene import SAME_MAX, Scene, blank_scene, free_look, free_scene
 from edge_interleave.world.scene_questions import EVERYDAY_QUESTIONS, ask
@@ -30,6 +31,7 @@ EVERYDAY: dict[str, Task] = {
     **{f"{_NEW}{kind}": Task("everyday", "held-out wordings", ()) for kind in _KINDS},
     **{name: Task("everyday", "counting", ()) for name in _COUNTS},
     "free names": Task("everyday", "free places", ()),
+    "free name": Task("everyday", "free places", ()),
     "free colour": Task("everyday", "free places", ()),
     **{f"unknown {kind}": Task("everyday", "not known", ()) for kind in UNKNOWN_KINDS},
     "unknown film": Task("everyday", "not known", ()),
@@ -61,6 +63,8 @@ def _draw(task: str, rng: random.Random) -> Sample | None:
         scene = free_scene(rng, TRAIN)
         qa = ask("describe", rng, scene)
         return None if qa is None else Sample(task, (scene,), *qa, judge="names")
+    if task == "free name":
+        return _free_name(task, rng)
     if task == "free colour":
         scene = free_scene(rng, TRAIN)
         qa = ask("colour", rng, scene)
@@ -122,6 +126,18 @@ def _pair(kind: str, rng: random.Random) -> tuple[tuple[Scene, ...], str, str]:
     if kind == "same":
         return scenes, *group_questions.same(rng, different)
     return scenes, *group_questions.compare(rng, scenes, group if different else None)
+
+
+def _free_name(task: str, rng: random.Random) -> Sample | None:
+    """What lies alone at a place."""
+    scene = free_scene(rng, TRAIN)
+    places = Counter(item.place for item in scene.items)
+    alone = [item for item in scene.items if places[item.place] == 1]
+    if not alone:
+        return None
+    item = rng.choice(alone)
+    question, answer = f"What is at the {item.place}?", f"There is {article(item.name)} at the {item.place}."
+    return Sample(task, (scene,), question, answer, judge="words")
 
 
 def _count(task: str, number: int, rng: random.Random) -> Sample | None:

@@ -23,6 +23,7 @@ import numpy as np
 import states
 import torch
 import torch.nn.functional as F
+from grouped_attention import GroupedAttention
 from optimizers import make_optimizers, set_rate, step_all
 from packing import IGNORE, Packed
 from pool import DOUBT, EMPTY, GRID
@@ -92,7 +93,9 @@ class Student(nn.Module):
         rows = self.decoder.embed_tokens(batch.ids)
         flat = rows.flatten(0, 1).index_copy(0, batch.visual_at, visual.flatten(0, 1).to(rows.dtype))
         rows = flat.view_as(rows)
-        return lean_decoder.forward(self.decoder, rows, batch.positions, batch.mask, MIDDLE, four_bits=self.four_bits)
+        return lean_decoder.forward(
+            self.decoder, rows, batch.positions, batch.attend, batch.mask, MIDDLE, four_bits=self.four_bits
+        )
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits over the vocabulary; the head is tied to the embeddings."""
@@ -271,7 +274,8 @@ class Batch:
     ids: Tensor
     positions: Tensor
     mask: Tensor
-    """(n, 1, t, t) bool: which positions each position attends to."""
+    """(n, t, t) bool: which positions each position attends to."""
+    attend: GroupedAttention
     talk: Tensor
     answer_at: Tensor
     answers: Tensor
@@ -316,7 +320,8 @@ class Batch:
         return cls(
             ids=moved(packed.ids),
             positions=moved(packed.positions),
-            mask=mask[:, None],
+            mask=mask,
+            attend=GroupedAttention(packed.groups, frame.flatten(), since.flatten()),
             talk=talk,
             live=packed.live,
             stride=packed.stride,

@@ -7,49 +7,59 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from grouped_attention import GroupedAttention
 from precision import HALF
 from torch import Tensor
 from transformers import Qwen2Model
 
 
 def forward(
-    decoder: Qwen2Model, rows: Tensor, positions: Tensor, mask: Tensor, middle: int, *, four_bits: bool = False
+    decoder: Qwen2Model,
+    rows: Tensor,
+    positions: Tensor,
+    attend: GroupedAttention,
+    mask: Tensor,
+    middle: int,
+    *,
+    four_bits: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run the decoder; returns four tensors.
 
     The last hidden states after the final norm, the residual stream before and after layer `middle`, (n, t, width)
     each, and the attention weights of the first head of that layer, (n, t, t).
 
-    rows: (n, t, width) embeddings; positions: (n, t) int64; mask: (n, 1, t, t) bool.
+    rows: (n, t, width) embeddings; positions: (n, t) int64; mask: (n, t, t) bool, what `attend` lets each position see.
     `four_bits` rounds every matrix as 4-bit quantization does (straight-through gradients), so that the weights adapt.
     """
     config = decoder.config
-    size = config.hidden_size // config.num_attention_heads
-    angles = positions[..., None].float() * decoder.rotary_emb.inv_freq
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    size = config.hidden_size // heads
+    angles = positions.flatten()[:, None].float() * decoder.rotary_emb.inv_freq
     cos, sin = angles.cos()[:, None].to(HALF), angles.sin()[:, None].to(HALF)
-    bias = torch.zeros(mask.shape, dtype=HALF, device=mask.device).masked_fill(~mask, -1e9)
-    shape = (rows.shape[0], rows.shape[1], -1, size)
-    groups = config.num_attention_heads // config.num_key_value_heads
-    stream, kept, after, looks = rows.float(), rows, rows, rows
+    shape = rows.shape
+    stream = rows.flatten(0, 1).float()
+    kept, after, looks = stream, stream, stream
     for index, layer in enumerate(decoder.layers):
         if index == middle:
             kept = stream
         attention = layer.self_attn
         normed = _norm(stream, layer.input_layernorm)
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        q, k, v = (_linear(normed, p, four_bits).view(shape).transpose(1, 2) for p in projections)
-        q, k = _rotate(q * size**-0.5, cos, sin), _rotate(k, cos, sin)
-        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+        q, k, v = (_linear(normed, p, four_bits) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
+        q = _rotate(q.unflatten(1, (-1, size)) * size**-0.5, cos, sin)
+        k = _rotate(k.unflatten(1, (-1, size)), cos, sin)
         if index == middle:
-            looks = torch.softmax(q[:, 0] @ k[:, 0].transpose(1, 2) + bias[:, 0], -1)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0).transpose(1, 2).flatten(2)
+            first_q, first_k = (each[:, 0].unflatten(0, shape[:2]) for each in (q, k))
+            scores = first_q @ first_k.transpose(1, 2)
+            looks = torch.softmax(scores.masked_fill(~mask, -1e9), -1)
+        mixed = attend(torch.cat([q.flatten(1), k.flatten(1), v], 1), heads, kv_heads)
         stream = stream + _linear(mixed, attention.o_proj, four_bits)
         normed = _norm(stream, layer.post_attention_layernorm)
         gate, up = (_linear(normed, p, four_bits) for p in (layer.mlp.gate_proj, layer.mlp.up_proj))
         stream = stream + _linear(F.silu(gate) * up, layer.mlp.down_proj, four_bits)
         if index == middle:
             after = stream
-    return _norm(stream, decoder.norm), kept, after, looks
+    last, kept, after = (each.unflatten(0, shape[:2]) for each in (_norm(stream, decoder.norm), kept, after))
+    return last, kept, after, looks
 
 
 def _linear(x: Tensor, module: torch.nn.Linear, four_bits: bool) -> Tensor:

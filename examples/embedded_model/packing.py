@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from grouped_attention import Group, groups_of
 from pool import GRID
 from tokenizers import Tokenizer
 
@@ -63,6 +64,8 @@ class Packed:
     images: np.ndarray
     """(images,) int32: rows of the pool, in the order of their visual tokens."""
     stride: int
+    groups: tuple[Group, ...]
+    """The spans that `block` and `talk` make, for the attention."""
 
 
 class Names:
@@ -149,6 +152,12 @@ def pack(
     colours = np.where(kinds >= 0, before, colours)
     named = ((kinds >= 0) | (colours >= 0)) & ~wanted & ~visual
     meant = owner_ == last if live else visual
+    blocks: list[tuple[int, list[int]]] = []
+    for row, members in enumerate(rows):
+        at = row * longest
+        for talk in members:
+            blocks.append((at, talk.block))
+            at += len(talk.ids)
     only: dict[int, int] = {}
     number = 0
     for talk in (talk for row in rows for talk in row):
@@ -174,6 +183,7 @@ def pack(
         live=live,
         images=np.array([image for row in rows for talk in row for image in talk.images], np.int32),
         stride=stride,
+        groups=groups_of(blocks),
     )
 
 

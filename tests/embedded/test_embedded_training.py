@@ -35,7 +35,7 @@ def test_an_answer_sees_its_own_pictures_and_question_alone() -> None:
     rows, t = packed.ids.shape
     assert rows < len(talks)
     assert sorted(packed.images.tolist()) == sorted(image for talk in talks for image in talk.images)
-    mask = Batch.of(packed).mask[:, 0].numpy()
+    mask = Batch.of(packed).mask.numpy()
     for place, answer in zip(packed.answer_at, packed.answers, strict=True):
         row, at = divmod(int(place), t)
         seen = tokenizer.decode(packed.ids[row][mask[row, at]].tolist(), skip_special_tokens=False)
@@ -45,6 +45,33 @@ def test_an_answer_sees_its_own_pictures_and_question_alone() -> None:
         number = int(packed.talk[row, at])
         assert talks[number].turns[0][0] in seen
         assert seen.count("<image>") == 9 * len(talks[number].images)
+
+
+@pytest.mark.parametrize("chained", [0.0, 0.5, 1.0])
+def test_attention_in_groups_is_attention_under_the_mask(chained: float) -> None:
+    import torch
+    from answering import Batch
+    from build import load_tokenizer
+    from packing import Conversation, Names, pack
+
+    tokenizer, rng = load_tokenizer(), random.Random(1)
+    turns = tuple((f"What is {'very ' * n}red?", "The car is red." + " Yes." * (n % 3)) for n in range(6))
+    talks = [Conversation(tuple(range(1 + n % 4)), turns[: 1 + n], 2 if n % 2 else None) for n in range(6)]
+    packed = pack(talks, tokenizer, Names(tokenizer), rng, 2, chain_share=chained)
+    batch = Batch.of(packed)
+    n, t = batch.ids.shape
+    torch.manual_seed(0)
+    qkv = torch.randn(n * t, (8 + 4 + 4) * 8, requires_grad=True)
+    real = batch.talk.flatten() >= 0
+    mixed = batch.attend(qkv, 8, 4)[real]
+    q, k, v = (part.unflatten(1, (-1, 8)).unflatten(0, (n, t)).transpose(1, 2) for part in qkv.split((64, 32, 32), 1))
+    k, v = (each.repeat_interleave(2, 1) for each in (k, v))
+    scores = (q @ k.transpose(2, 3)).masked_fill(~batch.mask[:, None], -1e9)
+    expected = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2).flatten(0, 1)[real]
+    assert torch.allclose(mixed, expected, atol=1e-5)
+    direction = torch.randn_like(expected)
+    got, right = (torch.autograd.grad((each * direction).sum(), qkv)[0][real] for each in (mixed, expected))
+    assert torch.allclose(got, right, atol=1e-4)
 
 
 def test_patches_tell_kind_colour_and_middles() -> None:
@@ -57,14 +84,24 @@ def test_patches_tell_kind_colour_and_middles() -> None:
     )
     scene = Scene(items, WHITE)
     labels = pool.patch_labels(scene)
-    assert labels.shape == (pool.GRID, pool.GRID, 3)
-    assert labels[1, 1].tolist() == [KINDS.index("circle"), COLOURS.index("red"), 1]
+    assert labels.shape == (pool.GRID, pool.GRID, 6)
+    assert labels[1, 1].tolist() == [KINDS.index("circle"), COLOURS.index("red"), 1, 0, 0, round(1.8 * pool.FINE)]
+    assert labels[0, 1, 3:5].tolist() == [0, pool.FINE]
     assert labels[4, 4, :2].tolist() == [KINDS.index("star"), COLOURS.index("blue")]
     assert labels[4, 4, 2] == 2
     assert labels[..., 2].sum() == len(items)
     listed = pool.listed_items(scene)
     assert listed[:3, 0].tolist() == [KINDS.index("circle"), KINDS.index("star"), KINDS.index("star")]
     assert (listed[3:] == -1).all()
+
+
+def test_a_small_thing_across_a_corner_has_a_label_in_one_patch() -> None:
+    import pool
+
+    scene = Scene((Item("circle", "red", 0.336, 0.336, 1 / 12, (255, 0, 0)),), WHITE)
+    labels = pool.patch_labels(scene)
+    assert labels[2, 2, :2].tolist() == [KINDS.index("circle"), COLOURS.index("red")]
+    assert (labels[1:3, 1:3, 0] == pool.DOUBT).sum() == 3
 
 
 def test_an_unknown_picture_has_no_labels() -> None:
