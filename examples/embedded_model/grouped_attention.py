@@ -85,9 +85,12 @@ class GroupedAttention:
                 of_prefixes = kv
             if prefixes is not None:
                 kv = torch.cat([of_prefixes.index_select(0, prefixes), kv], 1)
-            k, v = (each.transpose(1, 2).repeat_interleave(heads // kv_heads, 1) for each in kv.chunk(2, 2))
-            out = torch.softmax(q.transpose(1, 2) @ k.transpose(2, 3) + bias, -1) @ v
-            mixed.append(out.transpose(1, 2).reshape(spans * longest, heads * size))
+            k, v = (each.transpose(1, 2) for each in kv.chunk(2, 2))
+            # The heads that share a KV head are further rows of its queries: (spans, kv_heads, shared, longest, size).
+            q = q.unflatten(2, (kv_heads, -1)).permute(0, 2, 3, 1, 4)
+            scores = (q.flatten(2, 3) @ k.transpose(2, 3)).unflatten(2, (-1, longest)) + bias
+            out = (torch.softmax(scores, -1).flatten(2, 3) @ v).unflatten(2, (-1, longest))
+            mixed.append(out.permute(0, 3, 1, 2, 4).reshape(spans * longest, heads * size))
         return _Rearranged.apply(torch.cat(mixed), self._to_places, self._to_slots, self._slot_used)
 
     def _masks(self, places: Sequence[Tensor], frame: Tensor, since: Tensor) -> list[Tensor]:
@@ -102,7 +105,7 @@ class GroupedAttention:
             # A pad sees everything, so that no softmax is empty; what it reads is dropped.
             seen = seen | (at < 0)[:, :, None]
             bias = torch.zeros(seen.shape, dtype=HALF, device=at.device).masked_fill(~seen, -1e9)
-            masks.append(bias[:, None])
+            masks.append(bias[:, None, None])
         return masks
 
 
