@@ -69,6 +69,14 @@ def test_help_names_every_command_and_imports_none(env: dict[str, str]) -> None:
     assert result.stdout.splitlines()[-1] == "[]"
 
 
+def test_ctrl_c_during_the_first_imports_shows_no_traceback(env: dict[str, str], tmp_path: Path) -> None:
+    early = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)\n"
+    (tmp_path / "click.py").write_text(early)
+    program = [sys.executable, "-m", "edge_interleave", "--help"]
+    ended = subprocess.run(program, env={**env, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
+
+
 @pytest.mark.parametrize("command", list(COMMANDS))
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert errors.run(cli, [command, "--help"]) == 0
