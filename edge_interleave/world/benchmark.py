@@ -69,7 +69,12 @@ def benchmark_samples(task: str, seed: int, count: int) -> Iterator[tuple[str, S
     kinds = ("", "", "", "", *ALL_TASKS[task].held_out)
     for index in range(count):
         held_out = kinds[index % len(kinds)]
-        yield held_out, _drawn(task, random.Random(f"bench/{seed}/{task}/{index}"), held_out)
+        yield held_out, draw_any(task, random.Random(f"bench/{seed}/{task}/{index}"), held_out)
+
+
+def draw_any(task: str, rng: random.Random, held_out: str = "") -> Sample:
+    """A sample of a task of ALL_TASKS. `held_out`: a key of `vocabulary.SPLITS`; everyday tasks ignore it."""
+    return draw_everyday(task, rng) if task in EVERYDAY else draw_sample(task, rng, SPLITS[held_out])
 
 
 def chance_of(task: str) -> float:
@@ -77,17 +82,13 @@ def chance_of(task: str) -> float:
 
     Estimated on CHANCE_SAMPLES samples with separate seeds. Answers are compared without the words of their question.
     """
-    samples = [_drawn(task, random.Random(f"chance/{task}/{i}"), "") for i in range(CHANCE_SAMPLES)]
+    samples = [draw_any(task, random.Random(f"chance/{task}/{i}")) for i in range(CHANCE_SAMPLES)]
     counts: dict[tuple[str, ...], int] = {}
     for sample in samples:
         known = set(sample.question.lower().rstrip("?.").split())
         words = tuple(word for word in sample.answer.lower().rstrip(".").split() if word not in known)
         counts[words] = counts.get(words, 0) + 1
     return max(counts.values()) / len(samples)
-
-
-def _drawn(task: str, rng: random.Random, held_out: str) -> Sample:
-    return draw_everyday(task, rng) if task in EVERYDAY else draw_sample(task, rng, SPLITS[held_out])
 
 
 def _write(folder: Path, settings: dict[str, Any], progress: Callable[[str, int, int], None]) -> None:

@@ -24,9 +24,8 @@ from teach_tower import Teacher, extract
 from tokenizers import Tokenizer
 from transformers import LlavaForConditionalGeneration
 
-from edge_interleave.world.everyday_samples import EVERYDAY, draw_everyday
-from edge_interleave.world.samples import TASKS, Sample, draw_sample
-from edge_interleave.world.vocabulary import TRAIN
+from edge_interleave.world.benchmark import ALL_TASKS, draw_any
+from edge_interleave.world.samples import Sample
 
 PICTURELESS = ("unknown question", "no picture")
 """Tasks with samples that have no pictures; an exam draws none."""
@@ -44,8 +43,8 @@ class Exam:
         tasks: Sequence[str] = (),
     ) -> None:
         self.model, self.tokenizer, self.names = model, tokenizer, packing.Names(tokenizer)
-        tasks = tasks or [task for task in (*TASKS, *EVERYDAY) if task not in PICTURELESS]
-        self.samples = {t: [_drawn(t, random.Random(f"exam/{seed}/{t}/{i}")) for i in range(count)] for t in tasks}
+        tasks = tasks or [task for task in ALL_TASKS if task not in PICTURELESS]
+        self.samples = {t: [draw_any(t, random.Random(f"exam/{seed}/{t}/{i}")) for i in range(count)] for t in tasks}
         scenes = [scene for samples in self.samples.values() for sample in samples for scene in sample.scenes]
         self.rows = {id(scene): row for row, scene in enumerate(scenes)}
         self.pixels = np.stack([pool.picture(scene) for scene in scenes])
@@ -80,10 +79,6 @@ class Exam:
             scores = {task: np.mean(self.score(student, samples, stride)) for task, samples in self.samples.items()}
             lines.append(f"  stride {stride}: " + ", ".join(f"{task} {score:.2f}" for task, score in scores.items()))
         return "\n".join(lines)
-
-
-def _drawn(task: str, rng: random.Random) -> Sample:
-    return draw_everyday(task, rng) if task in EVERYDAY else draw_sample(task, rng, TRAIN)
 
 
 def main() -> None:
