@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -94,16 +95,17 @@ class Alert(Event):
 class EventFolder:
     """A folder with `events.jsonl`, and pictures and videos in `frames/`.
 
-    Use it from one process and one thread at a time.
+    Use it from one thread at a time. Another process that uses the folder is refused: it would overwrite pictures.
 
     A later write that fails (a full disk) is counted, and the first of several in a row is reported; the watch
     continues. A folder that somebody deletes or renames while it is used is made again.
     """
 
     def __init__(self, folder: Path, on_failure: Callable[[str], None] = lambda line: None) -> None:
-        """Create the folder if it is missing; keep its files. Raises InputError if it cannot be written to.
+        """Create the folder if it is missing; keep its files.
 
-        `on_failure` gets one line when writes begin to fail.
+        `on_failure` gets one line when writes begin to fail. Raises InputError if the folder cannot be written to, or
+        another process uses it.
         """
         # Absolute, because programs in other folders read the events.
         self.path = folder.absolute() / EVENTS_NAME
@@ -120,6 +122,9 @@ class EventFolder:
             self._open()
         except OSError as error:
             raise InputError(f"{folder}: cannot be written to ({error.strerror}); give another folder") from error
+        if not _locked(self._file):
+            self.close()
+            raise InputError(f"{folder}: another watch saves its events there; stop it, or give another folder")
 
     def append(self, event: Event) -> None:
         """Write one line and sync it to disk. A failure is counted, not raised."""
@@ -184,6 +189,26 @@ class EventFolder:
             kept = False
         if not kept:
             self._open()
+            _locked(self._file)
+
+
+def _locked(descriptor: int) -> bool:
+    """Lock a file for this process until it is closed. Returns False if another process holds the lock.
+
+    A process never excludes itself, so that two sources may exchange their folders. Windows, and file systems without
+    locks, lock nothing.
+    """
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def now() -> str:

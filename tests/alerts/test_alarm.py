@@ -113,6 +113,24 @@ def test_a_folder_that_cannot_be_written_to_is_refused_at_once(tmp_path: Path) -
         EventFolder(tmp_path / "file" / "events")
 
 
+def test_a_folder_that_another_process_uses_is_refused(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom edge_interleave.alerts.events import EventFolder\n"
+        "folder = EventFolder(Path(sys.argv[1]))\nprint('open', flush=True)\nsys.stdin.read()"
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdin=pipe, stdout=pipe) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"open\n"
+        with pytest.raises(InputError, match=f"{tmp_path}: another watch saves its events there"):
+            EventFolder(tmp_path)
+        other.communicate()
+    EventFolder(tmp_path).close()
+    first, second = EventFolder(tmp_path), EventFolder(tmp_path)
+    first.close()
+    second.close()
+
+
 def test_the_likeliest_picture_is_named_even_if_later_ones_push_it_out(tmp_path: Path) -> None:
     rule = Rule(QUESTION, checks=11)
     (alert,) = check_all(Alarm(rule, EventFolder(tmp_path)), [0.9, 0.99, *[0.9] * 9])
