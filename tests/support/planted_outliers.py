@@ -57,10 +57,13 @@ def times(index: Any, factor: float) -> Change:
     return change
 
 
-def massive_tokens(checkpoint: Checkpoint, block: int, size: float, *, projected: bool) -> dict[str, Change]:
+def massive_tokens(
+    checkpoint: Checkpoint, block: int, size: float, rest: float = 5.0, *, projected: bool
+) -> dict[str, Change]:
     """A few tokens get values of about `size` in two channels; `projected`: the projector sees those channels too.
 
-    The tokens carry a mark in their position, which one neuron of the block reads: it is silent for all others.
+    The tokens carry a mark in their position, which one neuron of the block reads: it is silent for all others. `rest`
+    is the root mean square of the hidden states.
     """
     width = checkpoint.config.vision.hidden_size
     mark = np.random.default_rng(0).standard_normal(width)
@@ -80,7 +83,7 @@ def massive_tokens(checkpoint: Checkpoint, block: int, size: float, *, projected
         return values
 
     changes = {
-        "vision.embeddings.position_embedding.weight": added(list(TOKENS), 5 * np.sqrt(width) * mark),
+        "vision.embeddings.position_embedding.weight": added(list(TOKENS), rest * np.sqrt(width) * mark),
         f"{mlp}fc1.weight": read,
         f"{mlp}fc1.bias": quiet,
         f"{mlp}fc2.weight": write,
