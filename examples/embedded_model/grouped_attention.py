@@ -1,6 +1,6 @@
 """Attention of packed rows in groups, without the pairs that never see each other.
 
-A row holds several conversations, and most of their questions are alternatives, so four in five pairs of a row's
+A row holds several conversations, and most of their questions are alternatives, so most pairs of a row's
 positions are masked. Here, a conversation's prefix (system prompt and pictures) attends to itself, and each alternative
 to its prefix and itself; alternatives of similar lengths are computed together.
 """
