@@ -178,11 +178,15 @@ def free_scene(rng: random.Random, split: Split = SHAPES_ALONE, same: int | None
 def crowded_scene(rng: random.Random, split: Split = SHAPES_ALONE) -> Scene:
     """A scene with up to CROWD_MAX small things anywhere, of few kinds: what a vision tower finds hardest."""
     look = free_look(rng)
-    first = [random_item(rng, look, 4, rng.choice(SHAPES) if rng.random() < 0.5 else None, split=split)]
+
+    def new_item() -> Item:
+        return random_item(rng, look, 4, rng.choice(SHAPES) if rng.random() < 0.5 else None, split=split)
+
+    first = [new_item()]
     items: list[Item] = []
     for _ in range(rng.randint(5, CROWD_MAX)):
         if rng.random() < 0.5:
-            first.append(random_item(rng, look, 4, rng.choice(SHAPES) if rng.random() < 0.5 else None, split=split))
+            first.append(new_item())
             items.append(first[-1])
         else:
             item = rng.choice(first)

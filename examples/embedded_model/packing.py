@@ -153,17 +153,16 @@ def pack(
     named = ((kinds >= 0) | (colours >= 0)) & ~wanted & ~visual
     meant = owner_ == last if live else visual
     blocks: list[tuple[int, list[int]]] = []
+    only: dict[int, int] = {}
+    number = 0
     for row, members in enumerate(rows):
         at = row * longest
         for talk in members:
             blocks.append((at, talk.block))
             at += len(talk.ids)
-    only: dict[int, int] = {}
-    number = 0
-    for talk in (talk for row in rows for talk in row):
-        if len(talk.images) == 1:
-            only[talk.talk[0]] = number
-        number += len(talk.images)
+            if len(talk.images) == 1:
+                only[talk.talk[0]] = number
+            number += len(talk.images)
     return Packed(
         ids=ids_,
         positions=positions_,

@@ -68,11 +68,12 @@ class Teacher(nn.Module):
         features = features.unflatten(1, (GRID, GRID))
         words = [embeddings[ids] for ids in self.word_ids]
         labels, items = shown.labels, shown.items
-        fine, fine_right, counted = self._patches(features, labels, items, words)
-        fine = fine + self._places(features, labels)
+        normed = self.norm(features)
+        fine, fine_right, counted = self._patches(normed, labels, items, words)
+        fine = fine + self._places(normed, labels)
         pooled = F.avg_pool2d(features.permute(0, 3, 1, 2).float(), 2).permute(0, 2, 3, 1)
-        coarse, coarse_right, _ = self._patches(pooled, pooled_labels(labels), items, words)
-        whole = self.norm(features).mean((1, 2))
+        coarse, coarse_right, _ = self._patches(self.norm(pooled), pooled_labels(labels), items, words)
+        whole = normed.mean((1, 2))
         seen = F.mse_loss(self.effects(whole).float(), shown.effects)
         total = F.cross_entropy(self.all(whole).float(), (items[..., 0] >= 0).sum(1))
         return fine + coarse + 4 * seen + 0.3 * total, [fine_right, coarse_right, counted]
@@ -80,14 +81,13 @@ class Teacher(nn.Module):
     def _places(self, features: Tensor, labels: Tensor) -> Tensor:
         """The loss of where the centre of the thing at a patch lies, and of the thing's size."""
         known = (labels[..., 5] > 0).float()
-        guesses = self.where(self.norm(features)).float()
+        guesses = self.where(features).float()
         missed = F.smooth_l1_loss(guesses, labels[..., 3:] / FINE, reduction="none", beta=0.2).sum(-1)
         return (missed * known).sum() / known.sum().clamp(min=1)
 
     def _patches(
         self, features: Tensor, labels: Tensor, items: Tensor, words: list[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        features = self.norm(features)
         side = features.shape[1]
         total = features.new_zeros((), dtype=torch.float32)
         right = torch.ones(labels.shape[:3], dtype=torch.bool, device=labels.device)
