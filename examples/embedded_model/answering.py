@@ -23,13 +23,14 @@ import numpy as np
 import states
 import torch
 import torch.nn.functional as F
+from composed import Composer
 from grouped_attention import GroupedAttention
 from optimizers import make_optimizers, set_rate, step_all
 from packing import IGNORE, Packed
 from pool import DOUBT, EMPTY, GRID
 from precision import DEVICE, autocast
 from progress import Length, Progress
-from stored_pictures import Pictures, Shown
+from stored_pictures import Pictures, Shown, joined
 from teach_tower import SAVE_SECONDS, Teacher, mean_loss, pooled_labels, prepare, tower_features
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -55,6 +56,8 @@ NONE = 10**6
 QUANTIZED_SHARE = 0.6
 # Weight of the patches' loss, relative to the answers'.
 PATCHES = 0.15
+COMPOSED = 192
+"""Composed pictures in each batch, if there is a composer."""
 
 
 class Student(nn.Module):
@@ -207,11 +210,13 @@ def train(
     rate: float = 1.8e-3,
     tower_slowness: float = 0.25,
     decay_share: float = 0.5,
+    composer: Composer | None = None,
 ) -> None:
     """Train the whole model on batches; resumes from the state in `checkpoint` if it exists.
 
     batches: returns the next batch. saved: called after each saved state, once a minute and at the end. The tower's
-    learning rate is `rate * tower_slowness`; 0 freezes the tower.
+    learning rate is `rate * tower_slowness`; 0 freezes the tower. A composer adds COMPOSED pictures to each batch for
+    the patches' loss alone.
     """
     student = Student(model, tokenizer, teacher).to(DEVICE)
     if not tower_slowness:
@@ -235,11 +240,12 @@ def train(
         packed = batches()
         batch = Batch.of(packed)
         shown = pictures.get(packed.images)
+        every = shown if composer is None else joined(shown, composer.draw(COMPOSED))
         with autocast():
-            features = tower_features(model, prepare(shown.pixels, grain=True))
+            features = tower_features(model, prepare(every.pixels, grain=True))
             visual = student.projector(noisy(features.float()))
-            answers, asked = student.loss(batch, visual, shown)
-            seen, _ = teacher.loss(visual, shown, student.decoder.embed_tokens.weight)
+            answers, asked = student.loss(batch, visual[: len(shown.pixels)], shown)
+            seen, _ = teacher.loss(visual, every, student.decoder.embed_tokens.weight)
         (answers + 0.1 * asked + PATCHES * seen).backward()
         step_all(optimizers, student.parameters())
         progress.step += 1

@@ -14,7 +14,9 @@ import pool
 import torch
 import torch.nn.functional as F
 from packing import SYSTEM
+from precision import DEVICE
 from tokenizers import Tokenizer
+from torch import Tensor
 from transformers import LlavaConfig, LlavaForConditionalGeneration, Qwen2Config, SiglipVisionConfig
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>")
@@ -42,10 +44,10 @@ def build_model(tokenizer: Tokenizer, seed: int = 0) -> LlavaForConditionalGener
     torch.manual_seed(seed)
     ids = {token: tokenizer.token_to_id(token) for token in SPECIALS}
     vision = SiglipVisionConfig(
-        hidden_size=192,
-        intermediate_size=768,
+        hidden_size=256,
+        intermediate_size=640,
         num_hidden_layers=6,
-        num_attention_heads=6,
+        num_attention_heads=8,
         image_size=pool.IMAGE_SIDE,
         patch_size=pool.PATCH,
         vision_use_head=False,
@@ -74,7 +76,8 @@ def build_model(tokenizer: Tokenizer, seed: int = 0) -> LlavaForConditionalGener
     )
     config.mm_spatial_pool_mode = "average"
     # On a CPU the fused attention's backward pass is slower at these lengths.
-    model = LlavaForConditionalGeneration._from_config(config, attn_implementation="eager")
+    attention = "eager" if DEVICE.type == "cpu" else "sdpa"
+    model = LlavaForConditionalGeneration._from_config(config, attn_implementation=attention)
     model.generation_config.eos_token_id = [ids["<|im_end|>"], ids["<|endoftext|>"]]
     model.generation_config.pad_token_id = ids["<|endoftext|>"]
     return model
@@ -84,7 +87,8 @@ def load_checkpoint(folder: Path, tokenizer: Tokenizer) -> LlavaForConditionalGe
     """A saved checkpoint in fp32, enlarged to the size of `build_model` and the tokenizer.
 
     A new token starts with the mean embedding of the tokens its text had before. A new layer starts as the identity: it
-    adds 0. Larger patches start with the smaller patches' weights, interpolated.
+    adds 0. Larger patches start with the smaller patches' weights, interpolated. A wider tower starts with the narrower
+    one's channels and heads, which do not read the new ones; a narrower MLP keeps the units of the largest weights.
     """
     old = LlavaForConditionalGeneration.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
     known = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -93,6 +97,8 @@ def load_checkpoint(folder: Path, tokenizer: Tokenizer) -> LlavaForConditionalGe
     vision, text = old.config.vision_config, old.config.text_config
     towers = _spread(vision.num_hidden_layers, model.config.vision_config.num_hidden_layers)
     decoders = _spread(text.num_hidden_layers, model.config.text_config.num_hidden_layers)
+    if vision.hidden_size != model.config.vision_config.hidden_size:
+        _fit_units(weights, model.config.vision_config.intermediate_size)
     with torch.no_grad():
         for name, weight in model.state_dict().items():
             layers = towers if ".encoder.layers." in name else decoders
@@ -109,6 +115,8 @@ def load_checkpoint(folder: Path, tokenizer: Tokenizer) -> LlavaForConditionalGe
                 before = scale * F.interpolate(before, size, mode="bilinear", align_corners=False)
             if before.shape == weight.shape:
                 weight.copy_(before)
+            elif "vision_tower." in name or "projector.linear_1" in name:
+                _widen(name, before, weight)
         embeddings = model.get_input_embeddings().weight
         before = old.get_input_embeddings().weight
         embeddings[: known.get_vocab_size()] = before[: known.get_vocab_size()]
@@ -118,6 +126,31 @@ def load_checkpoint(folder: Path, tokenizer: Tokenizer) -> LlavaForConditionalGe
                 ids = known.encode(text_of, add_special_tokens=False).ids
                 embeddings[number] = before[ids].mean(0)
     return model
+
+
+def _widen(name: str, before: Tensor, weight: Tensor) -> None:
+    """Put a tower's weight into a wider tower's, so that the old channels go on as before."""
+    if name.endswith("linear_1.weight") or re.search(r"(q_proj|k_proj|v_proj|out_proj|fc1)\.weight$", name):
+        weight[:, before.shape[1] :] = 0
+    if re.search(r"layer_?norm\d?\.weight$", name):
+        # The norm divides by a mean over more channels; the new ones begin near 0.
+        before = before * (len(before) / len(weight)) ** 0.5
+    elif "embedding" in name:
+        weight.mul_(0.1)
+    elif re.search(r"(out_proj|fc2)\.", name):
+        weight[before.shape[0] :] *= 0.1
+    weight[tuple(slice(size) for size in before.shape)] = before
+
+
+def _fit_units(weights: dict[str, Tensor], count: int) -> None:
+    """Keep the `count` units of each MLP of a tower that have the largest weights."""
+    for name in [name for name in weights if "vision_tower." in name and name.endswith("fc1.weight")]:
+        prefix = name.removesuffix("fc1.weight")
+        size = weights[name].norm(dim=1) * weights[f"{prefix}fc2.weight"].norm(dim=0)
+        kept = size.topk(min(count, len(size))).indices.sort().values
+        for part in ("fc1.weight", "fc1.bias"):
+            weights[prefix + part] = weights[prefix + part][kept]
+        weights[f"{prefix}fc2.weight"] = weights[f"{prefix}fc2.weight"][:, kept]
 
 
 def _spread(before: int, now: int) -> list[int]:

@@ -39,12 +39,13 @@ def forward(
     shape = rows.shape
     stream = rows.flatten(0, 1).float()
     kept, after, looks = stream, stream, stream
+    rounding = _rounding(decoder) if four_bits else {}
     for index, layer in enumerate(decoder.layers):
         if index == middle:
             kept = stream
         attention = layer.self_attn
         normed = _norm(stream, layer.input_layernorm)
-        q, k, v = (_linear(normed, p, four_bits) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
+        q, k, v = (_linear(normed, p, rounding) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
         q = _rotate(q.unflatten(1, (-1, size)) * size**-0.5, cos, sin)
         k = _rotate(k.unflatten(1, (-1, size)), cos, sin)
         if index == middle:
@@ -52,29 +53,36 @@ def forward(
             scores = first_q @ first_k.transpose(1, 2)
             looks = torch.softmax(scores.masked_fill(~mask, -1e9), -1)
         mixed = attend(torch.cat([q.flatten(1), k.flatten(1), v], 1), heads, kv_heads)
-        stream = stream + _linear(mixed, attention.o_proj, four_bits)
+        stream = stream + _linear(mixed, attention.o_proj, rounding)
         normed = _norm(stream, layer.post_attention_layernorm)
-        gate, up = (_linear(normed, p, four_bits) for p in (layer.mlp.gate_proj, layer.mlp.up_proj))
-        stream = stream + _linear(F.silu(gate) * up, layer.mlp.down_proj, four_bits)
+        gate, up = (_linear(normed, p, rounding) for p in (layer.mlp.gate_proj, layer.mlp.up_proj))
+        stream = stream + _linear(F.silu(gate) * up, layer.mlp.down_proj, rounding)
         if index == middle:
             after = stream
     last, kept, after = (each.unflatten(0, shape[:2]) for each in (_norm(stream, decoder.norm), kept, after))
     return last, kept, after, looks
 
 
-def _linear(x: Tensor, module: torch.nn.Linear, four_bits: bool) -> Tensor:
+def _linear(x: Tensor, module: torch.nn.Linear, rounding: dict[torch.nn.Linear, Tensor]) -> Tensor:
     bias = None if module.bias is None else module.bias.to(HALF)
-    weight = module.weight + (_rounded(module.weight) - module.weight).detach() if four_bits else module.weight
+    weight = module.weight + rounding[module] if module in rounding else module.weight
     return F.linear(x, weight.to(HALF), bias)
 
 
 @torch.no_grad()
-def _rounded(weight: Tensor) -> Tensor:
-    """Round blocks of 32 weights to 16 levels between minimum and maximum, as ggml's Q4_K (ggml-quants.c)."""
-    blocks = weight.view(-1, 32)
+def _rounding(decoder: Qwen2Model) -> dict[torch.nn.Linear, Tensor]:
+    """What 4 bits would add to each matrix.
+
+    Blocks of 32 weights have 16 levels between minimum and maximum, as in ggml's Q4_K (ggml-quants.c). All matrices go
+    together, because a GPU waits for each operation to be started.
+    """
+    matrices = [module for module in decoder.modules() if isinstance(module, torch.nn.Linear)]
+    blocks = torch.cat([module.weight.view(-1, 32) for module in matrices])
     low, high = blocks.amin(1, keepdim=True).clamp(max=0), blocks.amax(1, keepdim=True)
     step = ((high - low) / 15).clamp(min=1e-8)
-    return (((blocks - low) / step).round() * step + low).view_as(weight)
+    added = (((blocks - low) / step).round() * step + low - blocks).flatten()
+    parts = added.split([module.weight.numel() for module in matrices])
+    return {module: part.view_as(module.weight) for module, part in zip(matrices, parts, strict=True)}
 
 
 def _norm(x: Tensor, module: torch.nn.Module) -> Tensor:

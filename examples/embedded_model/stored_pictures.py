@@ -25,6 +25,12 @@ class Shown:
     """(n, EFFECTS) float32."""
 
 
+def joined(one: Shown, other: Shown) -> Shown:
+    """Both sets of pictures as one."""
+    pairs = ((one.pixels, other.pixels), (one.labels, other.labels), (one.items, other.items))
+    return Shown(*map(torch.cat, pairs), torch.cat((one.effects, other.effects)))
+
+
 class Pictures:
     """The pool's arrays, by row."""
 

@@ -18,12 +18,13 @@ import pool
 import states
 import torch
 import torch.nn.functional as F
+from composed import Composer
 from optimizers import make_optimizers, set_rate, step_all
 from packing import IGNORE
 from pool import CENTRES, DOUBT, EFFECTS, EMPTY, FINE, GRID, ITEMS
 from precision import DEVICE, autocast
 from progress import Length, Progress
-from stored_pictures import Pictures, Shown
+from stored_pictures import Pictures, Shown, joined
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
@@ -32,6 +33,8 @@ from edge_interleave.world.vocabulary import COLOURS, KINDS, SHAPES, THINGS
 
 SAVE_SECONDS = 60.0
 """Seconds between two saved states."""
+POOL_LEAST = 20_000
+"""Pictures of the pool below which a composer draws whole batches."""
 SAME = 6
 """Most things alike that a patch counts."""
 
@@ -149,8 +152,12 @@ def teach(
     *,
     batch: int = 128,
     rate: float = 2e-3,
+    composer: Composer | None = None,
 ) -> None:
-    """Train tower, projector and word embeddings; resumes from the state in `checkpoint` if it exists."""
+    """Train tower, projector and word embeddings; resumes from the state in `checkpoint` if it exists.
+
+    A composer gives half of each batch, and whole batches until the pool has some pictures.
+    """
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
     embeddings = model.get_input_embeddings()
     modules = nn.ModuleDict({"tower": tower, "projector": projector, "teacher": teacher, "embeddings": embeddings})
@@ -169,10 +176,16 @@ def teach(
         rng = np.random.default_rng(progress.step)
         if progress.step % 50 == 0 or progress.step == first:
             drawn = pictures.refresh()
-            if drawn < batch:
+            if drawn < batch and composer is None:
                 time.sleep(0.2)
                 continue
-        shown = mirrored(pictures.get(pictures.some(batch, rng)))
+        if composer is None:
+            shown = pictures.get(pictures.some(batch, rng))
+        elif drawn < POOL_LEAST:
+            shown = composer.draw(batch)
+        else:
+            shown = joined(pictures.get(pictures.some(batch // 2, rng)), composer.draw(batch - batch // 2))
+        shown = mirrored(shown)
         with autocast():
             features = projector(tower_features(model, prepare(shown.pixels, grain=True)))
             loss, right = teacher.loss(features, shown, embeddings.weight)

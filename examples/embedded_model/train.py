@@ -3,8 +3,8 @@
     python examples/embedded_model/train.py --runs runs/embedded --out examples/embedded_model/checkpoint
 
 Uses a GPU if there is one. An interrupted run resumes: each stage saves its state under --runs, and the last stage
-writes --out once a minute. --seconds limits the time on any machine: about a quarter for drawing and the tower, which
-run together, the rest for the answers. Needs the `oracle` extra (PyTorch, transformers) and scikit-image.
+writes --out once a minute. --seconds limits the time on any machine: about half for drawing and the tower, which run
+together, the rest for the answers. Needs the `oracle` extra (PyTorch, transformers) and scikit-image.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import build
 import evaluate_in_torch
 import pool
 import teach_tower
+from composed import Composer
 from lessons import Packer
 from packing import Packed
 from pipeline import Pipeline
@@ -36,8 +37,8 @@ POOL = {
     "sign": 5000, "puzzle": 2000, "views": 2500, "patches": 1000, "free": 100000, "crowd": 60000,
     "sizes": 5000, "blank": 900, "strange": 14000,
 }  # fmt: skip
-DRAWING = 0.24
-"""Share of --seconds for drawing; the tower trains meanwhile and a little longer."""
+DRAWING, TOWER = 0.3, 0.47
+"""Shares of --seconds for drawing, and for the tower, which trains meanwhile and longer."""
 
 
 def main() -> None:
@@ -80,15 +81,18 @@ def main() -> None:
         model = (build.load_checkpoint(start, tokenizer) if start else build.build_model(tokenizer)).to(DEVICE)
         teacher = teach_tower.Teacher(model.config.text_config.hidden_size, tokenizer).to(DEVICE)
         pictures = Pictures(pipeline)
+        # A CPU draws as fast as it composes.
+        composer = None if DEVICE.type == "cpu" else Composer()
         print(f"{pipeline.images} pictures to draw; ready after {time.monotonic() - began:.0f} s", flush=True)
         if seconds is None:
             lengths = Length(steps=arguments.tower_steps), Length(steps=arguments.steps)
         else:
-            lengths = (Length(seconds=began + (DRAWING + 0.01) * seconds - time.monotonic()),) * 2
+            lengths = (Length(seconds=began + TOWER * seconds - time.monotonic()),) * 2
         if arguments.tower_steps:
             state = arguments.runs / "tower.pt"
-            rate = 1.5e-3 if start else 2e-3
-            teach_tower.teach(model, teacher, pictures, lengths[0], state, batch=arguments.pictures, rate=rate)
+            teach_tower.teach(
+                model, teacher, pictures, lengths[0], state, batch=arguments.pictures, rate=2e-3, composer=composer
+            )
         while not pipeline.all_drawn():
             time.sleep(0.2)
         print(f"{pictures.refresh()} pictures and the tower after {time.monotonic() - began:.0f} s", flush=True)
@@ -118,6 +122,7 @@ def main() -> None:
             exam=exam,
             rate=arguments.rate,
             tower_slowness=0.25 if arguments.tower_steps else 0.0,
+            composer=composer,
         )
 
 

@@ -194,3 +194,80 @@ def test_a_checkpoint_enlarged_says_what_it_said(tmp_path: Path) -> None:
             m.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-1] for m in (small, large)
         )
         assert torch.allclose(before, after, atol=1e-3)
+
+
+def test_composed_pictures_show_what_their_labels_say() -> None:
+    import torch
+    from composed import Composer
+    from pool import CENTRES, FINE, GRID
+
+    from edge_interleave.world.vocabulary import HELD_OUT_PAIRS
+
+    torch.manual_seed(0)
+    shown = Composer().draw(48)
+    assert shown.pixels.shape == (48, 144, 144, 3)
+    centres = 0
+    for pixels, labels, items in zip(shown.pixels.numpy(), shown.labels.numpy(), shown.items.numpy(), strict=True):
+        listed = [(KINDS[kind], COLOURS[colour] if colour >= 0 else "") for kind, colour in items if kind >= 0]
+        assert not {(colour, kind) for kind, colour in listed} & HELD_OUT_PAIRS
+        assert min(len(listed), CENTRES - 1) <= labels[..., 2].sum() <= len(listed)
+        for row, column in np.ndindex(GRID, GRID):
+            kind, colour, _, right, below, size = labels[row, column].tolist()
+            if kind < 0:
+                continue
+            assert (kind, colour) in {(k, c if c >= 0 else -2) for k, c in items.tolist()}
+            if abs(right) <= FINE / 2 and abs(below) <= FINE / 2:
+                centres += labels[row, column, 2] > 0
+                assert labels[row, column, 2] > 0
+            x, y = (column + 0.5 + right / FINE) * 24, (row + 0.5 + below / FINE) * 24
+            half = size / FINE * 12
+            box = pixels[max(int(y - half), 0) : int(y + half) + 1, max(int(x - half), 0) : int(x + half) + 1]
+            # Something stands out from the box's surroundings.
+            assert np.abs(box.astype(int) - np.median(pixels.reshape(-1, 3), 0)).sum(-1).max() > 60
+    assert centres > 100
+
+
+def test_muon_of_many_matrices_is_muon_of_each() -> None:
+    import torch
+    import torch.optim._muon
+    from optimizers import Muon
+    from precision import HALF
+
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((8, 16), (8, 16), (16, 8), (12, 12))]
+    theirs = [torch.nn.Parameter(each.detach().clone()) for each in ours]
+    start = [each.detach().clone() for each in ours]
+    one = Muon([{"params": ours}], lr=0.01, weight_decay=0.1)
+    other = torch.optim.Muon(theirs, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        for mine, its in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn_like(mine)
+            its.grad = mine.grad.clone()
+        one.step()
+        other.step()
+    for mine, its, before in zip(ours, theirs, start, strict=True):
+        # PyTorch's iteration is in bf16 everywhere.
+        assert (mine - its).abs().max() < 0.02 * (its - before).abs().max(), HALF
+
+
+def test_a_wider_tower_starts_where_the_narrower_one_ended(tmp_path: Path) -> None:
+    import torch
+    from build import build_model, load_checkpoint, load_tokenizer, save_checkpoint
+    from teach_tower import fresh_pictures, prepare
+    from transformers import LlavaForConditionalGeneration, SiglipVisionConfig
+
+    tokenizer = load_tokenizer()
+    config = build_model(tokenizer).config
+    small = {**config.vision_config.to_dict(), "hidden_size": 192, "intermediate_size": 640, "num_attention_heads": 6}
+    config.vision_config = SiglipVisionConfig(**small)
+    torch.manual_seed(0)
+    narrow = LlavaForConditionalGeneration._from_config(config, attn_implementation="eager")
+    save_checkpoint(narrow, tokenizer, tmp_path / "narrow")
+    wide = load_checkpoint(tmp_path / "narrow", tokenizer)
+    assert wide.config.vision_config.hidden_size == 256
+    pixels = prepare(fresh_pictures(4).pixels)
+    with torch.no_grad():
+        before, after = (
+            model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-1] for model in (narrow, wide)
+        )
+    assert torch.nn.functional.cosine_similarity(before, after[..., :192], dim=-1).min() > 0.97
