@@ -95,8 +95,8 @@ _CHANGED = (
     rf"[Tt]he {_NAME}(?: at the {_PLACE})? bec(?:ame|omes) (?:{_COLOUR}|an? {_KIND}))"
 )
 _COUNTED = (
-    rf"(?:is one (?:{_COLOUR} )?(?:{_KIND}|object)|"
-    rf"are {_any(NUMBERS)} (?:{_COLOUR} )?(?:{_any(tuple(_SINGULAR))}|objects))"
+    rf"(?:is one (?:(?:{_COLOUR} )?(?:{_KIND}|object)|shape)|"
+    rf"are {_any(NUMBERS)} (?:(?:{_COLOUR} )?(?:{_any(tuple(_SINGULAR))}|objects)|shapes))"
 )
 _COLOUR_LIST = rf"{_COLOUR}(?:(?:, | and ){_COLOUR})*"
 _SAYS = rf"It says (?:{_any(WORDS)}|\d+)\."
@@ -108,7 +108,7 @@ _SENTENCE = re.compile(
             rf"There (?:is|are) {_SOME}(?: at the {_PLACE})?\.",
             rf"There is {_PLACED}\.",
             rf"There {_COUNTED}(?: in all)?\.",
-            rf"There (?:is no (?:{_COLOUR} )?{_KIND}|are no shapes)\.",
+            rf"There is no (?:{_COLOUR} )?{_KIND}\.",
             rf"There is nothing at the {_PLACE}\.",
             rf"The {_NAME} is (?:{_COLOUR}|an? {_KIND}|at the {_PLACE}|bigger|smaller)\.",
             rf"The {_KIND} has its own colours\.",

@@ -19,10 +19,10 @@ def article(name: str) -> str:
 
 
 def plural(noun: str) -> str:
-    """`circles`, `crosses`, `butterflies`."""
+    """`circles`, `crosses`, `boxes`, `butterflies`."""
     if noun.endswith("y") and noun[-2] not in "aeiou":
         return f"{noun[:-1]}ies"
-    return f"{noun}es" if noun.endswith(("s", "sh")) else f"{noun}s"
+    return f"{noun}es" if noun.endswith(("s", "sh", "x")) else f"{noun}s"
 
 
 def join(parts: Sequence[str]) -> str:

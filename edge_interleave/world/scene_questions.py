@@ -198,7 +198,7 @@ def what_is(rng: random.Random, scene: Scene, where: str = "") -> QA | None:
 
 
 def count_named(rng: random.Random, scene: Scene, where: str = "", split: Split = SHAPES_ALONE) -> QA | None:
-    """How many items there are of a kind, of a colour, of both, or in all."""
+    """How many items there are of a kind, of a colour, of both, in all, or how many shapes."""
     natural = any(not item.colour for item in scene.items)
     if scene.items and rng.random() < 0.8:
         item = rng.choice(scene.items)
@@ -209,14 +209,17 @@ def count_named(rng: random.Random, scene: Scene, where: str = "", split: Split 
     else:
         kind = split.kind(rng)
         colour = rng.choice(split.colours(kind) or ("",))
-    by = rng.choices(("kind", "colour", "both", "all"), (50, 18, 22, 10))[0]
+    by = rng.choices(("kind", "colour", "both", "all", "shapes"), (50, 18, 22, 10, 6))[0]
     if by in ("colour", "both") and not colour:
         by = "kind"
     if by == "colour" and natural and any(colour in POSSIBLE_COLOURS.get(item.shape, ()) for item in scene.items):
         by = "both"
-    noun = {"kind": kind, "colour": f"{colour} object", "both": f"{colour} {kind}", "all": "object"}[by]
+    by_name = {"kind": kind, "colour": f"{colour} object", "both": f"{colour} {kind}"}
+    noun = {**by_name, "all": "object", "shapes": "shape"}[by]
     number = sum(
-        (by in ("colour", "all") or item.shape == kind) and (by in ("kind", "all") or item.colour == colour)
+        item.shape in SHAPES
+        if by == "shapes"
+        else (by in ("colour", "all") or item.shape == kind) and (by in ("kind", "all") or item.colour == colour)
         for item in scene.items
     )
     nouns = plural(noun)

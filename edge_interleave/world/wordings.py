@@ -1,4 +1,4 @@
-"""Rewords the world's questions as people type them; a seventh of the wordings, and some words, are held out.
+"""Rewords the world's questions as people type them; a twelfth of the wordings, and some words, are held out.
 
 `reworded` parses a question of `scene_questions.py` or `group_questions.py` into its kind and the names in it, and
 fills another template: lower case, no question mark, "what's", "color", "photo", commands, "the second picture".
@@ -35,19 +35,24 @@ SYNONYMS = {
     "bicycle": ("bike",),
     "rabbit": ("bunny",),
     "dog": ("puppy", "doggy"),
-    "cat": ("kitty",),
+    "cat": ("kitty", "kitten"),
     "moon": ("crescent",),
     "cross": ("plus",),
     "diamond": ("rhombus",),
     "balloon": ("baloon",),
-    "circle": ("disc",),
-    "car": ("auto",),
-    "square": ("box",),
+    "circle": ("disc", "dot"),
+    "car": ("auto", "automobile"),
+    "square": ("box", "block"),
     "butterfly": ("buterfly",),
     "cup": ("mug",),
     "clock": ("alarm clock",),
+    "hat": ("cap",),
+    "turtle": ("tortoise",),
 }
 """Other names for a thing; answers use the key."""
+_PLURAL_SYNONYMS = {plural(kind): tuple(map(plural, names)) for kind, names in SYNONYMS.items()}
+_SYNONYM_SHARE = 0.08
+"""How often a thing that has another name is called by it."""
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 _DIGIT_ORDINALS = ("1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th")
 _PLACE_WORDS = {
@@ -237,10 +242,7 @@ def _filled(rng: random.Random, name: str, fields: dict[str, str]) -> str:
     if name == "at":
         return rng.choice(_PLACE_WORDS[fields["place"]])
     if name == "nouns":
-        nouns = fields["nouns"]
-        if nouns.endswith("objects"):
-            return nouns.removesuffix("objects") + rng.choice(("objects", "things", "items"))
-        return nouns
+        return _called_many(rng, fields["nouns"])
     if name in ("most", "more"):
         return rng.choice(_COMPARISONS[fields[name]])
     return fields[name]
@@ -251,9 +253,19 @@ def _called(rng: random.Random, name: str) -> str:
     *colours, kind = name.split()
     if kind == "object":
         kind = rng.choice(("object", "thing", "one", "shape", "item"))
-    elif kind in SYNONYMS and rng.random() < 0.08:
+    elif kind in SYNONYMS and rng.random() < _SYNONYM_SHARE:
         kind = rng.choice(SYNONYMS[kind])
     return " ".join((*colours, kind))
+
+
+def _called_many(rng: random.Random, nouns: str) -> str:
+    """The things to count or, sometimes, another name for them: bikes, the red things."""
+    *colours, kinds = nouns.split()
+    if kinds == "objects":
+        kinds = rng.choice(("objects", "things", "items"))
+    elif kinds in _PLURAL_SYNONYMS and rng.random() < _SYNONYM_SHARE:
+        kinds = rng.choice(_PLURAL_SYNONYMS[kinds])
+    return " ".join((*colours, kinds))
 
 
 def _picture(rng: random.Random, number: int) -> str:

@@ -13,8 +13,9 @@ from edge_interleave.world.everyday_samples import EVERYDAY, draw_everyday
 from edge_interleave.world.judging import is_right, is_sentence
 from edge_interleave.world.phrases import NUMBERS, UNKNOWN_PICTURE
 from edge_interleave.world.scene import PLACES, SAME_MAX, SIZE_LEAST, Item, Look, Scene, blank_scene, free_scene
-from edge_interleave.world.scene_questions import POSSIBLE_COLOURS, bigger, what_is
-from edge_interleave.world.vocabulary import HELD_OUT_PAIRS, TRAIN
+from edge_interleave.world.scene_questions import POSSIBLE_COLOURS, bigger, count_named, what_is
+from edge_interleave.world.vocabulary import HELD_OUT_PAIRS, SHAPES, TRAIN
+from edge_interleave.world.wordings import understood
 
 WHITE = Look(200, "plain", (255, 255, 255), (255, 255, 255), 0.0, 0)
 
@@ -189,3 +190,20 @@ def test_an_answer_is_right_by_its_content_words(
 def test_rubbish_is_no_sentence_of_the_world() -> None:
     for rubbish in ("There646.", "It says 90 90.", "0.", "There are no no turtles.", "", "D is a red.", "The the car."):
         assert not is_sentence(rubbish)
+
+
+def test_shapes_are_counted_without_the_things() -> None:
+    asked = 0
+    for index in range(1000):
+        rng = random.Random(f"shapes/{index}")
+        scene = groups.free(rng, TRAIN).scenes[0]
+        question, answer = count_named(rng, scene, split=TRAIN) or ("", "")
+        if "shapes" not in question:
+            continue
+        asked += 1
+        number = sum(item.shape in SHAPES for item in scene.items)
+        noun = "is one shape" if number == 1 else f"are {NUMBERS[number]} shapes"
+        assert answer == f"There {noun}."
+        assert is_sentence(answer)
+        assert understood(question) is not None
+    assert asked > 20

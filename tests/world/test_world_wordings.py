@@ -101,3 +101,10 @@ def test_unknown_questions_of_tests_and_of_training_differ() -> None:
     kept = {unknown_question(random.Random(index), held_out=True) for index in range(3000)}
     assert len(drawn) > 2000
     assert not {text.lower().rstrip("?") for text in drawn} & {text.lower().rstrip("?") for text in kept}
+
+
+def test_things_to_count_have_other_names_too_and_keep_their_colour() -> None:
+    texts = [reworded(random.Random(index), "How many red squares are there?").lower() for index in range(1000)]
+    assert any("red boxes" in text for text in texts)
+    assert any("red blocks" in text for text in texts)
+    assert 10 < sum("red boxes" in text or "red blocks" in text for text in texts) < 150
