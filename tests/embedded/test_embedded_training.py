@@ -216,7 +216,7 @@ def test_composed_pictures_show_what_their_labels_say() -> None:
             if kind < 0:
                 continue
             assert (kind, colour) in {(k, c if c >= 0 else -2) for k, c in items.tolist()}
-            if abs(right) <= FINE / 2 and abs(below) <= FINE / 2:
+            if max(abs(right), abs(below)) < FINE / 2 - 1:
                 centres += labels[row, column, 2] > 0
                 assert labels[row, column, 2] > 0
             x, y = (column + 0.5 + right / FINE) * 24, (row + 0.5 + below / FINE) * 24
