@@ -21,9 +21,10 @@ Precisions:
 - `int8`: for CPUs, integer products in every linear layer. Weights are signed, symmetric 8-bit numbers with a scale for
   each output, for which CPUs have instructions. Activations are unsigned 8-bit numbers (signed ones are ten times
   slower on x86) with a step for each row (token) and a fixed zero point: 128, or 32 after a GELU, which has no values
-  below -0.17. Outlier channels stay fp32 (`onnx.int8`; reasons in docs/decisions/0001-int8-tower.md). Patch embedding,
-  norms, softmax and products between activations stay fp32.
-  On x86 CPUs without VNNI such products saturate; `edge_interleave.vision.tower` detects this and avoids it.
+  below -0.17. Outlier channels stay fp32 (`onnx.int8`; reasons in docs/decisions/0001-int8-tower.md). The patch
+  embedding's weights are stored in the same way, but it computes in fp32, and so do norms, softmax and products between
+  activations.
+  On x86 CPUs without VNNI integer products saturate; `edge_interleave.vision.tower` detects this and avoids it.
 """
 
 from __future__ import annotations
@@ -91,8 +92,7 @@ def write_vision_onnx(
     export = _Export(checkpoint, graph, precision, balances or {})
     export.run(range(stages(checkpoint)), VISION_OUTPUT)
     graph.write(path, (lambda done, total: progress(STAGE, done, total)) if progress else None)
-    # In int8 the patch embedding, which is not a linear layer, stays fp32.
-    return part_info(export.matrices, (precision, "fp32", INT8_APART) if precision == "int8" else (precision,))
+    return part_info(export.matrices, (precision, INT8_APART) if precision == "int8" else (precision,))
 
 
 def stages(checkpoint: Checkpoint) -> int:
@@ -226,8 +226,7 @@ class _Export:
         """`hidden_states[0]`: patches, CLS token, positions, and CLIP's norm before the first block."""
         vision, graph = self.vision, self.graph
         clip, patch, prefix = vision.type == "clip", vision.patch_size, "vision.embeddings"
-        inputs = self.present(f"{prefix}.patch_embedding.weight", f"{prefix}.patch_embedding.bias")
-        self.stored(f"{prefix}.patch_embedding.weight")
+        inputs = [self.filters(f"{prefix}.patch_embedding.weight"), *self.present(f"{prefix}.patch_embedding.bias")]
         x = graph.op("Conv", pixels, *inputs, name="patch_embedding", strides=[patch, patch])
         x = graph.op("Reshape", x, self.integers(0, vision.hidden_size, vision.grid**2), name="patch_rows")
         x = graph.op("Transpose", x, name="patch_tokens", perm=[0, 2, 1])
@@ -238,6 +237,25 @@ class _Export:
         if clip:
             x = self.watch(self.norm(x, "vision.pre_layernorm"))
         return graph.op("Reshape", x, self.integers(-1, vision.hidden_size), name="rows") if self.int8 else x
+
+    def filters(self, name: str) -> str:
+        """The weights of a convolution, (out, in, height, width); int8 stores them with a scale for each output."""
+        if not self.int8:
+            self.stored(name)
+            return self.weight(name)
+        shape = self.checkpoint.shape(name)
+        specs = [Spec(name, shape, np.dtype(np.int8)), Spec(f"{name}_scale", (shape[0], 1, 1, 1), self.real)]
+        self.matrices.append(Matrix(name, "int8", math.prod(shape), sum(spec.bytes for spec in specs)))
+
+        def make() -> Sequence[npt.NDArray[Any]]:
+            values, scale = quantized(self.tensor(name).reshape(shape[0], -1))
+            return [values.T.reshape(shape), scale.reshape(-1, 1, 1, 1)]
+
+        weight, scale = self.graph.weights(specs, make)
+        # ONNX Runtime computes these two once, when it opens the graph, but a DequantizeLinear in every run. Without
+        # zero points, that even fails with the option for CPUs whose int8 products saturate.
+        weight = self.graph.op("Cast", weight, name=f"{name}_steps", to=TensorProto.FLOAT)
+        return self.graph.op("Mul", weight, scale, name=f"{name}_whole")
 
     def block(self, x: str, prefix: str) -> str:
         """One pre-norm transformer block."""
