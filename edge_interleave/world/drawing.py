@@ -137,7 +137,15 @@ def _placed(item: Item, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, 
     """A thing's picture (RGBA), and its top left corner in pixels."""
     pixels = max(4, round(item.size * min(size)))
     tone = item.tone if item.colour else None
-    picture = sprite(item.shape, item.style, pixels, tone=tone, mirrored=item.mirrored, angle=item.angle)
+    picture = sprite(
+        item.shape,
+        item.style,
+        pixels,
+        tone=tone,
+        mirrored=item.mirrored,
+        angle=item.angle,
+        variant=item.variant,
+    )
     return picture, (round(item.x * size[0] - picture.width / 2), round(item.y * size[1] - picture.height / 2))
 
 

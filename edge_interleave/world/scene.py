@@ -56,6 +56,8 @@ class Item:
     """A shape's: `filled`, `edged` (filled, darker edge), `inked` (filled, black edge), `outline` (thick line) or
     `line` (thin line). A thing's: one of STYLES."""
     mirrored: bool = False
+    variant: int = 0
+    """A thing's: seed of changes to its picture (`sprites.sprite`); 0: none."""
 
     @property
     def place(self) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of everyday things, in three styles, at any size and angle; tinted things in any colour.
+"""Pictures of everyday things, in three styles and variants, at any size and angle; tinted things in any colour.
 
 `sprites/LICENSES.md` names sources and licences; `examples/embedded_model/make_sprites.py` makes the sheets.
 """
@@ -10,7 +10,7 @@ from importlib import resources
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 
 from edge_interleave.world.vocabulary import STYLES, THINGS
 
@@ -36,16 +36,20 @@ def sprite(
     tone: tuple[int, int, int] | None = None,
     mirrored: bool = False,
     angle: float = 0.0,
+    variant: int = 0,
 ) -> Image.Image:
     """A thing as an RGBA picture of (side, side) pixels with a transparent background.
 
     `tone` (RGB, 0 to 255) repaints the thing in shades of that colour: its commonest luminance becomes the tone, darker
     and lighter parts darker and lighter shades. `angle`: degrees, clockwise, after mirroring; a turned thing is shrunk
-    to fit. Raises ValueError for an unknown thing or style, and for a side below 1.
+    to fit. `variant`: a seed of changes in form, light, edges and colours, such as other emoji sets have; 0: none.
+    Raises ValueError for an unknown thing or style, and for a side below 1.
     """
     if side < 1:
         raise ValueError(f"a picture needs a side of at least 1 pixel, not {side}")
     picture = _cell(thing, style) if tone is None else _repainted(thing, style, tone)
+    if variant:
+        picture = _varied(picture, np.random.default_rng(variant), tinted=tone is not None)
     if mirrored:
         picture = ImageOps.mirror(picture)
     if angle:
@@ -93,6 +97,45 @@ def _commonest(luma: NDArray[np.float64]) -> float:
     counts, edges = np.histogram(luma, bins=100, range=(0.0, 1.0))
     near = np.exp(-0.5 * (np.arange(-20, 21) / 5) ** 2)
     return float(edges[np.argmax(np.convolve(counts, near, "same"))] + 0.005)
+
+
+def _varied(picture: Image.Image, rng: np.random.Generator, *, tinted: bool) -> Image.Image:
+    """The picture as another artist may draw it; a tinted thing keeps its hue."""
+    middle = CELL / 2
+    across, down = 1 / rng.uniform(0.8, 1.0, 2)
+    lean = rng.uniform(-0.12, 0.12)
+    form = (across, lean, middle * (1 - across - lean), 0.0, down, middle * (1 - down))
+    picture = picture.transform(picture.size, Image.Transform.AFFINE, form, Image.Resampling.BICUBIC)
+    plain = picture.convert("RGB")
+    detail = rng.random()
+    if detail < 0.2:
+        plain = plain.filter(ImageFilter.GaussianBlur(rng.uniform(0.6, 1.6)))
+    elif detail < 0.45:
+        plain = plain.filter(ImageFilter.ModeFilter(int(rng.choice((5, 7, 9)))))
+    elif detail < 0.75:
+        plain = plain.quantize(int(rng.integers(3, 7))).convert("RGB")
+    plain.putalpha(picture.getchannel("A"))
+    pixels = np.asarray(plain, np.float32)
+    luma = (pixels[..., :3] @ _REC_601)[..., None].astype(np.float32)
+    rich = rng.uniform(0.8, 1.2) if tinted else rng.uniform(0.55, 1.4)
+    gains = rng.uniform(0.96, 1.04, 3) if tinted else rng.uniform(0.82, 1.18, 3)
+    colours = (luma + (pixels[..., :3] - luma) * rich) * gains
+    # Light from one side, and a shine, as on a solid; half of the things stay flat.
+    solid = rng.random() < 0.5
+    rows, columns = np.mgrid[0:CELL, 0:CELL] / middle - 1
+    side = rng.uniform(0, 2 * np.pi)
+    slope = columns * np.cos(side) + rows * np.sin(side)
+    x, y = rng.uniform(-0.5, 0.5, 2)
+    shine = solid * rng.uniform(0, 0.3) * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / rng.uniform(0.05, 0.5))
+    light = 1 + solid * rng.uniform(0, 0.35) * slope
+    colours = colours * light[..., None] + (255 - colours).clip(0) * shine[..., None]
+    varied = Image.fromarray(np.dstack([colours.clip(0, 255), pixels[..., 3:]]).round().astype(np.uint8))
+    if rng.random() < 0.25:
+        cover = picture.getchannel("A")
+        edge = Image.new("RGBA", picture.size, (30, 30, 30, 0))
+        edge.putalpha(cover.filter(ImageFilter.MaxFilter(int(rng.choice((3, 5))))))
+        varied = Image.alpha_composite(edge, varied)
+    return varied
 
 
 def _turned(picture: Image.Image, angle: float) -> Image.Image:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import random
 import time
+import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from edge_interleave.world import unknown_pictures
 from edge_interleave.world.drawing import draw, item_map, sign_parts
 from edge_interleave.world.groups import MAKERS, Group
 from edge_interleave.world.scene import Scene
-from edge_interleave.world.vocabulary import COLOURS, KINDS, SHAPES_ALONE, TRAIN, Split
+from edge_interleave.world.vocabulary import COLOURS, KINDS, SHAPES_ALONE, THINGS, TRAIN, Split
 
 IMAGE_SIDE = 144
 PATCH = 24
@@ -107,8 +108,8 @@ def draw_share(
     drawn = int(done.read_text()) if done.exists() else 0
     told(drawn)
     while drawn < len(scenes) and (until is None or time.monotonic() < until):
-        for scene in scenes[drawn : drawn + _AT_ONCE]:
-            row = offset + drawn
+        for plain in scenes[drawn : drawn + _AT_ONCE]:
+            row, scene = offset + drawn, varied(plain)
             arrays.pixels[row], arrays.labels[row] = picture(scene), patch_labels(scene)
             arrays.items[row], arrays.effects[row] = listed_items(scene), effects_of(scene)
             drawn += 1
@@ -117,6 +118,18 @@ def draw_share(
     whole = sum(first + len(g.scenes) <= drawn for g, first in zip(share.groups, share.first_image, strict=True))
     share.groups[whole:] = []
     share.first_image[:] = [offset + first for first in share.first_image[:whole]]
+
+
+def varied(scene: Scene) -> Scene:
+    """The scene with other drawings of half of its things, the same ones wherever a thing recurs.
+
+    Unknown emoji are varied too; if these were not, the model would take every unusual drawing for unknown.
+    """
+    items = []
+    for item in scene.items:
+        seed = zlib.crc32(repr((item.shape, item.tone, item.size, item.angle)).encode())
+        items.append(replace(item, variant=seed) if item.shape in THINGS and seed % 2 else item)
+    return replace(scene, items=tuple(items))
 
 
 def picture(scene: Scene) -> np.ndarray:

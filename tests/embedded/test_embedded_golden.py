@@ -1,5 +1,7 @@
 """The embedded model answers as transformers does: 230 held-out prompts with stored answers, without PyTorch."""
 
+import itertools
+import zlib
 from collections import Counter
 from dataclasses import replace
 
@@ -7,6 +9,7 @@ import golden_prompts
 import parity
 import pytest
 from golden_prompts import Golden
+from support.paths import EXAMPLES
 
 from edge_interleave.bundle.manifest import Bundle, open_bundle
 from edge_interleave.bundle.store import embedded_folder
@@ -74,7 +77,13 @@ def test_the_answers_are_of_the_checkpoint_in_the_repository(golden: Golden) -> 
 def test_the_bundle_that_ships_is_quantized_as_documented(shipped: Bundle) -> None:
     precisions = {"decoder.gguf": "q4_k_m", "decoder-mlx": "4bit", "decoder-onnx": "int4", "vision.onnx": "int8"}
     assert shipped.manifest.precisions == precisions
-    assert sum(file.bytes for file in shipped.manifest.files.values()) <= 14 << 20
+
+
+def test_the_package_is_at_most_16_mib_to_download() -> None:
+    folders = [EXAMPLES.parent / name for name in ("edge_interleave", "converters", "backends")]
+    files = itertools.chain.from_iterable(folder.rglob("*") for folder in folders)
+    packed = [zlib.compress(f.read_bytes(), 1) for f in files if f.is_file() and "__pycache__" not in f.parts]
+    assert 12 << 20 <= sum(map(len, packed)) <= 16 << 20
 
 
 def test_the_fp32_tower_sees_what_transformers_sees(exact: Bundle, golden: Golden) -> None:
