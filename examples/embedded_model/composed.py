@@ -1,7 +1,7 @@
 """Composes pictures of things anywhere on the training device, as many as the first stage takes.
 
-`drawing.py` draws a hundred a second on a CPU core; here, things drawn once are placed on backgrounds in batches, in
-tens of thousands a second on a GPU. The pictures lack signs, JPEG and effects, so drawn ones of the pool go with them.
+`drawing.py` draws a hundred a second on a CPU core; here, things drawn once are placed on backgrounds in batches, eight
+thousand a second beside the training on one H200. The pictures lack signs, JPEG and effects, so drawn ones of the pool go with them.
 """
 
 from __future__ import annotations

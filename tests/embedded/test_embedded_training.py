@@ -271,3 +271,20 @@ def test_a_wider_tower_starts_where_the_narrower_one_ended(tmp_path: Path) -> No
             model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-1] for model in (narrow, wide)
         )
     assert torch.nn.functional.cosine_similarity(before, after[..., :192], dim=-1).min() > 0.97
+
+
+def test_half_of_the_things_are_varied_and_alike_wherever_they_recur() -> None:
+    import pool
+
+    share = pool.share_of({"motion": 40}, 3, 0, 1)
+    varied = 0
+    for group in share.groups:
+        mover = group.before
+        assert mover is not None
+        variants = {
+            item.variant for scene in group.scenes for item in pool.varied(scene).items if item.name == mover.name
+        }
+        assert len(variants) == 1
+        varied += variants != {0}
+    things = sum(group.before.shape in pool.THINGS for group in share.groups if group.before)
+    assert 0.2 * things < varied < 0.8 * things

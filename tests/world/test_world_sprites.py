@@ -181,3 +181,24 @@ def test_the_wheel_takes_the_sheets_and_their_licences_along() -> None:
     notice = taken["LICENSES.md"].read_text()
     assert all(f"`{style}.png`" in notice for style in STYLES)
     assert "edge_interleave/world/sprites/LICENSES.md" in settings["project"]["license-files"]
+
+
+@pytest.mark.parametrize("style", STYLES[:2])
+@pytest.mark.parametrize("thing", THINGS)
+def test_a_variant_is_another_drawing_of_the_same_thing(thing: str, style: str) -> None:
+    plain = sprite(thing, style, CELL)
+    for variant in (1, 2, 3):
+        other = sprite(thing, style, CELL, variant=variant)
+        assert other == sprite(thing, style, CELL, variant=variant)
+        assert other != plain
+        assert (other.mode, other.size) == (plain.mode, plain.size)
+        shared = (opaque(plain) & opaque(other)).sum() / (opaque(plain) | opaque(other)).sum()
+        assert shared > 0.25
+    assert sprite(thing, style, CELL, variant=1) != sprite(thing, style, CELL, variant=2)
+
+
+@pytest.mark.parametrize("thing", TINTED)
+def test_a_variant_keeps_the_hue_of_a_repainted_thing(thing: str) -> None:
+    for variant in range(1, 9):
+        red, green, blue = mean_colour(sprite(thing, "noto", CELL, tone=(30, 90, 220), variant=variant))
+        assert blue > green > red - 0.05
