@@ -1,7 +1,8 @@
 """Composes pictures of things anywhere on the training device, as many as the first stage takes.
 
 `drawing.py` draws a hundred a second on a CPU core; here, things drawn once are placed on backgrounds in batches, eight
-thousand a second beside the training on one H200. The pictures lack signs, JPEG and effects, so drawn ones of the pool go with them.
+thousand a second beside the training on one H200. The pictures lack signs, JPEG and effects, so drawn ones of the pool
+go with them.
 """
 
 from __future__ import annotations
@@ -66,15 +67,15 @@ class Composer:
 
     def __init__(self) -> None:
         kinds = (*SHAPES, *THINGS)
-        self._first: list[int] = []
-        textures = []
+        first: list[int] = []
+        textures: list[Tensor] = []
         for kind in kinds:
-            self._first.append(len(textures))
+            first.append(len(textures))
             styles = SHAPE_STYLES if kind in SHAPES else TRAIN.styles
             textures += [_texture(kind, style) for style in styles]
         # (textures * levels, 5, side, side): red, green, blue and the tone's share, weighted by the fifth, the cover.
         self._textures = torch.cat([_levels(texture) for texture in textures]).to(DEVICE, REAL)
-        self._first_of = torch.tensor(self._first, device=DEVICE)
+        self._first_of = torch.tensor(first, device=DEVICE)
         self._natural = torch.tensor([kind in NATURAL for kind in kinds], device=DEVICE)
         allowed = [[colour in TRAIN.colours(kind) for colour in COLOURS] for kind in kinds]
         self._allowed = torch.tensor(allowed, device=DEVICE)
@@ -112,26 +113,29 @@ class Composer:
         return ground.clamp(0, 255) / 255, other.clamp(0, 255) / 255
 
     def _laid_out(self, n: int, ground: Tensor) -> Layout:
+        """Things that are new, or like one before: in its kind, often in its colour, often in its style."""
         aspect = torch.where(_chance(n, 0.4), 1.0, 2 ** _between(n, -1, 1))
         wide = torch.stack([aspect.clamp(min=1), 1 / aspect.clamp(max=1)], -1)
         crowd = _chance(n, 0.6)
         wanted = torch.where(crowd, _whole(n, 5, CROWD_MAX), _whole(n, 1, 8))
         x, y, size, there = self._scattered(n, wide, crowd, wanted)
-        new, same = _chance((n, CROWD_MAX), 0.5), _chance((n, CROWD_MAX), 0.6)
-        fresh = torch.where(_chance(n, 0.25)[:, None], True, new)
-        kinds, colours, styles = [], [], []
-        steady = _chance(n, 0.6)
+        # In a quarter of the pictures, all things are new.
+        new = _chance((n, CROWD_MAX), 0.5) | _chance((n, 1), 0.25)
+        same_colour, same_style = _chance((n, CROWD_MAX), 0.6), _chance(n, 0.6)
+        kinds: list[Tensor] = []
+        colours: list[Tensor] = []
+        styles: list[Tensor] = []
         for number in range(CROWD_MAX):
             shape, thing = _whole(n, 0, len(SHAPES) - 1), len(SHAPES) + _whole(n, 0, len(THINGS) - 1)
             kind = torch.where(_chance(n, 0.42), shape, thing)
             if number:
                 model = _whole(n, 0, number - 1)[:, None]
                 before = [torch.cat(each, 1).gather(1, model)[:, 0] for each in (kinds, colours, styles)]
-                kind = torch.where(fresh[:, number], kind, before[0])
+                kind = torch.where(new[:, number], kind, before[0])
             colour, style = self._coloured(kind, ground), self._styled(kind)
             if number:
-                colour = torch.where(fresh[:, number] | ~same[:, number], colour, before[1])
-                style = torch.where(fresh[:, number] | ~steady, style, before[2])
+                colour = torch.where(new[:, number] | ~same_colour[:, number], colour, before[1])
+                style = torch.where(new[:, number] | ~same_style, style, before[2])
             kinds.append(kind[:, None])
             colours.append(colour[:, None])
             styles.append(style[:, None])
