@@ -1,6 +1,8 @@
 """Averages the weights of two checkpoints of one training, which is often better than either (Wortsman 2022).
 
     python examples/embedded_model/average.py runs/one/checkpoint runs/two/checkpoint --out runs/mean
+
+Both must be checkpoints of one model, one trained on from the other, or both from a third.
 """
 
 from __future__ import annotations
