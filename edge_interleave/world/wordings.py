@@ -1,4 +1,4 @@
-"""Rewords the world's questions as people type them; a twelfth of the wordings, and some words, are held out.
+"""Rewords the world's questions as people type them; a fifth of the wordings, and some words, are held out.
 
 `reworded` parses a question of `scene_questions.py` or `group_questions.py` into its kind and the names in it, and
 fills another template: lower case, no question mark, "what's", "color", "photo", commands, "the second picture".
