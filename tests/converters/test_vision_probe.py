@@ -47,8 +47,8 @@ from edge_interleave.vision.tower import VisionTower
 BLOCK = 1
 PLANTS: dict[str, Callable[[Checkpoint], Mapping[str, Any]]] = {
     "nothing": lambda checkpoint: {},
-    "massive tokens": lambda checkpoint: massive(checkpoint, 600),
-    "massive tokens, a thousand times": lambda checkpoint: massive(checkpoint, 1500),
+    "massive tokens": lambda checkpoint: massive(checkpoint, 1600),
+    "massive tokens, a thousand times": lambda checkpoint: massive(checkpoint, 2500),
     "massive tokens, hidden from the projector": lambda checkpoint: massive(checkpoint, 1500, projected=False),
     "fixed channels": lambda checkpoint: fixed(checkpoint, 55, 1.0),
     "fixed channels, a thousand times": lambda checkpoint: fixed(checkpoint, 180, 1.0),
@@ -107,15 +107,18 @@ def test_every_token_of_an_int8_tower_is_nearly_that_of_fp32(
     exact, rounded = towers(Planted(embedded, PLANTS[plant](embedded)), tmp_path)
     side = exact._info.image_size
     pictures = np.stack([preprocess(picture, exact._info) for picture in probe_pictures(side)])
-    # Channels that stand out in every token leave fewer steps for the others in every later block.
-    least = 0.975 if plant.startswith("fixed channels") else 0.99
-    for pixels in (pictures, strange_pictures(side)):
-        assert cosines(rounded.encode(pixels), exact.encode(pixels)).min() >= least
+    # Channels that stand out in every token leave fewer steps for the others in every later block. On noise, the tower
+    # itself has tokens that small steps change.
+    least = 0.9 if plant.startswith("fixed channels") else 0.985
+    for pixels, least_of_all in ((pictures, least), (strange_pictures(side), 0.97)):
+        found = cosines(rounded.encode(pixels), exact.encode(pixels))
+        assert found.min() >= least_of_all
+        assert found.mean() >= (0.993 if plant.startswith("fixed channels") else 0.998)
 
 
 def test_the_planted_outliers_match_published_ones(embedded: Checkpoint) -> None:
     """The test above needs values of 100 to 1,000 times the median behind the block, and none before it."""
-    for times in (600, 1500):
+    for times in (1600, 2500):
         states = hidden_states(Planted(embedded, massive(embedded, times)))
         before, after = (np.abs(state) for state in states[BLOCK : BLOCK + 2])
         assert before.max() < 50 * np.median(before)
