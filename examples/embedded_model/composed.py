@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from pool import CENTRES, DOUBT, EFFECTS, EMPTY, FINE, GRID, IMAGE_SIDE, ITEMS, PATCH
+from pool import CENTRES, CLEAR, DOUBT, EFFECTS, EMPTY, FINE, GRID, IMAGE_SIDE, ITEMS, PATCH, SEEN
 from precision import DEVICE
 from stored_pictures import Shown
 from torch import Tensor
@@ -257,8 +257,8 @@ def _labels(layout: Layout, covered: Tensor) -> Tensor:
     most, best = counts.max(-1)
     home = counts.argmax(1).gather(1, best)
     patch = torch.arange(GRID * GRID, device=DEVICE)
-    seen = most > 0.02 * PATCH * PATCH
-    doubt = seen & (most < 0.12 * PATCH * PATCH) & (home != patch)
+    seen = most > SEEN * PATCH * PATCH
+    doubt = seen & (most < CLEAR * PATCH * PATCH) & (home != patch)
     known = seen & ~doubt
     x, y = (layout.x / layout.wide[:, :1], layout.y / layout.wide[:, 1:])
     kind, colour, px, py, size = (each.gather(1, best) for each in (layout.kind, layout.colour, x, y, layout.size))

@@ -39,7 +39,8 @@ class Muon(torch.optim.Optimizer):
             for shape, parameters in by_shape.items():
                 grads = [parameter.grad for parameter in parameters]
                 for parameter in parameters:
-                    self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+                    if parameter not in self.state:
+                        self.state[parameter]["momentum"] = torch.zeros_like(parameter)
                 moved = [self.state[parameter]["momentum"] for parameter in parameters]
                 torch._foreach_lerp_(moved, grads, 1 - MOMENTUM)
                 updates = orthogonal(torch.stack(torch._foreach_lerp(grads, moved, MOMENTUM)))

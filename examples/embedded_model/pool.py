@@ -36,6 +36,9 @@ CENTRES = 4
 """Classes of the number of things whose centre lies in a patch: 0, 1, 2, more."""
 FINE = 20
 """Parts of a patch in which the labels say where a thing's centre lies, and its size."""
+SEEN, CLEAR = 0.02, 0.12
+"""Shares of a patch. A thing that covers less than SEEN is not there; less than CLEAR is in doubt, but for its largest
+part."""
 _AT_ONCE = 50
 """Pictures drawn between two checks of the clock."""
 unknown_pictures.training_folder = Path(__file__).with_name("unknown")
@@ -174,10 +177,10 @@ def patch_labels(scene: Scene) -> np.ndarray:
     counts = counts.reshape(GRID * GRID, -1)[:, 1:]
     # A small thing across a corner covers little of each patch: its largest part stands for it.
     homes = counts.argmax(0)
-    for patch in np.flatnonzero(counts.max(1) > 0.02 * PATCH * PATCH):
+    for patch in np.flatnonzero(counts.max(1) > SEEN * PATCH * PATCH):
         best = int(counts[patch].argmax())
         row, column = divmod(int(patch), GRID)
-        if counts[patch, best] < 0.12 * PATCH * PATCH and homes[best] != patch:
+        if counts[patch, best] < CLEAR * PATCH * PATCH and homes[best] != patch:
             labels[row, column, :2] = DOUBT
             continue
         labels[row, column, :2] = facts[best]

@@ -229,7 +229,6 @@ def test_composed_pictures_show_what_their_labels_say() -> None:
 
 def test_muon_of_many_matrices_is_muon_of_each() -> None:
     import torch
-    import torch.optim._muon
     from optimizers import Muon
     from precision import HALF
 
